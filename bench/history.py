@@ -1,0 +1,131 @@
+"""Does a sync cost more as the history grows?  Against mobync 0.2.0, which reads it three times."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import version_0_2_0
+from measuring import Contender, race
+from stores import Memory, SQLiteFile, mobync_on
+from tables import Table, percent
+from workload import OWNER, Diff, task_creates, task_updates
+
+import mobync
+
+HISTORIES = (0, 10_000, 100_000, 1_000_000)
+HISTORIES_QUICK = (0, 10_000, 50_000)
+BATCHES = (1, 10, 1000)
+TASKS = 1000
+OLD_LIMIT, OLD_LIMIT_QUICK = 100_000, 10_000  # diffs of history up to which 0.2.0 takes part
+
+Store = SQLiteFile | Memory
+
+
+def measure(quick: bool) -> list[Table]:
+    old = version_0_2_0.load()
+    histories = HISTORIES_QUICK if quick else HISTORIES
+    old_limit = OLD_LIMIT_QUICK if quick else OLD_LIMIT
+    table = Table(
+        "history",
+        "Apply as the history grows: a device that is up to date pushes diffs",
+        [
+            "store",
+            "diffs",
+            "history",
+            "1.0 ms",
+            "spread",
+            "of history 0",
+            "0.2.0 ms",
+            "0.2.0 / 1.0",
+        ],
+        notes=[
+            "The same Synchronizer for both (bench/stores.py), its seven methods and nothing more. "
+            "SQLite: WAL, an index on (owner, logical_clock), one commit for each apply.",
+            "Each diff updates one field of one of 1,000 tasks; what it wrote is taken back before "
+            "the next one, outside of the time.",
+            f"0.2.0 is left out beyond {old_limit:,} diffs: it reads the whole log, as JSON, twice "
+            "for each apply, a second's work at 100,000 and ten times that at 1,000,000.",
+            "Processor time. At a history of 0 there is nothing to read; later a second, small "
+            "read tells the highest clock, as this Synchronizer offers no highest_logical_clock.",
+        ],
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        makers: dict[str, Callable[[int], Store]] = {
+            "SQLite": lambda size: SQLiteFile(Path(directory) / f"{size}.db"),
+            "memory": lambda size: Memory(),
+        }
+        for name, make in makers.items():
+            at_zero: dict[int, float] = {}
+            for history in histories:
+                store = make(history)
+                ids = _fill(store, history)
+                for batch in BATCHES:
+                    versions = {"1.0": mobync} | ({"0.2.0": old} if history <= old_limit else {})
+                    times = race(
+                        {
+                            version: _device(store, module, ids, history, batch)
+                            for version, module in versions.items()
+                        },
+                        0.3 if quick else 3,
+                    )
+                    new = times["1.0"]
+                    at_zero.setdefault(batch, new.median)
+                    before = times["0.2.0"].median * 1000 if "0.2.0" in times else None
+                    table.add(
+                        name,
+                        batch,
+                        history,
+                        new.median * 1000,
+                        percent(new.spread),
+                        new.median / at_zero[batch],
+                        before,
+                        before / (new.median * 1000) if before is not None else None,
+                    )
+    return [table]
+
+
+def _fill(store: Store, history: int) -> list[str]:
+    """Put tasks into the tables and a history into the log; returns the ids of the tasks."""
+    rng = random.Random(history)
+    creates = task_creates(rng, TASKS)
+    for create in creates:
+        store.create("tasks", create["json_data"])
+    store.commit()
+    ids = sorted(_task_ids(creates))
+    store.fill_log(_log(rng, ids, history))
+    return ids
+
+
+def _task_ids(creates: list[Diff]) -> Iterator[str]:
+    for create in creates:
+        yield create["json_data"].split('"')[3]
+
+
+def _log(rng: random.Random, ids: list[str], size: int) -> Iterator[Diff]:
+    for begin in range(0, size, 10_000):
+        for clock, row in enumerate(task_updates(rng, ids, min(10_000, size - begin)), begin):
+            yield {**row, "logical_clock": clock}
+
+
+def _device(
+    store: Store, version: ModuleType, ids: list[str], history: int, batch: int
+) -> Contender:
+    """A device that has seen the whole history, and sends a batch of updates."""
+    synced = mobync_on(store, version)
+    rng = random.Random(batch)
+    pushed: list[Diff] = []
+
+    def before() -> None:
+        pushed[:] = task_updates(rng, ids, batch)
+
+    def run() -> None:
+        reply = synced.apply(history, pushed, OWNER)
+        store.commit()
+        assert reply["logical_clock"] > history
+        assert not reply["diffs"]
+
+    return Contender(run, before, lambda: store.forget_from(history))

@@ -1,0 +1,17 @@
+/* arena.h - memory that is given back all at once. */
+#ifndef MB_ARENA_H
+#define MB_ARENA_H
+
+#include "mobync.h"
+
+/* Returns `bytes` of memory aligned for any type, or NULL.  Never NULL for
+ * want of bytes: none is as good as one.  Lives as long as the arena. */
+void *mb_arena_get(mb_arena *arena, size_t bytes);
+
+/* As mb_arena_get for `count` items of `size` bytes, zeroed; NULL also when the product overflows.
+ */
+void *mb_arena_get_array(mb_arena *arena, size_t count, size_t size);
+
+uint64_t mb_arena_hash_seed(const mb_arena *arena);
+
+#endif

@@ -1,0 +1,471 @@
+/* diff.c - the seven fields of a diff: read, checked, printed.
+ *
+ * The log and the wire carry the same record.  This file is the one place that knows what it looks
+ * like and which values are allowed (docs/protocol.md, "The wire").
+ *
+ * Does not: know which diffs model or which owner a caller wants; those are questions of a call.
+ */
+#include "arena.h"
+#include "json.h"
+#include "names.h"
+#include "text.h"
+
+static const mb_text type_names[] = {
+    [MB_CREATE] = {"create", 6}, [MB_UPDATE] = {"update", 6}, [MB_DELETE] = {"delete", 6}};
+
+mb_status mb_diffs_new(mb_arena *arena, size_t count, mb_diffs *diffs)
+{
+    mb_diff *items = mb_arena_get_array(arena, count, sizeof *items);
+    if (items == NULL)
+        return MB_NO_MEMORY;
+    *diffs = (mb_diffs){items, count};
+    return MB_OK;
+}
+
+bool mb_type_read(mb_text name, mb_type *type)
+{
+    for (mb_type candidate = MB_CREATE; candidate <= MB_DELETE; candidate++) {
+        if (mb_text_equal(name, type_names[candidate])) {
+            *type = candidate;
+            return true;
+        }
+    }
+    return false;
+}
+
+mb_text mb_type_name(mb_type type)
+{
+    return type_names[type];
+}
+
+static mb_status refuse(mb_error *error, const char *field, const char *reason)
+{
+    *error = (mb_error){.field = field, .reason = reason};
+    return MB_INVALID;
+}
+
+/* ---- checking ------------------------------------------------------------------------------ */
+
+static mb_status check_text(mb_text text, const char *field, mb_error *error)
+{
+    if (text.size == 0)
+        return refuse(error, field, "must not be empty");
+    if (text.size > MB_MAX_JSON_DATA)
+        return refuse(error, field, "is longer than 256 MiB");
+    if (!mb_json_is_clean_text(text))
+        return refuse(error, field, "must be UTF-8 without U+0000");
+    return MB_OK;
+}
+
+static mb_status check_integer(int64_t value, const char *field, mb_error *error)
+{
+    if (value < 0 || value > MB_MAX_INTEGER)
+        return refuse(error, field, "must be an integer of 0 to 9007199254740991");
+    return MB_OK;
+}
+
+/* Finds the object's id among the members; of duplicates the last counts. */
+static mb_status read_object_id(mb_diff *diff, const mb_json *json, mb_arena *arena,
+                                mb_error *error)
+{
+    const mb_member *id = NULL;
+    for (size_t i = 0; i < diff->member_count; i++)
+        if (mb_is_id(&diff->members[i]))
+            id = &diff->members[i];
+    if (id == NULL)
+        return refuse(error, "json_data", "has no \"id\"");
+    if (id->value.at[0] != '"' || id->value.size == 2) {
+        error->field = "json_data";
+        error->reason = "\"id\" must be a string that is not empty";
+        error->offset = mb_json_offset(json, id->value);
+        return MB_INVALID;
+    }
+    return mb_json_decode_string(id->value, arena, &diff->object_id);
+}
+
+static mb_status check_json_data(mb_diff *diff, mb_arena *arena, mb_error *error)
+{
+    if (diff->json_data.size > MB_MAX_JSON_DATA)
+        return refuse(error, "json_data", "is longer than 256 MiB");
+    mb_json json = mb_json_begin(diff->json_data, error);
+    mb_status status = mb_json_read_object(&json, arena, &diff->members, &diff->member_count);
+    if (status == MB_OK)
+        status = mb_json_end(&json);
+    diff->depth = json.deepest;
+    if (status == MB_OK)
+        status = read_object_id(diff, &json, arena, error);
+    if (status == MB_INVALID)
+        error->field = "json_data";
+    return status;
+}
+
+mb_status mb_diff_check(mb_diff *diff, mb_arena *arena, mb_error *error)
+{
+    mb_status status = check_text(diff->id, "id", error);
+    if (status == MB_OK)
+        status = check_text(diff->owner, "owner", error);
+    if (status == MB_OK)
+        status = check_integer(diff->logical_clock, "logical_clock", error);
+    if (status == MB_OK)
+        status = check_integer(diff->utc_timestamp, "utc_timestamp", error);
+    if (status == MB_OK)
+        status = check_text(diff->model, "model", error);
+    if (status == MB_OK)
+        status = check_json_data(diff, arena, error);
+    return status;
+}
+
+void mb_diffs_limit_skew(mb_diffs *diffs, int64_t now_ms, int64_t max_skew_ms)
+{
+    for (size_t i = 0; i < diffs->count; i++) {
+        if (diffs->items[i].utc_timestamp - now_ms > max_skew_ms) {
+            diffs->items[i].utc_timestamp = now_ms;
+            diffs->items[i].is_whole = false;
+        }
+    }
+}
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+/* The text of a member's value; error on anything but a string. */
+static mb_status read_text(const mb_member *member, const char *field, mb_arena *arena,
+                           mb_text *text, mb_error *error)
+{
+    if (member == NULL)
+        return refuse(error, field, "is missing");
+    if (member->value.at[0] != '"')
+        return refuse(error, field, "must be a string");
+    return mb_json_decode_string(member->value, arena, text);
+}
+
+static mb_status read_integer(const mb_member *member, const char *field, int64_t *integer,
+                              mb_error *error)
+{
+    if (member == NULL)
+        return refuse(error, field, "is missing");
+    if (!mb_json_read_integer(member->value, integer))
+        return refuse(error, field, "must be an integer of 0 to 9007199254740991");
+    return MB_OK;
+}
+
+/* The last member of that name, or NULL. */
+static const mb_member *find(const mb_member *members, size_t count, const char *name)
+{
+    const mb_text wanted = {name, strlen(name)};
+    while (count-- > 0)
+        if (mb_text_equal(members[count].name, wanted))
+            return &members[count];
+    return NULL;
+}
+
+static mb_status read_diff(const mb_member *members, size_t count, mb_arena *arena, mb_diff *diff,
+                           mb_error *error)
+{
+    const struct {
+        const char *field;
+        mb_text *text;
+    } texts[] = {{"id", &diff->id},
+                 {"owner", &diff->owner},
+                 {"model", &diff->model},
+                 {"json_data", &diff->json_data}};
+    mb_status status = MB_OK;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts && status == MB_OK; i++)
+        status = read_text(find(members, count, texts[i].field), texts[i].field, arena,
+                           texts[i].text, error);
+    if (status == MB_OK)
+        diff->quoted_json_data = find(members, count, "json_data")->value;
+
+    mb_text type = {NULL, 0};
+    if (status == MB_OK)
+        status = read_integer(find(members, count, "logical_clock"), "logical_clock",
+                              &diff->logical_clock, error);
+    if (status == MB_OK)
+        status = read_integer(find(members, count, "utc_timestamp"), "utc_timestamp",
+                              &diff->utc_timestamp, error);
+    if (status == MB_OK)
+        status = read_text(find(members, count, "type"), "type", arena, &type, error);
+    if (status == MB_OK && !mb_type_read(type, &diff->type))
+        status = refuse(error, "type", "must be \"create\", \"update\" or \"delete\"");
+    return status;
+}
+
+static mb_status add_diff(mb_diffs *diffs, size_t *room, mb_arena *arena, mb_diff **added)
+{
+    if (diffs->count == *room) {
+        const size_t more = *room == 0 ? 16 : *room * 2;
+        mb_diff *items = mb_arena_get_array(arena, more, sizeof *items);
+        if (items == NULL)
+            return MB_NO_MEMORY;
+        if (diffs->count != 0)
+            memcpy(items, diffs->items, diffs->count * sizeof *items);
+        diffs->items = items;
+        *room = more;
+    }
+    *added = &diffs->items[diffs->count++];
+    **added = (mb_diff){.type = MB_CREATE};
+    return MB_OK;
+}
+
+typedef struct {
+    const mb_text *names;
+    size_t count;
+} name_list;
+
+static mb_status check_reserved(const mb_json *json, const mb_member *members, size_t count,
+                                const name_list *reserved)
+{
+    for (size_t i = 0; i < count; i++) {
+        for (size_t j = 0; j < reserved->count; j++) {
+            if (!mb_text_equal(members[i].name, reserved->names[j]))
+                continue;
+            json->error->reason = "a diff may not have this key";
+            json->error->offset = mb_json_offset(json, members[i].quoted);
+            return MB_INVALID;
+        }
+    }
+    return MB_OK;
+}
+
+enum { FIELDS = 7 };
+
+/* Reads the diff where the reader stands; one of a request is checked at once. */
+static mb_status read_next_diff(mb_json *json, const name_list *reserved, mb_arena *arena,
+                                mb_diff *diff)
+{
+    const char *begin = json->at;
+    const mb_member *members;
+    size_t count;
+    mb_status status = mb_json_read_object(json, arena, &members, &count);
+    if (status == MB_OK)
+        status = read_diff(members, count, arena, diff, json->error);
+    diff->text = (mb_text){begin, (size_t)(json->at - begin)};
+    diff->is_whole = count == FIELDS;
+    if (status == MB_OK && reserved != NULL)
+        status = check_reserved(json, members, count, reserved);
+    if (status == MB_OK && reserved != NULL)
+        status = mb_diff_check(diff, arena, json->error);
+    if (status == MB_INVALID)
+        json->error->diff_id = diff->id;
+    return status;
+}
+
+/* Reads an array of diffs where the reader stands.
+ *
+ * reserved   names that no member of a request's diff may have; NULL for the rows of a log
+ */
+static mb_status read_diffs(mb_json *json, const name_list *reserved, mb_arena *arena,
+                            mb_diffs *diffs, size_t *index)
+{
+    mb_diffs found = {NULL, 0};
+    size_t room = 0;
+    size_t read = 0;
+    bool more = false;
+
+    mb_status status = mb_json_enter(json, '[');
+    if (status == MB_OK)
+        status = mb_json_next_element(json, &read, &more);
+    while (status == MB_OK && more) {
+        mb_diff *diff;
+        *index = found.count;
+        status = add_diff(&found, &room, arena, &diff);
+        if (status == MB_OK)
+            status = read_next_diff(json, reserved, arena, diff);
+        if (status == MB_OK) {
+            *index = SIZE_MAX;
+            status = mb_json_next_element(json, &read, &more);
+        }
+    }
+    if (status == MB_OK)
+        *diffs = found;
+    return status;
+}
+
+mb_status mb_diffs_read(mb_text text, mb_arena *arena, mb_diffs *diffs, size_t *index,
+                        mb_error *error)
+{
+    *error = (mb_error){.reason = NULL};
+    *index = SIZE_MAX;
+    mb_diffs found;
+    mb_json json = mb_json_begin(text, error);
+    mb_status status = read_diffs(&json, NULL, arena, &found, index);
+    if (status == MB_OK)
+        status = mb_json_end(&json);
+    if (status == MB_OK)
+        *diffs = found;
+    return status;
+}
+
+/* Reads one member of a request's body; of duplicates the last counts. */
+static mb_status read_request_member(mb_json *json, mb_text name, const name_list *reserved,
+                                     mb_arena *arena, mb_request *request, size_t *index)
+{
+    if (mb_text_equal(name, MB_TEXT("diffs")))
+        return read_diffs(json, reserved, arena, &request->diffs, index);
+    mb_text value;
+    if (mb_json_read_value(json, &value) != MB_OK)
+        return MB_INVALID;
+    const struct {
+        mb_text name;
+        mb_text *place;
+    } texts[] = {{MB_TEXT("logical_clock"), &request->logical_clock},
+                 {MB_TEXT("limit"), &request->limit},
+                 {MB_TEXT("cursor"), &request->cursor}};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        if (!mb_text_equal(name, texts[i].name))
+            continue;
+        *texts[i].place = value;
+        if (value.at[0] == '"')
+            return mb_json_decode_string(value, arena, texts[i].place);
+    }
+    return MB_OK;
+}
+
+mb_status mb_request_read(mb_text body, const mb_text *reserved, size_t reserved_count,
+                          mb_arena *arena, mb_request *request, size_t *index, mb_error *error)
+{
+    const name_list names = {reserved, reserved_count};
+    *error = (mb_error){.reason = NULL};
+    *index = SIZE_MAX;
+    mb_request found = {.diffs = {NULL, SIZE_MAX}};
+    mb_json json = mb_json_begin(body, error);
+    size_t read = 0;
+    bool more = true;
+
+    mb_status status = mb_json_enter(&json, '{');
+    while (status == MB_OK && more) {
+        mb_member name;
+        status = mb_json_next_member(&json, arena, &read, &more, &name);
+        if (status == MB_OK && more)
+            status = read_request_member(&json, name.name, &names, arena, &found, index);
+    }
+    if (status == MB_OK)
+        status = mb_json_end(&json);
+    if (status == MB_OK && found.logical_clock.at == NULL)
+        status = refuse(error, "logical_clock", "is missing");
+    if (status == MB_OK && found.diffs.count == SIZE_MAX)
+        status = refuse(error, "diffs", "is missing");
+    if (status == MB_OK)
+        *request = found;
+    return status;
+}
+
+/* ---- printing ------------------------------------------------------------------------------ */
+
+static char *put(char *at, mb_text text)
+{
+    memcpy(at, text.at, text.size);
+    return at + text.size;
+}
+
+static char *put_integer(char *at, int64_t value)
+{
+    char digits[20];
+    size_t first = sizeof digits;
+    do {
+        digits[--first] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value != 0);
+    return put(at, (mb_text){digits + first, sizeof digits - first});
+}
+
+/* The four texts of a diff as JSON strings. */
+typedef struct {
+    mb_text id;
+    mb_text owner;
+    mb_text model;
+    mb_text json_data;
+} quoted_texts;
+
+static mb_status quote_texts(const mb_diff *diff, mb_arena *arena, quoted_texts *quoted)
+{
+    if (mb_json_encode_string(diff->id, arena, &quoted->id) != MB_OK ||
+        mb_json_encode_string(diff->owner, arena, &quoted->owner) != MB_OK ||
+        mb_json_encode_string(diff->model, arena, &quoted->model) != MB_OK)
+        return MB_NO_MEMORY;
+    quoted->json_data = diff->quoted_json_data;
+    if (quoted->json_data.size != 0)
+        return MB_OK;
+    return mb_json_encode_string(diff->json_data, arena, &quoted->json_data);
+}
+
+enum { NAMES_AND_NUMBERS = 160 }; /* bytes of a printed diff beside its four texts, at most */
+
+static size_t printed_size(const quoted_texts *quoted)
+{
+    return NAMES_AND_NUMBERS + quoted->id.size + quoted->owner.size + quoted->model.size +
+           quoted->json_data.size;
+}
+
+static char *put_diff(char *at, const mb_diff *diff, const quoted_texts *quoted)
+{
+    at = put(at, MB_TEXT("{\"id\": "));
+    at = put(at, quoted->id);
+    at = put(at, MB_TEXT(", \"owner\": "));
+    at = put(at, quoted->owner);
+    at = put(at, MB_TEXT(", \"logical_clock\": "));
+    at = put_integer(at, diff->logical_clock);
+    at = put(at, MB_TEXT(", \"utc_timestamp\": "));
+    at = put_integer(at, diff->utc_timestamp);
+    at = put(at, MB_TEXT(", \"type\": \""));
+    at = put(at, mb_type_name(diff->type));
+    at = put(at, MB_TEXT("\", \"model\": "));
+    at = put(at, quoted->model);
+    at = put(at, MB_TEXT(", \"json_data\": "));
+    at = put(at, quoted->json_data);
+    return put(at, MB_TEXT("}"));
+}
+
+mb_status mb_diff_print(const mb_diff *diff, mb_arena *arena, mb_text *text)
+{
+    quoted_texts quoted;
+    if (quote_texts(diff, arena, &quoted) != MB_OK)
+        return MB_NO_MEMORY;
+    char *printed = mb_arena_get(arena, printed_size(&quoted));
+    if (printed == NULL)
+        return MB_NO_MEMORY;
+    *text = (mb_text){printed, (size_t)(put_diff(printed, diff, &quoted) - printed)};
+    return MB_OK;
+}
+
+/* A diff of the window as it goes downstream. */
+static mb_diff sent_diff(const mb_diffs *window, const mb_outcome *outcome)
+{
+    mb_diff diff = window->items[outcome->source];
+    if (outcome->json_data.at != diff.json_data.at)
+        diff.quoted_json_data = (mb_text){NULL, 0};
+    diff.type = outcome->type;
+    diff.utc_timestamp = outcome->utc_timestamp;
+    diff.json_data = outcome->json_data;
+    return diff;
+}
+
+mb_status mb_reply_print(const mb_diffs *window, const mb_outcomes *downstream,
+                         int64_t logical_clock, mb_arena *arena, mb_text *reply)
+{
+    quoted_texts *quoted = mb_arena_get_array(arena, downstream->count, sizeof *quoted);
+    if (quoted == NULL)
+        return MB_NO_MEMORY;
+    size_t size = NAMES_AND_NUMBERS;
+    for (size_t i = 0; i < downstream->count; i++) {
+        const mb_diff diff = sent_diff(window, &downstream->items[i]);
+        if (quote_texts(&diff, arena, &quoted[i]) != MB_OK)
+            return MB_NO_MEMORY;
+        size += printed_size(&quoted[i]);
+    }
+    char *printed = mb_arena_get(arena, size);
+    if (printed == NULL)
+        return MB_NO_MEMORY;
+
+    char *at = put(printed, MB_TEXT("{\"success\": true, \"message\": \"\", \"logical_clock\": "));
+    at = put_integer(at, logical_clock);
+    at = put(at, MB_TEXT(", \"diffs\": ["));
+    for (size_t i = 0; i < downstream->count; i++) {
+        const mb_diff diff = sent_diff(window, &downstream->items[i]);
+        if (i != 0)
+            at = put(at, MB_TEXT(", "));
+        at = put_diff(at, &diff, &quoted[i]);
+    }
+    at = put(at, MB_TEXT("]}"));
+    *reply = (mb_text){printed, (size_t)(at - printed)};
+    return MB_OK;
+}

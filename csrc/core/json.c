@@ -1,0 +1,632 @@
+/* json.c - strict JSON, read as exact text spans.
+ *
+ * Values must leave mobync as they came: 9007199254740993, 1.0 and 1e400 do not survive a double.
+ * So what is needed of a value is where its text begins and ends, and that it is valid.  cJSON,
+ * which keeps numbers as doubles, gives neither (it takes 01, cuts strings at U+0000 and lets
+ * invalid UTF-8 through), and when it says no it does not say whether the text was bad or the
+ * memory out.  The scanner here therefore checks every byte, once, and notes the spans; cJSON does
+ * what is then left, the escapes: decoding and encoding strings, where after the check a failure
+ * can only mean memory.
+ *
+ * The scanner is a loop, not a recursion: its stack is one bit for each open bracket.
+ *
+ * Does not: build a tree, judge duplicate members, or change a single byte.
+ */
+#include "json.h"
+
+#include "arena.h"
+#include "text.h"
+
+#include <cjson/cJSON.h>
+#include <limits.h>
+#include <string.h>
+
+_Static_assert(MB_MAX_JSON_DATA < (INT_MAX - 16) / 6, "cJSON counts printed bytes in an int");
+
+static mb_status fail_at(mb_json *json, const char *at, const char *reason)
+{
+    json->error->reason = reason;
+    json->error->offset = (size_t)(at - json->start);
+    return MB_INVALID;
+}
+
+static mb_status fail(mb_json *json, const char *reason)
+{
+    return fail_at(json, json->at, json->at < json->end ? reason : "the JSON text ends too early");
+}
+
+mb_json mb_json_begin(mb_text text, mb_error *error)
+{
+    static const char nothing[1] = "";
+    const char *start = text.at != NULL ? text.at : nothing;
+    return (mb_json){.start = start, .at = start, .end = start + text.size, .error = error};
+}
+
+size_t mb_json_offset(const mb_json *json, mb_text span)
+{
+    return (size_t)(span.at - json->start);
+}
+
+static void skip_space(mb_json *json)
+{
+    while (json->at < json->end &&
+           (*json->at == ' ' || *json->at == '\n' || *json->at == '\t' || *json->at == '\r'))
+        json->at++;
+}
+
+/* The byte at the reader, or 0 at the end: no valid text has a 0. */
+static char peek(const mb_json *json)
+{
+    if (json->at == json->end)
+        return '\0';
+    return *json->at;
+}
+
+static bool take(mb_json *json, char wanted)
+{
+    if (peek(json) != wanted)
+        return false;
+    json->at++;
+    return true;
+}
+
+mb_status mb_json_end(mb_json *json)
+{
+    skip_space(json);
+    if (json->at != json->end)
+        return fail(json, "text follows the JSON value");
+    return MB_OK;
+}
+
+/* ---- strings ------------------------------------------------------------------------------ */
+
+static bool is_continuation(const char *at)
+{
+    return ((unsigned char)*at & 0xc0) == 0x80;
+}
+
+/* The bytes of the UTF-8 sequence that begins at `at` with a byte >= 0x80; 0 if it is not one. */
+static size_t utf8_length(const char *at, const char *end)
+{
+    const unsigned char first = (unsigned char)at[0];
+    const size_t left = (size_t)(end - at);
+    const unsigned char second = left > 1 ? (unsigned char)at[1] : 0;
+
+    if (first >= 0xc2 && first <= 0xdf)
+        return left >= 2 && is_continuation(at + 1) ? 2 : 0;
+    if (first >= 0xe0 && first <= 0xef) {
+        const bool overlong = first == 0xe0 && second < 0xa0;
+        const bool surrogate = first == 0xed && second > 0x9f;
+        if (overlong || surrogate || left < 3)
+            return 0;
+        return is_continuation(at + 1) && is_continuation(at + 2) ? 3 : 0;
+    }
+    if (first >= 0xf0 && first <= 0xf4) {
+        const bool overlong = first == 0xf0 && second < 0x90;
+        const bool beyond_unicode = first == 0xf4 && second > 0x8f;
+        if (overlong || beyond_unicode || left < 4)
+            return 0;
+        return is_continuation(at + 1) && is_continuation(at + 2) && is_continuation(at + 3) ? 4
+                                                                                             : 0;
+    }
+    return 0;
+}
+
+bool mb_json_is_clean_text(mb_text text)
+{
+    if (text.size == 0)
+        return true;
+    const char *at = text.at;
+    const char *end = at + text.size;
+    while (at < end) {
+        const size_t length = (unsigned char)*at < 0x80 ? *at != '\0' : utf8_length(at, end);
+        if (length == 0)
+            return false;
+        at += length;
+    }
+    return true;
+}
+
+/* Reads the four hexadecimal digits behind \u. */
+static bool read_code_unit(mb_json *json, unsigned *unit)
+{
+    if (json->end - json->at < 4)
+        return false;
+    *unit = 0;
+    for (int i = 0; i < 4; i++, json->at++) {
+        const char c = *json->at;
+        unsigned digit;
+        if (c >= '0' && c <= '9')
+            digit = (unsigned)(c - '0');
+        else if (c >= 'a' && c <= 'f')
+            digit = (unsigned)(c - 'a') + 10;
+        else if (c >= 'A' && c <= 'F')
+            digit = (unsigned)(c - 'A') + 10;
+        else
+            return false;
+        *unit = *unit << 4 | digit;
+    }
+    return true;
+}
+
+static mb_status skip_unicode_escape(mb_json *json, const char *backslash)
+{
+    unsigned unit;
+    if (!read_code_unit(json, &unit))
+        return fail(json, "\\u needs four hexadecimal digits");
+    if (unit == 0)
+        return fail_at(json, backslash, "U+0000 cannot be stored");
+    if (unit >= 0xdc00 && unit <= 0xdfff)
+        return fail_at(json, backslash, "a lone surrogate");
+    if (unit >= 0xd800 && unit <= 0xdbff) {
+        unsigned low = 0;
+        if (!take(json, '\\') || !take(json, 'u') || !read_code_unit(json, &low) || low < 0xdc00 ||
+            low > 0xdfff)
+            return fail_at(json, backslash, "a lone surrogate");
+    }
+    return MB_OK;
+}
+
+static mb_status skip_escape(mb_json *json)
+{
+    const char *backslash = json->at++;
+    switch (peek(json)) {
+    case '"':
+    case '\\':
+    case '/':
+    case 'b':
+    case 'f':
+    case 'n':
+    case 'r':
+    case 't':
+        json->at++;
+        return MB_OK;
+    case 'u':
+        json->at++;
+        return skip_unicode_escape(json, backslash);
+    default:
+        return fail(json, "not an escape that JSON knows");
+    }
+}
+
+static mb_status skip_string(mb_json *json)
+{
+    json->at++;
+    while (json->at < json->end) {
+        const unsigned char c = (unsigned char)*json->at;
+        if (c == '"') {
+            json->at++;
+            return MB_OK;
+        }
+        if (c == '\\') {
+            const mb_status status = skip_escape(json);
+            if (status != MB_OK)
+                return status;
+        } else if (c < 0x20) {
+            return fail(json, "a control character in a string must be escaped");
+        } else if (c < 0x80) {
+            json->at++;
+        } else {
+            const size_t length = utf8_length(json->at, json->end);
+            if (length == 0)
+                return fail(json, "not UTF-8");
+            json->at += length;
+        }
+    }
+    return fail(json, "");
+}
+
+mb_status mb_json_decode_string(mb_text quoted, mb_arena *arena, mb_text *decoded)
+{
+    const mb_text inside = {quoted.at + 1, quoted.size - 2};
+    if (inside.size == 0 || memchr(inside.at, '\\', inside.size) == NULL) {
+        *decoded = inside;
+        return MB_OK;
+    }
+
+    cJSON *parsed = cJSON_ParseWithLength(quoted.at, quoted.size);
+    if (parsed == NULL)
+        return MB_NO_MEMORY;
+    const size_t size = strlen(parsed->valuestring);
+    char *copy = mb_arena_get(arena, size);
+    if (copy != NULL) {
+        memcpy(copy, parsed->valuestring, size);
+        *decoded = (mb_text){copy, size};
+    }
+    cJSON_Delete(parsed);
+    return copy != NULL ? MB_OK : MB_NO_MEMORY;
+}
+
+/* Two for a short escape, six for another control character. */
+size_t mb_json_encoded_size(mb_text text)
+{
+    size_t size = text.size + 2;
+    for (size_t i = 0; i < text.size; i++) {
+        const unsigned char c = (unsigned char)text.at[i];
+        if (c == '"' || c == '\\' || (c >= '\b' && c <= '\r' && c != '\v'))
+            size += 1;
+        else if (c < 0x20)
+            size += 5;
+    }
+    return size;
+}
+
+mb_status mb_json_encode_string(mb_text text, mb_arena *arena, mb_text *quoted)
+{
+    enum { CJSON_SLACK = 6 }; /* cJSON wants five bytes more than it writes, and a terminator */
+    const size_t size = mb_json_encoded_size(text);
+    char *printed = mb_arena_get(arena, size + CJSON_SLACK);
+    if (printed == NULL)
+        return MB_NO_MEMORY;
+
+    if (size == text.size + 2) {
+        printed[0] = '"';
+        if (text.size != 0)
+            memcpy(printed + 1, text.at, text.size);
+        printed[size - 1] = '"';
+    } else {
+        char *terminated = mb_arena_get(arena, text.size + 1);
+        if (terminated == NULL)
+            return MB_NO_MEMORY;
+        memcpy(terminated, text.at, text.size);
+        terminated[text.size] = '\0';
+        cJSON string = {.type = cJSON_String, .valuestring = terminated};
+        if (!cJSON_PrintPreallocated(&string, printed, (int)(size + CJSON_SLACK), false))
+            return MB_NO_MEMORY;
+    }
+    *quoted = (mb_text){printed, size};
+    return MB_OK;
+}
+
+/* ---- numbers and literals ------------------------------------------------------------------ */
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static bool skip_digits(mb_json *json)
+{
+    const char *before = json->at;
+    while (is_digit(peek(json)))
+        json->at++;
+    return json->at != before;
+}
+
+static mb_status skip_number(mb_json *json)
+{
+    take(json, '-');
+    if (!take(json, '0') && !skip_digits(json))
+        return fail(json, "a number needs a digit here");
+    if (take(json, '.') && !skip_digits(json))
+        return fail(json, "a number needs a digit here");
+    if (take(json, 'e') || take(json, 'E')) {
+        if (!take(json, '+'))
+            take(json, '-');
+        if (!skip_digits(json))
+            return fail(json, "a number needs a digit here");
+    }
+    return MB_OK;
+}
+
+static mb_status skip_literal(mb_json *json, mb_text literal)
+{
+    if ((size_t)(json->end - json->at) < literal.size ||
+        memcmp(json->at, literal.at, literal.size) != 0)
+        return fail(json, "not a JSON value");
+    json->at += literal.size;
+    return MB_OK;
+}
+
+bool mb_json_read_integer(mb_text value, int64_t *integer)
+{
+    enum { MOST_DIGITS = 16 };
+    if (value.size == 0 || value.size > MOST_DIGITS)
+        return false;
+    int64_t sum = 0;
+    for (size_t i = 0; i < value.size; i++) {
+        if (!is_digit(value.at[i]))
+            return false;
+        sum = sum * 10 + (value.at[i] - '0');
+    }
+    if (sum > MB_MAX_INTEGER)
+        return false;
+    *integer = sum;
+    return true;
+}
+
+/* ---- values -------------------------------------------------------------------------------- */
+
+/* Reads `"name" :` and gives the name as it stood. */
+static mb_status skip_name(mb_json *json, mb_text *quoted)
+{
+    skip_space(json);
+    const char *begin = json->at;
+    if (peek(json) != '"')
+        return fail(json, "expected a member name in quotes");
+    const mb_status status = skip_string(json);
+    if (status != MB_OK)
+        return status;
+    *quoted = (mb_text){begin, (size_t)(json->at - begin)};
+    skip_space(json);
+    if (!take(json, ':'))
+        return fail(json, "expected ':' after a member name");
+    return MB_OK;
+}
+
+static mb_status skip_scalar(mb_json *json)
+{
+    switch (peek(json)) {
+    case '"':
+        return skip_string(json);
+    case 't':
+        return skip_literal(json, MB_TEXT("true"));
+    case 'f':
+        return skip_literal(json, MB_TEXT("false"));
+    case 'n':
+        return skip_literal(json, MB_TEXT("null"));
+    default:
+        if (peek(json) == '-' || is_digit(peek(json)))
+            return skip_number(json);
+        return fail(json, "not a JSON value");
+    }
+}
+
+static void deepen(mb_json *json)
+{
+    json->depth++;
+    if (json->depth > json->deepest)
+        json->deepest = json->depth;
+}
+
+/* Which of the open brackets are those of objects, a bit each. */
+typedef struct {
+    unsigned char is_object[CJSON_NESTING_LIMIT / 8 + 1];
+    unsigned lowest; /* depth at which the value began */
+} bracket_stack;
+
+static bool in_object(const mb_json *json, const bracket_stack *open)
+{
+    return open->is_object[json->depth / 8] >> (json->depth % 8) & 1;
+}
+
+static mb_status open_bracket(mb_json *json, bracket_stack *open)
+{
+    if (json->depth >= CJSON_NESTING_LIMIT)
+        return fail(json, "nested deeper than 1000 levels");
+    if (json->depth == open->lowest) /* most values are no brackets and need no stack */
+        memset(open->is_object, 0, sizeof open->is_object);
+    deepen(json);
+    const unsigned depth = json->depth;
+    const unsigned char bit = (unsigned char)(1u << (depth % 8));
+    if (*json->at == '{')
+        open->is_object[depth / 8] |= bit;
+    else
+        open->is_object[depth / 8] &= (unsigned char)~bit;
+    json->at++;
+    return MB_OK;
+}
+
+_Static_assert(CJSON_NESTING_LIMIT == 1000, "the message of open_bracket names the limit");
+
+/* Steps behind a value to where the next one begins, closing what ends before it. */
+static mb_status leave_value(mb_json *json, const bracket_stack *open, bool *done)
+{
+    while (json->depth > open->lowest) {
+        const bool object = in_object(json, open);
+        skip_space(json);
+        if (take(json, ',')) {
+            mb_text name;
+            *done = false;
+            return object ? skip_name(json, &name) : MB_OK;
+        }
+        if (!take(json, object ? '}' : ']'))
+            return fail(json, object ? "expected ',' or '}'" : "expected ',' or ']'");
+        json->depth--;
+    }
+    *done = true;
+    return MB_OK;
+}
+
+static mb_status skip_value(mb_json *json)
+{
+    bracket_stack open;
+    open.lowest = json->depth;
+    mb_status status = MB_OK;
+    for (bool done = false; !done && status == MB_OK;) {
+        skip_space(json);
+        if (peek(json) == '{' || peek(json) == '[') {
+            status = open_bracket(json, &open);
+            if (status != MB_OK)
+                break;
+            skip_space(json);
+            if (peek(json) != (in_object(json, &open) ? '}' : ']')) {
+                mb_text name;
+                if (in_object(json, &open))
+                    status = skip_name(json, &name);
+                continue;
+            }
+            json->at++;
+            json->depth--;
+        } else {
+            status = skip_scalar(json);
+        }
+        if (status == MB_OK)
+            status = leave_value(json, &open, &done);
+    }
+    return status;
+}
+
+/* Members as they are found: the first few on the stack, since most objects have no more. */
+typedef struct {
+    mb_member few[24];
+    mb_member *all;
+    size_t room;
+    size_t count;
+} member_list;
+
+static mb_member *add_member(member_list *list, mb_arena *arena)
+{
+    if (list->count == list->room) {
+        mb_member *more = mb_arena_get_array(arena, list->room * 2, sizeof *more);
+        if (more == NULL)
+            return NULL;
+        memcpy(more, list->all, list->count * sizeof *more);
+        list->all = more;
+        list->room *= 2;
+    }
+    return &list->all[list->count++];
+}
+
+mb_status mb_json_read_value(mb_json *json, mb_text *value)
+{
+    skip_space(json);
+    const char *begin = json->at;
+    const mb_status status = skip_value(json);
+    *value = (mb_text){begin, (size_t)(json->at - begin)};
+    return status;
+}
+
+mb_status mb_json_enter(mb_json *json, char bracket)
+{
+    skip_space(json);
+    if (!take(json, bracket))
+        return fail(json, bracket == '{' ? "expected a JSON object" : "expected a JSON array");
+    deepen(json);
+    return MB_OK;
+}
+
+/* Steps to what comes next between brackets, or closes them. */
+static mb_status next_item(mb_json *json, char close, const char *expected, size_t *read,
+                           bool *more)
+{
+    skip_space(json);
+    *more = !take(json, close);
+    if (!*more)
+        json->depth--;
+    else if (*read != 0 && !take(json, ','))
+        return fail(json, expected);
+    ++*read;
+    if (*more)
+        skip_space(json);
+    return MB_OK;
+}
+
+mb_status mb_json_next_element(mb_json *json, size_t *read, bool *more)
+{
+    return next_item(json, ']', "expected ',' or ']'", read, more);
+}
+
+mb_status mb_json_next_member(mb_json *json, mb_arena *arena, size_t *read, bool *more,
+                              mb_member *name)
+{
+    mb_status status = next_item(json, '}', "expected ',' or '}'", read, more);
+    if (status == MB_OK && *more)
+        status = skip_name(json, &name->quoted);
+    if (status == MB_OK && *more)
+        status = mb_json_decode_string(name->quoted, arena, &name->name);
+    return status;
+}
+
+/* Keeps the members in arena that were collected on the stack. */
+static mb_status keep_members(member_list *list, mb_arena *arena)
+{
+    if (list->all != list->few)
+        return MB_OK;
+    mb_member *kept = mb_arena_get(arena, list->count * sizeof *kept);
+    if (kept == NULL)
+        return MB_NO_MEMORY;
+    memcpy(kept, list->few, list->count * sizeof *kept);
+    list->all = kept;
+    return MB_OK;
+}
+
+mb_status mb_json_read_object(mb_json *json, mb_arena *arena, const mb_member **members,
+                              size_t *count)
+{
+    member_list list;
+    list.all = list.few;
+    list.room = sizeof list.few / sizeof *list.few;
+    list.count = 0;
+    size_t read = 0;
+    bool more = true;
+
+    mb_status status = mb_json_enter(json, '{');
+    while (status == MB_OK && more) {
+        mb_member name;
+        status = mb_json_next_member(json, arena, &read, &more, &name);
+        if (status != MB_OK || !more)
+            continue;
+        mb_member *member = add_member(&list, arena);
+        if (member == NULL)
+            return MB_NO_MEMORY;
+        *member = name;
+        status = mb_json_read_value(json, &member->value);
+    }
+    if (status == MB_OK)
+        status = keep_members(&list, arena);
+    if (status == MB_OK) {
+        *members = list.all;
+        *count = list.count;
+    }
+    return status;
+}
+
+/* ---- printing ------------------------------------------------------------------------------ */
+
+static char *put(char *at, mb_text text)
+{
+    memcpy(at, text.at, text.size);
+    return at + text.size;
+}
+
+mb_status mb_json_print_object(const mb_member *const *members, size_t count, mb_arena *arena,
+                               mb_text *json)
+{
+    size_t size = 2;
+    for (size_t i = 0; i < count; i++)
+        size += members[i]->quoted.size + members[i]->value.size + 2; /* with ':' and ',' */
+    char *printed = mb_arena_get(arena, size);
+    if (printed == NULL)
+        return MB_NO_MEMORY;
+
+    char *at = printed;
+    *at++ = '{';
+    for (size_t i = 0; i < count; i++) {
+        if (i != 0)
+            *at++ = ',';
+        at = put(at, members[i]->quoted);
+        *at++ = ':';
+        at = put(at, members[i]->value);
+    }
+    *at++ = '}';
+    *json = (mb_text){printed, (size_t)(at - printed)};
+    return MB_OK;
+}
+
+/* ---- one member ---------------------------------------------------------------------------- */
+
+mb_status mb_json_text_member(mb_text text, mb_text name, mb_arena *arena, mb_text *found)
+{
+    mb_error error;
+    mb_json json = mb_json_begin(text, &error);
+    mb_text wanted = {NULL, 0}, value = {NULL, 0};
+    mb_member member;
+    size_t read = 0;
+    bool more = true;
+
+    mb_status status = mb_json_enter(&json, '{');
+    while (status == MB_OK && more) {
+        status = mb_json_next_member(&json, arena, &read, &more, &member);
+        if (status == MB_OK && more)
+            status = mb_json_read_value(&json, &value);
+        if (status == MB_OK && more && mb_text_equal(member.name, name))
+            wanted = value;
+    }
+    if (status == MB_OK)
+        status = mb_json_end(&json);
+    *found = (mb_text){NULL, 0};
+    if (status == MB_OK && wanted.at != NULL && wanted.at[0] == '"')
+        status = mb_json_decode_string(wanted, arena, found);
+    return status == MB_INVALID ? MB_OK : status;
+}

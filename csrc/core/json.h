@@ -1,0 +1,86 @@
+/* json.h - strict JSON, read as exact text spans.
+ *
+ * A reader walks a document from left to right.  It checks everything (RFC 8259, UTF-8, no lone
+ * surrogate, no U+0000) and gives back where things stand; it never turns a value into a C number
+ * unless asked for an integer.
+ */
+#ifndef MB_JSON_H
+#define MB_JSON_H
+
+#include "mobync.h"
+
+typedef struct {
+    const char *start;
+    const char *at;
+    const char *end;
+    unsigned depth; /* arrays and objects that are open */
+    unsigned deepest;
+    mb_error *error; /* filled on MB_INVALID */
+} mb_json;
+
+/* Begins to read a document; `text` and `error` are borrowed. */
+mb_json mb_json_begin(mb_text text, mb_error *error);
+
+/* Checks that only white space is left.  Returns MB_OK or MB_INVALID. */
+mb_status mb_json_end(mb_json *json);
+
+/* Reads an object.
+ *
+ * members   out: in arena, in the order in which they stand; a name may stand twice
+ * count     out
+ *
+ * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
+ */
+mb_status mb_json_read_object(mb_json *json, mb_arena *arena, const mb_member **members,
+                              size_t *count);
+
+/* Enters an object or array: `bracket` is '{' or '['.  Returns MB_OK or MB_INVALID. */
+mb_status mb_json_enter(mb_json *json, char bracket);
+
+/* Steps to the next member of the object that was entered; the caller then reads its value.
+ *
+ * read   in, out: members read so far; counts up
+ * more   out: false when the object was closed instead
+ * name   out: decoded, and as it stood
+ *
+ * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
+ */
+mb_status mb_json_next_member(mb_json *json, mb_arena *arena, size_t *read, bool *more,
+                              mb_member *name);
+
+/* Steps to the next element of the array that was entered; as mb_json_next_member. */
+mb_status mb_json_next_element(mb_json *json, size_t *read, bool *more);
+
+/* Reads a value of any kind.
+ *
+ * value   out: its exact text
+ *
+ * Returns MB_OK or MB_INVALID.
+ */
+mb_status mb_json_read_value(mb_json *json, mb_text *value);
+
+/* The offset of a span of the document, in bytes. */
+size_t mb_json_offset(const mb_json *json, mb_text span);
+
+/* Decodes a string as it stood in a checked document, quotes and all.
+ * Borrows from it where nothing is escaped.  Returns MB_OK or MB_NO_MEMORY. */
+mb_status mb_json_decode_string(mb_text quoted, mb_arena *arena, mb_text *decoded);
+
+/* Writes text as a JSON string, quotes and all, in arena.  The text is UTF-8 without U+0000 and
+ * no longer than MB_MAX_JSON_DATA.  Returns MB_OK or MB_NO_MEMORY. */
+mb_status mb_json_encode_string(mb_text text, mb_arena *arena, mb_text *quoted);
+
+/* Bytes of the text as a JSON string, quotes and all. */
+size_t mb_json_encoded_size(mb_text text);
+
+/* Prints an object of some members, each as it stood, in arena.  Returns MB_OK or MB_NO_MEMORY. */
+mb_status mb_json_print_object(const mb_member *const *members, size_t count, mb_arena *arena,
+                               mb_text *json);
+
+/* Whether the text is UTF-8 (RFC 3629) without U+0000. */
+bool mb_json_is_clean_text(mb_text text);
+
+/* Reads a value's text as an integer of 0 ... MB_MAX_INTEGER; false if it is not written as one. */
+bool mb_json_read_integer(mb_text value, int64_t *integer);
+
+#endif

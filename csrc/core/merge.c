@@ -1,0 +1,776 @@
+/* merge.c - which edits win.
+ *
+ * Two devices edited while apart.  The server holds what one of them did (the window); the other
+ * now sends what it did (the request).  Each object is decided alone, so the whole merge is one
+ * walk:
+ *
+ *     window   --fold-->  what the server says of it  --.
+ *                                                        >-- decide -->  upstream, downstream
+ *     request  --fold-->  what the device did to it   --'
+ *
+ * Folding first makes deciding small: by then an object is dead or alive on each side, and each of
+ * its fields has one last writer on each side.
+ *
+ * The words.  A diff of the request is *known* if the window has it too: the server took it, and
+ * the reply was lost.  A diff of the window that is not known is *foreign*.  An *incarnation* is
+ * one life of an object, from create to delete; ids come back (a favourite switched off and on).
+ * An incarnation was *born elsewhere* if its create is in the window and no diff of it is known:
+ * the device cannot have seen it.
+ *
+ * The rules, in the order in which decide() asks them:
+ *
+ *     dead on the server      A create of the device's own lives if it is later than the delete.
+ *                             Otherwise the delete wins: a delete beats edits, whoever made them.
+ *     deleted by the device   The delete goes upstream and takes concurrent edits with it, unless
+ *                             the object now alive was born elsewhere: then it was another life.
+ *     new on the server       The create goes upstream, later edits of the device folded into it.
+ *     alive on both sides     Field by field.  What one side alone wrote stands.  What both wrote
+ *                             goes to the later timestamp, a tie to the device.
+ *
+ * Time is asked only between edits that had not seen each other.  The order of one device's edits,
+ * and the order of the log, are never in question: an edit counts as at least as late as what it
+ * replaced (`time` below), so a clock that jumps back cannot turn them around.
+ *
+ * Everything is looked up by hash: an object by model and id, a field by object and name.  When an
+ * object dies, its fields are not cleared one by one; each write remembers the life that it was
+ * made in, and a write of an earlier life is no write (life, floor).  So the walk stays linear.
+ *
+ * Does not: read a value's meaning, look behind the window, or change its input.
+ */
+#include "arena.h"
+#include "json.h"
+#include "log.h"
+#include "names.h"
+#include "text.h"
+
+typedef struct object object;
+typedef struct step step;
+
+/* Who last wrote a field, on one side. */
+typedef struct {
+    const mb_diff *diff;
+    const mb_member *member; /* of that diff; NULL: nobody wrote it */
+    int64_t time;            /* milliseconds; at least that of what it replaced */
+    size_t life;             /* of the object on that side */
+} field_write;
+
+typedef enum { NOT_COMPARED, DEVICE_WINS, SAME_ON_BOTH, SERVER_WINS, FOLDED_BEFORE } verdict;
+
+typedef struct field {
+    mb_field_name name;
+    const object *of;
+    field_write server;
+    field_write device;
+    verdict verdict;
+    const mb_member
+        *created;            /* what the server's create has of it, if the create is the device's */
+    const mb_member *so_far; /* what the request had made of it, on the walk through its steps */
+    bool in_create;          /* print_create() has placed it */
+    const step *in_step;     /* the last diff that has it, and where: finds duplicate members */
+    size_t at_member;
+    struct field *next; /* of the same object */
+} field;
+
+/* What the window says of an object. */
+typedef struct {
+    bool seen;               /* the window has a diff of it */
+    bool begins_with_create; /* and the first of them creates it */
+    bool heard_from_device;  /* a diff of the incarnation alive now is known */
+    bool touched;            /* the incarnation alive now has a diff in the window */
+    bool foreign;            /* and one that is not the device's own */
+    size_t life;             /* counts the deletes */
+    const mb_diff *dead_by;  /* the delete that it is dead by, NULL while it is alive */
+    const mb_diff *last_delete;
+    const mb_diff *create; /* of the incarnation alive now, if it lies in the window */
+    const step *create_step;
+} server_side;
+
+/* What the request did to an object. */
+typedef struct {
+    bool touched;                  /* the request has a diff of it */
+    bool unheard;                  /* and one that the server has not */
+    bool dead;                     /* the last word is a delete */
+    bool heard_by_server;          /* a diff of the open incarnation is known */
+    bool deleted;                  /* dead by a delete that was more than an own create undone */
+    size_t life;                   /* counts the deletes */
+    int64_t floor;                 /* time of the open create: older writes are not of its life */
+    int64_t latest;                /* time of the last diff */
+    int64_t incarnation_latest;    /* time of the last create or update */
+    const mb_diff *create;         /* of the open incarnation, if the device made it */
+    const mb_diff *unsent_create;  /* the same, unless the server has it */
+    const mb_diff *pending_delete; /* what the server must still be told */
+    step *first_step;
+    step **steps_end;
+} device_side;
+
+struct object {
+    mb_object_name name;
+    server_side server;
+    device_side device;
+    field *fields;
+    field **fields_end;
+    object *next;
+
+    /* The decision. */
+    bool delete_goes_up;
+    bool create_goes_up;
+    bool fields_go_up;
+    bool fields_go_down;
+    bool row_is_replaced;       /* the device's row goes, and comes anew from the server's create */
+    const mb_diff *delete_down; /* the foreign delete that goes first, or NULL */
+    size_t conflicts;
+};
+
+/* A diff on its way through the merge. */
+struct step {
+    const mb_diff *diff;
+    object *object;
+    field **fields;      /* one for each member; NULL for "id" and for all but the last duplicate */
+    const mb_member *id; /* the "id" that counts */
+    size_t source;       /* its index in the list that it came from */
+    size_t life;
+    int64_t time;
+    bool ignored;
+    step *next; /* of the same object in the request */
+};
+
+typedef struct {
+    mb_arena *arena;
+    mb_table objects;
+    mb_table fields;
+    object *first;
+    object **last;
+    step *window;
+    size_t window_count;
+    step *request;
+    size_t request_count;
+} merge;
+
+/* ---- looking things up --------------------------------------------------------------------- */
+
+static mb_status find_object(merge *m, const mb_diff *diff, object **found)
+{
+    mb_slot *slot;
+    if (mb_find_object(&m->objects, diff->model, diff->object_id, m->arena, &slot) != MB_OK)
+        return MB_NO_MEMORY;
+    if (slot->item == NULL) {
+        object *o = mb_arena_get_array(m->arena, 1, sizeof *o);
+        if (o == NULL)
+            return MB_NO_MEMORY;
+        o->name = (mb_object_name){diff->model, diff->object_id, m->objects.item_count};
+        o->fields_end = &o->fields;
+        o->device.steps_end = &o->device.first_step;
+        *m->last = o;
+        m->last = &o->next;
+        mb_table_fill(&m->objects, slot, o);
+    }
+    *found = slot->item;
+    return MB_OK;
+}
+
+static mb_status find_field(merge *m, object *o, mb_text name, field **found)
+{
+    mb_slot *slot;
+    if (mb_find_field(&m->fields, o->name.ordinal, name, m->arena, &slot) != MB_OK)
+        return MB_NO_MEMORY;
+    if (slot->item == NULL) {
+        field *f = mb_arena_get_array(m->arena, 1, sizeof *f);
+        if (f == NULL)
+            return MB_NO_MEMORY;
+        f->name = (mb_field_name){o->name.ordinal, name};
+        f->of = o;
+        *o->fields_end = f;
+        o->fields_end = &f->next;
+        mb_table_fill(&m->fields, slot, f);
+    }
+    *found = slot->item;
+    return MB_OK;
+}
+
+/* Of duplicate members the last counts, so the others get no field. */
+static void take_place(field *f, step *s, size_t at_member)
+{
+    if (f->in_step == s)
+        s->fields[f->at_member] = NULL;
+    f->in_step = s;
+    f->at_member = at_member;
+    s->fields[at_member] = f;
+}
+
+static mb_status find_fields(merge *m, step *s)
+{
+    const mb_diff *diff = s->diff;
+    s->fields = mb_arena_get_array(m->arena, diff->member_count, sizeof *s->fields);
+    if (s->fields == NULL)
+        return MB_NO_MEMORY;
+    for (size_t i = 0; i < diff->member_count; i++) {
+        const mb_member *member = &diff->members[i];
+        field *f;
+        if (mb_is_id(member)) {
+            s->id = member;
+            continue;
+        }
+        if (find_field(m, s->object, member->name, &f) != MB_OK)
+            return MB_NO_MEMORY;
+        take_place(f, s, i);
+    }
+    return MB_OK;
+}
+
+/* ---- both lists as steps ------------------------------------------------------------------- */
+
+static mb_status make_window_steps(merge *m, const mb_diffs *window)
+{
+    const mb_diff **in_order;
+    m->window = mb_arena_get_array(m->arena, window->count, sizeof *m->window);
+    if (m->window == NULL || mb_log_order(window, m->arena, &in_order) != MB_OK)
+        return MB_NO_MEMORY;
+    for (size_t i = 0; i < window->count; i++)
+        if (!in_order[i]->left_out)
+            m->window[m->window_count++] =
+                (step){.diff = in_order[i], .source = (size_t)(in_order[i] - window->items)};
+    return MB_OK;
+}
+
+static mb_status make_request_steps(merge *m, const mb_diffs *request)
+{
+    m->request = mb_arena_get_array(m->arena, request->count, sizeof *m->request);
+    if (m->request == NULL)
+        return MB_NO_MEMORY;
+    for (size_t i = 0; i < request->count; i++)
+        if (!request->items[i].repeated && !request->items[i].left_out)
+            m->request[m->request_count++] = (step){.diff = &request->items[i], .source = i};
+    return MB_OK;
+}
+
+/* ---- folding ------------------------------------------------------------------------------- */
+
+static bool server_wrote(const field *f)
+{
+    return f->server.member != NULL && f->server.life == f->of->server.life;
+}
+
+static bool device_wrote(const field *f)
+{
+    const device_side *device = &f->of->device;
+    return f->device.member != NULL && f->device.life == device->life &&
+           f->device.time >= device->floor;
+}
+
+static void fold_window_step(step *s)
+{
+    const mb_diff *diff = s->diff;
+    server_side *server = &s->object->server;
+    if (!server->seen)
+        server->begins_with_create = diff->type == MB_CREATE;
+    server->seen = true;
+
+    if (diff->type == MB_DELETE) {
+        server->dead_by = server->last_delete = diff;
+        server->create = NULL;
+        server->touched = server->foreign = server->heard_from_device = false;
+        server->life++;
+        return;
+    }
+    if (diff->type == MB_CREATE)
+        server->dead_by = NULL;
+    if (server->dead_by != NULL) { /* an update of a row that was gone */
+        s->ignored = true;
+        return;
+    }
+    if (diff->type == MB_CREATE && !server->touched) {
+        server->create = diff;
+        server->create_step = s;
+    }
+    server->touched = true;
+    server->heard_from_device |= diff->known;
+    server->foreign |= !diff->known;
+
+    s->life = server->life;
+    for (size_t i = 0; i < diff->member_count; i++) {
+        field *f = s->fields[i];
+        if (f == NULL)
+            continue;
+        const int64_t replaced = server_wrote(f) ? f->server.time : 0;
+        const int64_t time = diff->utc_timestamp > replaced ? diff->utc_timestamp : replaced;
+        f->server = (field_write){
+            .diff = diff, .member = &diff->members[i], .time = time, .life = server->life};
+    }
+}
+
+/* The device's writes into fields.  A create does not replace a write that is not older than it:
+ * a sort by timestamp may have moved an update before the create of the same millisecond. */
+static void write_device_fields(const step *s, bool only_where_unwritten)
+{
+    const mb_diff *diff = s->diff;
+    for (size_t i = 0; i < diff->member_count; i++) {
+        field *f = s->fields[i];
+        if (f == NULL)
+            continue;
+        if (only_where_unwritten && device_wrote(f))
+            continue;
+        f->device = (field_write){.diff = diff,
+                                  .member = &diff->members[i],
+                                  .time = s->time,
+                                  .life = s->object->device.life};
+    }
+}
+
+static void fold_request_step(step *s)
+{
+    const mb_diff *diff = s->diff;
+    device_side *device = &s->object->device;
+    *device->steps_end = s;
+    device->steps_end = &s->next;
+    device->touched = true;
+    device->unheard |= !diff->known;
+    if (diff->utc_timestamp > device->latest)
+        device->latest = diff->utc_timestamp;
+    s->time = device->latest;
+    s->life = device->life;
+
+    if (diff->type == MB_DELETE) {
+        const bool cancels_create = device->create != NULL && !device->heard_by_server;
+        if (!cancels_create)
+            device->pending_delete = diff;
+        device->create = NULL;
+        device->heard_by_server = false;
+        device->dead = true;
+        device->life++;
+        return;
+    }
+
+    const bool begins = diff->type == MB_CREATE && device->create == NULL;
+    if (device->dead && !begins) { /* an update of a row that the device had deleted */
+        s->ignored = true;
+        return;
+    }
+    if (begins) {
+        if (diff->known)
+            device->pending_delete = NULL;
+        device->create = diff;
+        device->dead = false;
+        device->floor = s->time;
+    }
+    device->heard_by_server |= diff->known;
+    device->incarnation_latest = s->time;
+    write_device_fields(s, begins);
+}
+
+/* Folds the whole request first, then drops what is known: an unknown update that a known one
+ * superseded must not come back to life. */
+static void drop_known(device_side *device)
+{
+    device->deleted = device->dead && device->pending_delete != NULL;
+    if (device->pending_delete != NULL && device->pending_delete->known)
+        device->pending_delete = NULL;
+    if (device->create != NULL && !device->create->known)
+        device->unsent_create = device->create;
+}
+
+static mb_status fold(merge *m)
+{
+    for (size_t i = 0; i < m->window_count; i++) {
+        step *s = &m->window[i];
+        if (find_object(m, s->diff, &s->object) != MB_OK || find_fields(m, s) != MB_OK)
+            return MB_NO_MEMORY;
+        fold_window_step(s);
+    }
+    for (size_t i = 0; i < m->request_count; i++) {
+        step *s = &m->request[i];
+        if (find_object(m, s->diff, &s->object) != MB_OK || find_fields(m, s) != MB_OK)
+            return MB_NO_MEMORY;
+        fold_request_step(s);
+    }
+    return MB_OK;
+}
+
+/* ---- deciding ------------------------------------------------------------------------------ */
+
+static bool born_elsewhere(const object *o)
+{
+    return o->server.create != NULL && !o->server.heard_from_device;
+}
+
+/* Whether the device may hold a row that died in the window.  It does not if it deleted the row
+ * too, or if the row came and went between two syncs and the device never touched it. */
+static bool may_hold_dead_row(const object *o)
+{
+    return !o->device.deleted && !(o->server.begins_with_create && !o->device.touched);
+}
+
+static void decide_dead(object *o)
+{
+    const mb_diff *delete = o->server.dead_by;
+    const device_side *device = &o->device;
+    o->conflicts = !delete->known && device->unheard && !device->deleted;
+    if (device->unsent_create != NULL &&
+        (delete->known || device->incarnation_latest > delete->utc_timestamp))
+        o->create_goes_up = true;
+    else if (!delete->known && may_hold_dead_row(o))
+        o->delete_down = delete;
+}
+
+static bool same_value(const mb_member *a, const mb_member *b)
+{
+    return a == NULL || b == NULL ? a == b : mb_text_equal(a->value, b->value);
+}
+
+static verdict compare(const field *f)
+{
+    if (!server_wrote(f))
+        return DEVICE_WINS;
+    if (mb_text_equal(f->server.member->value, f->device.member->value))
+        return SAME_ON_BOTH;
+    return f->server.time > f->device.time ? SERVER_WINS : DEVICE_WINS;
+}
+
+static void decide_field(object *o, field *f)
+{
+    f->verdict = compare(f);
+    const bool both_wrote = server_wrote(f) && !f->server.diff->known;
+    if (f->verdict == SERVER_WINS || (f->verdict == DEVICE_WINS && both_wrote))
+        o->conflicts++;
+}
+
+/* Whether the device's own row would keep a field that the server's new incarnation never had and
+ * that does not go upstream.  Updates cannot take a field away, so such a row must be replaced. */
+static bool row_has_leftovers(const object *o, bool edits_count)
+{
+    for (const field *f = o->fields; f != NULL; f = f->next)
+        if (device_wrote(f) && !server_wrote(f) && (!edits_count || f->device.diff->known))
+            return true;
+    return false;
+}
+
+/* Lets so_far go on by one step; the number of fields in which it then differs from the create. */
+static size_t follow(const step *s, bool is_create, size_t unlike)
+{
+    const mb_diff *diff = s->diff;
+    for (size_t i = 0; i < diff->member_count; i++) {
+        field *f = s->fields[i];
+        if (f == NULL || (is_create && f->so_far != NULL))
+            continue;
+        const bool was_like = same_value(f->so_far, f->created);
+        f->so_far = &diff->members[i];
+        const bool is_like = same_value(f->so_far, f->created);
+        unlike = unlike + (was_like && !is_like) - (!was_like && is_like);
+    }
+    return unlike;
+}
+
+/* Finds the last step of the try that made the server's create, NULL if there was none.
+ *
+ * That try was the beginning of this request, so the device's steps are followed to where they make
+ * the very fields of the create.  The create has the time of the try's last edit; where the server
+ * limited that for skew it is an earlier one.  Of several such places it is the last: a request
+ * that comes again unchanged must be known as a whole. */
+static const step *last_step_folded_before(const object *o)
+{
+    const mb_diff *create = o->server.create;
+    const device_side *device = &o->device;
+    size_t unlike = 0;
+    for (size_t i = 0; i < create->member_count; i++) {
+        field *f = o->server.create_step->fields[i];
+        if (f != NULL) {
+            f->created = &create->members[i];
+            unlike++;
+        }
+    }
+    const step *at_its_time = NULL, *limited = NULL;
+    for (const step *s = device->first_step; s != NULL; s = s->next) {
+        const bool is_create = s->diff == device->create;
+        if (s->ignored || s->life != device->life || s->time < device->floor)
+            continue;
+        if (s->diff->known && !is_create)
+            break;
+        unlike = follow(s, is_create, unlike);
+        if (unlike == 0 && s->time == create->utc_timestamp)
+            at_its_time = s;
+        else if (unlike == 0 && s->time > create->utc_timestamp)
+            limited = s;
+    }
+    return at_its_time != NULL ? at_its_time : limited;
+}
+
+/* Marks the edits that an earlier try of this request folded into the create that the server now
+ * has: they have no id in the log, but they are known all the same.  Without this, one of them
+ * could beat an edit that was made after seeing it. */
+static void recognize_folded_edits(object *o)
+{
+    const mb_diff *create = o->server.create;
+    const mb_diff *own_create = o->device.create;
+    if (create == NULL || own_create == NULL || !mb_text_equal(create->id, own_create->id))
+        return;
+    const step *last = last_step_folded_before(o);
+    if (last == NULL)
+        return;
+    for (field *f = o->fields; f != NULL; f = f->next)
+        if (device_wrote(f) &&
+            f->device.diff <= last->diff) /* diffs of one request, in its order */
+            f->verdict = FOLDED_BEFORE;
+}
+
+static void decide_fields(object *o)
+{
+    const device_side *device = &o->device;
+    const bool foreign_life = born_elsewhere(o);
+    const bool reborn = foreign_life && o->server.last_delete != NULL;
+    const bool owns_row = device->create != NULL;
+    bool edits_count = !device->dead && !(foreign_life && device->unsent_create == NULL);
+
+    if (reborn && !o->server.last_delete->known && may_hold_dead_row(o)) {
+        o->row_is_replaced = !owns_row || row_has_leftovers(o, edits_count);
+        if (o->row_is_replaced) {
+            o->delete_down = o->server.last_delete;
+            edits_count = false;
+        }
+    }
+
+    if (edits_count) {
+        recognize_folded_edits(o);
+        for (field *f = o->fields; f != NULL; f = f->next)
+            if (device_wrote(f) && !f->device.diff->known && f->verdict != FOLDED_BEFORE)
+                decide_field(o, f);
+    }
+    o->fields_go_up = edits_count;
+    o->fields_go_down = true;
+}
+
+static void decide(object *o)
+{
+    drop_known(&o->device);
+    if (o->server.dead_by != NULL) {
+        decide_dead(o);
+    } else if (o->device.pending_delete != NULL && !born_elsewhere(o)) {
+        o->delete_goes_up = true;
+        o->conflicts = o->server.foreign;
+        o->create_goes_up = o->device.unsent_create != NULL;
+    } else if (o->device.unsent_create != NULL && !o->server.seen) {
+        o->create_goes_up = true;
+    } else {
+        decide_fields(o);
+    }
+}
+
+/* ---- printing json_data -------------------------------------------------------------------- */
+
+typedef bool (*member_goes)(const step *s, const field *f, const mb_member *member);
+
+/* Gives those fields of a diff that go: all of them as they stand, or a new object with some.
+ *
+ * some   out: false if none goes
+ */
+static mb_status select_fields(mb_arena *arena, const step *s, member_goes goes, mb_text *json_data,
+                               bool *some)
+{
+    const mb_diff *diff = s->diff;
+    const mb_member **chosen = mb_arena_get_array(arena, diff->member_count, sizeof *chosen);
+    if (chosen == NULL)
+        return MB_NO_MEMORY;
+
+    size_t chosen_count = 0, lost = 0;
+    for (size_t i = 0; i < diff->member_count; i++) {
+        const mb_member *member = &diff->members[i];
+        if (s->fields[i] != NULL ? goes(s, s->fields[i], member) : member == s->id)
+            chosen[chosen_count++] = member;
+        else if (s->fields[i] != NULL)
+            lost++;
+    }
+    *some = chosen_count > 1; /* one is the id */
+    if (lost != 0 && *some)
+        return mb_json_print_object(chosen, chosen_count, arena, json_data);
+    *json_data = diff->json_data;
+    return MB_OK;
+}
+
+/* Gives a create with the device's later edits in it: its own fields in their order, then new. */
+static mb_status print_create(mb_arena *arena, const step *s, mb_text *json_data)
+{
+    const mb_diff *create = s->diff;
+    bool changed = false;
+    size_t written = 1; /* the id */
+    for (const field *f = s->object->fields; f != NULL; f = f->next) {
+        if (device_wrote(f)) {
+            changed |= f->device.diff != create;
+            written++;
+        }
+    }
+    if (!changed) {
+        *json_data = create->json_data;
+        return MB_OK;
+    }
+
+    const mb_member **members = mb_arena_get_array(arena, written, sizeof *members);
+    if (members == NULL)
+        return MB_NO_MEMORY;
+    size_t count = 0;
+    for (size_t i = 0; i < create->member_count; i++) {
+        if (&create->members[i] == s->id)
+            members[count++] = s->id;
+        else if (s->fields[i] != NULL) {
+            s->fields[i]->in_create = true;
+            members[count++] = s->fields[i]->device.member;
+        }
+    }
+    for (const field *f = s->object->fields; f != NULL; f = f->next)
+        if (device_wrote(f) && !f->in_create)
+            members[count++] = f->device.member;
+    return mb_json_print_object(members, count, arena, json_data);
+}
+
+/* ---- what leaves --------------------------------------------------------------------------- */
+
+static bool wins_upstream(const step *s, const field *f, const mb_member *member)
+{
+    (void)s;
+    return f->device.member == member && f->verdict == DEVICE_WINS;
+}
+
+/* A field of a diff goes down if no later diff wrote it, and the device neither won it nor has it.
+ * Of a foreign diff the device has what it wrote itself in the same text.  Of a known diff it has
+ * what its own fold holds: all of it, except when edits were folded into a create and the device
+ * has since gone back to a backup without them. */
+static bool goes_downstream(const step *s, const field *f, const mb_member *member)
+{
+    if (f->server.member != member || f->verdict == DEVICE_WINS)
+        return false;
+    if (!s->diff->known)
+        return f->verdict != SAME_ON_BOTH;
+    return !(device_wrote(f) && mb_text_equal(f->device.member->value, member->value));
+}
+
+static void add(mb_outcomes *list, const step *s, mb_type type, int64_t time, mb_text json_data)
+{
+    list->items[list->count++] = (mb_outcome){
+        .source = s->source, .type = type, .utc_timestamp = time, .json_data = json_data};
+}
+
+static mb_status send_up(mb_arena *arena, const step *s, mb_outcomes *upstream)
+{
+    const object *o = s->object;
+    const mb_diff *diff = s->diff;
+    mb_text json_data;
+
+    if (diff == o->device.pending_delete) {
+        if (o->delete_goes_up)
+            add(upstream, s, MB_DELETE, s->time, diff->json_data);
+        return MB_OK;
+    }
+    if (o->create_goes_up && diff == o->device.unsent_create) {
+        if (print_create(arena, s, &json_data) != MB_OK)
+            return MB_NO_MEMORY;
+        add(upstream, s, MB_CREATE, o->device.incarnation_latest, json_data);
+        return MB_OK;
+    }
+    if (!o->fields_go_up || s->ignored || diff->type == MB_DELETE || s->life != o->device.life)
+        return MB_OK;
+
+    bool some;
+    if (select_fields(arena, s, wins_upstream, &json_data, &some) != MB_OK)
+        return MB_NO_MEMORY;
+    if (some)
+        add(upstream, s, MB_UPDATE, s->time, json_data);
+    return MB_OK;
+}
+
+static mb_status send_down(mb_arena *arena, const step *s, mb_outcomes *downstream)
+{
+    const object *o = s->object;
+    const mb_diff *diff = s->diff;
+
+    if (diff == o->delete_down) {
+        add(downstream, s, MB_DELETE, diff->utc_timestamp, diff->json_data);
+        return MB_OK;
+    }
+    if (!o->fields_go_down || s->ignored || diff->type == MB_DELETE || s->life != o->server.life)
+        return MB_OK;
+
+    const bool device_lacks_row = o->device.create == NULL || o->row_is_replaced;
+    if (diff == o->server.create && !diff->known && device_lacks_row) {
+        add(downstream, s, MB_CREATE, diff->utc_timestamp, diff->json_data);
+        return MB_OK;
+    }
+    mb_text json_data;
+    bool some;
+    if (select_fields(arena, s, goes_downstream, &json_data, &some) != MB_OK)
+        return MB_NO_MEMORY;
+    if (some)
+        add(downstream, s, MB_UPDATE, diff->utc_timestamp, json_data);
+    return MB_OK;
+}
+
+static mb_status make_outcomes(merge *m, mb_merge_result *result)
+{
+    mb_merge_result made = {{NULL, 0}, {NULL, 0}, 0};
+    made.upstream.items =
+        mb_arena_get_array(m->arena, m->request_count, sizeof *made.upstream.items);
+    made.downstream.items =
+        mb_arena_get_array(m->arena, m->window_count, sizeof *made.downstream.items);
+    if (made.upstream.items == NULL || made.downstream.items == NULL)
+        return MB_NO_MEMORY;
+
+    for (size_t i = 0; i < m->request_count; i++)
+        if (send_up(m->arena, &m->request[i], &made.upstream) != MB_OK)
+            return MB_NO_MEMORY;
+    for (size_t i = 0; i < m->window_count; i++)
+        if (send_down(m->arena, &m->window[i], &made.downstream) != MB_OK)
+            return MB_NO_MEMORY;
+    for (const object *o = m->first; o != NULL; o = o->next)
+        made.conflicts += o->conflicts;
+    *result = made;
+    return MB_OK;
+}
+
+mb_status mb_merge(mb_arena *arena, const mb_diffs *window, const mb_diffs *request,
+                   mb_merge_result *result)
+{
+    merge m = {.arena = arena};
+    m.last = &m.first;
+    const size_t diff_count = window->count + request->count;
+
+    if (make_window_steps(&m, window) != MB_OK || make_request_steps(&m, request) != MB_OK ||
+        mb_table_init(&m.objects, diff_count, arena) != MB_OK ||
+        mb_table_init(&m.fields, diff_count, arena) != MB_OK || fold(&m) != MB_OK)
+        return MB_NO_MEMORY;
+    for (object *o = m.first; o != NULL; o = o->next)
+        decide(o);
+    return make_outcomes(&m, result);
+}
+
+/* ---- what the server has already ----------------------------------------------------------- */
+
+static bool diff_has_id(const void *item, const void *key)
+{
+    return mb_text_equal(((const mb_diff *)item)->id, *(const mb_text *)key);
+}
+
+mb_status mb_recognize(mb_arena *arena, mb_diffs *window, mb_diffs *request)
+{
+    const uint64_t hash_seed = mb_arena_hash_seed(arena);
+    mb_table ids;
+    mb_slot *slot;
+    if (mb_table_init(&ids, request->count, arena) != MB_OK)
+        return MB_NO_MEMORY;
+    for (size_t i = 0; i < request->count; i++) {
+        mb_diff *diff = &request->items[i];
+        const uint64_t hash = mb_text_hash(diff->id, hash_seed);
+        if (mb_table_find(&ids, hash, diff_has_id, &diff->id, arena, &slot) != MB_OK)
+            return MB_NO_MEMORY;
+        diff->repeated = slot->item != NULL;
+        diff->known = diff->left_out = false;
+        if (slot->item == NULL)
+            mb_table_fill(&ids, slot, diff);
+    }
+    for (size_t i = 0; i < window->count; i++) {
+        mb_diff *diff = &window->items[i];
+        const uint64_t hash = mb_text_hash(diff->id, hash_seed);
+        if (mb_table_find(&ids, hash, diff_has_id, &diff->id, arena, &slot) != MB_OK)
+            return MB_NO_MEMORY;
+        diff->known = slot->item != NULL;
+        diff->repeated = diff->left_out = false;
+        if (diff->known)
+            ((mb_diff *)slot->item)->known = true;
+    }
+    return MB_OK;
+}

@@ -1,0 +1,44 @@
+/* names.c - objects and fields found by their names.
+ *
+ * An object is named by its model and its id, a field by its object and its decoded key.  The
+ * table knows neither, so here is what it asks: how to hash such a name, and when two are the same.
+ * Both hashes are keyed, since ids and keys come from strangers.  An object's ordinal goes into the
+ * key of its fields' hash, not beside it: who sends the diffs also chooses their order.
+ */
+#include "names.h"
+
+#include "arena.h"
+#include "text.h"
+
+static bool same_object(const void *item, const void *key)
+{
+    const mb_object_name *a = item, *b = key;
+    return mb_text_equal(a->id, b->id) && mb_text_equal(a->model, b->model);
+}
+
+mb_status mb_find_object(mb_table *objects, mb_text model, mb_text id, mb_arena *arena,
+                         mb_slot **slot)
+{
+    const mb_object_name key = {.model = model, .id = id};
+    const uint64_t hash = mb_text_hash(id, mb_text_hash(model, mb_arena_hash_seed(arena)));
+    return mb_table_find(objects, hash, same_object, &key, arena, slot);
+}
+
+static bool same_field(const void *item, const void *key)
+{
+    const mb_field_name *a = item, *b = key;
+    return a->object == b->object && mb_text_equal(a->field, b->field);
+}
+
+mb_status mb_find_field(mb_table *fields, size_t object, mb_text field, mb_arena *arena,
+                        mb_slot **slot)
+{
+    const mb_field_name key = {object, field};
+    const uint64_t hash = mb_text_hash(field, mb_arena_hash_seed(arena) + object);
+    return mb_table_find(fields, hash, same_field, &key, arena, slot);
+}
+
+bool mb_is_id(const mb_member *member)
+{
+    return mb_text_equal(member->name, MB_TEXT("id"));
+}

@@ -1,0 +1,21 @@
+/* text.h - what one does with a pointer and a length. */
+#ifndef MB_TEXT_H
+#define MB_TEXT_H
+
+#include "mobync.h"
+
+#include <string.h>
+
+/* A text of a string literal. */
+#define MB_TEXT(literal) ((mb_text){"" literal, sizeof(literal) - 1})
+
+static inline bool mb_text_equal(mb_text a, mb_text b)
+{
+    return a.size == b.size && (a.size == 0 || memcmp(a.at, b.at, a.size) == 0);
+}
+
+/* SipHash-1-3 of the bytes under a 64-bit key: not to be forced into collisions by someone who
+ * does not know the key. */
+uint64_t mb_text_hash(mb_text text, uint64_t key);
+
+#endif

@@ -1,0 +1,433 @@
+/* convert.c - diffs from Python to C and back.
+ *
+ * A diff comes in as a dict and leaves as one; in between, the core borrows the UTF-8 that CPython
+ * keeps inside each str.  So the str objects are held as long as the merge lasts, and a text that
+ * the merge did not change goes out as the very object that came in.
+ *
+ * Input is hostile until it is read: dicts are copied before anything of them is looked at, since
+ * hashing or comparing a strange key can run any code.
+ */
+#include "binding.h"
+
+#include <stdarg.h>
+
+/* ---- lists --------------------------------------------------------------------------------- */
+
+void diff_list_clear(diff_list *list)
+{
+    diff_list cleared = *list;
+    *list = (diff_list){.json = NULL};
+    for (size_t i = 0; cleared.objects != NULL && i < cleared.diffs.count; i++) {
+        Py_XDECREF(cleared.objects[i].id);
+        Py_XDECREF(cleared.objects[i].owner);
+        Py_XDECREF(cleared.objects[i].model);
+        Py_XDECREF(cleared.objects[i].json_data);
+    }
+    PyMem_Free(cleared.objects);
+    Py_XDECREF(cleared.json);
+}
+
+PyObject *snapshot(PyObject *sequence)
+{
+    if (PyList_Check(sequence))
+        return PyList_AsTuple(sequence);
+    if (PyTuple_Check(sequence))
+        return PyTuple_GetSlice(sequence, 0, PyTuple_GET_SIZE(sequence));
+    return PySequence_Tuple(sequence);
+}
+
+int diff_list_new(diff_list *list, Py_ssize_t count, mb_arena *arena)
+{
+    diff_list made = {.json = NULL};
+    if (mb_diffs_new(arena, (size_t)count, &made.diffs) == MB_OK)
+        made.objects = PyMem_Calloc((size_t)count, sizeof *made.objects);
+    if (made.objects == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    *list = made;
+    return 0;
+}
+
+/* ---- memory and errors --------------------------------------------------------------------- */
+
+static void *allocate_with_python(void *context, size_t bytes)
+{
+    (void)context;
+    return PyMem_Malloc(bytes);
+}
+
+static void release_with_python(void *context, void *block)
+{
+    (void)context;
+    PyMem_Free(block);
+}
+
+mb_status new_arena(module_state *state, mb_arena **arena)
+{
+    const mb_allocator allocator = {allocate_with_python, release_with_python, NULL};
+    return mb_arena_new(&allocator, state->hash_seed, arena);
+}
+
+int raise_invalid(module_state *state, Py_ssize_t index, PyObject *id, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    PyObject *reason = PyUnicode_FromFormatV(format, arguments);
+    va_end(arguments);
+    if (reason == NULL)
+        return -1;
+
+    PyObject *number = index >= 0 ? PyLong_FromSsize_t(index) : Py_NewRef(Py_None);
+    if (number != NULL) {
+        PyObject *diff_id = id != NULL && PyUnicode_Check(id) ? id : Py_None;
+        PyObject *error =
+            PyObject_CallFunctionObjArgs(state->invalid_diff_error, reason, number, diff_id, NULL);
+        if (error != NULL)
+            PyErr_SetObject(state->invalid_diff_error, error);
+        Py_XDECREF(error);
+        Py_DECREF(number);
+    }
+    Py_DECREF(reason);
+    return -1;
+}
+
+int raise_status(module_state *state, mb_status status, Py_ssize_t index, PyObject *id,
+                 const mb_error *error)
+{
+    if (status == MB_NO_MEMORY) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (error->field == NULL)
+        return raise_invalid(state, index, id, "%s (at byte %zu)", error->reason, error->offset);
+    if (error->offset != 0)
+        return raise_invalid(state, index, id, "%s: %s (at byte %zu)", error->field, error->reason,
+                             error->offset);
+    return raise_invalid(state, index, id, "%s %s", error->field, error->reason);
+}
+
+int raise_read_status(module_state *state, mb_status status, size_t index, const mb_error *error)
+{
+    PyObject *id = NULL;
+    if (status == MB_INVALID && error->diff_id.size != 0) {
+        id = PyUnicode_DecodeUTF8(error->diff_id.at, (Py_ssize_t)error->diff_id.size, NULL);
+        if (id == NULL)
+            return -1;
+    }
+    raise_status(state, status, index == SIZE_MAX ? -1 : (Py_ssize_t)index, id, error);
+    Py_XDECREF(id);
+    return -1;
+}
+
+/* ---- one diff ------------------------------------------------------------------------------ */
+
+/* The UTF-8 of a str, which stays valid as long as the str does. */
+static int borrow_text(module_state *state, PyObject *str, PyObject *key, Py_ssize_t index,
+                       PyObject *id, mb_text *text)
+{
+    Py_ssize_t size;
+    const char *at = PyUnicode_AsUTF8AndSize(str, &size);
+    if (at == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
+            return -1;
+        PyErr_Clear();
+        return raise_invalid(state, index, id, "%U: a lone surrogate", key);
+    }
+    *text = (mb_text){at, (size_t)size};
+    return 0;
+}
+
+/* A member of a dict as a new reference; InvalidDiffError where it is missing. */
+static PyObject *get_field(module_state *state, PyObject *dict, PyObject *key, Py_ssize_t index,
+                           PyObject *id)
+{
+    PyObject *value = PyDict_GetItemWithError(dict, key);
+    if (value == NULL) {
+        if (!PyErr_Occurred())
+            raise_invalid(state, index, id, "%U is missing", key);
+        return NULL;
+    }
+    return Py_NewRef(value);
+}
+
+static int read_text_field(module_state *state, PyObject *dict, PyObject *key, Py_ssize_t index,
+                           PyObject *id, PyObject **object, mb_text *text)
+{
+    PyObject *value = get_field(state, dict, key, index, id);
+    if (value == NULL)
+        return -1;
+    if (!PyUnicode_Check(value)) {
+        raise_invalid(state, index, id, "%U must be a str, not %.100s", key,
+                      Py_TYPE(value)->tp_name);
+        Py_DECREF(value);
+        return -1;
+    }
+    *object = PyUnicode_FromObject(value); /* an exact str, whatever subclass came in */
+    Py_DECREF(value);
+    if (*object == NULL)
+        return -1;
+    return borrow_text(state, *object, key, index, id, text);
+}
+
+static int read_integer_field(module_state *state, PyObject *dict, PyObject *key, Py_ssize_t index,
+                              PyObject *id, int64_t *integer)
+{
+    PyObject *value = get_field(state, dict, key, index, id);
+    if (value == NULL)
+        return -1;
+    int overflow = 0;
+    if (!PyLong_Check(value) || PyBool_Check(value)) {
+        raise_invalid(state, index, id, "%U must be an int, not %.100s", key,
+                      Py_TYPE(value)->tp_name);
+        Py_DECREF(value);
+        return -1;
+    }
+    *integer = PyLong_AsLongLongAndOverflow(value, &overflow);
+    Py_DECREF(value);
+    if (overflow != 0)
+        *integer = -1; /* out of range in any case: mb_diff_check says so */
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* A type is its name; a row may also hold the member of OperationType. */
+static int read_type_field(module_state *state, PyObject *dict, Py_ssize_t index, PyObject *id,
+                           mb_type *type)
+{
+    PyObject *value = get_field(state, dict, state->type, index, id);
+    if (value == NULL)
+        return -1;
+    if (Py_IS_TYPE(value, (PyTypeObject *)state->operation_type))
+        Py_SETREF(value, PyObject_GetAttr(value, state->name));
+    if (value == NULL)
+        return -1;
+
+    int result = -1;
+    mb_text name = {NULL, 0};
+    if (!PyUnicode_Check(value))
+        raise_invalid(state, index, id, "type must be a str, not %.100s", Py_TYPE(value)->tp_name);
+    else if (borrow_text(state, value, state->type, index, id, &name) == 0) {
+        if (mb_type_read(name, type))
+            result = 0;
+        else
+            raise_invalid(state, index, id, "type must be 'create', 'update' or 'delete', not %R",
+                          value);
+    }
+    Py_DECREF(value);
+    return result;
+}
+
+int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, mb_arena *arena,
+              diff_list *list)
+{
+    mb_diff *diff = &list->diffs.items[index];
+    diff_objects *objects = &list->objects[index];
+    if (read_text_field(state, dict, state->id, index, NULL, &objects->id, &diff->id) < 0)
+        return -1;
+    PyObject *id = objects->id;
+    if (read_text_field(state, dict, state->owner, index, id, &objects->owner, &diff->owner) < 0 ||
+        read_integer_field(state, dict, state->logical_clock, index, id, &diff->logical_clock) <
+            0 ||
+        read_integer_field(state, dict, state->utc_timestamp, index, id, &diff->utc_timestamp) <
+            0 ||
+        read_type_field(state, dict, index, id, &diff->type) < 0 ||
+        read_text_field(state, dict, state->model, index, id, &objects->model, &diff->model) < 0 ||
+        read_text_field(state, dict, state->json_data, index, id, &objects->json_data,
+                        &diff->json_data) < 0)
+        return -1;
+
+    mb_error error = {.reason = NULL};
+    const mb_status status = mb_diff_check(diff, arena, &error);
+    if (status != MB_OK)
+        return raise_status(state, status, index, id, &error);
+    return 0;
+}
+
+int check_keys(module_state *state, PyObject *dict, Py_ssize_t index)
+{
+    PyObject *key;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(dict, &position, &key, NULL)) {
+        if (!PyUnicode_Check(key))
+            return raise_invalid(state, index, NULL, "a key must be a str, not %.100s",
+                                 Py_TYPE(key)->tp_name);
+        if (PyUnicode_Compare(key, state->owner_id) == 0 ||
+            PyUnicode_Compare(key, state->self) == 0)
+            return raise_invalid(state, index, NULL, "the key %R is an argument of the rules", key);
+        if (PyErr_Occurred())
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- the rows of a window ------------------------------------------------------------------ */
+
+int borrow_json(module_state *state, PyObject *json, mb_text *text)
+{
+    if (PyUnicode_Check(json))
+        return borrow_text(state, json, state->json_data, -1, NULL, text);
+    if (!PyBytes_Check(json)) {
+        PyErr_Format(PyExc_TypeError, "JSON text must be str or bytes, not %.100s",
+                     Py_TYPE(json)->tp_name);
+        return -1;
+    }
+    *text = (mb_text){PyBytes_AS_STRING(json), (size_t)PyBytes_GET_SIZE(json)};
+    return 0;
+}
+
+static int read_json_rows(module_state *state, PyObject *rows, mb_arena *arena, mb_diffs *diffs)
+{
+    mb_text text = {NULL, 0};
+    if (borrow_json(state, rows, &text) < 0)
+        return -1;
+
+    mb_error error;
+    size_t index;
+    mb_status status = mb_diffs_read(text, arena, diffs, &index, &error);
+    for (size_t i = 0; status == MB_OK && i < diffs->count; i++) {
+        index = i;
+        status = mb_diff_check(&diffs->items[i], arena, &error);
+        error.diff_id = diffs->items[i].id;
+    }
+    return status == MB_OK ? 0 : raise_read_status(state, status, index, &error);
+}
+
+/* A row as an exact dict: a new reference. */
+static PyObject *row_to_dict(PyObject *row, Py_ssize_t index)
+{
+    if (PyDict_CheckExact(row))
+        return Py_NewRef(row);
+    PyObject *dict = PyDict_New();
+    if (dict == NULL)
+        return NULL;
+    if (PyDict_Update(dict, row) < 0) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError))
+            PyErr_Format(PyExc_TypeError, "row %zd must be a dict, not %.100s", index,
+                         Py_TYPE(row)->tp_name);
+        Py_CLEAR(dict);
+    }
+    return dict;
+}
+
+int read_rows(module_state *state, PyObject *rows, mb_arena *arena, diff_list *list)
+{
+    if (PyUnicode_Check(rows) || PyBytes_Check(rows)) {
+        list->json = Py_NewRef(rows);
+        return read_json_rows(state, rows, arena, &list->diffs);
+    }
+
+    PyObject *taken = snapshot(rows);
+    if (taken == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError) && Py_TYPE(rows)->tp_iter == NULL)
+            PyErr_Format(PyExc_TypeError, "expected JSON text or a sequence of dicts, not %.100s",
+                         Py_TYPE(rows)->tp_name);
+        return -1;
+    }
+    const Py_ssize_t count = PyTuple_GET_SIZE(taken);
+    int result = diff_list_new(list, count, arena);
+    for (Py_ssize_t i = 0; result == 0 && i < count; i++) {
+        PyObject *dict = row_to_dict(PyTuple_GET_ITEM(taken, i), i);
+        result = dict == NULL ? -1 : read_diff(state, dict, i, arena, list);
+        Py_XDECREF(dict);
+    }
+    Py_DECREF(taken);
+    return result;
+}
+
+int check_window(const diff_list *window, mb_text owner, int64_t first_clock)
+{
+    for (size_t i = 0; i < window->diffs.count; i++) {
+        const mb_diff *diff = &window->diffs.items[i];
+        if (diff->owner.size != owner.size || memcmp(diff->owner.at, owner.at, owner.size) != 0) {
+            PyErr_Format(PyExc_ValueError, "row %zu is of another owner than was asked for", i);
+            return -1;
+        }
+        if (diff->logical_clock < first_clock) {
+            PyErr_Format(PyExc_ValueError,
+                         "row %zu has logical_clock %lld, but %lld and later was asked for", i,
+                         (long long)diff->logical_clock, (long long)first_clock);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* ---- back to Python ------------------------------------------------------------------------ */
+
+static PyObject *text_to_str(mb_text text)
+{
+    return PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
+}
+
+/* A text of a diff: the object that it came in, or a new one where it came as JSON. */
+static PyObject *object_or_str(const diff_list *list, PyObject *object, mb_text text)
+{
+    return list->objects != NULL ? Py_NewRef(object) : text_to_str(text);
+}
+
+PyObject *diff_id(const diff_list *list, size_t index)
+{
+    PyObject *id = list->objects != NULL ? list->objects[index].id : NULL;
+    return object_or_str(list, id, list->diffs.items[index].id);
+}
+
+PyObject *diff_model(const diff_list *list, size_t index)
+{
+    PyObject *model = list->objects != NULL ? list->objects[index].model : NULL;
+    return object_or_str(list, model, list->diffs.items[index].model);
+}
+
+PyObject *outcome_json_data(const mb_outcome *outcome, const diff_list *list)
+{
+    const mb_diff *source = &list->diffs.items[outcome->source];
+    if (list->objects != NULL && outcome->json_data.at == source->json_data.at)
+        return Py_NewRef(list->objects[outcome->source].json_data);
+    return text_to_str(outcome->json_data);
+}
+
+/* Puts a value, whose reference it takes, into a dict. */
+static int put(PyObject *dict, PyObject *key, PyObject *value)
+{
+    if (value == NULL)
+        return -1;
+    const int result = PyDict_SetItem(dict, key, value);
+    Py_DECREF(value);
+    return result;
+}
+
+PyObject *whole_diff_to_dict(module_state *state, const mb_diff *diff, PyObject *id)
+{
+    PyObject *dict = PyDict_New();
+    if (dict == NULL)
+        return NULL;
+    if (put(dict, state->id, Py_NewRef(id)) < 0 ||
+        put(dict, state->owner, text_to_str(diff->owner)) < 0 ||
+        put(dict, state->logical_clock, PyLong_FromLongLong(diff->logical_clock)) < 0 ||
+        put(dict, state->utc_timestamp, PyLong_FromLongLong(diff->utc_timestamp)) < 0 ||
+        put(dict, state->type, Py_NewRef(state->type_names[diff->type])) < 0 ||
+        put(dict, state->model, text_to_str(diff->model)) < 0 ||
+        put(dict, state->json_data, text_to_str(diff->json_data)) < 0)
+        Py_CLEAR(dict);
+    return dict;
+}
+
+PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome, const diff_list *list,
+                          int64_t logical_clock)
+{
+    static const diff_objects none = {NULL, NULL, NULL, NULL};
+    const mb_diff *source = &list->diffs.items[outcome->source];
+    const diff_objects *objects = list->objects != NULL ? &list->objects[outcome->source] : &none;
+
+    PyObject *dict = PyDict_New();
+    if (dict == NULL)
+        return NULL;
+    if (put(dict, state->id, object_or_str(list, objects->id, source->id)) < 0 ||
+        put(dict, state->owner, object_or_str(list, objects->owner, source->owner)) < 0 ||
+        put(dict, state->logical_clock, PyLong_FromLongLong(logical_clock)) < 0 ||
+        put(dict, state->utc_timestamp, PyLong_FromLongLong(outcome->utc_timestamp)) < 0 ||
+        put(dict, state->type, Py_NewRef(state->type_names[outcome->type])) < 0 ||
+        put(dict, state->model, diff_model(list, outcome->source)) < 0 ||
+        put(dict, state->json_data, outcome_json_data(outcome, list)) < 0)
+        Py_CLEAR(dict);
+    return dict;
+}

@@ -1,0 +1,762 @@
+/* exchange.c - one device's request meeting the server's window.
+ *
+ * An Exchange is what one apply carries through the order that docs/protocol.md gives it:
+ *
+ *     Exchange(diffs)     the form of every diff is checked; Exchange.from_json(body) likewise
+ *     meet(rows)          the window is known, and with it what of the request is new
+ *     news()              what the app's rules must be asked; leave_out() what they refuse
+ *     select()            where only a part is wanted: a page, or the objects of the request
+ *     merge()
+ *     operations()        what goes upstream: to the models and to the log
+ *     acknowledge()       the caller's dicts get their new clocks, once all of that is written
+ *     downstream()        the reply; or reply_json()
+ *
+ * It copies what it needs of the caller's objects when it is made, so nothing that runs between
+ * two steps can change what the merge sees.  It calls nothing of the app's itself.  After meet() a
+ * transaction that failed may begin again with meet().
+ */
+#include "binding.h"
+
+typedef enum { CHECKED, MET, MERGED } stage;
+
+typedef struct {
+    PyObject_HEAD mb_arena *arena;
+    stage stage;
+    diff_list request;
+    diff_list window;
+    mb_merge_result result;
+    PyObject *callers; /* a tuple of the caller's dicts; NULL where the request came as JSON */
+    PyObject **sent;   /* copies of them, as the device sent them; NULL where not yet copied */
+    PyObject *logical_clock; /* the text in the JSON, or NULL; so the next two */
+    PyObject *limit;
+    PyObject *cursor;
+} Exchange;
+
+static module_state *state_of(PyObject *self)
+{
+    return PyType_GetModuleState(Py_TYPE(self));
+}
+
+static int require(const Exchange *self, stage wanted)
+{
+    static const char *const reached_by[] = {"Exchange()", "meet()", "merge()"};
+    if (self->stage == wanted)
+        return 0;
+    PyErr_Format(PyExc_RuntimeError, "this step follows %s, not %s", reached_by[wanted],
+                 reached_by[self->stage]);
+    return -1;
+}
+
+/* ---- made from a request ------------------------------------------------------------------- */
+
+/* What one request may hold, and what it may not. */
+typedef struct {
+    mb_text diffs_model_name; /* empty: any model is allowed */
+    Py_ssize_t diffs;
+    Py_ssize_t json_data_bytes;
+    Py_ssize_t depth;
+} request_rules;
+
+static int check_count(module_state *state, Py_ssize_t count, const request_rules *rules)
+{
+    if (count > rules->diffs)
+        return raise_invalid(state, -1, NULL, "%zd diffs, %zd are allowed in one request", count,
+                             rules->diffs);
+    return 0;
+}
+
+static bool same_text(mb_text a, mb_text b)
+{
+    return a.size == b.size && (a.size == 0 || memcmp(a.at, b.at, a.size) == 0);
+}
+
+static int check_rules(module_state *state, const diff_list *request, Py_ssize_t index,
+                       const request_rules *rules)
+{
+    const mb_diff *diff = &request->diffs.items[index];
+    const bool is_log = same_text(diff->model, rules->diffs_model_name);
+    const bool too_long = diff->json_data.size > (size_t)rules->json_data_bytes;
+    const bool too_deep = (Py_ssize_t)diff->depth > rules->depth;
+    if (!is_log && !too_long && !too_deep)
+        return 0;
+
+    PyObject *id = diff_id(request, (size_t)index);
+    if (id == NULL)
+        return -1;
+    if (is_log)
+        raise_invalid(state, index, id, "model '%.100s' is the log itself",
+                      rules->diffs_model_name.at);
+    else if (too_long)
+        raise_invalid(state, index, id, "json_data has %zu bytes, %zd are allowed",
+                      diff->json_data.size, rules->json_data_bytes);
+    else
+        raise_invalid(state, index, id, "json_data is nested %u levels deep, %zd are allowed",
+                      diff->depth, rules->depth);
+    Py_DECREF(id);
+    return -1;
+}
+
+static int read_request_diff(module_state *state, Exchange *self, Py_ssize_t index,
+                             const request_rules *rules)
+{
+    PyObject *caller = PyTuple_GET_ITEM(self->callers, index);
+    if (!PyDict_Check(caller))
+        return raise_invalid(state, index, NULL, "a diff must be a dict, not %.100s",
+                             Py_TYPE(caller)->tp_name);
+    PyObject *copy = PyDict_Copy(caller);
+    if (copy == NULL)
+        return -1;
+    self->sent[index] = copy;
+    if (read_diff(state, copy, index, self->arena, &self->request) < 0 ||
+        check_keys(state, copy, index) < 0)
+        return -1;
+    return check_rules(state, &self->request, index, rules);
+}
+
+static int read_request(module_state *state, Exchange *self, PyObject *diffs,
+                        const request_rules *rules)
+{
+    if (!PyList_Check(diffs) && !PyTuple_Check(diffs))
+        return raise_invalid(state, -1, NULL, "diffs must be a list, not %.100s",
+                             Py_TYPE(diffs)->tp_name);
+    self->callers = snapshot(diffs);
+    if (self->callers == NULL)
+        return -1;
+    const Py_ssize_t count = PyTuple_GET_SIZE(self->callers);
+    if (check_count(state, count, rules) < 0 ||
+        diff_list_new(&self->request, count, self->arena) < 0)
+        return -1;
+    self->sent = PyMem_Calloc((size_t)count, sizeof *self->sent);
+    if (self->sent == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (read_request_diff(state, self, i, rules) < 0)
+            return -1;
+    return 0;
+}
+
+static int read_member(PyObject **place, mb_text text)
+{
+    if (text.at == NULL)
+        return 0;
+    *place = PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
+    return *place == NULL ? -1 : 0;
+}
+
+static int read_json_request(module_state *state, Exchange *self, PyObject *body,
+                             const request_rules *rules)
+{
+    static const mb_text reserved[] = {{"owner_id", 8}, {"self", 4}};
+    mb_text text = {NULL, 0};
+    mb_request request;
+    size_t index;
+    mb_error error;
+    self->request.json = Py_NewRef(body);
+    if (borrow_json(state, body, &text) < 0)
+        return -1;
+    const mb_status status =
+        mb_request_read(text, reserved, 2, self->arena, &request, &index, &error);
+    if (status != MB_OK)
+        return raise_read_status(state, status, index, &error);
+
+    self->request.diffs = request.diffs;
+    if (read_member(&self->logical_clock, request.logical_clock) < 0 ||
+        read_member(&self->limit, request.limit) < 0 ||
+        read_member(&self->cursor, request.cursor) < 0 ||
+        check_count(state, (Py_ssize_t)request.diffs.count, rules) < 0)
+        return -1;
+    for (size_t i = 0; i < request.diffs.count; i++)
+        if (check_rules(state, &self->request, (Py_ssize_t)i, rules) < 0)
+            return -1;
+    return 0;
+}
+
+/* Reads the arguments that both ways to make an Exchange share. */
+static int read_arguments(PyObject *args, PyObject *kwargs, const char *first, PyObject **source,
+                          request_rules *rules)
+{
+    char *names[] = {(char *)first,         "diffs_model_name", "max_diffs",
+                     "max_json_data_bytes", "max_depth",        NULL};
+    Py_ssize_t name_size = 0;
+    *rules = (request_rules){{NULL, 0}, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|z#nnn", names, source,
+                                     &rules->diffs_model_name.at, &name_size, &rules->diffs,
+                                     &rules->json_data_bytes, &rules->depth))
+        return -1;
+    rules->diffs_model_name.size = (size_t)name_size;
+    return 0;
+}
+
+typedef int (*read_source)(module_state *state, Exchange *self, PyObject *source,
+                           const request_rules *rules);
+
+static PyObject *make_exchange(PyTypeObject *type, PyObject *source, const request_rules *rules,
+                               read_source read)
+{
+    Exchange *self = (Exchange *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    module_state *state = state_of((PyObject *)self);
+    if (new_arena(state, &self->arena) != MB_OK) {
+        PyErr_NoMemory();
+        Py_CLEAR(self);
+    } else if (read(state, self, source, rules) < 0) {
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *diffs;
+    request_rules rules;
+    if (read_arguments(args, kwargs, "diffs", &diffs, &rules) < 0)
+        return NULL;
+    return make_exchange(type, diffs, &rules, read_request);
+}
+
+PyDoc_STRVAR(from_json_doc,
+             "from_json($type, body, diffs_model_name=None, max_diffs=sys.maxsize,\n"
+             "          max_json_data_bytes=sys.maxsize, max_depth=sys.maxsize)\n--\n\n"
+             "Make an Exchange of the body of a sync request, as str or bytes.");
+
+static PyObject *exchange_from_json(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *body;
+    request_rules rules;
+    if (read_arguments(args, kwargs, "body", &body, &rules) < 0)
+        return NULL;
+    return make_exchange(type, body, &rules, read_json_request);
+}
+
+static int exchange_traverse(Exchange *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->callers);
+    for (size_t i = 0; self->sent != NULL && i < self->request.diffs.count; i++)
+        Py_VISIT(self->sent[i]);
+    return 0;
+}
+
+static int exchange_clear(Exchange *self)
+{
+    Py_CLEAR(self->callers);
+    Py_CLEAR(self->logical_clock);
+    Py_CLEAR(self->limit);
+    Py_CLEAR(self->cursor);
+    for (size_t i = 0; self->sent != NULL && i < self->request.diffs.count; i++)
+        Py_CLEAR(self->sent[i]);
+    return 0;
+}
+
+static void exchange_dealloc(Exchange *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    exchange_clear(self);
+    PyMem_Free(self->sent);
+    diff_list_clear(&self->request);
+    diff_list_clear(&self->window);
+    mb_arena_free(self->arena);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* ---- meets the window ---------------------------------------------------------------------- */
+
+PyDoc_STRVAR(meet_doc, "meet($self, rows, owner_id=None, first_clock=0, /)\n--\n\n"
+                       "Take the owner's diffs from first_clock on; return the highest clock.");
+
+static PyObject *exchange_meet(Exchange *self, PyObject *args)
+{
+    PyObject *rows;
+    const char *owner = NULL;
+    Py_ssize_t owner_size = 0;
+    long long first_clock = 0;
+    if (!PyArg_ParseTuple(args, "O|z#L:meet", &rows, &owner, &owner_size, &first_clock))
+        return NULL;
+
+    /* Reading the rows can run any code: only a whole window is ever put into the Exchange. */
+    diff_list window = {.json = NULL};
+    if (read_rows(state_of((PyObject *)self), rows, self->arena, &window) < 0 ||
+        (owner != NULL &&
+         check_window(&window, (mb_text){owner, (size_t)owner_size}, first_clock) < 0)) {
+        diff_list_clear(&window);
+        return NULL;
+    }
+    diff_list before = self->window;
+    self->window = window;
+    self->stage = CHECKED;
+    diff_list_clear(&before);
+    if (mb_recognize(self->arena, &self->window.diffs, &self->request.diffs) != MB_OK)
+        return PyErr_NoMemory();
+    self->stage = MET;
+
+    if (window.diffs.count == 0)
+        Py_RETURN_NONE;
+    int64_t highest = 0;
+    for (size_t i = 0; i < window.diffs.count; i++)
+        if (window.diffs.items[i].logical_clock > highest)
+            highest = window.diffs.items[i].logical_clock;
+    return PyLong_FromLongLong(highest);
+}
+
+PyDoc_STRVAR(news_doc, "news($self, /)\n--\n\n"
+                       "(index, diff id, type, diff as sent) of each diff the window lacks.");
+
+/* A diff as the device sent it: a new reference to a dict.  JSON may hold what Python's own reader
+ * has no room for. */
+static PyObject *sent_diff(const Exchange *self, size_t index, PyObject *id)
+{
+    if (self->sent != NULL)
+        return Py_NewRef(self->sent[index]);
+    module_state *state = state_of((PyObject *)self);
+    if (self->request.diffs.items[index].is_whole)
+        return whole_diff_to_dict(state, &self->request.diffs.items[index], id);
+    const mb_text text = self->request.diffs.items[index].text;
+    PyObject *json = PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
+    if (json == NULL)
+        return NULL;
+    PyObject *dict = PyObject_CallOneArg(state->json_loads, json);
+    Py_DECREF(json);
+    if (dict == NULL && (PyErr_ExceptionMatches(PyExc_ValueError) ||
+                         PyErr_ExceptionMatches(PyExc_RecursionError))) {
+        PyErr_Clear();
+        raise_invalid(state, (Py_ssize_t)index, id,
+                      "a number too long or nesting too deep for the rules to be asked");
+    }
+    return dict;
+}
+
+static PyObject *make_news(const Exchange *self, size_t index)
+{
+    const mb_diff *diff = &self->request.diffs.items[index];
+    PyObject *id = diff_id(&self->request, index);
+    PyObject *sent = id != NULL ? sent_diff(self, index, id) : NULL;
+    PyObject *entry = NULL;
+    if (sent != NULL)
+        entry = Py_BuildValue("(nOOO)", (Py_ssize_t)index, id,
+                              state_of((PyObject *)self)->type_names[diff->type], sent);
+    Py_XDECREF(id);
+    Py_XDECREF(sent);
+    return entry;
+}
+
+static PyObject *exchange_news(Exchange *self, PyObject *Py_UNUSED(ignored))
+{
+    if (require(self, MET) < 0)
+        return NULL;
+    PyObject *news = PyList_New(0);
+    for (size_t i = 0; news != NULL && i < self->request.diffs.count; i++) {
+        if (self->request.diffs.items[i].known || self->request.diffs.items[i].repeated)
+            continue;
+        PyObject *entry = make_news(self, i);
+        if (entry == NULL || PyList_Append(news, entry) < 0)
+            Py_CLEAR(news);
+        Py_XDECREF(entry);
+    }
+    return news;
+}
+
+static mb_diff *request_diff(Exchange *self, PyObject *index)
+{
+    const Py_ssize_t i = PyLong_AsSsize_t(index);
+    if (i == -1 && PyErr_Occurred())
+        return NULL;
+    if (i < 0 || (size_t)i >= self->request.diffs.count) {
+        PyErr_SetString(PyExc_IndexError, "the request has no such diff");
+        return NULL;
+    }
+    return &self->request.diffs.items[i];
+}
+
+PyDoc_STRVAR(leave_out_dead_doc,
+             "leave_out_dead($self, /)\n--\n\n"
+             "Of a window from clock 0, leave out what a device cannot hold that never synced.");
+
+static PyObject *exchange_leave_out_dead(Exchange *self, PyObject *Py_UNUSED(ignored))
+{
+    if (require(self, MET) < 0)
+        return NULL;
+    if (mb_leave_out_dead(self->arena, &self->window.diffs, &self->request.diffs) != MB_OK)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(leave_out_doc, "leave_out($self, index, /)\n--\n\n"
+                            "Merge as if the request had not this diff.");
+
+static PyObject *exchange_leave_out(Exchange *self, PyObject *index)
+{
+    mb_diff *diff = request_diff(self, index);
+    if (diff == NULL || require(self, MET) < 0)
+        return NULL;
+    diff->left_out = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *field_names(const mb_diff *diff)
+{
+    PyObject *names = PyList_New(0);
+    for (size_t i = 0; names != NULL && i < diff->member_count; i++) {
+        const mb_text text = diff->members[i].name;
+        if (same_text(text, (mb_text){"id", 2}))
+            continue;
+        PyObject *name = PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
+        if (name == NULL || PyList_Append(names, name) < 0)
+            Py_CLEAR(names);
+        Py_XDECREF(name);
+    }
+    return names;
+}
+
+PyDoc_STRVAR(diff_doc,
+             "diff($self, index, /)\n--\n\n"
+             "(id, type, model, object id, names of the fields) of a diff of the request.");
+
+static PyObject *exchange_diff(Exchange *self, PyObject *index)
+{
+    const mb_diff *diff = request_diff(self, index);
+    if (diff == NULL)
+        return NULL;
+    PyObject *names = field_names(diff);
+    if (names == NULL)
+        return NULL;
+    return Py_BuildValue("(s#Os#s#N)", diff->id.at, (Py_ssize_t)diff->id.size,
+                         state_of((PyObject *)self)->type_names[diff->type], diff->model.at,
+                         (Py_ssize_t)diff->model.size, diff->object_id.at,
+                         (Py_ssize_t)diff->object_id.size, names);
+}
+
+PyDoc_STRVAR(page_end_doc, "page_end($self, limit, /)\n--\n\n"
+                           "The clock after a page of the window; None if all fits on it.");
+
+static PyObject *exchange_page_end(Exchange *self, PyObject *limit)
+{
+    const Py_ssize_t count = PyLong_AsSsize_t(limit);
+    if ((count == -1 && PyErr_Occurred()) || require(self, MET) < 0)
+        return NULL;
+    if (count < 1) {
+        PyErr_SetString(PyExc_ValueError, "a page has room for one diff at least");
+        return NULL;
+    }
+    int64_t end;
+    if (mb_page_end(self->arena, &self->window.diffs, (size_t)count, &end) != MB_OK)
+        return PyErr_NoMemory();
+    if (end < 0)
+        Py_RETURN_NONE;
+    return PyLong_FromLongLong(end);
+}
+
+PyDoc_STRVAR(select_doc,
+             "select($self, request, touched, untouched_from, untouched_before, /)\n--\n\n"
+             "Merge only these: the request's diffs, the window's of the objects that it touches,\n"
+             "and the window's of other objects within a range of clocks.");
+
+static PyObject *exchange_select(Exchange *self, PyObject *args)
+{
+    int request, touched;
+    long long untouched_from, untouched_before;
+    if (!PyArg_ParseTuple(args, "ppLL:select", &request, &touched, &untouched_from,
+                          &untouched_before) ||
+        require(self, MET) < 0)
+        return NULL;
+    const mb_selection selection = {request != 0, touched != 0, untouched_from, untouched_before};
+    if (mb_select(self->arena, &self->window.diffs, &self->request.diffs, &selection) != MB_OK)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* ---- merged -------------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(merge_doc, "merge($self, now_ms=None, max_skew_ms=0, /)\n--\n\n"
+                        "Merge; with now_ms, timestamps too far ahead of it count as now.");
+
+static PyObject *exchange_merge(Exchange *self, PyObject *args)
+{
+    PyObject *now = Py_None;
+    long long max_skew_ms = 0;
+    if (!PyArg_ParseTuple(args, "|OL:merge", &now, &max_skew_ms) || require(self, MET) < 0)
+        return NULL;
+    if (now != Py_None) {
+        const long long now_ms = PyLong_AsLongLong(now);
+        if (now_ms == -1 && PyErr_Occurred())
+            return NULL;
+        if (now_ms < 0 || now_ms > MB_MAX_INTEGER || max_skew_ms < 0 ||
+            max_skew_ms > MB_MAX_INTEGER) {
+            PyErr_SetString(PyExc_ValueError, "now_ms must be of 0 to 2^53 - 1, the skew >= 0");
+            return NULL;
+        }
+        mb_diffs_limit_skew(&self->request.diffs, now_ms, max_skew_ms);
+    }
+    if (mb_merge(self->arena, &self->window.diffs, &self->request.diffs, &self->result) != MB_OK)
+        return PyErr_NoMemory();
+    self->stage = MERGED;
+    Py_RETURN_NONE;
+}
+
+static PyObject *outcomes_to_list(Exchange *self, const mb_outcomes *outcomes,
+                                  const diff_list *source)
+{
+    if (require(self, MERGED) < 0)
+        return NULL;
+    module_state *state = state_of((PyObject *)self);
+    PyObject *list = PyList_New((Py_ssize_t)outcomes->count);
+    for (size_t i = 0; list != NULL && i < outcomes->count; i++) {
+        const mb_outcome *outcome = &outcomes->items[i];
+        PyObject *dict = outcome_to_dict(state, outcome, source,
+                                         source->diffs.items[outcome->source].logical_clock);
+        if (dict == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, dict);
+    }
+    return list;
+}
+
+PyDoc_STRVAR(upstream_doc, "upstream($self, /)\n--\n\n"
+                           "The merged diffs of the request, as dicts.");
+
+static PyObject *exchange_upstream(Exchange *self, PyObject *Py_UNUSED(ignored))
+{
+    return outcomes_to_list(self, &self->result.upstream, &self->request);
+}
+
+PyDoc_STRVAR(downstream_doc, "downstream($self, /)\n--\n\n"
+                             "What the device must apply, as dicts in log order.");
+
+static PyObject *exchange_downstream(Exchange *self, PyObject *Py_UNUSED(ignored))
+{
+    return outcomes_to_list(self, &self->result.downstream, &self->window);
+}
+
+PyDoc_STRVAR(reply_json_doc, "reply_json($self, logical_clock, /)\n--\n\n"
+                             "The reply to the device, as JSON in bytes.");
+
+static PyObject *exchange_reply_json(Exchange *self, PyObject *clock)
+{
+    const long long logical_clock = PyLong_AsLongLong(clock);
+    if ((logical_clock == -1 && PyErr_Occurred()) || require(self, MERGED) < 0)
+        return NULL;
+    mb_text reply;
+    if (mb_reply_print(&self->window.diffs, &self->result.downstream, logical_clock, self->arena,
+                       &reply) != MB_OK)
+        return PyErr_NoMemory();
+    return PyBytes_FromStringAndSize(reply.at, (Py_ssize_t)reply.size);
+}
+
+/* ---- written ------------------------------------------------------------------------------- */
+
+/* What is stored of an outcome: the owner is who was authenticated, the clock the server's. */
+static PyObject *print_log_row(const Exchange *self, const mb_outcome *outcome, mb_text owner,
+                               int64_t clock)
+{
+    mb_diff stored = self->request.diffs.items[outcome->source];
+    if (outcome->json_data.at != stored.json_data.at)
+        stored.quoted_json_data = (mb_text){NULL, 0};
+    stored.owner = owner;
+    stored.logical_clock = clock;
+    stored.utc_timestamp = outcome->utc_timestamp;
+    stored.type = outcome->type;
+    stored.json_data = outcome->json_data;
+    mb_text row;
+    if (mb_diff_print(&stored, self->arena, &row) != MB_OK)
+        return PyErr_NoMemory();
+    return PyUnicode_DecodeUTF8(row.at, (Py_ssize_t)row.size, NULL);
+}
+
+static PyObject *make_operation(Exchange *self, const mb_outcome *outcome, mb_text owner,
+                                int64_t clock)
+{
+    PyObject *type = state_of((PyObject *)self)->type_names[outcome->type];
+    PyObject *model = diff_model(&self->request, outcome->source);
+    PyObject *json_data = outcome_json_data(outcome, &self->request);
+    PyObject *row = print_log_row(self, outcome, owner, clock);
+    PyObject *operation = NULL;
+    if (model != NULL && json_data != NULL && row != NULL)
+        operation = PyTuple_Pack(4, type, model, json_data, row);
+    Py_XDECREF(model);
+    Py_XDECREF(json_data);
+    Py_XDECREF(row);
+    return operation;
+}
+
+PyDoc_STRVAR(operations_doc,
+             "operations($self, owner_id, first_clock, /)\n--\n\n"
+             "(type, model, json_data, log row as JSON) of each diff that goes upstream.");
+
+static PyObject *exchange_operations(Exchange *self, PyObject *args)
+{
+    const char *owner;
+    Py_ssize_t owner_size;
+    long long first_clock;
+    if (!PyArg_ParseTuple(args, "s#L:operations", &owner, &owner_size, &first_clock) ||
+        require(self, MERGED) < 0)
+        return NULL;
+    const mb_outcomes *upstream = &self->result.upstream;
+    if (first_clock < 0 || first_clock > MB_MAX_INTEGER - (int64_t)upstream->count) {
+        PyErr_SetString(PyExc_OverflowError, "the owner's logical clock is used up");
+        return NULL;
+    }
+    PyObject *operations = PyList_New((Py_ssize_t)upstream->count);
+    for (size_t i = 0; operations != NULL && i < upstream->count; i++) {
+        PyObject *operation =
+            make_operation(self, &upstream->items[i], (mb_text){owner, (size_t)owner_size},
+                           first_clock + (int64_t)i);
+        if (operation == NULL)
+            Py_CLEAR(operations);
+        else
+            PyList_SET_ITEM(operations, (Py_ssize_t)i, operation);
+    }
+    return operations;
+}
+
+PyDoc_STRVAR(upstream_index_doc, "upstream_index($self, place, /)\n--\n\n"
+                                 "Which diff of the request an operation comes from.");
+
+static PyObject *exchange_upstream_index(Exchange *self, PyObject *place)
+{
+    const Py_ssize_t at = PyLong_AsSsize_t(place);
+    if ((at == -1 && PyErr_Occurred()) || require(self, MERGED) < 0)
+        return NULL;
+    if (at < 0 || (size_t)at >= self->result.upstream.count) {
+        PyErr_SetString(PyExc_IndexError, "there is no such operation");
+        return NULL;
+    }
+    return PyLong_FromSize_t(self->result.upstream.items[at].source);
+}
+
+PyDoc_STRVAR(acknowledge_doc, "acknowledge($self, first_clock, /)\n--\n\n"
+                              "Set the new clocks in the caller's dicts, if it gave dicts.");
+
+static PyObject *exchange_acknowledge(Exchange *self, PyObject *first)
+{
+    const long long first_clock = PyLong_AsLongLong(first);
+    if ((first_clock == -1 && PyErr_Occurred()) || require(self, MERGED) < 0)
+        return NULL;
+    if (self->callers == NULL)
+        Py_RETURN_NONE;
+    module_state *state = state_of((PyObject *)self);
+    for (size_t i = 0; i < self->result.upstream.count; i++) {
+        const size_t source = self->result.upstream.items[i].source;
+        PyObject *clock = PyLong_FromLongLong(first_clock + (long long)i);
+        if (clock == NULL)
+            return NULL;
+        PyObject *caller = PyTuple_GET_ITEM(self->callers, (Py_ssize_t)source);
+        const int result = PyDict_SetItem(caller, state->logical_clock, clock);
+        Py_DECREF(clock);
+        if (result < 0)
+            return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- the type ------------------------------------------------------------------------------ */
+
+static Py_ssize_t exchange_length(Exchange *self)
+{
+    return (Py_ssize_t)self->request.diffs.count;
+}
+
+PyDoc_STRVAR(downstream_count_doc, "How many diffs the device must apply.");
+
+static PyObject *exchange_downstream_count(Exchange *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSize_t(self->result.downstream.count);
+}
+
+PyDoc_STRVAR(conflicts_doc, "How often the merge had to decide between two sides.");
+
+static PyObject *exchange_conflicts(Exchange *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSize_t(self->result.conflicts);
+}
+
+PyDoc_STRVAR(fingerprint_doc, "A number made of the ids of the request's diffs.");
+
+static PyObject *exchange_fingerprint(Exchange *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(mb_request_fingerprint(&self->request.diffs));
+}
+
+static PyObject *new_ref_or_none(PyObject *object)
+{
+    return Py_NewRef(object != NULL ? object : Py_None);
+}
+
+PyDoc_STRVAR(logical_clock_doc, "The device's clock as it stood in the JSON, else None.");
+
+static PyObject *exchange_logical_clock(Exchange *self, void *Py_UNUSED(closure))
+{
+    return new_ref_or_none(self->logical_clock);
+}
+
+PyDoc_STRVAR(limit_doc, "The page's size as it stood in the JSON, else None.");
+
+static PyObject *exchange_limit(Exchange *self, void *Py_UNUSED(closure))
+{
+    return new_ref_or_none(self->limit);
+}
+
+PyDoc_STRVAR(cursor_doc, "The page's cursor as it stood in the JSON, else None.");
+
+static PyObject *exchange_cursor(Exchange *self, void *Py_UNUSED(closure))
+{
+    return new_ref_or_none(self->cursor);
+}
+
+static PyGetSetDef exchange_attributes[] = {
+    {"downstream_count", (getter)exchange_downstream_count, NULL, downstream_count_doc, NULL},
+    {"conflicts", (getter)exchange_conflicts, NULL, conflicts_doc, NULL},
+    {"fingerprint", (getter)exchange_fingerprint, NULL, fingerprint_doc, NULL},
+    {"logical_clock", (getter)exchange_logical_clock, NULL, logical_clock_doc, NULL},
+    {"limit", (getter)exchange_limit, NULL, limit_doc, NULL},
+    {"cursor", (getter)exchange_cursor, NULL, cursor_doc, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef exchange_methods[] = {
+    {"from_json", (PyCFunction)(void (*)(void))exchange_from_json,
+     METH_CLASS | METH_VARARGS | METH_KEYWORDS, from_json_doc},
+    {"reply_json", (PyCFunction)exchange_reply_json, METH_O, reply_json_doc},
+    {"meet", (PyCFunction)exchange_meet, METH_VARARGS, meet_doc},
+    {"news", (PyCFunction)exchange_news, METH_NOARGS, news_doc},
+    {"leave_out_dead", (PyCFunction)exchange_leave_out_dead, METH_NOARGS, leave_out_dead_doc},
+    {"leave_out", (PyCFunction)exchange_leave_out, METH_O, leave_out_doc},
+    {"diff", (PyCFunction)exchange_diff, METH_O, diff_doc},
+    {"page_end", (PyCFunction)exchange_page_end, METH_O, page_end_doc},
+    {"select", (PyCFunction)exchange_select, METH_VARARGS, select_doc},
+    {"merge", (PyCFunction)exchange_merge, METH_VARARGS, merge_doc},
+    {"upstream", (PyCFunction)exchange_upstream, METH_NOARGS, upstream_doc},
+    {"downstream", (PyCFunction)exchange_downstream, METH_NOARGS, downstream_doc},
+    {"operations", (PyCFunction)exchange_operations, METH_VARARGS, operations_doc},
+    {"upstream_index", (PyCFunction)exchange_upstream_index, METH_O, upstream_index_doc},
+    {"acknowledge", (PyCFunction)exchange_acknowledge, METH_O, acknowledge_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(exchange_doc,
+             "Exchange(diffs, diffs_model_name=None, max_diffs=sys.maxsize,\n"
+             "         max_json_data_bytes=sys.maxsize, max_depth=sys.maxsize)\n--\n\n"
+             "One device's request on its way through the merge.");
+
+static PyType_Slot exchange_slots[] = {
+    {Py_tp_doc, (void *)exchange_doc},
+    {Py_tp_new, exchange_new},
+    {Py_tp_dealloc, exchange_dealloc},
+    {Py_tp_traverse, exchange_traverse},
+    {Py_tp_clear, exchange_clear},
+    {Py_tp_methods, exchange_methods},
+    {Py_tp_getset, exchange_attributes},
+    {Py_sq_length, exchange_length},
+    {0, NULL},
+};
+
+PyType_Spec exchange_spec = {
+    .name = "mobync._core.Exchange",
+    .basicsize = sizeof(Exchange),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = exchange_slots,
+};

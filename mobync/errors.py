@@ -1,0 +1,98 @@
+"""What apply can refuse, and why.
+
+All derive from :class:`MobyncError`, so ``except MobyncError`` in a sync route catches what the
+device did wrong and lets the app's own exceptions through.  The codes in parentheses are those of
+the 2020 paper "Offline-online data synchronization for Dart mobile applications", appendix A.
+"""
+
+from __future__ import annotations
+
+
+class MobyncError(Exception):
+    """A sync that mobync refused.  Nothing of it was written."""
+
+
+class InvalidDiffError(MobyncError):
+    """A diff, or the list of them, is malformed (ERROR_INVALID_DATA, ERROR_MALFORMED_UPDATE).
+
+    The whole request is refused; sending it again unchanged is refused again.
+
+    Attributes:
+        reason: what is wrong, for the developer of the client.
+        index: place of the diff in the request, from 0; None where the list itself is at fault.
+        diff_id: the diff's id, if it has one that is a str.
+    """
+
+    def __init__(self, reason: str, index: int | None = None, diff_id: str | None = None) -> None:
+        super().__init__(reason, index, diff_id)
+        self.reason = reason
+        self.index = index
+        self.diff_id = diff_id
+
+    def __str__(self) -> str:
+        return _located("invalid", self.index, self.diff_id, self.reason)
+
+
+class UnauthorizedError(MobyncError):
+    """A ``validate_*`` of the app said no.
+
+    A rule may raise it with a reason of its own; :meth:`Mobync.apply` adds the place.
+
+    Attributes:
+        reason: which rule refused, or what the rule says.
+        index: place of the diff in the request, from 0.
+        diff_id: the diff's id.
+    """
+
+    def __init__(self, reason: str, index: int | None = None, diff_id: str | None = None) -> None:
+        super().__init__(reason, index, diff_id)
+        self.reason = reason
+        self.index = index
+        self.diff_id = diff_id
+
+    def __str__(self) -> str:
+        return _located("unauthorized", self.index, self.diff_id, self.reason)
+
+
+class LogicalClockError(MobyncError):
+    """The device's logical clock cannot be right (ERROR_INVALID_HEIGHT).
+
+    It is negative, or not an integer, or ahead of the server, which then has lost diffs that the
+    device has seen.  A device that is ahead must start anew: pull everything from clock 0.
+
+    Attributes:
+        ahead: whether it is ahead of the server, and not malformed.
+    """
+
+    def __init__(self, message: str, *, ahead: bool = False) -> None:
+        super().__init__(message)
+        self.ahead = ahead
+
+
+class PageError(MobyncError):
+    """The ``limit`` or the ``cursor`` of a request cannot be right.
+
+    A cursor goes on with the ``logical_clock`` and the diffs of the request that got it.
+    """
+
+
+class BusyError(MobyncError):
+    """Another sync of this owner held the lock for too long (ERROR_SERVER_BUSY).
+
+    The same request may be sent again.
+    """
+
+
+def _located(kind: str, index: int | None, diff_id: str | None, reason: str) -> str:
+    if index is None:
+        return f"{kind} request: {reason}"
+    name = f" ({diff_id!r})" if diff_id is not None else ""
+    return f"{kind} diff {index}{name}: {reason}"
+
+
+def shown(value: object) -> str:
+    """A value for an error's message: what Python shows of it, cut short."""
+    try:
+        return f"{value!r:.100}"
+    except ValueError:  # an int of more digits than Python prints
+        return f"a {type(value).__name__} too long to show"

@@ -1,0 +1,178 @@
+"""What a listening device is sent, and when.
+
+``_steps`` decides and never waits; the two drivers below it wait, one for asyncio and one for
+threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import queue
+import random
+import time
+import traceback
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+
+from ._hub import NO_CLOCK, Place
+
+logger = logging.getLogger("mobync.live")
+
+HEARTBEAT = b":\n\n"
+RECONNECT_MS = (1000, 5000)  # at random: a restarted server does not get all devices at once
+MAX_LOGICAL_CLOCK_DIGITS = 16
+
+
+@dataclass
+class Course:
+    """What the streams of a Live have in common.
+
+    Attributes:
+        heartbeat_s: seconds of silence before a device is sent a comment.
+        recheck_s: seconds from one read of a clock to the next; after one that failed, not more
+            than ``heartbeat_s``.
+        unreadable: whether the read before failed: the app's log is told once for all streams.
+    """
+
+    heartbeat_s: float
+    recheck_s: float
+    unreadable: bool = False
+
+    def failed(self, error: Exception) -> None:
+        if not self.unreadable:
+            self.unreadable = True
+            reason = " ".join("".join(traceback.format_exception_only(error)).split())
+            logger.warning("a clock cannot be read, trying again: %s", reason)
+
+    def succeeded(self) -> None:
+        if self.unreadable:
+            self.unreadable = False
+            logger.info("clocks can be read again")
+
+
+class _Ask(Enum):
+    CLOCK = "send me the owner's clock, or throw what reading it raised"
+
+
+# Bytes to send, the seconds to wait for a wake at the most, or a question.
+_Steps = Generator[bytes | float | _Ask, int | None, None]
+
+
+def _steps(place: Place, last_event_id: str | None, course: Course) -> _Steps:
+    listener, current = place.listener, place.clock
+    told = _clock_of(last_event_id)
+    yield b"retry: %d\n\n" % random.randint(*RECONNECT_MS)  # makes a WSGI server send the headers
+    beat_at = time.monotonic() + course.heartbeat_s
+    recheck_at = math.inf if current is None else time.monotonic() + course.recheck_s
+    while not listener.ended:
+        clock, doubtful = listener.take()
+        if doubtful or time.monotonic() >= recheck_at:
+            try:
+                current = yield _Ask.CLOCK
+            except Exception as error:
+                if recheck_at == math.inf:  # it never was read: that is the caller's to know
+                    raise
+                course.failed(error)
+                recheck_at = time.monotonic() + min(course.recheck_s, course.heartbeat_s)
+            else:
+                course.succeeded()
+                recheck_at = time.monotonic() + course.recheck_s
+        if current is None:
+            moved = clock > told  # processes overtake each other
+        else:
+            clock = max(clock, current)
+            moved = clock != told  # lower where the server lost its log: the device must know
+            current = None
+        if moved:
+            told = clock
+            yield b"id: %d\nevent: clock\ndata: %d\n\n" % (clock, clock)
+            beat_at = time.monotonic() + course.heartbeat_s
+        elif time.monotonic() >= beat_at:
+            yield HEARTBEAT
+            beat_at = time.monotonic() + course.heartbeat_s
+        yield max(0.0, min(beat_at, recheck_at) - time.monotonic())
+
+
+def _clock_of(last_event_id: str | None) -> int:
+    text = last_event_id or ""
+    if text.isascii() and text.isdigit() and len(text) <= MAX_LOGICAL_CLOCK_DIGITS:
+        return int(text)
+    return NO_CLOCK
+
+
+async def async_events(
+    place: Place,
+    clock_now: Callable[[], int],
+    last_event_id: str | None,
+    course: Course,
+) -> AsyncGenerator[bytes, None]:
+    """The events of one device; ``clock_now`` is called in a thread of the loop's executor."""
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+            loop.call_soon_threadsafe(woken.set)
+
+    place.listener.wake = wake
+    steps = _steps(place, last_event_id, course)
+    answer: int | Exception | None = None
+    try:
+        while (step := _next(steps, answer)) is not None:
+            answer = None
+            if isinstance(step, bytes):
+                yield step
+            elif isinstance(step, float):
+                timer = loop.call_later(step, woken.set)
+                try:
+                    await woken.wait()
+                finally:
+                    timer.cancel()
+                woken.clear()
+            else:
+                try:
+                    answer = await asyncio.to_thread(clock_now)
+                except Exception as error:
+                    answer = error
+    finally:
+        place.leave()
+
+
+def blocking_events(
+    place: Place,
+    clock_now: Callable[[], int],
+    last_event_id: str | None,
+    course: Course,
+) -> Generator[bytes, None, None]:
+    """The events of one device; waits in the thread that asks for the next one."""
+    woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put may interrupt its get
+    place.listener.wake = partial(woken.put, None)
+    steps = _steps(place, last_event_id, course)
+    answer: int | Exception | None = None
+    try:
+        while (step := _next(steps, answer)) is not None:
+            answer = None
+            if isinstance(step, bytes):
+                yield step
+            elif isinstance(step, float):
+                with suppress(queue.Empty):
+                    woken.get(timeout=step)
+            else:
+                try:
+                    answer = clock_now()
+                except Exception as error:
+                    answer = error
+    finally:
+        place.leave()
+
+
+def _next(steps: _Steps, answer: int | Exception | None) -> bytes | float | _Ask | None:
+    try:
+        return steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
+    except StopIteration:
+        return None

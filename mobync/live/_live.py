@@ -1,0 +1,203 @@
+"""What the three kinds of live updates share, and the one that needs no broker."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import math
+import os
+import weakref
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import TYPE_CHECKING
+
+from ..errors import BusyError
+from ._events import Course, async_events, blocking_events
+from ._hub import Hub, Listener, Place
+
+if TYPE_CHECKING:
+    from ..types import SyncReport
+
+HEARTBEAT_S = 15.0
+RECHECK_S = 60.0
+
+
+class Live(abc.ABC):
+    """Tells the devices that listen when the log of their owner has moved.
+
+    One object serves any number of threads and event loops of a process, and may be made before
+    the process forks.
+
+    Args:
+        heartbeat_s: seconds after which a device that was sent nothing is sent a comment.
+        recheck_s: seconds after which a device's clock is read anew, in case that whoever moved
+            the log could not say so: it was killed, or it has no Live.  After a read that failed,
+            not later than ``heartbeat_s``.
+        max_listeners: devices that may listen to this process at once; None for any number.
+            Where each takes a thread, fewer than there are threads.
+
+    Raises:
+        ValueError: a number is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        heartbeat_s: float = HEARTBEAT_S,
+        recheck_s: float = RECHECK_S,
+        max_listeners: int | None = None,
+    ) -> None:
+        for name, seconds in (("heartbeat_s", heartbeat_s), ("recheck_s", recheck_s)):
+            if not (math.isfinite(seconds) and seconds > 0):
+                raise ValueError(f"{name} must be a positive number of seconds, not {seconds!r}")
+        if max_listeners is not None and max_listeners < 1:
+            raise ValueError(f"max_listeners must be 1 or more, not {max_listeners!r}")
+        self._heartbeat_s = float(heartbeat_s)
+        self._course = Course(self._heartbeat_s, float(recheck_s))
+        self._max_listeners = max_listeners
+        self._hub = Hub()
+        self._hung_up = False
+        _all.add(self)
+
+    @property
+    def listeners(self) -> int:
+        """How many devices listen to this process."""
+        return len(self._hub)
+
+    def announce(self, report: SyncReport) -> None:
+        """Tell an owner's devices of a sync; for :meth:`mobync.Mobync.listen`.
+
+        Never waits for a device or a broker.  A sync that left the log as it was is passed over.
+
+        Args:
+            report: what was committed.
+        """
+        if report.accepted > 0:
+            topic = _topic(report.owner_id)
+            self._hub.tell(topic, report.logical_clock)
+            self._spread(topic, report.logical_clock)
+
+    def events(
+        self,
+        owner_id: str,
+        clock_now: Callable[[], int],
+        last_event_id: str | None = None,
+        *,
+        read_first: bool = False,
+    ) -> AsyncGenerator[bytes, None]:
+        """The body of the response to a device that listens, for asyncio.
+
+        A device that is not at the owner's clock is told it at once, and then each time it has
+        moved; one that is slow to read is told the last one only.  Leave it with ``aclose``, or
+        by cancelling the task that reads it.
+
+        Args:
+            owner_id: whom the app authenticated.
+            clock_now: gives the owner's logical clock as the last reply to a sync did.  It is
+                called in a worker thread, after the subscription, so that nothing falls between.
+            last_event_id: the request's header ``Last-Event-ID``; None if it has none.
+            read_first: read the clock before this returns, and so before the response begins.
+                That waits for the database: an event loop makes the call in a thread.
+
+        Returns:
+            An iterator of Server-Sent Events in bytes: ``event: clock`` with the logical clock
+            as ``id`` and ``data``, and comments as heartbeats.  It raises what the first call of
+            ``clock_now`` raises; what a later one raises is logged, and the clock read again.
+
+        Raises:
+            BusyError: ``max_listeners`` are listening.
+            TypeError: ``clock_now`` cannot be called.
+            What ``clock_now`` raises, with ``read_first``.
+        """
+        place = self._join(owner_id, clock_now, read_first)
+        return async_events(place, clock_now, last_event_id, self._course)
+
+    def blocking_events(
+        self,
+        owner_id: str,
+        clock_now: Callable[[], int],
+        last_event_id: str | None = None,
+        *,
+        read_first: bool = False,
+    ) -> Generator[bytes, None, None]:
+        """The same as :meth:`events` for WSGI: it waits in the thread that iterates.
+
+        Leave it with ``close``, as WSGI servers do.
+        """
+        place = self._join(owner_id, clock_now, read_first)
+        return blocking_events(place, clock_now, last_event_id, self._course)
+
+    def hang_up(self) -> None:
+        """End all streams, and those to come: the first thing a server does that is to stop.
+
+        Never waits, and may be called in a signal handler.  Syncs are still announced to other
+        processes.
+        """
+        self._hung_up = True
+        self._hub.end()
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Hang up, and give other processes what they were not told yet.
+
+        May wait a few seconds for a broker.  Calling it again does nothing.
+        """
+
+    def _forked(self) -> None:
+        """Begin anew in a child: whoever listens does so to its parent."""
+        self._hub.reset()
+
+    @abc.abstractmethod
+    def _start(self) -> None:
+        """See to it that this process hears of what others announce."""
+
+    @abc.abstractmethod
+    def _spread(self, topic: str, clock: int) -> None:
+        """Tell other processes; without waiting."""
+
+    def _join(self, owner_id: str, clock_now: Callable[[], int], read_first: bool) -> Place:
+        if not callable(clock_now):
+            raise TypeError(
+                f"clock_now must be a function that reads the clock, not {clock_now!r:.100}: "
+                "one that was read before the subscription may be out of date"
+            )
+        topic = _topic(owner_id)
+        listener = Listener()
+        if not self._hub.join(topic, listener, self._max_listeners):
+            raise BusyError(f"{self._max_listeners} devices are listening, no more may")
+        place = Place(self._hub, topic, listener)
+        if self._hung_up:
+            listener.end()
+        else:
+            self._start()
+            if read_first:
+                place.read(clock_now)
+        return place
+
+
+class InProcessLive(Live):
+    """For an app of one process: devices learn of the syncs of this process."""
+
+    def close(self) -> None:
+        self.hang_up()
+
+    def _start(self) -> None:
+        """There is nobody else to hear of."""
+
+    def _spread(self, topic: str, clock: int) -> None:
+        """There is nobody else to tell."""
+
+
+_all: weakref.WeakSet[Live] = weakref.WeakSet()
+
+
+def _tell_of_fork() -> None:
+    for live in _all:
+        live._forked()
+
+
+os.register_at_fork(after_in_child=_tell_of_fork)
+
+
+def _topic(owner_id: str) -> str:
+    # Owner ids have any length and are nobody's business who may look at the broker.
+    return hashlib.blake2b(owner_id.encode(), digest_size=16).hexdigest()

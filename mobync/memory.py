@@ -1,0 +1,366 @@
+"""A complete store in memory: for trying mobync, for tests and examples."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import threading
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from .synchronizer import Synchronizer
+from .types import FilterType, ReadFilter
+
+Row = dict[str, Any]
+
+
+class MemorySynchronizer(Synchronizer):
+    """Keeps models and log in memory; any model name is a table, made when it is first used.
+
+    The three rules accept everything: subclass it and override them.  A transaction sees its own
+    writes, nobody else sees them until it commits, and an exception drops them.  A row is one
+    owner's: two owners that write the same row at once are not kept apart.  Numbers of rows
+    are Python's (the log keeps the exact text of each diff).  ``create`` of an id that the table
+    has already is a ValueError.
+
+    Args:
+        diffs_model_name: the name of the log, as it is given to Mobync: its rows are told apart
+            by owner and id, those of a model by id.
+
+    Attributes:
+        rows_read: rows that ``read`` has returned so far, in and out of transactions.
+    """
+
+    def __init__(self, diffs_model_name: str = "diffs") -> None:
+        self._diffs_model_name = diffs_model_name
+        self._database = _Database()
+        self._owner_id: str | None = None
+        self._changes: _Changes | None = None
+
+    @property
+    def rows_read(self) -> int:
+        return self._database.rows_read
+
+    def validate_create(self, owner_id: str, **kwargs: Any) -> bool:
+        return True
+
+    def validate_update(self, owner_id: str, **kwargs: Any) -> bool:
+        return True
+
+    def validate_delete(self, owner_id: str, **kwargs: Any) -> bool:
+        return True
+
+    def read(self, where: str, filters: Sequence[ReadFilter] = ()) -> list[Row]:
+        """Return copies of the rows that pass all filters, in no order that is promised."""
+        changed = self._changes.tables.get(where, {}) if self._changes is not None else {}
+        return self._database.select(where, list(filters), changed)
+
+    def create(self, where: str, data_json: str) -> None:
+        row = json.loads(data_json)
+        key = self._key(where, row)
+        with self._writing() as changes:
+            if self._database.current(changes, where, key) is not None:
+                raise ValueError(f"{where!r} already has a row {row['id']!r}")
+            if key not in changes.tables.get(where, {}):
+                changes.created.add((where, key))
+            changes.put(where, key, row)
+
+    def update(self, where: str, data_json: str) -> None:
+        fields = json.loads(data_json)
+        key = self._key(where, fields)
+        with self._writing() as changes:
+            row = self._database.current(changes, where, key)
+            if row is not None:
+                changes.put(where, key, {**row, **fields})
+
+    def delete(self, where: str, data_json: str) -> None:
+        key = self._key(where, json.loads(data_json))
+        with self._writing() as changes:
+            if self._database.current(changes, where, key) is not None:
+                changes.put(where, key, None)
+
+    def highest_logical_clock(self, owner_id: str) -> int | None:
+        """The owner's highest clock; None as long as the log has no row at all."""
+        changed = self._changes.tables if self._changes is not None else {}
+        if self._diffs_model_name in changed:
+            return None
+        return self._database.highest(self._diffs_model_name, "owner", owner_id, "logical_clock")
+
+    def _key(self, where: str, row: Row) -> Hashable:
+        row_id: Hashable = row["id"]
+        if where != self._diffs_model_name:
+            return row_id
+        return row.get("owner", self._owner_id), row_id
+
+    @contextmanager
+    def transaction(self, owner_id: str) -> Iterator[MemorySynchronizer]:
+        if self._changes is not None:
+            raise RuntimeError("a transaction is open already")
+        inside = copy.copy(self)
+        inside._owner_id = owner_id
+        inside._changes = _Changes()
+        yield inside
+        self._database.commit(inside._changes)
+
+    @contextmanager
+    def _writing(self) -> Iterator[_Changes]:
+        """The changes of the open transaction, or new ones that are committed at once."""
+        if self._changes is not None:
+            yield self._changes
+            return
+        changes = _Changes()
+        with self._database.lock:
+            yield changes
+            self._database.commit(changes)
+
+
+class _Changes:
+    """What a transaction has written: by table and key the new row, or None where it is gone.
+
+    ``created`` names the rows that it made where it saw none: nobody else may have made them.
+    """
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[Hashable, Row | None]] = {}
+        self.created: set[tuple[str, Hashable]] = set()
+
+    def put(self, where: str, key: Hashable, row: Row | None) -> None:
+        self.tables.setdefault(where, {})[key] = row
+
+
+class _Database:
+    """The committed rows of all tables."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.tables: dict[str, _Table] = {}
+        self.rows_read = 0
+
+    def current(self, changes: _Changes, where: str, key: Hashable) -> Row | None:
+        changed = changes.tables.get(where, {})
+        if key in changed:
+            return changed[key]
+        with self.lock:
+            return self._row(where, key)
+
+    def highest(self, where: str, group: str, value: str, field: str) -> int | None:
+        """The highest `field` of the rows whose `group` is `value`; -1 if none, None: no table."""
+        with self.lock:
+            table = self.tables.get(where)
+            return None if table is None else table.highest(group, value, field)
+
+    def select(
+        self, where: str, filters: list[ReadFilter], changed: dict[Hashable, Row | None]
+    ) -> list[Row]:
+        with self.lock:
+            table = self.tables.get(where)
+            found = table.select(filters) if table is not None else []
+            if changed:
+                old = table.rows if table is not None else {}
+                replaced = {id(old[key]) for key in changed if key in old}
+                found = [row for row in found if id(row) not in replaced]
+                mine = (row for row in changed.values() if row is not None)
+                found += [row for row in mine if all(_passes(row, f) for f in filters)]
+            self.rows_read += len(found)
+        return [_copy_row(row) for row in found]
+
+    def commit(self, changes: _Changes) -> None:
+        with self.lock:
+            for where, key in changes.created:
+                row = changes.tables[where][key]
+                if row is not None and where in self.tables and key in self.tables[where].rows:
+                    raise ValueError(f"{where!r} already has a row {row['id']!r}")
+            before = {
+                where: {key: self._row(where, key) for key in rows}
+                for where, rows in changes.tables.items()
+            }
+            try:
+                for where, rows in changes.tables.items():
+                    table = self.tables.setdefault(where, _Table())
+                    for key, row in rows.items():
+                        table.put(key, row)
+            except BaseException:  # KeyboardInterrupt, say: none of it then
+                for where, rows in before.items():
+                    if where in self.tables:
+                        self.tables[where].put_back(rows)
+                raise
+
+    def _row(self, where: str, key: Hashable) -> Row | None:
+        table = self.tables.get(where)
+        return table.rows.get(key) if table is not None else None
+
+
+class _Table:
+    """Rows by key, in the order of their creation, with an index for each kind of question."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Hashable, Row] = {}
+        self._sequence: dict[Hashable, int] = {}
+        self._next_sequence = 0
+        self._indexes: dict[tuple[tuple[str, ...], str | None], _Index] = {}
+
+    def put(self, key: Hashable, row: Row | None) -> None:
+        old = self.rows.get(key)
+        sequence = self._sequence.get(key, self._next_sequence)
+        if old is not None:
+            for index in self._indexes.values():
+                index.remove(old, sequence)
+        if row is None:
+            self.rows.pop(key, None)
+            self._sequence.pop(key, None)
+            return
+        if key not in self._sequence:
+            self._sequence[key] = sequence
+            self._next_sequence += 1
+        self.rows[key] = row
+        for index in self._indexes.values():
+            index.add(row, sequence)
+
+    def put_back(self, rows: dict[Hashable, Row | None]) -> None:
+        """Undo a put that may have stopped anywhere: the indexes are made anew when asked."""
+        self._indexes.clear()
+        for key, row in rows.items():
+            if row is None:
+                self.rows.pop(key, None)
+                self._sequence.pop(key, None)
+            else:
+                self.rows[key] = row
+                self._sequence.setdefault(key, self._next_sequence)
+                self._next_sequence += 1
+
+    def highest(self, group: str, value: str, field: str) -> int:
+        return self._index((group,), field).highest((_key(value),))
+
+    def select(self, filters: list[ReadFilter]) -> list[Row]:
+        equal = [f for f in filters if f.filter_by is FilterType.equal]
+        ranges = [f for f in filters if f.filter_by is not FilterType.equal]
+        if not filters:
+            return list(self.rows.values())
+        fields = tuple(sorted({f.field_name for f in equal}))
+        index = self._index(fields, ranges[0].field_name if ranges else None)
+        on_range = [f for f in ranges if f.field_name == index.range_field]
+        values = {f.field_name: f.data for f in equal}
+        found = index.find(tuple(_key(values[name]) for name in fields), on_range)
+        rest = [f for f in ranges if f.field_name != index.range_field]
+        rest += [f for f in equal if f.data is not values[f.field_name]]
+        return [row for row in found if all(_passes(row, f) for f in rest)]
+
+    def _index(self, fields: tuple[str, ...], range_field: str | None) -> _Index:
+        index = self._indexes.get((fields, range_field))
+        if index is None:
+            index = _Index(fields, range_field)
+            for key, row in self.rows.items():
+                index.add(row, self._sequence[key])
+            self._indexes[fields, range_field] = index
+        return index
+
+
+_Entry = tuple[tuple[int, Any], int, Row]
+
+
+class _Index:
+    """Rows by the values of some fields, each group sorted by one more field."""
+
+    def __init__(self, fields: tuple[str, ...], range_field: str | None) -> None:
+        self.fields = fields
+        self.range_field = range_field
+        self._groups: dict[tuple[Hashable, ...], list[_Entry]] = {}
+
+    def add(self, row: Row, sequence: int) -> None:
+        entry = self._entry(row, sequence)
+        if entry is not None:
+            group = self._groups.setdefault(self._group(row), [])
+            insort(group, entry, key=_order)
+
+    def remove(self, row: Row, sequence: int) -> None:
+        entry = self._entry(row, sequence)
+        if entry is not None:
+            group = self._groups[self._group(row)]
+            del group[bisect_left(group, _order(entry), key=_order)]
+            if not group:
+                del self._groups[self._group(row)]
+
+    def highest(self, group_key: tuple[Hashable, ...]) -> int:
+        group = self._groups.get(group_key)
+        return int(group[-1][0][1]) if group else -1
+
+    def find(self, group_key: tuple[Hashable, ...], ranges: Iterable[ReadFilter]) -> list[Row]:
+        group = self._groups.get(group_key, [])
+        begin, end = 0, len(group)
+        for f in ranges:
+            place = _rank(f.data)
+            if place is None:
+                return []
+            kind = place[0]
+            begin = max(begin, bisect_left(group, kind, key=lambda entry: entry[0][0]))
+            end = min(end, bisect_right(group, kind, key=lambda entry: entry[0][0]))
+            if f.filter_by is FilterType.major:
+                begin = max(begin, bisect_right(group, place, key=_place))
+            elif f.filter_by is FilterType.majorOrEqual:
+                begin = max(begin, bisect_left(group, place, key=_place))
+            elif f.filter_by is FilterType.minor:
+                end = min(end, bisect_left(group, place, key=_place))
+            else:
+                end = min(end, bisect_right(group, place, key=_place))
+        return [row for _, _, row in group[begin:end]]
+
+    def _entry(self, row: Row, sequence: int) -> _Entry | None:
+        """The row's entry; None where it can never be found by this index."""
+        if self.range_field is None:
+            return (0, 0), sequence, row
+        place = _rank(row.get(self.range_field))
+        return (place, sequence, row) if place is not None else None
+
+    def _group(self, row: Row) -> tuple[Hashable, ...]:
+        return tuple(_key(row.get(name)) for name in self.fields)
+
+
+def _place(entry: _Entry) -> tuple[int, Any]:
+    return entry[0]
+
+
+def _order(entry: _Entry) -> tuple[tuple[int, Any], int]:
+    return entry[:2]
+
+
+def _rank(value: object) -> tuple[int, Any] | None:
+    """A sort key for what can be compared: numbers before text.  None for what cannot."""
+    if isinstance(value, (int, float)):
+        return None if math.isnan(value) else (0, value)
+    if isinstance(value, str):
+        return (1, value)
+    return None
+
+
+def _key(value: object) -> Hashable:
+    """A value as something hashable: lists and objects by their text."""
+    if isinstance(value, (list, dict)):
+        return ("json", json.dumps(value, sort_keys=True))
+    return value if isinstance(value, Hashable) else repr(value)
+
+
+_COMPARE: dict[FilterType, Callable[[Any, Any], bool]] = {
+    FilterType.major: lambda a, b: a > b,
+    FilterType.minor: lambda a, b: a < b,
+    FilterType.majorOrEqual: lambda a, b: a >= b,
+    FilterType.minorOrEqual: lambda a, b: a <= b,
+}
+
+
+def _passes(row: Row, f: ReadFilter) -> bool:
+    value = row.get(f.field_name)
+    if f.filter_by is FilterType.equal:
+        return bool(value == f.data)
+    a, b = _rank(value), _rank(f.data)
+    return a is not None and b is not None and a[0] == b[0] and _COMPARE[f.filter_by](a[1], b[1])
+
+
+def _copy_row(row: Row) -> Row:
+    """A row that shares nothing with the stored one.  All that is in it came from JSON."""
+    return {
+        name: json.loads(json.dumps(value)) if isinstance(value, (list, dict)) else value
+        for name, value in row.items()
+    }

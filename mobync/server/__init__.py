@@ -1,0 +1,1 @@
+"""The server that `mobync serve` runs."""

@@ -1,0 +1,139 @@
+"""What the commands share: options, the database opened, errors in one line, a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
+
+from .. import MobyncError
+from ..sqlalchemy import DocumentSynchronizer
+from .database import DatabaseError, check_tables, database_file, database_url, open_database
+from .owners import OwnerError, check_owner_id, is_storable
+from .replay import DamagedLogError
+from .tokens import SECRET_VARIABLE, SecretError
+from .transfer import TransferError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Says what went wrong in one line, where it is not a bug."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DBAPIError as error:
+            raise click.ClickException(f"the database says: {error.orig}") from error
+        except (DatabaseError, SecretError, TransferError, DamagedLogError, MobyncError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+def check_owner(
+    context: click.Context, parameter: click.Parameter, owner_id: str | None
+) -> str | None:
+    if owner_id is not None:
+        try:
+            check_owner_id(owner_id)
+        except OwnerError as error:
+            raise click.BadParameter(str(error)) from error
+    return owner_id
+
+
+def check_text(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """Refuse bytes that are not UTF-8: no device could send them."""
+    if text is not None and not is_storable(text):
+        raise click.BadParameter("must be text of UTF-8")
+    return text
+
+
+database_option = click.option(
+    "-d",
+    "--database",
+    metavar="URL",
+    envvar="MOBYNC_DATABASE",
+    default="sqlite:///mobync.db",
+    callback=check_text,
+    show_default=True,
+    show_envvar=True,
+    help="Database to use: sqlite:///FILE, postgresql://… or mariadb://…",
+)
+secret_file_option = click.option(
+    "--secret-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="MOBYNC_SECRET_FILE",
+    show_envvar=True,
+    help=f"File of the secret that signs tokens, made if it is not there; {SECRET_VARIABLE} in the "
+    "environment goes before it.  [default: beside the SQLite file]",
+)
+owner_argument = click.argument("owner", callback=check_owner)
+_owner_or_all = (
+    click.argument("owner", required=False, callback=check_owner),
+    click.option("--all", "every", is_flag=True, help="All owners, one after the other."),
+)
+
+
+def of_one_or_all(command: F) -> F:
+    """Give a command the argument ``owner`` and the option ``every``."""
+    for decorate in _owner_or_all:
+        command = decorate(command)
+    return command
+
+
+def secret_file_of(given: Path | None, database: str) -> Path | None:
+    """Where the secret is kept; None for a database that is no file, if nobody says."""
+    if given is not None:
+        return given
+    file = database_file(database_url(database))
+    return None if file is None else file.with_name(f"{file.name}.secret")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A database that `mobync serve` has made."""
+
+    engine: Engine
+    store: DocumentSynchronizer
+
+    def check_owner(self, owner_id: str) -> None:
+        """Fail if an owner has no log: a name that was mistyped, most likely."""
+        if self.store.highest_logical_clock(owner_id) < 0:
+            raise click.ClickException(f"owner {owner_id!r:.100} has no log")
+
+
+@contextmanager
+def opened_database(database: str, *tables: str) -> Iterator[Opened]:
+    """Open a database that has these tables, or all of them if none is named."""
+    with open_database(database_url(database)) as engine:
+        store = DocumentSynchronizer(engine)
+        check_tables(store, engine, *tables)
+        yield Opened(engine, store)
+
+
+def check_one_or_all(owner: str | None, every: bool) -> None:
+    """Fail unless just one of the two was said."""
+    if every == (owner is not None):
+        raise click.UsageError("say either OWNER or --all")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, if that is a terminal; yields what moves it: how far, of how much."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,327 @@
+"""The commands of `mobync`, but for `serve`, which has a file of its own."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TextIO
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from .. import CompactResult, Mobync, __version__
+from ..sqlalchemy import DocumentSynchronizer, compact_all
+from ..types import MAX_LOGICAL_CLOCK
+from ._log_pages import LogPages, Only
+from ._serve import serve
+from ._shared import (
+    Commands,
+    check_one_or_all,
+    check_owner,
+    check_text,
+    database_option,
+    of_one_or_all,
+    opened_database,
+    owner_argument,
+    progress,
+    secret_file_of,
+    secret_file_option,
+)
+from ._terminal import print_table, printable
+from .database import database_url, make_tables, open_database
+from .log_view import LogTable, following, last_entries, seen_up_to
+from .replay import Check, check
+from .tokens import load_tokens
+from .transfer import exported, import_lines
+
+DAY_S = 24 * 3600
+MOST_DAYS = 36_500
+MISMATCHES_SHOWN = 20
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mobync")
+def main() -> None:
+    """Offline-first sync: a server for devices, and tools for its database."""
+
+
+main.add_command(serve)
+
+
+# ---- token --------------------------------------------------------------------------------------
+
+
+def check_days(context: click.Context, parameter: click.Parameter, days: float) -> float:
+    """Refuse what is no number, which is in no range and out of none."""
+    if math.isnan(days):
+        raise click.BadParameter("must be a number")
+    return days
+
+
+@main.command(short_help="Print a token for an owner's devices, or for the inspector.")
+@database_option
+@secret_file_option
+@click.argument("owner", required=False, callback=check_owner)
+@click.option("--admin", is_flag=True, help="A token that opens the inspector, instead.")
+@click.option(
+    "--days",
+    type=click.FloatRange(0, MOST_DAYS, min_open=True),
+    callback=check_days,
+    default=365,
+    show_default=True,
+    help="How long it is good for.",
+)
+def token(
+    database: str, secret_file: Path | None, owner: str | None, admin: bool, days: float
+) -> None:
+    """Print a token for the devices of OWNER.
+
+    A device sends it as Authorization: Bearer, or as auth_token in the body.  It cannot be taken
+    back alone: a new secret ends all tokens.
+    """
+    if admin == (owner is not None):
+        raise click.UsageError("say either OWNER or --admin")
+    tokens = load_tokens(secret_file_of(secret_file, database))
+    lifetime_s = days * DAY_S
+    click.echo(
+        tokens.for_admin(lifetime_s) if owner is None else tokens.for_owner(owner, lifetime_s)
+    )
+
+
+# ---- log ----------------------------------------------------------------------------------------
+
+
+@main.command("log", short_help="Show an owner's diff log as a table.")
+@database_option
+@owner_argument
+@click.option("--model", callback=check_text, help="Only of this model.")
+@click.option(
+    "--object",
+    "object_id",
+    metavar="ID",
+    callback=check_text,
+    help="Only of the object of this id.",
+)
+@click.option(
+    "--since",
+    type=click.IntRange(0, MAX_LOGICAL_CLOCK),
+    metavar="CLOCK",
+    help="Only from this clock on.",
+)
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(0),
+    default=50,
+    show_default=True,
+    help="How many, the newest; 0 for all.",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+def log_command(
+    database: str,
+    owner: str,
+    model: str | None,
+    object_id: str | None,
+    since: int | None,
+    limit: int,
+    follow: bool,
+) -> None:
+    """Show the diff log of OWNER as a table, the newest diffs last."""
+    with opened_database(database, "diffs", "diffs_heads") as opened:
+        if not follow:
+            opened.check_owner(owner)
+        tables = opened.store.metadata.tables
+        pages = LogPages(opened.engine, tables["diffs"], tables["diffs_heads"])
+        only = Only(model, object_id, after=-1 if since is None else since - 1)
+        clock = pages.logical_clock(owner)
+        table = LogTable()
+        last = last_entries(pages, owner, only, limit or None)
+        table.show(last)
+        if not follow:
+            return
+        rest = Only(model, object_id, after=max(only.after, seen_up_to(clock, last)))
+        try:
+            for entries in following(pages, owner, rest):
+                table.show(entries)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+
+
+# ---- compact ------------------------------------------------------------------------------------
+
+
+@main.command(short_help="Drop from a log what no device can need.")
+@database_option
+@of_one_or_all
+def compact(database: str, owner: str | None, every: bool) -> None:
+    """Drop from the log of OWNER what no device can need.
+
+    Safe at any time; best when devices are not in the middle of a sync, at night say.
+    """
+    check_one_or_all(owner, every)
+    with opened_database(database, "diffs", "diffs_heads") as opened:
+        mobync = Mobync(opened.store)
+        if owner is not None:
+            opened.check_owner(owner)
+            _say_compacted(owner, mobync.compact(owner))
+            return
+        busy = 0
+        for owner_id, result in compact_all(mobync):
+            if result is None:
+                busy += 1
+                click.echo(f"{printable(owner_id)}: busy, left as it is", err=True)
+            else:
+                _say_compacted(owner_id, result)
+    if busy:
+        raise click.ClickException(f"{busy} owners were busy: try again")
+
+
+def _say_compacted(owner_id: str, result: CompactResult) -> None:
+    click.echo(
+        f"{printable(owner_id)}: {result.rows_before} diffs -> {result.rows_after}, "
+        f"{result.bytes_before} bytes -> {result.bytes_after}"
+    )
+
+
+# ---- check --------------------------------------------------------------------------------------
+
+
+@main.command("check", short_help="Compare a log with the stored documents.")
+@database_option
+@of_one_or_all
+def check_command(database: str, owner: str | None, every: bool) -> None:
+    """Replay the log of OWNER and compare it with the stored documents.
+
+    Exits with 1 if they do not match.
+    """
+    check_one_or_all(owner, every)
+    with opened_database(database) as opened:
+        if owner is not None:
+            opened.check_owner(owner)
+        owners = opened.store.owners() if owner is None else [owner]
+        failed = 0
+        for owner_id in owners:
+            with progress(f"replaying {printable(owner_id)}") as advance_to:
+                result = check(opened.store, owner_id, advance_to)
+            failed += not result.ok
+            _say_checked(owner_id, result)
+    if failed:
+        sys.exit(1)
+
+
+def _say_checked(owner_id: str, result: Check) -> None:
+    owner = printable(owner_id)
+    if result.ok:
+        click.echo(f"{owner}: ok, {result.diffs} diffs make its {result.documents} documents")
+        return
+    if result.log_clock != result.head_clock:
+        click.echo(
+            f"{owner}: the log ends at clock {result.log_clock}, its head says {result.head_clock}"
+        )
+    if not result.mismatches:
+        return
+    click.echo(f"{owner}: {len(result.mismatches)} objects are not as the log says")
+    table = Table("model", "object", "only the log says", "only the table says")
+    for mismatch in result.mismatches[:MISMATCHES_SHOWN]:
+        table.add_row(
+            Text(printable(mismatch.model)),
+            Text(printable(mismatch.id)),
+            Text("no such object" if mismatch.log is None else printable(mismatch.log)),
+            Text("no such object" if mismatch.table is None else printable(mismatch.table)),
+        )
+    print_table(table)
+    if len(result.mismatches) > MISMATCHES_SHOWN:
+        click.echo(f"and {len(result.mismatches) - MISMATCHES_SHOWN} more")
+
+
+# ---- export, import -----------------------------------------------------------------------------
+
+
+@main.command("export", short_help="Write an owner's log as JSON lines.")
+@database_option
+@owner_argument
+@click.argument(
+    "file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), default="-"
+)
+def export_command(database: str, owner: str, file: Path) -> None:
+    """Write the log of OWNER to FILE as JSON lines; to stdout by default.
+
+    The documents follow from the log.  Syncs go on meanwhile; the file is as of one moment, and
+    replaces one that is there when it is whole.  A pipe or a device is written into.
+    """
+    with opened_database(database, "diffs", "diffs_heads") as opened:
+        opened.check_owner(owner)
+        with (
+            progress(f"exporting {printable(owner)}") as advance_to,
+            _written_whole(file) as stream,
+        ):
+            for line in exported(opened.store, owner, advance_to):
+                stream.write(line)
+
+
+@contextmanager
+def _written_whole(file: Path) -> Iterator[IO[str]]:
+    """What to write a file to, which is not there until all of it is."""
+    if str(file) == "-":
+        with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as stdout:
+            yield stdout
+        return
+    try:
+        mode = _mode_of(file)
+        if mode is not None and not stat.S_ISREG(mode):
+            with file.open("w", encoding="utf-8") as stream:
+                yield stream
+            return
+        target = Path(os.path.realpath(file))
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as stream:
+            written = Path(stream.name)
+            try:
+                yield stream
+                stream.flush()
+                if mode is not None:
+                    written.chmod(stat.S_IMODE(mode))
+                written.replace(target)
+            except BaseException:
+                written.unlink()
+                raise
+    except BrokenPipeError:
+        raise  # nobody reads any more, which is no fault of the file
+    except OSError as error:
+        raise click.FileError(str(file), error.strerror) from error
+
+
+def _mode_of(file: Path) -> int | None:
+    """What kind of file there is, and who may use it; None if there is none."""
+    try:
+        return file.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+@main.command("import", short_help="Read what export wrote.")
+@database_option
+@owner_argument
+@click.argument("file", type=click.File("r", encoding="utf-8"), default="-")
+def import_command(database: str, owner: str, file: TextIO) -> None:
+    """Read what `export` wrote from FILE, or stdin, as the log and documents of OWNER.
+
+    All of it or nothing.  OWNER must have no data yet, and need not be the one it was exported
+    from; tables that are missing are made.
+    """
+    url = database_url(database)
+    with open_database(url) as engine:
+        store = DocumentSynchronizer(engine)
+        make_tables(store, engine)
+        with progress(f"importing {printable(owner)}") as advance_to:
+            diffs = import_lines(store, owner, file, advance_to)
+    click.echo(f"{printable(owner)}: {diffs} diffs imported", err=True)

@@ -1,0 +1,196 @@
+"""The database that a URL names, opened for the server and its commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from ..sqlalchemy import DocumentSynchronizer
+
+# Hosts name a database by its kind; SQLAlchemy wants to know the driver, too.
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+_SQLITE_OPTIONS = {"timeout"}  # the others of the driver would change how it is used
+_PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
+
+
+class DatabaseError(Exception):
+    """A database cannot be used; the message says which and why, for a person to read."""
+
+
+def database_url(text: str) -> URL:
+    """Read the URL of a database; a kind alone (``postgresql:``) gets the driver that we use.
+
+    Raises:
+        DatabaseError: it is no URL, or of a kind that mobync does not know, or of no file.
+    """
+    try:
+        url = make_url(text)
+        if "\0" in str(url.database):
+            raise ValueError
+    except (ArgumentError, ValueError):
+        raise DatabaseError(
+            f"{text!r:.200} is no database URL: sqlite:///file.db, "
+            "postgresql://user:password@host/name and mariadb://user:password@host/name are"
+        ) from None
+    kind = url.drivername.partition("+")[0]
+    if kind not in _DRIVERS:
+        raise DatabaseError(f"{kind!r} is no database of mobync: {', '.join(_DRIVERS)} are")
+    if kind == "sqlite" and (url.database in (None, "", ":memory:") or "uri" in url.query):
+        raise DatabaseError("a server needs a file to keep its data in: sqlite:///file.db")
+    strangers = url.query.keys() - _SQLITE_OPTIONS if kind == "sqlite" else ()
+    if strangers:
+        raise DatabaseError(f"a URL of SQLite has no option {min(strangers)!r:.100}")
+    return url.set(drivername=_DRIVERS[kind]) if url.drivername in _DRIVERS else url
+
+
+def database_file(url: URL) -> Path | None:
+    """The file of a SQLite database; None for a database that is on a server."""
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        return None
+    return Path(url.database)
+
+
+@contextmanager
+def open_database(url: URL) -> Iterator[Engine]:
+    """Open a database for as long as the context lasts.
+
+    Raises:
+        DatabaseError: the driver is not installed.
+    """
+    engine = new_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def new_engine(url: URL, connections: int = 1) -> Engine:
+    """Make the engine of a database, which the caller disposes of.
+
+    Args:
+        url: as database_url() reads it.
+        connections: how many stay open; as many again are opened when needed.
+
+    Raises:
+        DatabaseError: the driver is not installed, or there is none of that name, or it cannot
+            read an option of the URL.
+    """
+    try:
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=connections,
+            max_overflow=connections,
+            hide_parameters=True,  # what an error logs is no place for people's data
+        )
+    except ImportError as error:
+        package = _PACKAGES.get(error.name or "", error.name)
+        raise DatabaseError(
+            f"{url.get_backend_name()} needs a driver: pip install '{package}'"
+        ) from error
+    except NoSuchModuleError as error:
+        raise DatabaseError(f"{url.drivername!r} is no driver that SQLAlchemy knows") from error
+    except (ArgumentError, TypeError, ValueError) as error:  # of a part or an option of the URL
+        raise _cannot_use(url, error) from error
+
+
+def make_tables(store: DocumentSynchronizer, engine: Engine) -> None:
+    """Make the tables that are missing.
+
+    Raises:
+        DatabaseError: the database does not answer, or has other tables of these names.
+    """
+    _check_answers(engine)
+    with _answering(engine):
+        try:
+            store.metadata.create_all(engine)
+        except DBAPIError:
+            if _missing(store, engine):  # else another process made them at the same time
+                raise
+    check_tables(store, engine)
+
+
+def check_tables(store: DocumentSynchronizer, engine: Engine, *names: str) -> None:
+    """See to it that the tables are there.
+
+    Args:
+        store: whose.
+        engine: where.
+        *names: of the tables; all of them if none is named.
+
+    Raises:
+        DatabaseError: one is missing or is another program's, or the database does not answer.
+    """
+    path = database_file(engine.url)
+    if path is not None and not path.exists():
+        raise DatabaseError(f"there is no file {path}: `mobync serve` makes it")
+    _check_answers(engine)
+    with _answering(engine):
+        missing = _missing(store, engine)
+    for name, columns in missing.items():
+        if names and name not in names:
+            continue
+        if columns == _all_columns(store, name):
+            raise DatabaseError(
+                f"{shown(engine.url)} has no table {name!r}: `mobync serve` makes it"
+            )
+        raise DatabaseError(
+            f"the table {name!r} of {shown(engine.url)} is not mobync's: "
+            f"it has no column {', '.join(map(repr, sorted(columns)))}"
+        )
+
+
+def _missing(store: DocumentSynchronizer, engine: Engine) -> dict[str, set[str]]:
+    """By table the columns that it has not; of a missing one, all."""
+    found = inspect(engine)
+    missing = {}
+    for name in store.metadata.tables:
+        has = (
+            {column["name"] for column in found.get_columns(name)} if found.has_table(name) else ()
+        )
+        lacking = _all_columns(store, name).difference(has)
+        if lacking:
+            missing[name] = lacking
+    return missing
+
+
+def _all_columns(store: DocumentSynchronizer, name: str) -> set[str]:
+    return {column.name for column in store.metadata.tables[name].columns}
+
+
+def _check_answers(engine: Engine) -> None:
+    """Connect, where a driver raises whatever it likes of an option that it does not know."""
+    try:
+        engine.connect().close()
+    except DBAPIError as error:
+        raise _cannot_use(engine.url, error.orig) from error
+    except Exception as error:
+        raise _cannot_use(engine.url, error) from error
+
+
+@contextmanager
+def _answering(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise _cannot_use(engine.url, error.orig) from error
+
+
+def _cannot_use(url: URL, why: object) -> DatabaseError:
+    return DatabaseError(f"cannot use {shown(url)}: {' '.join(str(why).split())}")
+
+
+def shown(url: URL) -> str:
+    """A URL without its password."""
+    return url.render_as_string(hide_password=True)

@@ -1,0 +1,302 @@
+"""The inspector: a page that shows owners, their logs, and which edit holds which field and why.
+
+The page is for the people who run the server.  It only reads, and it takes every text that came
+from a device for hostile: the page never makes HTML of one, and its Content-Security-Policy lets
+nothing run but its own scripts.
+
+``/`` and ``/inspect/static/`` hold nothing of the database and go to anybody.  Whoever asks
+``/inspect/api/`` must pass ``allow``.  The page sends a token as ``Authorization: Bearer``, never
+as a cookie, so that no other site can ask in the name of somebody who has one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy import Table
+from sqlalchemy.engine import Engine
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ..errors import BusyError
+from ._history import lives_of
+from ._log_pages import OWNERS, LogPages, Only
+from ._views import entry_view, history_view
+
+MAX_CLOCK = 2**53 - 1
+MOST_CLOCKS = 200  # of a history
+
+_HOST = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+))(?::[0-9]*)?")
+
+_STATIC = Path(__file__).parent / "static"
+_SCRIPTS = ("app.js", "api.js", "dom.js", "log.js", "object.js", "owners.js", "text.js")
+_TYPES = {
+    "icon.svg": "image/svg+xml",
+    "style.css": "text/css",
+    **dict.fromkeys(_SCRIPTS, "text/javascript"),
+}
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_STATIC_HEADERS = _HEADERS | {"Cache-Control": "no-cache"}
+_API_HEADERS = _HEADERS | {"Cache-Control": "no-store"}
+_STREAM_HEADERS = _API_HEADERS | {"X-Accel-Buffering": "no"}
+
+
+class Live(Protocol):
+    """What tells of an owner's new clocks: one of those in ``mobync.live``."""
+
+    def events(
+        self, owner_id: str, clock_now: Callable[[], int], last_event_id: str | None
+    ) -> AsyncIterator[bytes]:
+        """Server-Sent Events, each with a logical clock as its data.
+
+        Raises:
+            BusyError: too many listen already.
+        """
+        ...
+
+
+def routes(
+    engine: Engine,
+    diffs: Table,
+    heads: Table,
+    allow: Callable[[Request], bool],
+    live: Live | None = None,
+) -> list[Route]:
+    """The routes of the inspector: the page at ``/``, the rest below ``/inspect``.
+
+    Args:
+        engine: the database of the log.
+        diffs: the log, as ``mobync.sqlalchemy.diffs_table`` declares it.
+        heads: the table of the owners' heads beside it.
+        allow: whether whoever sent the request may see every owner's data; called in a thread.
+            For :func:`from_loopback`, say, or a :func:`bearer_token` that is an administrator's.
+        live: tells the page that a log has moved; without it the page asks every few seconds.
+
+    Returns:
+        Routes for a Starlette app, to be mounted at its root or below a prefix.
+    """
+    api = _Api(LogPages(engine, diffs, heads), live)
+    answers = {
+        "owners": api.owners,
+        "clock": api.clock,
+        "size": api.size,
+        "log": api.log,
+        "history": api.history,
+    }
+    found = [
+        Route("/", _page),
+        Route("/inspect/static/{name}", _static),
+        *(Route(f"/inspect/api/{name}", _json(answer, allow)) for name, answer in answers.items()),
+    ]
+    if live is not None:
+        found.append(Route("/inspect/api/events", _stream(api.events, allow)))
+    return found
+
+
+def bearer_token(request: Request) -> str | None:
+    """The token in a request's ``Authorization: Bearer``; None if there is none."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def from_loopback(request: Request) -> bool:
+    """Whether a request was made on this machine, to a name of this machine.
+
+    A page of another site can have its name resolve to 127.0.0.1 (DNS rebinding) and so be asked
+    by a browser on this machine; it is that name that its requests carry as ``Host``, and they are
+    turned away.  So is what another site's page asks, and what says that a proxy has passed it on.
+    A proxy on this machine that says nothing cannot be told from a person: behind one, do not
+    allow by this.
+    """
+    if any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip")):
+        return False
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return False
+    peer = request.client.host if request.client is not None else ""
+    return _is_loopback(peer) and _is_loopback(_host_name(request.headers.get("host", "")))
+
+
+def _host_name(host: str) -> str:
+    match = _HOST.fullmatch(host)
+    return "" if match is None else match[1] or match[2]
+
+
+def _is_loopback(name: str) -> bool:
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+# ---- what is served -----------------------------------------------------------------------------
+
+
+class _BadQuery(ValueError):
+    """A parameter of the query is missing or malformed; says which."""
+
+
+class _Api:
+    """Answers of ``/inspect/api``, each of a bounded size whatever that of the log."""
+
+    def __init__(self, pages: LogPages, live: Live | None) -> None:
+        self._pages = pages
+        self._live = live
+
+    def owners(self, request: Request) -> dict[str, Any]:
+        page = self._pages.owners(_optional(request, "first") or "", _optional(request, "after"))
+        return {
+            "owners": [
+                {"owner": owner.owner_id, "logical_clock": owner.logical_clock} for owner in page
+            ],
+            "next": page[-1].owner_id if len(page) == OWNERS else None,
+        }
+
+    def clock(self, request: Request) -> dict[str, Any]:
+        clock = self._pages.logical_clock(_text(request, "owner"))
+        return {"logical_clock": clock, "events": self._live is not None}
+
+    def size(self, request: Request) -> dict[str, Any]:
+        size = self._pages.size(_text(request, "owner"), _clock(request, "first") or 0)
+        return {
+            "rows": size.rows,
+            "bytes": size.bytes,
+            "next": size.end_clock,
+            "complete": size.complete,
+        }
+
+    def log(self, request: Request) -> dict[str, Any]:
+        after = _clock(request, "after")
+        only = Only(
+            model=_optional(request, "model"),
+            object_id=_optional(request, "object"),
+            after=-1 if after is None else after,
+        )
+        piece = self._pages.piece(_text(request, "owner"), _clock(request, "before"), only)
+        return {
+            "entries": [entry_view(entry) for entry in piece.entries],
+            "next": piece.next_before,
+        }
+
+    def history(self, request: Request) -> dict[str, Any]:
+        only = Only(model=_text(request, "model"), object_id=_text(request, "object"))
+        piece = self._pages.entries_at(_text(request, "owner"), _clocks(request), only)
+        oldest_first = piece.entries[::-1]
+        view = history_view(
+            oldest_first,
+            lives_of(oldest_first),
+            _clock(request, "life"),
+            _clock(request, "field") or 0,
+        )
+        return view | {"next": piece.next_before}
+
+    def events(self, request: Request) -> AsyncIterator[bytes]:
+        assert self._live is not None
+        owner_id = _text(request, "owner")
+        return self._live.events(
+            owner_id,
+            lambda: self._pages.logical_clock(owner_id),
+            request.headers.get("last-event-id"),
+        )
+
+
+def _page(request: Request) -> Response:
+    return FileResponse(_STATIC / "index.html", headers=_STATIC_HEADERS)
+
+
+def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _TYPES:
+        return JSONResponse({"message": "not found"}, 404, _API_HEADERS)
+    return FileResponse(_STATIC / name, media_type=_TYPES[name], headers=_STATIC_HEADERS)
+
+
+def _json(
+    answer: Callable[[Request], dict[str, Any]], allow: Callable[[Request], bool]
+) -> Callable[[Request], Response]:
+    def endpoint(request: Request) -> Response:
+        if not allow(request):
+            return _refusal()
+        try:
+            return JSONResponse(answer(request), headers=_API_HEADERS)
+        except _BadQuery as error:
+            return JSONResponse({"message": str(error)}, 400, _API_HEADERS)
+
+    return endpoint
+
+
+def _stream(
+    events: Callable[[Request], AsyncIterator[bytes]],
+    allow: Callable[[Request], bool],
+) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        if not await run_in_threadpool(allow, request):
+            return _refusal()
+        try:
+            stream = events(request)
+        except _BadQuery as error:
+            return JSONResponse({"message": str(error)}, 400, _API_HEADERS)
+        except BusyError as error:
+            return JSONResponse({"message": str(error)}, 503, _API_HEADERS)
+        return StreamingResponse(stream, media_type="text/event-stream", headers=_STREAM_HEADERS)
+
+    return endpoint
+
+
+def _refusal() -> Response:
+    message = "an administrator's token is needed, or a browser on the server's own machine"
+    return JSONResponse({"message": message}, 401, _API_HEADERS | {"WWW-Authenticate": "Bearer"})
+
+
+# ---- what is asked ------------------------------------------------------------------------------
+
+
+def _text(request: Request, name: str) -> str:
+    text = _optional(request, name)
+    if not text:
+        raise _BadQuery(f"{name} is missing")
+    return text
+
+
+def _optional(request: Request, name: str) -> str | None:
+    text = request.query_params.get(name)
+    if text is not None and "\0" in text:
+        raise _BadQuery(f"{name} has U+0000")
+    return text
+
+
+def _clock(request: Request, name: str) -> int | None:
+    text = request.query_params.get(name)
+    return None if text is None else _number(name, text)
+
+
+def _clocks(request: Request) -> list[int]:
+    texts = _text(request, "clocks").split(",")
+    if len(texts) > MOST_CLOCKS:
+        raise _BadQuery(f"clocks has more than {MOST_CLOCKS}")
+    return [_number("clocks", text) for text in texts]
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= MAX_CLOCK):
+        raise _BadQuery(f"{name} must be a number of 0 to 2**53 - 1")
+    return int(text)

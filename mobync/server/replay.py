@@ -1,0 +1,149 @@
+"""Replays an owner's log and compares what it makes with the documents that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from .. import _core
+from ..errors import InvalidDiffError
+from ..sqlalchemy import Document, DocumentSynchronizer
+from ..sqlalchemy._folding import Key, Operation, fold, lacking
+from ..types import Diff, FilterType, ReadFilter
+
+PIECE_CLOCKS = 10_000
+PIECE_DOCUMENTS = 1000
+
+
+class DamagedLogError(Exception):
+    """A diff of the log is malformed; the message names its clock."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """An object of which log and table do not say the same.
+
+    Attributes:
+        model, id: which object.
+        log: JSON text of what the log says and the table does not; None: no such object.
+        table: JSON text of what the table says and the log does not; None: no such object.
+    """
+
+    model: str
+    id: str
+    log: str | None
+    table: str | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """What comparing one owner's log and documents found.
+
+    Attributes:
+        diffs: how many the log has.
+        documents: how many the table has.
+        log_clock: the highest clock in the log, -1 if it is empty.
+        head_clock: what the owner's head says it is.
+        mismatches: objects that differ.
+    """
+
+    diffs: int
+    documents: int
+    log_clock: int
+    head_clock: int
+    mismatches: list[Mismatch] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all of it matches."""
+        return not self.mismatches and self.log_clock == self.head_clock
+
+
+def check(
+    store: DocumentSynchronizer,
+    owner_id: str,
+    progress: Callable[[int, int], object] | None = None,
+) -> Check:
+    """Compare what an owner's log says with the owner's documents, as of one moment.
+
+    Syncs go on meanwhile.  Memory grows with the owner's live objects.
+
+    Args:
+        store: where both are.
+        owner_id: whose.
+        progress: called with the clock up to which the log has been replayed, and its end.
+
+    Raises:
+        DamagedLogError: a diff of the log is malformed.
+    """
+    with store.snapshot() as then:
+        said: dict[Key, str] = {}
+        diffs, log_clock, head_clock = 0, -1, then.highest_logical_clock(owner_id)
+        for piece in log_pieces(then, owner_id):
+            _replay(piece, said)
+            diffs += len(piece)
+            log_clock = int(piece[-1][Diff.LOGICAL_CLOCK])
+            if progress is not None:
+                progress(log_clock + 1, head_clock + 1)
+        mismatches: list[Mismatch] = []
+        documents = 0
+        remaining = then.documents(owner_id)
+        while page := list(islice(remaining, PIECE_DOCUMENTS)):
+            documents += len(page)
+            mismatches += _compare(page, said)
+        mismatches += [Mismatch(model, id_, text, None) for (model, id_), text in said.items()]
+        return Check(diffs, documents, log_clock, head_clock, mismatches)
+
+
+def log_pieces(store: DocumentSynchronizer, owner_id: str) -> Iterator[list[dict[str, str | int]]]:
+    """Read an owner's log from the start, in pieces that are not empty, ordered by clock."""
+    end_clock = store.highest_logical_clock(owner_id) + 1
+    for first_clock in range(0, end_clock, PIECE_CLOCKS):
+        rows = store.read(
+            "diffs",
+            [
+                ReadFilter(Diff.OWNER, FilterType.equal, owner_id),
+                ReadFilter(Diff.LOGICAL_CLOCK, FilterType.majorOrEqual, first_clock),
+                ReadFilter(Diff.LOGICAL_CLOCK, FilterType.minor, first_clock + PIECE_CLOCKS),
+            ],
+        )
+        if rows:
+            yield sorted(rows, key=lambda row: int(row[Diff.LOGICAL_CLOCK]))
+
+
+def _replay(piece: list[dict[str, str | int]], said: dict[Key, str]) -> None:
+    """Do to the documents what a piece of the log says."""
+    edits = [_operation(row) for row in piece]
+    touched = {(edit.model, edit.id) for edit in edits} & said.keys()
+    before = [Operation("create", *key, said.pop(key)) for key in touched]
+    try:
+        said.update(fold([*before, *edits]))
+    except InvalidDiffError as damage:
+        clock = piece[(damage.index or 0) - len(before)][Diff.LOGICAL_CLOCK]
+        raise DamagedLogError(f"the diff of clock {clock}: {damage.reason}") from damage
+
+
+def _operation(row: dict[str, str | int]) -> Operation:
+    json_data = str(row[Diff.JSON_DATA])
+    id_ = _core.text_member(json_data, Diff.ID)
+    if id_ is None:
+        raise DamagedLogError(
+            f"the diff of clock {row[Diff.LOGICAL_CLOCK]}: json_data is no object with an id"
+        )
+    return Operation(str(row[Diff.TYPE]), str(row[Diff.MODEL]), id_, json_data)
+
+
+def _compare(page: list[Document], said: dict[Key, str]) -> list[Mismatch]:
+    """Compare documents with what the log said of them, and forget that."""
+    found = {(document.model, document.id): document.text for document in page}
+    unsaid = [Mismatch(*key, None, text) for key, text in found.items() if key not in said]
+    both = {key: text for key, text in found.items() if key in said}
+    log = {key: said.pop(key) for key in both}
+    only_log, only_table = lacking(log, both), lacking(both, log)
+    different = [
+        Mismatch(*key, only_log.get(key, "{}"), only_table.get(key, "{}"))
+        for key in both
+        if key in only_log or key in only_table
+    ]
+    return unsaid + different

@@ -1,0 +1,121 @@
+// What the page asks of the server.
+
+const TOKEN = "mobync-inspector-token";
+const PIECES = 5;
+const POLL_MS = 2000;
+const RECONNECT_MS = 3000;
+
+export class Refused extends Error {}
+
+class Busy extends Error {}
+
+export function token() {
+  return sessionStorage.getItem(TOKEN);
+}
+
+export function keepToken(text) {
+  if (text === null) sessionStorage.removeItem(TOKEN);
+  else sessionStorage.setItem(TOKEN, text);
+}
+
+async function ask(name, parameters, signal, headers = {}) {
+  const given = Object.entries(parameters).filter(
+    ([, value]) => value !== null && value !== undefined,
+  );
+  const kept = token();
+  const response = await fetch(`inspect/api/${name}?${new URLSearchParams(given)}`, {
+    signal,
+    headers: kept === null ? headers : { ...headers, Authorization: `Bearer ${kept}` },
+  });
+  if (response.status === 401) throw new Refused((await response.json()).message);
+  if (response.status === 503) throw new Busy(await reason(response));
+  if (!response.ok) throw new Error(await reason(response));
+  return response;
+}
+
+async function reason(response) {
+  const text = await response.text();
+  try {
+    return JSON.parse(text).message;
+  } catch {
+    return `the server answered ${response.status}`;
+  }
+}
+
+export async function get(name, parameters, signal) {
+  return (await ask(name, parameters, signal)).json();
+}
+
+// The newest entries below a clock that the filters let pass.  Where they let little pass, the server
+// looks through the log piece by piece; after some pieces it is for the reader to go on.
+export async function lookBack(parameters, before, signal, progress) {
+  let next = before;
+  for (let asked = 0; ; asked += 1) {
+    const piece = await get("log", { ...parameters, before: next }, signal);
+    const enough = piece.entries.length > 0 || piece.next === null || asked === PIECES;
+    if (enough) return piece;
+    next = piece.next;
+    progress(next);
+  }
+}
+
+// Calls onClock with each new logical clock of an owner, and onState with whether it can, until
+// the signal is given.  Answers that fail are asked for again.
+export async function watch(owner, onClock, onState, signal) {
+  let known = null;
+  const tell = (clock) => {
+    onState(true);
+    if (clock === known) return;
+    known = clock;
+    onClock(clock);
+  };
+  while (!signal.aborted) {
+    try {
+      const { logical_clock: clock, events } = await get("clock", { owner }, signal);
+      tell(clock);
+      if (events) await listen(owner, known, tell, signal);
+      await pause(events ? RECONNECT_MS : POLL_MS, signal);
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof Refused) throw error;
+      onState(false);
+      await pause(RECONNECT_MS, signal);
+    }
+  }
+}
+
+// Until the stream ends; at once where the server has no room for one more who listens.
+async function listen(owner, known, tell, signal) {
+  let response;
+  try {
+    response = await ask("events", { owner }, signal, { "Last-Event-ID": String(known) });
+  } catch (error) {
+    if (error instanceof Busy) return;
+    throw error;
+  }
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line.startsWith("data:")) tell(Number(line.slice(5)));
+    }
+  }
+}
+
+export function pause(ms, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        resolve();
+      },
+      { once: true },
+    );
+  });
+}

@@ -1,0 +1,25 @@
+// Elements of texts: nothing here, or in any other file of the page, makes HTML of a string.
+
+// An element.  Properties that begin with "on" are listeners, true and false are attributes that
+// are there or not; children are nodes or texts, and null is none.
+export function h(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null) element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+// The address of a view, from its parameters; it stays on this page whatever they hold.
+export function address(parameters) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== null);
+  return `?${new URLSearchParams(given)}`;
+}
+
+// A link to a view.
+export function link(parameters, properties, ...children) {
+  return h("a", { ...properties, href: address(parameters) }, ...children);
+}

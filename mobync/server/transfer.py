@@ -1,0 +1,271 @@
+"""An owner as a file of JSON lines: the log, from which the documents follow.
+
+The first line says whose log it is and up to which clock, the last how many diffs stand between
+them, one on each line.  So a file that was cut short is no file, and devices of the owner go on
+with an imported log as with the one it was exported from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, count, groupby, islice
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, NamedTuple
+
+from sqlalchemy.exc import IntegrityError
+
+from .. import _core
+from ..errors import InvalidDiffError
+from ..sqlalchemy import DocumentSynchronizer
+from ..types import Diff
+from .owners import check_owner_id
+from .replay import log_pieces
+
+FORMAT = 1
+PIECE_LINES = 1000
+FIRST_DIFF_LINE = 2
+SPOOL_CHARACTERS = 16 * 1024 * 1024  # kept in memory
+LOG = "diffs"
+
+_FIELDS = (
+    Diff.ID,
+    Diff.OWNER,
+    Diff.LOGICAL_CLOCK,
+    Diff.UTC_TIMESTAMP,
+    Diff.TYPE,
+    Diff.MODEL,
+    Diff.JSON_DATA,
+)
+
+Row = dict[str, Any]
+
+
+class TransferError(Exception):
+    """A file cannot be imported.  Nothing of it was."""
+
+
+def exported(
+    store: DocumentSynchronizer,
+    owner_id: str,
+    progress: Callable[[int, int], object] | None = None,
+) -> Iterator[str]:
+    """The lines of an owner's file, as of one moment; syncs go on meanwhile.
+
+    Args:
+        store: where the log is.
+        owner_id: whose.
+        progress: called with the clock up to which the log has been read, and its end.
+    """
+    with store.snapshot() as then:
+        clock = then.highest_logical_clock(owner_id) + 1
+        yield _line({"mobync": "log", "format": FORMAT, "owner": owner_id, "logical_clock": clock})
+        diffs = 0
+        for piece in log_pieces(then, owner_id):
+            for row in piece:
+                yield _line({name: row[name] for name in _FIELDS})
+            diffs += len(piece)
+            if progress is not None:
+                progress(int(piece[-1][Diff.LOGICAL_CLOCK]) + 1, clock)
+        yield _line({"mobync": "end", "diffs": diffs})
+
+
+def _line(members: Row) -> str:
+    return json.dumps(members, ensure_ascii=False) + "\n"
+
+
+def import_lines(
+    store: DocumentSynchronizer,
+    owner_id: str,
+    lines: Iterable[str],
+    progress: Callable[[int, int], object] | None = None,
+) -> int:
+    """Bring an exported log in, and make its documents: all of it, or nothing.
+
+    Nobody is kept waiting for the lines: all are read and checked, into a temporary file if they
+    are many, before anything is locked.
+
+    Args:
+        store: where to.
+        owner_id: whose it shall be; an owner who has nothing yet.
+        lines: of a file that ``exported`` made, of this owner or of another.
+        progress: called with the clock up to which the log has been read, and its end; and then
+            once more from the start, as it is written.
+
+    Returns:
+        How many diffs were imported.
+
+    Raises:
+        OwnerError: the server cannot keep data of this owner; a ValueError.
+        TransferError: the owner has something already, or a line is malformed or missing.
+        BusyError: a sync of this owner took too long.
+    """
+    check_owner_id(owner_id)
+    _check_has_nothing(store, owner_id)
+    with SpooledTemporaryFile(SPOOL_CHARACTERS, "w+", encoding="utf-8", newline="\n") as kept:
+        checked = _check_file(store, owner_id, _numbered(lines), kept, progress)
+        try:
+            with store.transaction(owner_id) as inside:
+                _check_has_nothing(inside, owner_id)
+                for piece in _pieces(kept):
+                    _write(inside, piece)
+                    if progress is not None:
+                        progress(int(piece[-1][Diff.LOGICAL_CLOCK]) + 1, checked.end_clock)
+        except (InvalidDiffError, IntegrityError) as error:
+            _check_no_doubles(kept)
+            if isinstance(error, InvalidDiffError):
+                raise TransferError(f"the file cannot be imported: {error.reason}") from error
+            raise
+    return checked.diffs
+
+
+class _Checked(NamedTuple):
+    """What a file holds."""
+
+    diffs: int
+    end_clock: int
+
+
+def _check_has_nothing(store: DocumentSynchronizer, owner_id: str) -> None:
+    if (
+        store.highest_logical_clock(owner_id) >= 0
+        or next(store.documents(owner_id), None) is not None
+    ):
+        raise TransferError(f"owner {owner_id!r:.100} has data already")
+
+
+def _check_file(
+    store: DocumentSynchronizer,
+    owner_id: str,
+    numbered: Iterator[tuple[int, Row]],
+    kept: IO[str],
+    progress: Callable[[int, int], object] | None,
+) -> _Checked:
+    """Check all lines, and keep the diffs as the log will have them, one on each line."""
+    end_clock = _read_header(numbered)
+    last_lines: list[tuple[int, Row]] = []
+    remaining = _diffs(numbered, last_lines)
+    diffs, clock = 0, 0
+    while piece := list(islice(remaining, PIECE_LINES)):
+        clock = _check(store, piece, owner_id, clock)
+        kept.writelines(
+            json.dumps({name: row[name] for name in _FIELDS}) + "\n" for _, row in piece
+        )
+        diffs += len(piece)
+        if progress is not None:
+            progress(clock, end_clock)
+    if not last_lines:
+        raise TransferError("the file ends before its last line: it was cut short")
+    _check_end(*last_lines[0], numbered, diffs)
+    if clock != end_clock:
+        raise TransferError(
+            f"the log ends at logical clock {clock}, not at {end_clock} as line 1 says"
+        )
+    return _Checked(diffs, end_clock)
+
+
+def _pieces(kept: IO[str]) -> Iterator[list[Row]]:
+    """The diffs that a file keeps, from the start."""
+    kept.seek(0)
+    while texts := list(islice(kept, PIECE_LINES)):
+        yield [json.loads(text) for text in texts]
+
+
+def _diffs(
+    numbered: Iterator[tuple[int, Row]], last_lines: list[tuple[int, Row]]
+) -> Iterator[tuple[int, Row]]:
+    """The lines before the last one, which is put into ``last_lines`` when it comes."""
+    for number, members in numbered:
+        if "mobync" in members:
+            last_lines.append((number, members))
+            return
+        yield number, members
+
+
+def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
+    """The lines' objects with their numbers."""
+    remaining = iter(lines)
+    for number in count(1):
+        try:
+            line = next(remaining, None)
+            if line is None:
+                return
+            members = json.loads(line)
+        except (ValueError, RecursionError) as error:  # of the text's encoding, too
+            raise TransferError(f"line {number} is no JSON: {error}") from None
+        if not isinstance(members, dict):
+            raise TransferError(f"line {number} is no JSON object")
+        yield number, members
+
+
+def _read_header(numbered: Iterator[tuple[int, Row]]) -> int:
+    _, header = next(numbered, (0, {}))
+    clock = header.get("logical_clock")
+    if header.get("mobync") != "log" or type(clock) is not int:
+        raise TransferError("line 1 is not that of a file which `mobync export` made")
+    if header.get("format") != FORMAT:
+        raise TransferError(f"the file's format is {header.get('format')!r:.20}, not {FORMAT}")
+    return clock
+
+
+def _check(
+    store: DocumentSynchronizer, piece: list[tuple[int, Row]], owner_id: str, next_clock: int
+) -> int:
+    """Check the form of diffs and their order, and make them the owner's.
+
+    Returns:
+        The clock after the last one.
+    """
+    for number, row in piece:
+        missing = [name for name in _FIELDS if name not in row]
+        if missing:
+            raise TransferError(f"line {number} has no {missing[0]!r}")
+        row[Diff.OWNER] = owner_id
+    try:
+        _core.Exchange([]).meet([row for _, row in piece], owner_id, 0)
+    except InvalidDiffError as damage:
+        number = piece[damage.index or 0][0]
+        raise TransferError(f"line {number}: {damage.reason}") from damage
+    for number, row in piece:
+        clock: int = row[Diff.LOGICAL_CLOCK]
+        if clock < next_clock:
+            raise TransferError(f"line {number}: logical_clock {clock} comes after a higher one")
+        next_clock = clock + 1
+        if row[Diff.MODEL] == LOG:
+            raise TransferError(f"line {number}: model {LOG!r} is the log itself")
+        try:
+            store.check_keys(row[Diff.ID], row[Diff.MODEL], row[Diff.JSON_DATA])
+        except InvalidDiffError as error:
+            raise TransferError(f"line {number}: {error.reason}") from error
+    return next_clock
+
+
+def _write(store: DocumentSynchronizer, piece: list[Row]) -> None:
+    """Do what the diffs say, and log them."""
+    for (kind, model), run in groupby(piece, key=lambda row: (row[Diff.TYPE], row[Diff.MODEL])):
+        getattr(store, f"{kind}_many")(model, [row[Diff.JSON_DATA] for row in run])
+    store.create_many(LOG, [json.dumps(row) for row in piece])
+
+
+def _check_no_doubles(kept: IO[str]) -> None:
+    """Find the line that the database refused, which costs memory for all ids."""
+    diffs: set[str] = set()
+    objects: set[tuple[str, str | None]] = set()
+    for number, row in enumerate(chain.from_iterable(_pieces(kept)), FIRST_DIFF_LINE):
+        if row[Diff.ID] in diffs:
+            raise TransferError(f"line {number}: the id of the diff stands on an earlier line, too")
+        diffs.add(row[Diff.ID])
+        thing = row[Diff.MODEL], _core.text_member(row[Diff.JSON_DATA], Diff.ID)
+        if row[Diff.TYPE] == "delete":
+            objects.discard(thing)
+        elif row[Diff.TYPE] == "create" and thing in objects:
+            raise TransferError(f"line {number}: creates an object that is there already")
+        elif row[Diff.TYPE] == "create":
+            objects.add(thing)
+
+
+def _check_end(number: int, members: Row, numbered: Iterator[tuple[int, Row]], diffs: int) -> None:
+    if members.get("mobync") != "end" or members.get("diffs") != diffs:
+        raise TransferError(f"line {number} does not say that {diffs} diffs came before it")
+    if next(numbered, None) is not None:
+        raise TransferError(f"line {number + 1} comes after the last one")

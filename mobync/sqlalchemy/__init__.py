@@ -1,0 +1,15 @@
+"""Whole Synchronizers over SQLAlchemy 2: SQLite, PostgreSQL, MariaDB and MySQL."""
+
+from ._compacting import compact_all
+from ._documents import Document, DocumentSynchronizer
+from ._synchronizer import SQLAlchemySynchronizer
+from ._tables import diffs_table, documents_table
+
+__all__ = [
+    "Document",
+    "DocumentSynchronizer",
+    "SQLAlchemySynchronizer",
+    "compact_all",
+    "diffs_table",
+    "documents_table",
+]

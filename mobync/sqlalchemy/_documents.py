@@ -1,0 +1,330 @@
+"""Any model's objects as JSON documents, without a table for each: one row an object."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import Table, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.schema import MetaData
+
+from .. import _core
+from ..errors import InvalidDiffError
+from ..types import Diff, FilterType, ReadFilter
+from ._connections import EngineSource, SnapshotSource
+from ._folding import Operation, fold
+from ._model import Row
+from ._synchronizer import PAGE_ROWS, SQLAlchemySynchronizer
+from ._tables import KEY_LENGTH, MODEL_LENGTH, diffs_table, documents_table
+from ._values import is_mysql
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_IDS_A_STATEMENT = 500
+_KEYS = (Diff.ID, Diff.MODEL, Diff.JSON_DATA)
+
+
+class Document(NamedTuple):
+    """An object as it is kept.
+
+    Attributes:
+        model: what it is one of.
+        id: its id, decoded.
+        text: the JSON object, its ``id`` included; each value is the text that a device sent.
+    """
+
+    model: str
+    id: str
+    text: str
+
+
+class DocumentSynchronizer(SQLAlchemySynchronizer):
+    """Keeps every object that devices send, of whatever model, as a JSON document of its owner.
+
+    No model is declared, so none of their fields is checked either; the rules say yes to
+    everything that the tables can keep.  Who overrides ``validate_*`` asks ``super()`` first.  An
+    update replaces the top-level fields that it carries and leaves all else as it is.  A value's
+    JSON text is kept to the letter: no number is ever turned into a float.
+
+    Transactions, locks and the log are those of :class:`SQLAlchemySynchronizer`.
+
+    Args:
+        engine: an Engine, or a session, as for :class:`SQLAlchemySynchronizer`.
+        metadata: where the tables ``diffs``, ``diffs_heads`` and ``documents`` are declared, if
+            they are not there yet; None makes a MetaData for them.  ``create_all`` makes them.
+        lock_timeout_s: seconds to wait for another sync of the same owner.
+
+    Attributes:
+        metadata: where the tables are declared.
+        documents_table: the table of the documents.
+
+    Raises:
+        TypeError, ValueError: as SQLAlchemySynchronizer does.
+    """
+
+    def __init__(
+        self,
+        engine: Engine | Session | scoped_session[Any] | Any,
+        metadata: MetaData | None = None,
+        *,
+        lock_timeout_s: float = 10.0,
+    ) -> None:
+        self.metadata = MetaData() if metadata is None else metadata
+        log = _declared(self.metadata, "diffs")
+        super().__init__(
+            engine,
+            {},
+            diffs=diffs_table(self.metadata) if log is None else log,
+            lock_timeout_s=lock_timeout_s,
+        )
+        documents = _declared(self.metadata, "documents")
+        self.documents_table = documents_table(self.metadata) if documents is None else documents
+
+    # ---- rules -----------------------------------------------------------------------------------
+
+    def validate_create(self, owner_id: str, **kwargs: Any) -> bool:
+        """Say yes to a create that the tables can keep.
+
+        Raises:
+            InvalidDiffError: they cannot, as :meth:`check_keys` says.
+        """
+        self.check_keys(**{name: kwargs[name] for name in _KEYS})
+        return True
+
+    def validate_update(self, owner_id: str, **kwargs: Any) -> bool:
+        """Say yes to an update that the tables can keep, as :meth:`validate_create`."""
+        self.check_keys(**{name: kwargs[name] for name in _KEYS})
+        return True
+
+    def validate_delete(self, owner_id: str, **kwargs: Any) -> bool:
+        """Say yes to a delete that the tables can keep, as :meth:`validate_create`."""
+        self.check_keys(**{name: kwargs[name] for name in _KEYS})
+        return True
+
+    def check_keys(self, id: str, model: str, json_data: str) -> None:
+        """Check that the tables can keep a diff and its object apart from all others.
+
+        Args:
+            id: of the diff.
+            model: of the object.
+            json_data: a JSON object with the object's ``id``.
+
+        Raises:
+            InvalidDiffError: one is longer than its column or, on MySQL and MariaDB, ends in a
+                space; or json_data has no string ``id``.
+        """
+        self._check_key("id", id, KEY_LENGTH)
+        self._key(model, json_data)
+
+    def _check_key(self, name: str, text: str, length: int) -> None:
+        if len(text) > length:
+            raise InvalidDiffError(f"{name} is longer than {length} characters")
+        if text.endswith(" ") and is_mysql(self._dialect()):
+            raise InvalidDiffError(
+                f"{name} ends in a space, which MySQL and MariaDB do not compare"
+            )
+
+    def _dialect(self) -> Dialect:
+        return self._source.dialect() if self._open is None else self.connection.dialect
+
+    # ---- writing ---------------------------------------------------------------------------------
+
+    def create_many(self, where: str, rows_json: Sequence[str]) -> None:
+        if where == self._log.name:
+            super().create_many(where, rows_json)
+            return
+        rows = [
+            {**self._key(where, row_json), "document": row_json, "owner": self._owner()}
+            for row_json in rows_json
+        ]
+        if not rows:
+            return
+        try:
+            self._write(insert(self.documents_table), rows)
+        except IntegrityError as error:  # the key is all that can be violated
+            raise InvalidDiffError(
+                f"json_data: there is a document of model {where!r:.100} with this id already"
+            ) from error
+
+    def update_many(self, where: str, rows_json: Sequence[str]) -> None:
+        if where == self._log.name:
+            super().update_many(where, rows_json)
+            return
+        sent = [(self._key(where, row_json)["id"], row_json) for row_json in rows_json]
+        found = self._find(where, list(dict.fromkeys(id_ for id_, _ in sent)))
+        operations = [Operation("create", where, id_, text) for id_, text in found.items()]
+        operations += [
+            Operation("update", where, id_, row_json) for id_, row_json in sent if id_ in found
+        ]
+        if not operations:
+            return
+        table = self.documents_table
+        self._write(
+            update(table).where(*self._own_document()).values(document=bindparam("new_document")),
+            [
+                {
+                    "own_owner": self._owner(),
+                    "own_model": where,
+                    "own_id": id_,
+                    "new_document": text,
+                }
+                for (_, id_), text in fold(operations).items()
+            ],
+        )
+
+    def delete_many(self, where: str, rows_json: Sequence[str]) -> None:
+        if where == self._log.name:
+            super().delete_many(where, rows_json)
+            return
+        rows = [
+            {
+                "own_owner": self._owner(),
+                "own_model": where,
+                "own_id": self._key(where, row_json)["id"],
+            }
+            for row_json in rows_json
+        ]
+        if rows:
+            self._write(delete(self.documents_table).where(*self._own_document()), rows)
+
+    def _owner(self) -> str:
+        return self._transaction().owner_id
+
+    def _key(self, where: str, data_json: str) -> dict[str, str]:
+        """The model and id of an object, as its row has them.
+
+        Raises:
+            InvalidDiffError: the table cannot keep them.
+        """
+        id_ = _core.text_member(data_json, Diff.ID)
+        if not id_:
+            raise InvalidDiffError("json_data: must be an object with a string 'id'")
+        self._check_key("model", where, MODEL_LENGTH)
+        self._check_key("json_data: 'id'", id_, KEY_LENGTH)
+        return {"model": where, "id": id_}
+
+    def _own_document(self) -> list[Any]:
+        columns = self.documents_table.c
+        return [
+            columns.owner == bindparam("own_owner"),
+            columns.model == bindparam("own_model"),
+            columns.id == bindparam("own_id"),
+        ]
+
+    def _find(self, where: str, ids: Sequence[str]) -> dict[str, str]:
+        """The documents of those ids that exist."""
+        columns = self.documents_table.c
+        self._source.before_statement()
+        found: dict[str, str] = {}
+        for begin in range(0, len(ids), _IDS_A_STATEMENT):
+            piece = ids[begin : begin + _IDS_A_STATEMENT]
+            rows = self.connection.execute(
+                select(columns.id, columns.document).where(
+                    columns.owner == self._owner(), columns.model == where, columns.id.in_(piece)
+                )
+            )
+            found.update((id_, text) for id_, text in rows)
+        return found
+
+    def _write(self, statement: Any, rows: list[Row]) -> None:
+        self._source.before_statement()
+        self.connection.execute(statement, rows)
+        self._source.after_write(self.documents_table)
+
+    # ---- reading ---------------------------------------------------------------------------------
+
+    def read(self, where: str, filters: Sequence[ReadFilter] = ()) -> list[Row]:
+        """Read rows as dicts; numbers of documents that are not integers come as Decimal.
+
+        Inside a transaction the rows are its owner's.  Outside, a filter must say whose, by
+        ``equal`` on ``owner``.  Documents can be filtered by ``equal`` on ``id``, and by nothing
+        else: :meth:`documents` gives all of them, to the letter.
+
+        Raises:
+            ValueError: a filter on something else, or none on the owner.
+        """
+        if where == self._log.name:
+            return super().read(where, filters)
+        columns = self.documents_table.c
+        conditions = [columns.model == where]
+        if self._open is not None:
+            conditions.append(columns.owner == self._owner())
+        elif not any(f.field_name == Diff.OWNER and _is_equal(f) for f in filters):
+            raise ValueError(f"reading {where!r} needs a filter equal on 'owner'")
+        for f in filters:
+            if f.field_name not in (Diff.OWNER, Diff.ID) or not _is_equal(f):
+                raise ValueError(f"documents are read by their 'id', not by {f.field_name!r:.100}")
+            conditions.append(columns[f.field_name] == f.data)
+        with self._reading() as connection:
+            texts = connection.scalars(select(columns.document).where(*conditions)).all()
+        return [json.loads(text, parse_float=Decimal) for text in texts]
+
+    def documents(self, owner_id: str, model: str | None = None) -> Iterator[Document]:
+        """Read an owner's documents, a page at a time, ordered by model and id.
+
+        Each page is a statement of its own; :meth:`snapshot` holds them together.
+
+        Args:
+            owner_id: whose.
+            model: of which model; None for all.
+        """
+        columns = self.documents_table.c
+        conditions = [columns.owner == owner_id]
+        if model is not None:
+            conditions.append(columns.model == model)
+        page: list[Document] = []
+        while True:
+            statement = select(columns.model, columns.id, columns.document).where(*conditions)
+            if page:
+                after = page[-1]  # spelled out, as MySQL and MariaDB compare no tuples by index
+                same_model = and_(columns.model == after.model, columns.id > after.id)
+                statement = statement.where(or_(columns.model > after.model, same_model))
+            statement = statement.order_by(columns.model, columns.id).limit(PAGE_ROWS)
+            with self._reading() as connection:
+                page = [Document(*row) for row in connection.execute(statement)]
+            yield from page
+            if len(page) < PAGE_ROWS:
+                return
+
+    def owned_rows(self, owner_id: str, where: str) -> Iterator[Row]:
+        """Not offered: whatever is in the table came through the log.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "documents come from the log: give adopt() the texts that documents() reads"
+        )
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Self]:
+        """Read log and documents as of one moment, while syncs go on.
+
+        Yields:
+            A copy of this synchronizer that can read, and cannot write.
+
+        Raises:
+            TypeError: the synchronizer was given a session, which has a transaction of its own.
+        """
+        if not isinstance(self._source, EngineSource):
+            raise TypeError("snapshot() needs a synchronizer that was given an Engine")
+        with self._source.snapshot() as connection:
+            inside = copy.copy(self)
+            inside._source = SnapshotSource(connection)
+            yield inside
+
+
+def _declared(metadata: MetaData, name: str) -> Table | None:
+    return metadata.tables.get(name if metadata.schema is None else f"{metadata.schema}.{name}")
+
+
+def _is_equal(f: ReadFilter) -> bool:
+    return f.filter_by is FilterType.equal and f.data is not None

@@ -1,0 +1,88 @@
+"""What a run of edits makes of documents, and how two documents differ: by the merge itself.
+
+The merge keeps the text of every value, and its first step folds the edits of one side: a create
+takes in the updates that follow it, and is gone with a delete.  So a document is put at the head
+of its edits as a create, and what comes out is the document afterwards.  Two documents meet as
+concurrent updates of one object; where nothing moves, they say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from .. import _core
+from ..types import DiffDict
+
+Key = tuple[str, str]
+"""The model and id of an object."""
+
+
+class Operation(NamedTuple):
+    """An edit of one object."""
+
+    type: str
+    model: str
+    id: str  # the one in json_data
+    json_data: str
+
+
+def fold(operations: Iterable[Operation]) -> dict[Key, str]:
+    """The documents that the operations leave, each done in its turn.
+
+    Args:
+        operations: a document that is there already comes first, as a create.
+
+    Returns:
+        The text of each object that was created and not deleted after that.  Updates of what is
+        not there leave nothing.
+    """
+    numbered = list(operations)
+    exchange = _core.Exchange(
+        [
+            _diff(str(number), number, operation.type, operation.model, operation.json_data)
+            for number, operation in enumerate(numbered)
+        ]
+    )
+    exchange.meet([])
+    exchange.merge()
+    left: dict[Key, str] = {}
+    for diff in exchange.upstream():
+        if diff["type"] == "create":
+            operation = numbered[int(diff["id"])]
+            left[operation.model, operation.id] = diff["json_data"]
+    return left
+
+
+def lacking(documents: Mapping[Key, str], others: Mapping[Key, str]) -> dict[Key, str]:
+    """What documents have that others of the same keys have not, or have otherwise.
+
+    Args:
+        documents: texts by key.
+        others: texts of the same keys.
+
+    Returns:
+        For each document of which something is left, the text of an object with its id and the
+        fields whose value the other does not have, letter for letter.
+    """
+    keys = list(documents)
+    exchange = _core.Exchange(
+        [_diff(f"other {n}", 0, "update", key[0], others[key]) for n, key in enumerate(keys)]
+    )
+    exchange.meet(
+        [_diff(str(n), 1, "update", key[0], documents[key]) for n, key in enumerate(keys)]
+    )
+    exchange.merge()
+    return {keys[int(diff["id"])]: diff["json_data"] for diff in exchange.downstream()}
+
+
+def _diff(id_: str, utc_timestamp: int, type_: str, model: str, json_data: str) -> DiffDict:
+    return {
+        "id": id_,
+        "owner": "owner",
+        "logical_clock": 0,
+        "utc_timestamp": utc_timestamp,
+        "type": type_,
+        "model": model,
+        "json_data": json_data,
+    }

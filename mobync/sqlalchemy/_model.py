@@ -1,0 +1,335 @@
+"""A table as mobync sees it: which fields a device may send, and what a row must hold.
+
+A field is a column by its name, of a mapped class by the attribute's name.  The column that says
+whose a row is (the owner) is no field: the server fills it in, a device never does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from itertools import chain
+from typing import Any, NoReturn
+
+from sqlalchemy import Column, Table
+from sqlalchemy import inspect as inspect_mapped
+from sqlalchemy import types as sql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import Mapper
+
+from ..errors import InvalidDiffError
+from ..types import Diff
+from ._values import Codec, DoesNotFit, codec_of, is_json_as_read
+
+Row = dict[str, Any]
+
+ID = Diff.ID
+
+LOG_FIELDS = (
+    Diff.ID,
+    Diff.OWNER,
+    Diff.LOGICAL_CLOCK,
+    Diff.UTC_TIMESTAMP,
+    Diff.TYPE,
+    Diff.MODEL,
+    Diff.JSON_DATA,
+)
+
+
+_DECODER = json.JSONDecoder(parse_float=Decimal)
+
+
+def _read_json(text: str) -> Any:
+    """What ``json.loads`` gives, numbers that are not integers as Decimal."""
+    if text.startswith("{"):  # as it nearly always does: no white space to look for
+        value, end = _DECODER.raw_decode(text)
+        if end == len(text):
+            return value
+    return _DECODER.decode(text)
+
+
+class Model:
+    """A table with the fields that devices know.
+
+    Attributes:
+        name: what diffs call it.
+        table: where its rows are.
+        fields: column of each field, ``id`` among them.
+        owner: the column that every statement is confined by; None for a shared table.
+        owner_field: what the owner column is called.
+        where: how a complaint about a row begins.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        table: Table,
+        fields: Mapping[str, Column[Any]],
+        owner: Column[Any] | None,
+        owner_field: str,
+        where: str,
+    ) -> None:
+        self.name = name
+        self.table = table
+        self.fields = dict(fields)
+        self.id = self.fields[ID]
+        self.owner = owner
+        self.owner_field = owner_field
+        self.where = where
+        self._required = {
+            column.key: field
+            for field, column in self.fields.items()
+            if column is not owner and is_required(column)
+        }
+        self._keys = {f: column.key for f, column in self.fields.items() if column.key != f}
+        self._codecs: dict[tuple[str, str], Codec] = {}
+
+    # ---- rows that devices send ----------------------------------------------------------------
+
+    def new_rows(self, rows_json: Sequence[str], owner: Any, dialect: Dialect) -> list[Row]:
+        """The rows of creates, by column keys; columns that they leave out get their defaults.
+
+        Raises:
+            InvalidDiffError: a field is unknown, does not fit, or is missing.
+        """
+        rows = self._read_rows(rows_json, dialect)
+        for key, field in self._required.items():
+            if not all(key in row for row in rows):
+                self._refuse(f"{field!r} is missing")
+        if self.owner is not None:
+            key = self.owner.key
+            if any(row.setdefault(key, owner) != owner for row in rows):
+                raise ValueError(f"a row of another owner for {self.table.name!r}")
+        return rows
+
+    def changes(
+        self, rows_json: Sequence[str], owner: Any, dialect: Dialect
+    ) -> list[tuple[Any, Row]]:
+        """The id and the other fields of updates of an owner's rows, by column keys.
+
+        Raises:
+            InvalidDiffError: a field is unknown or does not fit.
+        """
+        rows = self._read_rows(rows_json, dialect)
+        if self.owner is not None:
+            key = self.owner.key
+            if any(row.pop(key, owner) != owner for row in rows):
+                self._refuse(f"{self.owner_field!r} never changes")
+        return [(row.pop(self.id.key), row) for row in rows]
+
+    def row_id(self, data_json: str, dialect: Dialect) -> Any:
+        """The id in a delete; its other members do not matter.
+
+        Raises:
+            InvalidDiffError: the id does not fit.
+        """
+        return self.read_id(self._read_object(data_json), dialect)
+
+    def read_id(self, members: Mapping[str, Any], dialect: Dialect) -> Any:
+        """The id of a row of JSON values, as its column keeps it."""
+        row = {ID: members[ID]}
+        self._decode_field(ID, [row], dialect)
+        return row[ID]
+
+    def _read_object(self, data_json: str) -> dict[str, Any]:
+        try:
+            members = _read_json(data_json)
+        except (ValueError, ArithmeticError, RecursionError):
+            self._refuse("cannot be read: no JSON, or a number too long or nesting too deep")
+        if not isinstance(members, dict) or not isinstance(members.get(ID), str):
+            self._refuse("must be an object with a string 'id'")
+        return members
+
+    def _read_rows(self, rows_json: Sequence[str], dialect: Dialect) -> list[Row]:
+        """Rows by column keys, read column by column: most hold values that need no change."""
+        rows = [self._read_object(data_json) for data_json in rows_json]
+        for field in dict.fromkeys(chain.from_iterable(rows)):
+            self._decode_field(field, rows, dialect)
+        if self._keys:
+            return [{self._keys.get(f, f): value for f, value in row.items()} for row in rows]
+        return rows
+
+    def _decode_field(self, field: str, rows: list[Row], dialect: Dialect) -> None:
+        """Make of a field's values, in the rows that carry it, what the database driver takes."""
+        column = self._writable(field)
+        codec = self.codec(column, dialect)
+        values = [row[field] for row in rows if field in row]
+        if None in values:
+            if not column.nullable:
+                self._refuse(f"{field!r} must not be null")
+            values = [value for value in values if value is not None]
+        if not values or codec.keeps(values):
+            return
+        try:
+            for row in rows:
+                if row.get(field) is not None:
+                    row[field] = codec.decode(row[field])
+        except DoesNotFit as misfit:
+            self._refuse(f"{field!r} {misfit}")
+
+    def _writable(self, field: str) -> Column[Any]:
+        column = self.fields.get(field)
+        if column is None:
+            if self.owner is not None and field == self.owner_field:
+                self._refuse(f"{field!r} is set by the server")
+            self._refuse(f"model {self.name!r} has no field {field!r:.100}")
+        if column.computed is not None or (column.identity is not None and column.identity.always):
+            self._refuse(f"{field!r} is made by the database")
+        return column
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise InvalidDiffError(f"{self.where}{reason}") from None
+
+    # ---- rows that the database gives ----------------------------------------------------------
+
+    def encoders(self, dialect: Dialect) -> dict[str, Callable[[Any], Any]]:
+        """By field, what makes a value of its column, unless null, something that can be JSON.
+
+        Fields whose values can be JSON as SQLAlchemy gives them are not in it.
+        """
+        return {
+            field: self.codec(column, dialect).encode
+            for field, column in self.fields.items()
+            if not is_json_as_read(column.type, self.codec(column, dialect))
+        }
+
+    # ---- columns and their codecs --------------------------------------------------------------
+
+    def codec(self, column: Column[Any], dialect: Dialect) -> Codec:
+        """The codec of one of the columns on a database."""
+        key = dialect.name, column.key
+        codec = self._codecs.get(key)
+        if codec is None:
+            codec = codec_of(column.type, dialect)
+            if codec is None:
+                raise TypeError(f"{column} cannot be synced on {dialect.name}")
+            self._codecs[key] = codec
+        return codec
+
+    def owner_value(self, owner_id: str, dialect: Dialect) -> Any:
+        """The authenticated owner as the owner column keeps it.
+
+        Raises:
+            ValueError: the column cannot keep it, or keeps another owner as the same.
+        """
+        if self.owner is None:
+            return None
+        value: Any = owner_id
+        if isinstance(self.owner.type, sql.Integer) and str(_int(owner_id)) == owner_id:
+            value = int(owner_id)
+        try:
+            return self.codec(self.owner, dialect).decode(value)
+        except DoesNotFit as misfit:
+            raise ValueError(f"owner_id {owner_id!r:.100}: {self.owner} {misfit}") from None
+
+
+def _int(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def is_required(column: Column[Any]) -> bool:
+    """Whether a new row must bring a value for it."""
+    return not (
+        column.nullable
+        or column.default is not None
+        or column.server_default is not None
+        or column.identity is not None
+        or column is column.table.autoincrement_column
+    )
+
+
+# ---- what an app hands in ----------------------------------------------------------------------
+
+
+def describe(name: str, source: Any, owner_field: str, shared: bool, dialect: Dialect) -> Model:
+    """Look at a table or mapped class that an app wants synced.
+
+    Raises:
+        TypeError: ``source`` is neither.
+        ValueError: it cannot be synced, and why.
+    """
+    table, fields = table_and_fields(name, source)
+    owner = fields.pop(owner_field, None)
+    if shared and owner is not None:
+        raise ValueError(f"table {table.name!r} has a column {owner_field!r}: it is not shared")
+    if not shared and owner is None:
+        raise ValueError(
+            f"table {table.name!r} has no owner column {owner_field!r}, so devices could write "
+            f"each other's rows; if it is shared on purpose, say shared=({name!r},)"
+        )
+    _check_key(table, fields.get(ID), owner)
+    _check_owner(owner)
+    unknown = {f for f, column in fields.items() if codec_of(column.type, dialect) is None}
+    for column in table.columns:
+        field = next((f for f, c in fields.items() if c is column), None)
+        if (field is None or field in unknown) and column is not owner and is_required(column):
+            raise ValueError(
+                f"{column} cannot be synced (type {column.type!r}): "
+                "make it nullable or give it a default"
+            )
+    known = {f: column for f, column in fields.items() if f not in unknown}
+    return Model(name, table, known, owner, owner_field, "json_data: ")
+
+
+def describe_log(source: Any) -> Model:
+    """Look at the log.
+
+    Raises:
+        TypeError: ``source`` is neither a table nor a mapped class.
+        ValueError: a column is missing.
+    """
+    table, fields = table_and_fields("diffs", source)
+    missing = [name for name in LOG_FIELDS if name not in fields]
+    if missing:
+        raise ValueError(f"the log {table.name!r} has no column {', '.join(map(repr, missing))}")
+    fields = {name: fields[name] for name in LOG_FIELDS}
+    return Model(table.name, table, fields, fields[Diff.OWNER], Diff.OWNER, "")
+
+
+def table_and_fields(name: str, source: Any) -> tuple[Table, dict[str, Column[Any]]]:
+    """The table that an app named by a Table or a mapped class, and its columns by field name."""
+    if isinstance(source, Table):
+        return source, {column.name: column for column in source.columns}
+    mapper = inspect_mapped(source, raiseerr=False)
+    if not isinstance(mapper, Mapper):
+        raise TypeError(f"model {name!r} must be a Table or a mapped class, not {source!r:.100}")
+    table = mapper.local_table
+    if mapper.inherits is not None or mapper.polymorphic_on is not None:
+        raise ValueError(f"model {name!r}: {source!r} is one of several classes; name its Table")
+    if not isinstance(table, Table):
+        raise ValueError(f"model {name!r}: {source!r} is not mapped to one table")
+    return table, dict(_mapped_columns(mapper, table.columns))
+
+
+def _mapped_columns(
+    mapper: Mapper[Any], columns: Iterable[Column[Any]]
+) -> Iterable[tuple[str, Column[Any]]]:
+    own = {id(column) for column in columns}
+    for attribute in mapper.column_attrs:
+        column = attribute.columns[0]
+        if isinstance(column, Column) and id(column) in own:
+            yield attribute.key, column
+
+
+def _check_key(table: Table, id_: Column[Any] | None, owner: Column[Any] | None) -> None:
+    key = set(table.primary_key.columns)
+    if id_ is None or id_ not in key or not key <= {id_, owner}:
+        raise ValueError(
+            f"table {table.name!r}: the primary key must be 'id', or 'id' and the owner column"
+        )
+    if not isinstance(_plain(id_.type), (sql.String, sql.Uuid)) or isinstance(id_.type, sql.Enum):
+        raise ValueError(
+            f"table {table.name!r}: 'id' must be a String or Uuid, since devices make ids offline"
+        )
+
+
+def _check_owner(owner: Column[Any] | None) -> None:
+    if owner is not None and not isinstance(
+        _plain(owner.type), (sql.String, sql.Integer, sql.Uuid)
+    ):
+        raise ValueError(f"{owner}: the owner column must be a String, Integer or Uuid")
+
+
+def _plain(type_: sql.TypeEngine[Any]) -> sql.TypeEngine[Any]:
+    return type_.impl_instance if isinstance(type_, sql.TypeDecorator) else type_

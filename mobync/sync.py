@@ -1,0 +1,826 @@
+"""One sync from the request to the reply: the order of docs/protocol.md, "Around the merge"."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import groupby, islice
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+from . import _core
+from ._locks import KeyedLocks
+from ._paging import Page, read_page, write_cursor
+from ._refusals import (
+    ObjectName,
+    RefusedDiff,
+    history_of,
+    object_of,
+    refusal_of,
+    restored_downstream,
+)
+from ._server_edits import LiveObjects, Operation, diffs_of, json_text
+from .errors import InvalidDiffError, LogicalClockError, UnauthorizedError, shown
+from .synchronizer import Synchronizer
+from .types import (
+    MAX_LOGICAL_CLOCK,
+    CompactResult,
+    Diff,
+    DiffDict,
+    FilterType,
+    MergeResult,
+    PlainReply,
+    ReadFilter,
+    Reply,
+    SyncReport,
+)
+
+logger = logging.getLogger("mobync")
+
+MAX_JSON_DATA_BYTES = 256 * 1024 * 1024  # what the core can print
+MAX_DEPTH = 1000  # what cJSON is built for
+
+ADOPT_PIECE_ROWS = 1000
+COMPACT_PIECE_CLOCKS = 10_000
+
+MOST_MISFITS = 100  # of one request that are left out, a transaction each
+
+RETRY_PAUSES_S = (0.02, 0.1, 0.5)  # about; after an error that the Synchronizer calls transient
+
+T = TypeVar("T")
+
+Listener = Callable[[SyncReport], object]
+Rule = Callable[..., bool]
+
+_owner_locks = KeyedLocks()
+
+
+class _Writing:
+    """How far the writes of a transaction have come."""
+
+    def __init__(self, *, singly: bool) -> None:
+        self.singly = singly  # rows one by one, where a run would not say which it is
+        self.at: int | None = None  # the operation, or the first of the run
+        self.of_many = False
+
+
+class _Synced(NamedTuple):
+    """What came of a request."""
+
+    clock: int  # for the reply
+    highest_before: int = -1
+    accepted: int = 0
+    next_page: int | None = None  # the clock with which it begins
+    refused: Sequence[RefusedDiff] = ()
+    downstream: list[DiffDict] | None = None  # where it is not what the merge says
+
+
+class Mobync:
+    """The server half of mobync over one :class:`Synchronizer`.
+
+    One object serves any number of threads.
+
+    Args:
+        synchronizer: the app's database and rules.
+        diffs_model_name: the name under which the synchronizer keeps the log.
+        max_clock_skew_ms: milliseconds that a device's clock may be ahead of the server's before
+            its timestamps count as the server's time.
+        lock_timeout_s: seconds to wait for another sync of the same owner.
+        max_diffs: diffs that one request may hold.
+        max_json_data_bytes: bytes of UTF-8 that one diff's ``json_data`` may have.
+        max_depth: levels to which it may be nested; 1000 at the most.
+        on_refusal: 'raise' lets one diff that a rule refuses end the whole sync.  'skip' leaves
+            it out, and what depends on it; the reply lists it as ``refused`` and brings the
+            device's rows back to the server's, for which the owner's log is read whole.
+
+    Raises:
+        TypeError: ``synchronizer`` is no Synchronizer, or another argument has the wrong type.
+        ValueError: an argument is empty or negative.
+    """
+
+    def __init__(
+        self,
+        synchronizer: Synchronizer,
+        diffs_model_name: str = "diffs",
+        *,
+        max_clock_skew_ms: int = 300_000,
+        lock_timeout_s: float = 10.0,
+        max_diffs: int = 200_000,
+        max_json_data_bytes: int = 16 * 1024 * 1024,
+        max_depth: int = 1000,
+        on_refusal: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        if not isinstance(synchronizer, Synchronizer):
+            raise TypeError(
+                f"synchronizer must be a Synchronizer, not {type(synchronizer).__name__}"
+            )
+        _check_text("diffs_model_name", diffs_model_name)
+        _check_count("max_clock_skew_ms", max_clock_skew_ms, MAX_LOGICAL_CLOCK)
+        _check_count("max_diffs", max_diffs, sys.maxsize)
+        _check_count("max_json_data_bytes", max_json_data_bytes, MAX_JSON_DATA_BYTES)
+        _check_count("max_depth", max_depth, MAX_DEPTH)
+        if not isinstance(lock_timeout_s, (int, float)) or isinstance(lock_timeout_s, bool):
+            raise TypeError("lock_timeout_s must be a number (seconds)")
+        if not (math.isfinite(lock_timeout_s) and 0 <= lock_timeout_s <= threading.TIMEOUT_MAX):
+            raise ValueError("lock_timeout_s must be finite and not negative")
+        if on_refusal not in ("raise", "skip"):
+            raise ValueError(f"on_refusal must be 'raise' or 'skip', not {shown(on_refusal)}")
+        self.synchronizer = synchronizer
+        self.diffs_model_name = diffs_model_name
+        self.max_clock_skew_ms = max_clock_skew_ms
+        self.lock_timeout_s = float(lock_timeout_s)
+        self.max_diffs = max_diffs
+        self.max_json_data_bytes = max_json_data_bytes
+        self.max_depth = max_depth
+        self.on_refusal = on_refusal
+        self._listeners: tuple[Listener, ...] = ()
+
+    def listen(self, listener: Listener) -> None:
+        """Have a function called after each sync, push and adopted piece, in its thread.
+
+        For what follows a log: metrics, a message to the owner's other devices.  What it raises
+        is logged and goes no further, since the edits are written by then.
+
+        Args:
+            listener: takes a :class:`SyncReport`; it must not block.
+        """
+        self._listeners += (listener,)
+
+    def apply(
+        self,
+        logical_clock: int | str,
+        diffs: Sequence[dict[str, Any]],
+        owner_id: str,
+        *,
+        limit: int | str | None = None,
+        cursor: str | None = None,
+    ) -> Reply:
+        """Merge what a device did with what the other devices of its owner did meanwhile.
+
+        Writes the app's tables and the log, all or nothing where the Synchronizer has
+        transactions.  Calling again with the same request is always right.  Each of the dicts in
+        ``diffs`` that went upstream gets its new ``logical_clock`` once everything is written.
+
+        Args:
+            logical_clock: the clock of the reply to the device's last sync, 0 before the first.
+            diffs: the device's edits, in the order in which it made them.
+            owner_id: whom the app authenticated; what is stored belongs to this owner, whatever
+                the diffs claim.
+            limit: about how many diffs the reply may bring; more come in further pages
+                (docs/protocol.md, "Pages").
+            cursor: of the last reply, if that said that there is more.
+
+        Returns:
+            ``success`` (True), ``message`` (''), the new ``logical_clock``, and the ``diffs`` that
+            the device must apply; with a limit or a cursor also ``more``, and the next ``cursor``
+            if there is more.
+
+        Raises:
+            InvalidDiffError: a diff is malformed.
+            UnauthorizedError: a rule of the app refused a diff.
+            LogicalClockError: the clock is not an int of 0 or more, or ahead of the server.
+            PageError: ``limit`` or ``cursor`` cannot be right.
+            BusyError: another sync of this owner took too long.
+            TypeError, ValueError: ``owner_id`` is no text, or the Synchronizer returned no rows.
+        """
+        exchange = _core.Exchange(diffs, self.diffs_model_name, **self._limits())
+        client_clock = _read_clock(logical_clock)
+        page = read_page(limit, cursor, client_clock, exchange)
+        synced = self._sync(exchange, client_clock, owner_id, page)
+        return self._reply(exchange, synced, client_clock, page)
+
+    def apply_json(self, body: bytes | str, owner_id: str) -> bytes:
+        """Do what :meth:`apply` does, from the body of a request to the body of the reply.
+
+        Nothing of it becomes a Python object but what the Synchronizer is given.
+
+        Args:
+            body: the request as JSON, an object with ``logical_clock`` and ``diffs``, perhaps
+                ``limit`` and ``cursor``; whatever else it has is the app's own business.
+            owner_id: whom the app authenticated.
+
+        Returns:
+            The reply as JSON, in UTF-8.
+
+        Raises:
+            InvalidDiffError: the body is malformed, or a diff in it.
+            TypeError: ``body`` is neither str nor bytes.
+            What else :meth:`apply` raises.
+        """
+        exchange = _core.Exchange.from_json(body, self.diffs_model_name, **self._limits())
+        client_clock = _read_clock(exchange.logical_clock)
+        page = read_page(exchange.limit, exchange.cursor, client_clock, exchange)
+        synced = self._sync(exchange, client_clock, owner_id, page)
+        if synced.refused:
+            reply = self._reply(exchange, synced, client_clock, page)
+            return json.dumps(reply, ensure_ascii=False).encode()
+        printed = exchange.reply_json(synced.clock)
+        more = self._beyond_plain(exchange, synced, client_clock, page)
+        if not more:
+            return printed
+        return b"%s, %s" % (printed[:-1], json.dumps(more).encode()[1:])
+
+    def _reply(
+        self, exchange: _core.Exchange, synced: _Synced, client_clock: int, page: Page | None
+    ) -> Reply:
+        diffs = exchange.downstream() if synced.downstream is None else synced.downstream
+        plain: PlainReply = {
+            "success": True,
+            "message": "",
+            "logical_clock": synced.clock,
+            "diffs": diffs,
+        }
+        return {**plain, **self._beyond_plain(exchange, synced, client_clock, page)}  # type: ignore[typeddict-item]
+
+    def _beyond_plain(
+        self, exchange: _core.Exchange, synced: _Synced, client_clock: int, page: Page | None
+    ) -> dict[str, Any]:
+        """What only those find in a reply who asked for it."""
+        more: dict[str, Any] = {}
+        if page is not None:
+            more["more"] = synced.next_page is not None
+        if synced.next_page is not None:
+            more["cursor"] = write_cursor(synced.next_page, client_clock, exchange.fingerprint)
+        if self.on_refusal == "skip":
+            more["refused"] = [diff.refusal for diff in synced.refused]
+        return more
+
+    def _sync(
+        self, exchange: _core.Exchange, client_clock: int, owner_id: str, page: Page | None
+    ) -> _Synced:
+        """Take an exchange from its checked form to its written end."""
+        _check_text("owner_id", owner_id)
+
+        misfits: dict[int, InvalidDiffError] = {}
+
+        def merge_and_write(store: Synchronizer, writing: _Writing) -> _Synced:
+            if page is not None and page.limit is not None:
+                next_page = self._meet_page(exchange, store, owner_id, page.first_clock, page.limit)
+                if next_page is not None:
+                    exchange.merge()
+                    return _Synced(client_clock, next_page=next_page)
+            return self._merge_and_write(
+                exchange, store, client_clock, owner_id, page, misfits, writing
+            )
+
+        while True:
+            try:
+                synced = self._in_writing_transaction(exchange, owner_id, merge_and_write)
+                break
+            except InvalidDiffError as misfit:
+                left_out = misfit.index is None or misfit.index in misfits
+                if self.on_refusal == "raise" or left_out or len(misfits) == MOST_MISFITS:
+                    raise
+                misfits[cast(int, misfit.index)] = misfit
+        exchange.acknowledge(synced.highest_before + 1)
+        report = SyncReport(
+            owner_id,
+            synced.clock,
+            pushed=len(exchange) if synced.next_page is None else 0,
+            accepted=synced.accepted,
+            sent=exchange.downstream_count if synced.downstream is None else len(synced.downstream),
+            conflicts=exchange.conflicts,
+            refused=len(synced.refused),
+        )
+        self._tell(report)
+        return synced
+
+    def _merge_and_write(
+        self,
+        exchange: _core.Exchange,
+        store: Synchronizer,
+        client_clock: int,
+        owner_id: str,
+        page: Page | None,
+        misfits: dict[int, InvalidDiffError],
+        writing: _Writing,
+    ) -> _Synced:
+        pulls_only = page is not None and len(exchange) == 0
+        first_clock = page.first_clock if page is not None and pulls_only else client_clock
+        highest = self._meet_window(exchange, store, first_clock, owner_id)
+        if page is not None:
+            _check_not_ahead(page.first_clock, highest)
+            exchange.select(True, True, page.first_clock, MAX_LOGICAL_CLOCK + 1)
+        if (client_clock if page is None else page.first_clock) == 0:
+            exchange.leave_out_dead()
+        refused = self._ask_rules(exchange, store, owner_id, misfits)
+        exchange.merge(self._now_ms(), self.max_clock_skew_ms)
+        operations = exchange.operations(owner_id, highest + 1)
+        self._write(store, operations, writing)
+        accepted = len(operations)
+        clock = highest + accepted + 1
+        downstream = None
+        if refused:
+            history = history_of(refused)
+            self._meet(history, store, owner_id, 0)
+            history.select(False, True, 0, 0)
+            history.merge()
+            downstream = restored_downstream(exchange, history, client_clock, owner_id, clock)
+        return _Synced(clock, highest, accepted, refused=refused, downstream=downstream)
+
+    def _ask_rules(
+        self,
+        exchange: _core.Exchange,
+        store: Synchronizer,
+        owner_id: str,
+        misfits: dict[int, InvalidDiffError],
+    ) -> list[RefusedDiff]:
+        """Show the app's rules what is new; leave out what they refuse, or raise.
+
+        ``misfits`` are what the app's tables refused in an earlier try.
+        """
+        refused: list[RefusedDiff] = []
+        without_ground: set[ObjectName] = set()
+        rules = _rules_of(store)
+        for index, diff_id, kind, sent in exchange.news():
+            depends = bool(without_ground) and object_of(exchange, index) in without_ground
+            error: InvalidDiffError | UnauthorizedError | None = misfits.get(index)
+            if error is None and not depends:
+                error = _answer_of_rule(rules, owner_id, index, diff_id, kind, sent)
+            if not depends and error is None:
+                continue
+            if self.on_refusal == "raise" and error is not None:
+                raise error
+            exchange.leave_out(index)
+            refused.append(RefusedDiff(sent, refusal_of(diff_id, None if depends else error)))
+            if kind != "update":
+                without_ground.add(object_of(exchange, index))
+        return refused
+
+    def _tell(self, report: SyncReport) -> None:
+        logger.info(
+            "sync owner=%s pushed=%d accepted=%d sent=%d clock=%d",
+            report.owner_id if report.owner_id.isprintable() else ascii(report.owner_id),
+            report.pushed,
+            report.accepted,
+            report.sent,
+            report.logical_clock,
+        )
+        for listener in self._listeners:
+            try:
+                listener(report)
+            except Exception:
+                logger.exception("a listener failed; what it was told of is written")
+
+    def validate(self, diff: dict[str, Any], owner_id: str) -> bool:
+        """Check one diff as :meth:`apply` would: its form, then the app's rule.
+
+        Args:
+            diff: the diff as a device would send it.
+            owner_id: the authenticated owner.
+
+        Returns:
+            True.
+
+        Raises:
+            InvalidDiffError: the diff is malformed.
+            UnauthorizedError: the rule refused it.
+        """
+        _check_text("owner_id", owner_id)
+        exchange = _core.Exchange([diff], self.diffs_model_name, **self._limits())
+        exchange.meet([])
+        rules = _rules_of(self.synchronizer)
+        for index, diff_id, kind, sent in exchange.news():
+            refusal = _answer_of_rule(rules, owner_id, index, diff_id, kind, sent)
+            if refusal is not None:
+                raise refusal
+        return True
+
+    def push(self, owner_id: str, operations: Iterable[Operation]) -> int:
+        """Make edits as the backend itself, for the owner's devices to learn at their next sync.
+
+        They go into the models and the log in one transaction, as those of a device that is up to
+        date; the rules are not asked.  Costs the same whatever the length of the log if the
+        Synchronizer offers ``highest_logical_clock``; else the owner's log is read.
+
+        Args:
+            owner_id: whose rows.
+            operations: ``(type, model, data)`` each: 'create', 'update' or 'delete', the model's
+                name, and the row as a dict or as JSON text, with an ``id``.
+
+        Returns:
+            The owner's logical clock afterwards.
+
+        Raises:
+            InvalidDiffError: an operation is malformed; ``index`` says which.
+            BusyError: a sync of this owner took too long.
+        """
+        _check_text("owner_id", owner_id)
+        diffs = diffs_of(operations, owner_id, self._now_ms())
+        exchange = _core.Exchange(diffs, self.diffs_model_name)
+
+        def write(store: Synchronizer, writing: _Writing) -> tuple[int, int]:
+            highest = store.highest_logical_clock(owner_id)
+            if highest is None:
+                highest = self._meet(_core.Exchange([]), store, owner_id, 0)
+            next_clock = 0 if highest is None else highest + 1
+            exchange.meet([])
+            exchange.merge()
+            operations = exchange.operations(owner_id, next_clock)
+            self._write(store, operations, writing)
+            return next_clock + len(operations), len(operations)
+
+        clock, accepted = self._in_writing_transaction(exchange, owner_id, write)
+        self._tell(SyncReport(owner_id, clock, len(diffs), accepted))
+        return clock
+
+    def adopt(
+        self,
+        owner_id: str,
+        model: str,
+        rows: Iterable[Mapping[str, Any] | str] | None = None,
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Bring rows that the app had before mobync into the log, as creates.
+
+        The models are not written.  A row that the log already has is passed over, so repeating
+        adds only what is new.  Works through the rows in pieces, a transaction each.
+
+        Args:
+            owner_id: whose rows.
+            model: the model that they are of.
+            rows: the rows, as dicts or JSON text with an ``id``; None asks the Synchronizer for
+                all rows of the owner (``owned_rows``).
+            progress: called after each piece with the number of rows looked at so far.
+
+        Returns:
+            How many rows were added to the log.
+
+        Raises:
+            InvalidDiffError: a row is malformed; the pieces before it stay adopted.
+            BusyError: a sync of this owner took too long.
+        """
+        _check_text("owner_id", owner_id)
+        _check_text("model", model)
+        if rows is None:
+            rows = self.synchronizer.owned_rows(owner_id, model)
+        alive = LiveObjects(model)
+        added = seen = 0
+        remaining = iter(rows)
+        while piece := list(islice(remaining, ADOPT_PIECE_ROWS)):
+            new = self._in_transaction(
+                owner_id, partial(self._adopt_piece, owner_id=owner_id, alive=alive, piece=piece)
+            )
+            self._tell(SyncReport(owner_id, alive.next_clock + new, len(piece), new))
+            added += new
+            seen += len(piece)
+            if progress is not None:
+                progress(seen)
+        return added
+
+    def _adopt_piece(
+        self,
+        store: Synchronizer,
+        owner_id: str,
+        alive: LiveObjects,
+        piece: list[Mapping[str, Any] | str],
+    ) -> int:
+        logged = _core.Exchange([])
+        highest = self._meet(logged, store, owner_id, alive.next_clock)
+        logged.merge()
+        alive.follow(logged.downstream(), highest)
+        creates = diffs_of(alive.missing(piece), owner_id, self._now_ms())
+        exchange = _core.Exchange(creates, self.diffs_model_name)
+        exchange.meet([])
+        exchange.merge()
+        operations = exchange.operations(owner_id, alive.next_clock)
+        if operations:
+            store.create_many(self.diffs_model_name, [log_row for *_, log_row in operations])
+        return len(operations)
+
+    def compact(self, owner_id: str) -> CompactResult:
+        """Drop from an owner's log what no device can need.
+
+        Safe at any time, whatever clocks the devices hold (docs/protocol.md, "Compaction").  A
+        Synchronizer that offers ``highest_logical_clock`` and knows the filter ``minor`` has its
+        log compacted in pieces, a transaction each, between which the owner's devices sync; else
+        the log is read whole.  Memory grows with the owner's live objects, not with the history.
+
+        Args:
+            owner_id: whose log.
+
+        Returns:
+            Rows and bytes of the log before and after.
+
+        Raises:
+            BusyError: a sync of this owner took too long.
+            ValueError: the Synchronizer gave rows that are no log of this owner.
+
+        What interrupts it leaves a log that is right, and smaller by the pieces that were done;
+        calling again goes on.
+        """
+        _check_text("owner_id", owner_id)
+        compaction = _core.Compaction()
+        end_clock = self._in_transaction(
+            owner_id, lambda store: store.highest_logical_clock(owner_id)
+        )
+        end_clock = MAX_LOGICAL_CLOCK if end_clock is None else end_clock + 1
+        size = COMPACT_PIECE_CLOCKS if end_clock < MAX_LOGICAL_CLOCK else MAX_LOGICAL_CLOCK
+        totals = [0, 0, 0, 0]
+        while end_clock > 0:
+            first_clock = max(0, end_clock - size)
+            counts = self._in_transaction(
+                owner_id,
+                partial(
+                    self._compact_piece,
+                    owner_id=owner_id,
+                    compaction=compaction,
+                    first_clock=first_clock,
+                    end_clock=end_clock,
+                ),
+                pauses_s=(),  # a second try would take what the first one saw for later diffs
+            )
+            totals = [total + count for total, count in zip(totals, counts, strict=True)]
+            end_clock = first_clock
+        return CompactResult(*totals)
+
+    def _compact_piece(
+        self,
+        store: Synchronizer,
+        owner_id: str,
+        compaction: _core.Compaction,
+        first_clock: int,
+        end_clock: int,
+    ) -> tuple[int, int, int, int]:
+        before = [ReadFilter(Diff.LOGICAL_CLOCK, FilterType.minor, end_clock)]
+        whole_log = end_clock == MAX_LOGICAL_CLOCK
+        rows = self._read_log(store, owner_id, first_clock, *([] if whole_log else before))
+        try:
+            changes, *counts = compaction.piece(rows, owner_id, first_clock, end_clock)
+        except InvalidDiffError as damage:
+            raise ValueError(f"read({self.diffs_model_name!r}) gave an {damage}") from damage
+        trimmed = [
+            json_text({Diff.ID: diff_id, Diff.OWNER: owner_id, Diff.JSON_DATA: left})
+            for diff_id, left in changes
+            if left is not None
+        ]
+        dropped = [
+            json_text({Diff.ID: diff_id, Diff.OWNER: owner_id})
+            for diff_id, left in changes
+            if left is None
+        ]
+        if trimmed:
+            store.update_many(self.diffs_model_name, trimmed)
+        if dropped:
+            store.delete_many(self.diffs_model_name, dropped)
+        rows_before, rows_after, bytes_before, bytes_after = counts
+        return rows_before, rows_after, bytes_before, bytes_after
+
+    def _limits(self) -> dict[str, int]:
+        return {
+            "max_diffs": self.max_diffs,
+            "max_json_data_bytes": self.max_json_data_bytes,
+            "max_depth": self.max_depth,
+        }
+
+    def _now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def _in_transaction(
+        self,
+        owner_id: str,
+        work: Callable[[Synchronizer], T],
+        pauses_s: Sequence[float] = RETRY_PAUSES_S,
+    ) -> T:
+        """Do ``work`` alone with the owner's data, all or nothing; again after a passing error."""
+        with _owner_locks.hold((id(self.synchronizer), owner_id), self.lock_timeout_s):
+            for pause_s in (*pauses_s, None):
+                try:
+                    return self._try_transaction(owner_id, work)
+                except Exception as error:
+                    if pause_s is None or not self.synchronizer.is_transient(error):
+                        raise
+                time.sleep(pause_s * random.uniform(0.5, 1.5))
+        raise AssertionError("the last try returns or raises")
+
+    def _in_writing_transaction(
+        self,
+        exchange: _core.Exchange,
+        owner_id: str,
+        work: Callable[[Synchronizer, _Writing], T],
+    ) -> T:
+        """Do what writes an exchange; an InvalidDiffError says which of its diffs it means.
+
+        Where a run of rows was at fault, all is done once more row by row to find the one.
+        """
+        for singly in (False, True):
+            writing = _Writing(singly=singly)
+
+            def attempt(store: Synchronizer, writing: _Writing = writing) -> T:
+                return work(store, writing)
+
+            try:
+                return self._in_transaction(owner_id, attempt)
+            except InvalidDiffError as misfit:
+                if misfit.index is not None or writing.at is None:
+                    raise
+                if singly or not writing.of_many:
+                    misfit.index = exchange.upstream_index(writing.at)
+                    misfit.diff_id = exchange.diff(misfit.index)[0]
+                    raise
+        raise AssertionError("the second try returns or raises")
+
+    def _try_transaction(self, owner_id: str, work: Callable[[Synchronizer], T]) -> T:
+        results = []
+        with self.synchronizer.transaction(owner_id) as store:
+            if not isinstance(store, Synchronizer):
+                raise TypeError(
+                    f"transaction() must yield a Synchronizer, not {type(store).__name__}"
+                )
+            results.append(work(store))
+        if not results:
+            raise RuntimeError("transaction() swallowed an exception")
+        return results[0]
+
+    def _meet_window(
+        self, exchange: _core.Exchange, store: Synchronizer, client_clock: int, owner_id: str
+    ) -> int:
+        """Give the window to the exchange and return the owner's highest clock, -1 if none."""
+        highest = self._meet(exchange, store, owner_id, client_clock)
+        if highest is None and client_clock > 0:
+            highest = store.highest_logical_clock(owner_id)
+            if highest is None:
+                highest = self._meet(_core.Exchange([]), store, owner_id, client_clock - 1)
+            _check_not_ahead(client_clock, -1 if highest is None else highest)
+        return -1 if highest is None else highest
+
+    def _meet_page(
+        self,
+        exchange: _core.Exchange,
+        store: Synchronizer,
+        owner_id: str,
+        first_clock: int,
+        limit: int,
+    ) -> int | None:
+        """Give a page to the exchange; the clock after it, None if it is the last.
+
+        Reads about as much as the page has where the store offers ``highest_logical_clock``; else
+        all that is left of the window.
+        """
+        highest = store.highest_logical_clock(owner_id)
+        begin, clocks = first_clock, limit
+        met = None
+        while met is None and highest is not None and begin + clocks <= highest:
+            end = begin + clocks
+            before = ReadFilter(Diff.LOGICAL_CLOCK, FilterType.minor, end)
+            met = self._meet(exchange, store, owner_id, begin, before)
+            if met is None:  # a gap that compaction left, of any width
+                begin, clocks = end, clocks * 2
+        if met is None:
+            self._meet(exchange, store, owner_id, begin)
+            next_page = exchange.page_end(limit)
+        else:
+            next_page = exchange.page_end(limit) or end
+        if next_page is not None:
+            exchange.select(False, False, first_clock, next_page)
+            if first_clock == 0:
+                exchange.leave_out_dead()
+        return next_page
+
+    def _meet(
+        self,
+        exchange: _core.Exchange,
+        store: Synchronizer,
+        owner_id: str,
+        first_clock: int,
+        *more: ReadFilter,
+    ) -> int | None:
+        """Show an exchange the log from ``first_clock`` on; return the highest clock in it."""
+        rows = self._read_log(store, owner_id, first_clock, *more)
+        try:
+            return exchange.meet(rows, owner_id, first_clock)
+        except InvalidDiffError as damage:
+            raise ValueError(f"read({self.diffs_model_name!r}) gave an {damage}") from damage
+
+    def _read_log(
+        self, store: Synchronizer, owner_id: str, first_clock: int, *more: ReadFilter
+    ) -> Any:
+        return store.read(
+            self.diffs_model_name,
+            [
+                ReadFilter(Diff.OWNER, FilterType.equal, owner_id),
+                ReadFilter(Diff.LOGICAL_CLOCK, FilterType.majorOrEqual, first_clock),
+                *more,
+            ],
+        )
+
+    def _write(
+        self,
+        store: Synchronizer,
+        operations: list[tuple[str, str, str, str]],
+        writing: _Writing,
+    ) -> None:
+        if type(self.synchronizer).transaction is Synchronizer.transaction:
+            # Diff by diff, so that a crash leaves at most one that is in a table but not logged.
+            for writing.at, (kind, model, json_data, log_row) in enumerate(operations):
+                getattr(store, kind)(model, json_data)
+                store.create(self.diffs_model_name, log_row)
+            return
+        for _, numbered in groupby(
+            enumerate(operations),
+            key=lambda entry: entry[0] if writing.singly else entry[1][:2],
+        ):
+            run = list(numbered)
+            writing.at, (kind, model, _, _) = run[0]
+            writing.of_many = len(run) > 1
+            getattr(store, f"{kind}_many")(model, [json_data for _, (_, _, json_data, _) in run])
+        if operations:
+            writing.at, writing.of_many = 0, len(operations) > 1
+            for rows in _runs([log_row for *_, log_row in operations], singly=writing.singly):
+                store.create_many(self.diffs_model_name, rows)
+                writing.at += len(rows)
+
+
+def _runs(rows: list[str], *, singly: bool) -> Iterable[list[str]]:
+    return ([row] for row in rows) if singly else (rows,)
+
+
+def merge(
+    server_diffs: Sequence[dict[str, Any]], client_diffs: Sequence[dict[str, Any]]
+) -> MergeResult:
+    """Merge two lists of diffs; reads and writes nothing, and changes neither list.
+
+    Args:
+        server_diffs: the window: the owner's diffs from the client's clock on, in any order.
+        client_diffs: the client's diffs, in its order.
+
+    Returns:
+        What each side must apply.  ``id``, ``owner``, ``model`` and ``logical_clock`` are as they
+        came; a diff that the merge does not change keeps its ``json_data`` byte for byte.
+
+    Raises:
+        InvalidDiffError: a diff of either list is malformed.
+    """
+    exchange = _core.Exchange(client_diffs)
+    exchange.meet(server_diffs)
+    exchange.merge()
+    return MergeResult(exchange.upstream(), exchange.downstream())
+
+
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a str, not {type(text).__name__}")
+    if not text or "\0" in text:
+        raise ValueError(f"{name} must be text that is not empty and has no U+0000")
+    text.encode()
+
+
+def _check_count(name: str, count: object, most: int) -> None:
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"{name} must be an int, not {type(count).__name__}")
+    if not 0 <= count <= most:
+        raise ValueError(f"{name} must be of 0 to {most}")
+
+
+def _read_clock(logical_clock: int | str | None) -> int:
+    clock: object = logical_clock
+    if isinstance(clock, str) and clock.isascii() and clock.isdigit() and len(clock) < 20:
+        clock = int(clock)
+    if not isinstance(clock, int) or isinstance(clock, bool):
+        raise LogicalClockError(f"logical_clock must be an int, not {shown(logical_clock)}")
+    if not 0 <= clock <= MAX_LOGICAL_CLOCK:
+        raise LogicalClockError("logical_clock must be of 0 to 2**53 - 1")
+    return clock
+
+
+def _rules_of(store: Synchronizer) -> dict[str, Rule]:
+    return {
+        "create": store.validate_create,
+        "update": store.validate_update,
+        "delete": store.validate_delete,
+    }
+
+
+def _answer_of_rule(
+    rules: dict[str, Rule],
+    owner_id: str,
+    index: int,
+    diff_id: str,
+    kind: str,
+    sent: dict[str, Any],
+) -> InvalidDiffError | UnauthorizedError | None:
+    """Ask the app's rule of a diff; what it refuses with, which says where."""
+    try:
+        if rules[kind](owner_id, **sent):
+            return None
+    except (InvalidDiffError, UnauthorizedError) as refusal:
+        if refusal.index is None:
+            refusal.index, refusal.diff_id = index, diff_id
+        return refusal
+    return UnauthorizedError(f"validate_{kind} refused it", index, diff_id)
+
+
+def _check_not_ahead(clock: int, highest: int) -> None:
+    if clock > highest + 1:
+        raise LogicalClockError(
+            f"logical_clock {clock} is ahead of the server's log: "
+            "the server has lost diffs that this device has seen; pull anew from 0",
+            ahead=True,
+        )

@@ -1,0 +1,63 @@
+"""Builds the C extension; everything else about the package is in pyproject.toml."""
+
+import os
+import shlex
+import subprocess
+import sys
+from glob import glob
+
+from setuptools import Extension, setup
+
+MISSING = """
+mobync needs the C library cJSON, and {reason}.  Install it with one of
+
+    Debian, Ubuntu   apt-get install libcjson-dev pkg-config
+    Fedora           dnf install cjson-devel pkgconf
+    macOS            brew install cjson pkg-config
+
+or name its place in MOBYNC_CFLAGS and MOBYNC_LDFLAGS, say
+MOBYNC_CFLAGS=-I/opt/cjson/include MOBYNC_LDFLAGS="-L/opt/cjson/lib -lcjson".
+"""
+
+
+def cjson_flags() -> tuple[list[str], list[str]]:
+    """The flags that compile against libcjson and link it."""
+    if os.environ.get("MOBYNC_LDFLAGS"):
+        return (
+            shlex.split(os.environ.get("MOBYNC_CFLAGS", "")),
+            shlex.split(os.environ["MOBYNC_LDFLAGS"]),
+        )
+    command = os.environ.get("PKG_CONFIG", "pkg-config")
+    flags = []
+    for kind in ("--cflags", "--libs"):
+        try:
+            found = subprocess.run(
+                [command, kind, "libcjson"], capture_output=True, text=True, check=True
+            )
+        except FileNotFoundError:
+            sys.exit(MISSING.format(reason=f"there is no {command} to find it"))
+        except subprocess.CalledProcessError:
+            sys.exit(MISSING.format(reason=f"{command} does not find it (libcjson)"))
+        flags.append(shlex.split(found.stdout))
+    compile_flags, link_flags = flags
+    return compile_flags + shlex.split(os.environ.get("MOBYNC_CFLAGS", "")), link_flags
+
+
+def building() -> bool:
+    """Whether this run compiles: an sdist and its metadata need no cJSON."""
+    return not {"sdist", "egg_info", "dist_info", "--version", "--name", "clean"} & set(sys.argv)
+
+
+compile_flags, link_flags = cjson_flags() if building() else ([], [])
+
+setup(
+    ext_modules=[
+        Extension(
+            "mobync._core",
+            sources=sorted(glob("csrc/core/*.c") + glob("csrc/python/*.c")),
+            depends=sorted(glob("csrc/core/*.h") + glob("csrc/python/*.h")),
+            extra_compile_args=["-std=c11", "-fvisibility=hidden", *compile_flags],
+            extra_link_args=link_flags,
+        )
+    ]
+)

@@ -1,0 +1,1 @@
+"""What the tests of mobync.live share: devices that listen, brokers, a server, a bad network."""

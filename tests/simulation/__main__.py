@@ -1,0 +1,96 @@
+"""Plays many histories, with a progress bar, and tells the story of one that fails.
+
+python -m simulation --runs 10000 --seed 1 [--store memory]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+
+from tqdm import tqdm
+
+from . import stores
+from .history import History, random_history, shrink
+from .world import MakeStore, World
+
+
+def failure_of(history: History, make_store: MakeStore) -> tuple[World, Exception | None]:
+    """Play a history; any exception is a failure."""
+    with make_store() as store:
+        world = World(
+            store,
+            history.kinds,
+            history.seed,
+            whole_rows=history.whole_rows,
+            distinct_values=history.distinct_values,
+            refuses=history.refuses,
+        )
+        try:
+            world.play(list(history.events))
+        except Exception as error:
+            return world, error
+        return world, None
+
+
+def tell(history: History, world: World, error: Exception) -> str:
+    """The story of a failed history, and a test to paste."""
+    events = "\n".join(f"            {event!r}," for event in history.events)
+    return f"""
+{chr(10).join(world.story)}
+=> {type(error).__name__}: {error}
+
+As a test (tests/test_simulation.py):
+
+def test_history_{history.seed}():
+    check(History(
+        {history.kinds!r},
+        (
+{events}
+        ),
+        seed={history.seed},
+        whole_rows={history.whole_rows},
+        distinct_values={history.distinct_values},
+        refuses={history.refuses},
+    ))
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
+    parser.add_argument("--runs", type=int, default=10_000, help="how many histories")
+    parser.add_argument("--seed", type=int, default=1, help="the first history's seed")
+    parser.add_argument("--store", choices=stores.NAMES, default="memory")
+    options = parser.parse_args(arguments)
+    with stores.open_stores(options.store) as make_store:
+        return simulate(options.store, range(options.seed, options.seed + options.runs), make_store)
+
+
+def simulate(name: str, seeds: range, make_store: MakeStore) -> int:
+    """Play a history for each seed and print what came of it; the number that failed."""
+    totals: Counter[str] = Counter()
+    failed: list[int] = []
+    for seed in tqdm(seeds, desc="histories", unit="", disable=None):
+        world, error = failure_of(random_history(seed), make_store)
+        totals.update(world.counts)
+        if error is not None:
+            failed.append(seed)
+
+    if failed:
+        short = shrink(
+            random_history(failed[0]), lambda h: failure_of(h, make_store)[1] is not None
+        )
+        world, error = failure_of(short, make_store)
+        assert error is not None
+        print(tell(short, world, error))
+    print(f"store        {name}")
+    print(f"histories    {len(seeds)}, seeds {seeds.start} to {seeds.stop - 1}")
+    for what, count in sorted(totals.items()):
+        print(f"{what:<12} {count}")
+    print(f"failed       {len(failed)} {failed[:10] if failed else ''}".rstrip())
+    return len(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(), 1))

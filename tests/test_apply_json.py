@@ -1,0 +1,228 @@
+"""apply_json: the same sync as apply, from bytes to bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobync import (
+    InvalidDiffError,
+    LogicalClockError,
+    Mobync,
+    MobyncError,
+    UnauthorizedError,
+    _core,
+)
+from mobync.memory import MemorySynchronizer
+
+CASES = [
+    json.loads(line) for line in (Path(__file__).parent / "merge.jsonl").read_text().splitlines()
+]
+
+GOOD: dict[str, Any] = {
+    "id": "d",
+    "owner": "o",
+    "logical_clock": 0,
+    "utc_timestamp": 10,
+    "type": "create",
+    "model": "tasks",
+    "json_data": '{"id": "x", "n": 1.0}',
+}
+
+
+def body(*diffs: Any, clock: Any = 0, **more: Any) -> bytes:
+    return json.dumps({"auth_token": "t", "logical_clock": clock, "diffs": diffs, **more}).encode()
+
+
+class JsonStore(MemorySynchronizer):
+    """Gives the log as JSON text; remembers what the rules were asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[dict[str, Any]] = []
+
+    def read(self, where: str, filters: Any = ()) -> Any:
+        return json.dumps(super().read(where, filters))
+
+    def validate_create(self, owner_id: str, **kwargs: Any) -> bool:
+        self.asked.append(kwargs)
+        return kwargs["id"] != "refused"
+
+
+def filled(case: dict[str, Any], store: MemorySynchronizer) -> Mobync:
+    """A store whose log holds the window of a case, and the rows that its request may meet."""
+    for d in case["server"]:
+        store.create("diffs", json.dumps(d))
+    return Mobync(store)
+
+
+@pytest.mark.parametrize("store", [MemorySynchronizer, JsonStore])
+def test_it_does_what_apply_does(store: type[MemorySynchronizer]) -> None:
+    for case in CASES:
+        clock = min((d["logical_clock"] for d in case["server"]), default=0)
+        by_dict, by_json = filled(case, store()), filled(case, store())
+        reply = by_dict.apply(clock, case["client"], "o")
+        text = by_json.apply_json(body(*case["client"], clock=clock), "o")
+        assert json.loads(text) == reply
+        assert by_json.synchronizer.read("diffs", []) == by_dict.synchronizer.read("diffs", [])
+
+
+def test_a_body_may_be_str_or_bytes_and_its_clock_text() -> None:
+    mobync = Mobync(MemorySynchronizer())
+    assert json.loads(mobync.apply_json(body(GOOD, clock="0").decode(), "o")) == {
+        "success": True,
+        "message": "",
+        "logical_clock": 1,
+        "diffs": [],
+    }
+    for wrong in (None, 7, bytearray(b"{}"), {"diffs": []}):
+        with pytest.raises(TypeError, match="str or bytes"):
+            mobync.apply_json(wrong, "o")  # type: ignore[arg-type]
+
+
+def test_json_data_passes_byte_for_byte_whatever_its_escapes() -> None:
+    inner = '{ "id":"x","t":"é\\u00e9\\n\\ud83d\\ude00", "n":1e400}'
+    mobync = Mobync(JsonStore())
+    ascii_only, plain = ({**GOOD, "id": str(i), "json_data": inner} for i in range(2))
+    sent = body(ascii_only), body(plain).decode("unicode_escape").encode("latin-1")
+    mobync.apply_json(sent[0], "o")
+    (reply,) = json.loads(mobync.apply_json(body(), "o"))["diffs"]
+    assert reply["json_data"] == inner
+
+
+def test_the_rules_see_the_diff_as_it_was_sent() -> None:
+    store = JsonStore()
+    sent = {**GOOD, "color": ["red", 1.5], "owner": "whoever"}
+    Mobync(store).apply_json(body(sent), "o")
+    assert store.asked == [sent]
+    with pytest.raises(UnauthorizedError) as refusal:
+        Mobync(store).apply_json(body({**GOOD, "id": "ok"}, {**GOOD, "id": "refused"}), "o")
+    assert (refusal.value.index, refusal.value.diff_id) == (1, "refused")
+
+
+def test_a_retry_writes_nothing() -> None:
+    store = JsonStore()
+    mobync = Mobync(store)
+    request = body(GOOD, {**GOOD, "id": "e", "type": "update", "json_data": '{"id":"y","é":2}'})
+    assert mobync.apply_json(request, "o") == mobync.apply_json(request, "o")
+    assert len(json.loads(store.read("diffs"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("request_body", "index", "diff_id", "reason"),
+    [
+        (b"", None, None, "too early"),
+        (b"[]", None, None, "JSON object"),
+        (b'{"logical_clock": 0, "diffs": []} x', None, None, "text follows"),
+        (b'{"logical_clock": 0, "diffs": [', 0, None, "too early"),
+        (b'{"logical_clock": 0}', None, None, "diffs is missing"),
+        (b'{"diffs": []}', None, None, "logical_clock is missing"),
+        (b'{"logical_clock": 0, "diffs": {}}', None, None, "JSON array"),
+        (b'{"logical_clock": 0, "diffs": [1]}', 0, None, "JSON object"),
+        (b'{"a": "\xff", "logical_clock": 0, "diffs": []}', None, None, "UTF-8"),
+        (body(GOOD, {**GOOD, "id": "e", "owner_id": 1}), 1, "e", "this key"),
+        (body({**GOOD, "self": 1}), 0, "d", "this key"),
+        (body(GOOD, {**GOOD, "utc_timestamp": 1.0}), 1, "d", "utc_timestamp"),
+        (body({**GOOD, "logical_clock": True}), 0, "d", "logical_clock"),
+        (body({**GOOD, "type": "upsert"}), 0, "d", "type"),
+        (body({**GOOD, "id": None}), 0, None, "id must be a string"),
+        (body({n: v for n, v in GOOD.items() if n != "owner"}), 0, "d", "owner is missing"),
+        (body(GOOD, {**GOOD, "id": "e", "json_data": "{}"}), 1, "e", "json_data"),
+        (body({**GOOD, "id": ""}), 0, None, "id must not be empty"),
+        (body({**GOOD, "model": "diffs"}), 0, "d", "log itself"),
+        (body({**GOOD, "json_data": "[]"}, {"id": "e"}), 0, "d", "JSON object"),
+        (body(GOOD)[:-3] + b', "x": ' + b"9" * 5000 + b"}]}", 0, "d", "too long"),
+    ],
+)
+def test_a_malformed_body_is_an_invalid_diff(
+    request_body: bytes, index: int | None, diff_id: str | None, reason: str
+) -> None:
+    store = MemorySynchronizer()
+    with pytest.raises(InvalidDiffError, match=reason) as refusal:
+        Mobync(store).apply_json(request_body, "o")
+    assert (refusal.value.index, refusal.value.diff_id) == (index, diff_id)
+    assert store.read("diffs") == []
+
+
+def test_nesting_that_python_cannot_read_for_the_rules_is_refused() -> None:
+    """How deep Python's own reader goes depends on its version."""
+    deep = "[" * 990 + "]" * 990
+    mobync = Mobync(MemorySynchronizer())
+    request = body(GOOD)[:-3] + b', "x": ' + deep.encode() + b"}]}"
+    try:
+        json.loads(deep)
+    except RecursionError:
+        with pytest.raises(InvalidDiffError, match="too deep"):
+            mobync.apply_json(request, "o")
+    else:
+        assert json.loads(mobync.apply_json(request, "o"))["logical_clock"] == 1
+
+
+@pytest.mark.parametrize("clock", [-1, 1.0, "x", None, True, [0], 2**53, 10**400])
+def test_a_clock_that_is_no_clock_is_refused(clock: Any) -> None:
+    with pytest.raises(LogicalClockError):
+        Mobync(MemorySynchronizer()).apply_json(body(clock=clock), "o")
+
+
+def test_the_limits_hold_too() -> None:
+    mobync = Mobync(MemorySynchronizer(), max_diffs=1, max_json_data_bytes=22, max_depth=2)
+    for refused in (
+        body(GOOD, {**GOOD, "id": "e"}),
+        body({**GOOD, "json_data": '{"id": "x", "n": 1.000}'}),
+        body({**GOOD, "json_data": '{"id": "x","n":[[]]}'}),
+    ):
+        with pytest.raises(InvalidDiffError, match="are allowed"):
+            mobync.apply_json(refused, "o")
+    mobync.apply_json(body(GOOD), "o")
+
+
+def test_of_duplicate_members_of_a_body_the_last_counts() -> None:
+    text = b'{"diffs": [1], "logical_clock": 7, "diffs": [], "logical_clock": 0}'
+    with pytest.raises(InvalidDiffError):
+        Mobync(MemorySynchronizer()).apply_json(text, "o")
+    text = b'{"diffs": [], "logical_clock": 7, "logical_clock": 0}'
+    reply = json.loads(Mobync(MemorySynchronizer()).apply_json(text, "o"))
+    assert reply["logical_clock"] == 0
+
+
+@settings(max_examples=500, deadline=None)
+@given(data=st.data())
+def test_no_bytes_do_more_than_raise(data: st.DataObject) -> None:
+    whole = body(GOOD, {**GOOD, "id": "e", "json_data": '{"id":"y","\\u00e9":[{}]}'})
+    begin = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(begin, len(whole)))
+    broken = whole[:begin] + data.draw(st.binary(max_size=6)) + whole[end:]
+    store = MemorySynchronizer()
+    try:
+        Mobync(store).apply_json(broken, "o")
+    except MobyncError:
+        assert store.read("diffs") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ('{"auth_token": "t\\u006f", "diffs": [1, {"auth_token": "x"}]}', "to"),
+        (b'{"auth_token": "a", "auth_token": "b"}', "b"),
+        ('{"auth_token": "a", "auth_token": 1}', None),
+        ('{"auth_token": ""}', ""),
+        ("{}", None),
+        ("[]", None),
+        ("", None),
+        ('{"auth_token": "a"', None),
+        ('{"auth_token": "a"} x', None),
+        (b'{"auth_token": "\xff"}', None),
+    ],
+)
+def test_one_text_of_a_body_can_be_read_alone(body: str | bytes, found: str | None) -> None:
+    assert _core.text_member(body, "auth_token") == found
+
+
+def test_only_text_has_members() -> None:
+    with pytest.raises(TypeError):
+        _core.text_member(1, "auth_token")  # type: ignore[arg-type]

@@ -1,0 +1,769 @@
+"""The commands beside `mobync serve`, as processes: what they print, and how they exit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import databases
+import pytest
+from click.testing import CliRunner
+from databases import Database, open_database
+from server_process import MOBYNC, PATIENCE_S, Lines, diff, mobync
+from sqlalchemy import delete, insert, update
+
+from mobync import Mobync, __version__
+from mobync.server._log_pages import Entry
+from mobync.server._members import Member
+from mobync.server.commands import main
+from mobync.server.log_view import LogTable, last_entries
+from mobync.server.owners import OwnerError
+from mobync.server.replay import DamagedLogError, check
+from mobync.server.tokens import Tokens
+from mobync.server.transfer import TransferError, exported, import_lines
+from mobync.sqlalchemy import DocumentSynchronizer
+
+database = databases.database
+
+COMMANDS = ("serve", "token", "log", "compact", "check", "export", "import")
+
+
+def run_here(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    unset = {name: None for name in os.environ if name.startswith("MOBYNC_")}
+    done = CliRunner().invoke(main, arguments, env={**unset, **environment}, catch_exceptions=False)
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+@pytest.fixture(autouse=True)
+def _directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Kept:
+    """A database of `mobync serve`, its tables empty at first."""
+
+    def __init__(self, database: Database, directory: Path) -> None:
+        self.database = database
+        self.directory = directory
+        self.store = DocumentSynchronizer(database.engine)
+        self.store.metadata.create_all(database.engine)
+        self.mobync = Mobync(self.store)
+
+    @property
+    def url(self) -> str:
+        return self.database.url.render_as_string(hide_password=False)
+
+    def run(self, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command as a process."""
+        return mobync(self.directory, *arguments, input=input, MOBYNC_DATABASE=self.url)
+
+    def run_here(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in this process, which takes a tenth of the time."""
+        return run_here(*arguments, MOBYNC_DATABASE=self.url)
+
+    def texts(self, owner: str) -> dict[tuple[str, str], str]:
+        return {(d.model, d.id): d.text for d in self.store.documents(owner)}
+
+    def fill(self, owner: str) -> None:
+        """A few edits of a few objects; the log has seven diffs, three objects are left."""
+        self.mobync.apply(
+            0,
+            [
+                diff(1, "create", id="t", name="milk", price=0.5),
+                diff(2, "create", id="u", name="[red]salt[/red]\u001b[2J"),
+                diff(3, "create", "notes", id="n"),
+                diff(4, "create", id="v"),
+            ],
+            owner,
+        )
+        self.mobync.apply(4, [diff(5, "update", id="t", name="oat milk")], owner)
+        self.mobync.apply(5, [diff(6, "update", id="t", name="soy milk")], owner)
+        self.mobync.apply(6, [diff(7, "delete", id="v")], owner)
+
+
+@pytest.fixture
+def kept(database: Database, tmp_path: Path) -> Kept:
+    return Kept(database, tmp_path)
+
+
+@pytest.fixture
+def on_sqlite(tmp_path: Path) -> Iterator[Kept]:
+    with open_database("sqlite", tmp_path) as database:
+        yield Kept(database, tmp_path)
+
+
+# ---- the command line itself --------------------------------------------------------------------
+
+
+def test_the_installed_command_is_this_one(tmp_path):
+    script = Path(MOBYNC[0]).with_name("mobync")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"mobync, version {__version__}"
+
+
+def test_help_tells_all_commands_and_each_tells_its_own(tmp_path):
+    for arguments in (["--help"], ["-h"]):
+        done = run_here(*arguments)
+        assert done.returncode == 0
+        for command in COMMANDS:
+            assert f"  {command} " in done.stdout
+    for command in COMMANDS:
+        done = run_here(command, "--help")
+        assert done.returncode == 0
+        assert "--database" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-command"],
+        ["token"],
+        ["token", "anna", "--admin"],
+        ["token", ""],
+        ["token", "x" * 256],
+        ["token", "anna "],
+        ["token", "an\udcffna"],
+        ["token", "anna", "--days", "0"],
+        ["token", "anna", "--days", "nan"],
+        ["token", "anna", "--days", "inf"],
+        ["token", "anna", "--days", "1e308"],
+        ["token", "anna", "-d", "sqlite:///\udcff.db"],
+        ["log"],
+        ["log", "anna", "--since", "-1"],
+        ["log", "anna", "--since", "9007199254740992"],
+        ["log", "anna", "--since", "99999999999999999999"],
+        ["log", "\udcff"],
+        ["log", "anna", "--object", "\udcff"],
+        ["log", "anna", "--model", "\udcff"],
+        ["serve", "--host", "\udcff"],
+        ["serve", "--events", "redis://\udcff"],
+        ["compact"],
+        ["compact", "anna", "--all"],
+        ["check"],
+        ["check", "anna", "bob"],
+        ["export"],
+        ["import", "anna", "no-such-file"],
+    ],
+)
+def test_a_misuse_exits_with_2_and_makes_nothing(arguments, tmp_path):
+    done = run_here(*arguments)
+    assert done.returncode == 2
+    assert "Usage: " in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["log", "compact", "check", "export"])
+def test_a_database_or_owner_that_is_not_there_is_an_error_and_is_not_made(command, on_sqlite):
+    done = on_sqlite.run_here(command, "anna", "-d", "sqlite:///other.db")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: there is no file other.db: `mobync serve` makes it\n"
+    assert not (on_sqlite.directory / "other.db").exists()
+
+    (on_sqlite.directory / "empty.db").touch()
+    done = on_sqlite.run_here(command, "anna", "-d", "sqlite:///empty.db")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "has no table 'diffs" in done.stderr
+
+    done = on_sqlite.run_here(command, "nobody")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: owner 'nobody' has no log\n"
+
+
+def test_bytes_that_are_no_text_are_a_misuse_of_the_process_too(tmp_path):
+    done = subprocess.run(
+        [*MOBYNC, "log", b"an\xffna"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["log"], ["export"], ["check"], ["token"], ["log", "-h"]])
+def test_a_stdout_that_is_full_is_an_error_in_one_line(arguments, on_sqlite):
+    on_sqlite.fill("anna")
+    command, *more = arguments
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*MOBYNC, command, "anna", *more],
+            env={**os.environ, "MOBYNC_DATABASE": on_sqlite.url},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Error: [Errno 28] No space left on device\n"
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(on_sqlite):
+    edits = [diff(number, "create", id=f"t{number}", text="x" * 1000) for number in range(200)]
+    on_sqlite.mobync.apply(0, edits, "anna")
+    for command in ("log", "export"):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with open(writing, "wb") as nobody_reads:
+            done = subprocess.run(
+                [*MOBYNC, command, "anna"],
+                env={**os.environ, "MOBYNC_DATABASE": on_sqlite.url},
+                stdout=nobody_reads,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path):
+    hidden = "import sys; sys.modules['click'] = None; from mobync.server.cli import main; main()"
+    done = subprocess.run([MOBYNC[0], "-c", hidden], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "mobync: the server needs click: pip install 'mobync[server]'\n"
+
+
+# ---- token --------------------------------------------------------------------------------------
+
+
+def test_token_prints_one_that_the_secret_beside_the_database_vouches_for(tmp_path):
+    token = run_here("token", "anna", "-d", "sqlite:///my.db").stdout.strip()
+    admin = run_here("token", "--admin", "-d", "sqlite:///my.db").stdout.strip()
+    tokens = Tokens((tmp_path / "my.db.secret").read_text())
+    assert tokens.owner(token, {}) == "anna"
+    assert tokens.is_admin(admin)
+    elsewhere = run_here("token", "anna", "--secret-file", "s").stdout.strip()
+    assert tokens.owner(elsewhere, {}) is None
+    assert Tokens((tmp_path / "s").read_text()).owner(elsewhere, {}) == "anna"
+
+
+def test_token_needs_a_secret_where_there_is_no_file_to_keep_one_beside(tmp_path):
+    done = run_here("token", "anna", "-d", "postgresql://host/name")
+    assert done.returncode == 1
+    assert "set MOBYNC_SECRET, or name a file" in done.stderr
+
+
+def test_a_token_is_good_for_as_many_days_as_asked(tmp_path, monkeypatch):
+    token = run_here("token", "anna", "--days", "2").stdout.strip()
+    tokens = Tokens((tmp_path / "mobync.db.secret").read_text())
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 47 * 3600)
+    assert tokens.owner(token, {}) == "anna"
+    monkeypatch.setattr(time, "time", lambda: now + 49 * 3600)
+    assert tokens.owner(token, {}) is None
+
+
+# ---- log ----------------------------------------------------------------------------------------
+
+
+def rows(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
+    """What stands in the table, without its head: clock, type and the rest in words."""
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    return [[line[0], *line[3:]] for line in lines if line and line[0].isdigit()]
+
+
+def test_log_is_a_table_of_what_was_done_and_obeys_nothing_that_a_device_sent(kept):
+    kept.fill("anna")
+    done = kept.run_here("log", "anna")
+    assert rows(done) == [
+        ["0", "create", "tasks", "t", "name:", '"milk"', "price:", "0.5"],
+        ["1", "create", "tasks", "u", "name:", '"[red]salt[/red]\\u001b[2J"'],
+        ["2", "create", "notes", "n"],
+        ["3", "create", "tasks", "v"],
+        ["4", "update", "tasks", "t", "name:", '"oat', 'milk"'],
+        ["5", "update", "tasks", "t", "name:", '"soy', 'milk"'],
+        ["6", "delete", "tasks", "v"],
+    ]
+    head = done.stdout.splitlines()[0].split()
+    assert head == ["clock", "made", "at", "(UTC)", "type", "model", "object", "fields"]
+    assert "1970-01-01 00:00:05.000" in done.stdout
+    assert "\u001b" not in done.stdout
+
+
+def test_log_shows_an_id_that_a_terminal_would_obey_as_plain_text(on_sqlite):
+    on_sqlite.mobync.apply(0, [diff(1, "create", "m\u009bx", id="\u001b[2J\n\u202e")], "anna")
+    done = on_sqlite.run("log", "anna")
+    assert rows(done) == [["0", "create", "m\\x9bx", "\\x1b[2J\\n\\u202e"]]
+
+
+def test_log_can_be_narrowed_by_object_model_clock_and_number(on_sqlite):
+    on_sqlite.fill("anna")
+
+    def shown(*arguments: str) -> list[str]:
+        return [row[0] for row in rows(on_sqlite.run_here("log", "anna", *arguments))]
+
+    assert shown("--object", "t") == ["0", "4", "5"]
+    assert shown("--model", "notes") == ["2"]
+    assert shown("--object", "t", "--model", "notes") == []
+    assert shown("--since", "5") == ["5", "6"]
+    assert shown("-n", "2") == ["5", "6"]
+    assert shown("--object", "t", "-n", "1", "--since", "1") == ["5"]
+
+
+def test_log_shows_the_newest_fifty_unless_told_otherwise(on_sqlite):
+    edits = [diff(number, "create", id=f"t{number}") for number in range(2500)]
+    on_sqlite.mobync.apply(0, edits, "anna")
+    assert [row[0] for row in rows(on_sqlite.run_here("log", "anna"))] == [
+        str(clock) for clock in range(2450, 2500)
+    ]
+    assert len(rows(on_sqlite.run_here("log", "anna", "-n", "0"))) == 2500
+
+
+def test_what_comes_while_the_log_is_read_is_followed_once(on_sqlite, monkeypatch):
+    on_sqlite.fill("anna")
+    rounds = iter(range(3))
+
+    def pass_time(_: float) -> None:
+        if next(rounds, None) is None:
+            raise KeyboardInterrupt
+
+    def read_while_it_moves(*arguments: Any) -> list[Entry]:
+        on_sqlite.mobync.push("anna", [("update", "tasks", '{"id":"t","n":1}')])
+        return last_entries(*arguments)
+
+    monkeypatch.setattr("mobync.server.commands.last_entries", read_while_it_moves)
+    monkeypatch.setattr("mobync.server.log_view.time.sleep", pass_time)
+    done = on_sqlite.run_here("log", "anna", "--follow")
+    assert done.returncode == 130
+    shown = [line.split()[0] for line in done.stdout.splitlines()[2:]]
+    assert shown == [str(clock) for clock in range(8)]
+
+
+@pytest.mark.parametrize("width", [1000, 90])
+def test_what_follows_stands_under_the_names_of_the_columns(width, monkeypatch, capsys):
+    monkeypatch.setattr("mobync.server.log_view.output_width", lambda: width)
+    monkeypatch.setattr("mobync.server._terminal.output_width", lambda: width)
+    table = LogTable()
+
+    def show(*entries: tuple[str, str, str]) -> list[str]:
+        table.show(
+            [
+                Entry(1, "d1", 1000, "create", model, object_id, 1, [Member("name", text)])
+                for model, object_id, text in entries
+            ]
+        )
+        return capsys.readouterr().out.splitlines()
+
+    def columns(line: str) -> list[int]:
+        return [match.start() for match in re.finditer(r"(?<= {2})\S", line)][1:]  # of numbers
+
+    head, _, first = show(("m" * 12, "o" * 36, '"x"'))
+    for later in (("m", "o", '"x"'), ("m", "o", "y" * 200), ("mm", "oo", '"x"')):
+        (line,) = show(later)
+        assert columns(line) == columns(head) == columns(first)
+        assert len(line) <= width
+    (wider,) = show(("m" * 20, "o", '"x"'))
+    (after,) = show(("m", "o", '"x"'))
+    assert columns(after) == columns(wider)
+
+
+def test_log_follows_until_it_is_interrupted(kept):
+    kept.fill("anna")
+    following = subprocess.Popen(
+        [*MOBYNC, "log", "anna", "--follow", "-n", "1", "--model", "tasks"],
+        env={**os.environ, "MOBYNC_DATABASE": kept.url, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    lines = Lines(following.stdout)
+    try:
+        lines.wait_for(r"^ +6 .* delete")
+        kept.mobync.apply(7, [diff(8, "create", "notes", id="w")], "anna")
+        kept.mobync.apply(8, [diff(9, "create", id="w"), diff(10, "update", id="t", a=1)], "anna")
+        lines.wait_for(r"^ +9 .* update +tasks +t +a: 1")
+        kept.mobync.apply(10, [diff(11, "delete", id="t")], "anna")
+        lines.wait_for(r"^ +10 .* delete")
+        following.send_signal(signal.SIGINT)
+        assert following.wait(PATIENCE_S) == 130
+    finally:
+        following.kill()
+        following.wait()
+        lines.join()
+    shown = [line.split()[0] for line in lines.lines if line.strip() and line.split()[0].isdigit()]
+    assert shown == ["6", "8", "9", "10"]
+
+
+# ---- compact ------------------------------------------------------------------------------------
+
+
+def test_compact_drops_what_no_device_needs_of_one_owner_or_of_all(kept):
+    for owner in ("anna", "bob", "carl"):
+        kept.fill(owner)
+    before = kept.texts("anna")
+    done = kept.run_here("compact", "anna")
+    assert done.returncode == 0
+    assert done.stdout.startswith("anna: 7 diffs -> 5, ")
+    assert kept.run_here("log", "bob").stdout.count("1970") == 7
+    done = kept.run_here("compact", "--all")
+    assert done.returncode == 0
+    lines = sorted(done.stdout.splitlines())
+    assert [line.split(",")[0] for line in lines] == [
+        "anna: 5 diffs -> 5",
+        "bob: 7 diffs -> 5",
+        "carl: 7 diffs -> 5",
+    ]
+    assert kept.texts("anna") == before
+    assert kept.run_here("check", "--all").returncode == 0
+
+
+# ---- check --------------------------------------------------------------------------------------
+
+
+def test_check_says_ok_where_the_log_makes_the_documents(kept):
+    kept.fill("anna")
+    kept.fill("bob")
+    done = kept.run_here("check", "anna")
+    assert (done.returncode, done.stdout) == (0, "anna: ok, 7 diffs make its 3 documents\n")
+    done = kept.run_here("check", "--all")
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()) == [
+        "anna: ok, 7 diffs make its 3 documents",
+        "bob: ok, 7 diffs make its 3 documents",
+    ]
+
+
+def test_check_names_every_object_that_is_not_as_the_log_says(kept):
+    kept.fill("anna")
+    kept.fill("bob")
+    table = kept.store.documents_table
+    own = (table.c.owner == "anna", table.c.model == "tasks")
+    changed = '{"price":0.50, "id":"t", "name":"soy milk", "extra":1}'
+    with kept.database.engine.begin() as connection:
+        connection.execute(update(table).where(*own, table.c.id == "t").values(document=changed))
+        connection.execute(delete(table).where(*own, table.c.id == "u"))
+        connection.execute(
+            insert(table).values(owner="anna", model="x", id="y", document='{"id":"y"}')
+        )
+    found = {(m.model, m.id): (m.log, m.table) for m in check(kept.store, "anna").mismatches}
+    assert found == {
+        ("tasks", "t"): ('{"id":"t","price":0.5}', '{"price":0.50,"id":"t","extra":1}'),
+        ("tasks", "u"): ('{"id": "u", "name": "[red]salt[/red]\\u001b[2J"}', None),
+        ("x", "y"): (None, '{"id":"y"}'),
+    }
+    done = kept.run_here("check", "anna")
+    assert done.returncode == 1
+    assert "anna: 3 objects are not as the log says" in done.stdout
+    assert '{"price":0.50,"id":"t","extra":1}' in done.stdout
+    assert kept.run_here("check", "bob").returncode == 0
+    done = kept.run_here("check", "--all")
+    assert done.returncode == 1
+    assert "bob: ok" in done.stdout
+
+
+def test_fields_in_another_order_and_other_white_space_around_them_are_no_difference(on_sqlite):
+    on_sqlite.fill("anna")
+    table = on_sqlite.store.documents_table
+    with on_sqlite.database.engine.begin() as connection:
+        connection.execute(
+            update(table)
+            .where(table.c.id == "t")
+            .values(document='{ "price" : 0.5, "name":"soy milk" ,"id":"t"}')
+        )
+    assert check(on_sqlite.store, "anna").ok
+
+
+def test_check_sees_a_head_that_is_not_at_the_end_of_the_log(on_sqlite):
+    on_sqlite.fill("anna")
+    heads = on_sqlite.store.metadata.tables["diffs_heads"]
+    with on_sqlite.database.engine.begin() as connection:
+        connection.execute(update(heads).values(logical_clock=8))
+    done = on_sqlite.run("check", "anna")
+    assert done.returncode == 1
+    assert done.stdout == "anna: the log ends at clock 6, its head says 8\n"
+
+
+def test_check_names_the_clock_of_a_damaged_diff(on_sqlite, monkeypatch):
+    on_sqlite.fill("anna")
+    log = on_sqlite.store.metadata.tables["diffs"]
+    for damaged, complaint in (
+        ('{"id":"t","name":}', "the diff of clock 5: json_data"),
+        ("[]", "the diff of clock 5: json_data is no object with an id"),
+    ):
+        with on_sqlite.database.engine.begin() as connection:
+            connection.execute(
+                update(log).where(log.c.logical_clock == 5).values(json_data=damaged)
+            )
+        for clocks in (10_000, 2):  # at once, and in pieces
+            monkeypatch.setattr("mobync.server.replay.PIECE_CLOCKS", clocks)
+            with pytest.raises(DamagedLogError) as caught:
+                check(on_sqlite.store, "anna")
+            assert complaint in str(caught.value)
+    done = on_sqlite.run_here("check", "anna")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("clocks", [1, 2, 3])
+def test_a_log_is_replayed_alike_in_pieces_of_any_size(clocks, on_sqlite, monkeypatch):
+    on_sqlite.fill("anna")
+    on_sqlite.mobync.apply(
+        7,
+        [
+            diff(8, "delete", id="t"),
+            diff(9, "create", id="t", name="t again"),
+            diff(10, "update", "notes", id="n", text="x"),
+        ],
+        "anna",
+    )
+    on_sqlite.mobync.compact("anna")
+    monkeypatch.setattr("mobync.server.replay.PIECE_CLOCKS", clocks)
+    monkeypatch.setattr("mobync.server.replay.PIECE_DOCUMENTS", 1)
+    result = check(on_sqlite.store, "anna")
+    assert result.ok
+    assert result.documents == 3
+
+
+# ---- export, import -----------------------------------------------------------------------------
+
+
+def test_an_owner_moves_to_another_database_and_their_devices_go_on(kept, tmp_path):
+    kept.fill("anna")
+    done = kept.run("export", "anna", "anna.jsonl")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert kept.run("export", "anna").stdout == (tmp_path / "anna.jsonl").read_text()
+
+    done = mobync(tmp_path, "import", "anna", "anna.jsonl", "-d", "sqlite:///new.db")
+    assert (done.returncode, done.stderr) == (0, "anna: 7 diffs imported\n")
+    assert mobync(tmp_path, "check", "anna", "-d", "sqlite:///new.db").returncode == 0
+    again = mobync(tmp_path, "export", "anna", "-d", "sqlite:///new.db")
+    assert again.stdout == (tmp_path / "anna.jsonl").read_text()
+
+    done = kept.run("import", "bob", input=again.stdout)  # and by another name
+    assert done.returncode == 0
+    assert kept.texts("bob") == kept.texts("anna")
+    device_at_4 = kept.mobync.apply(4, [diff(8, "create", id="w")], "bob")
+    assert device_at_4["logical_clock"] == 8
+    assert [d["type"] for d in device_at_4["diffs"]] == ["update", "delete"]
+
+
+def test_a_compacted_log_keeps_its_clock(on_sqlite):
+    on_sqlite.fill("anna")
+    on_sqlite.mobync.compact("anna")
+    lines = list(exported(on_sqlite.store, "anna"))
+    assert import_lines(on_sqlite.store, "bob", lines) == 5
+    assert on_sqlite.mobync.apply(7, [], "bob")["logical_clock"] == 7
+    assert on_sqlite.texts("bob") == on_sqlite.texts("anna")
+
+
+def test_every_value_survives_the_file_to_the_letter(on_sqlite):
+    text = '{"id":"\\ud83d\\ude00","n":0.1000,"big":12345678901234567890123,"s":"\\u2028\u2028"}'
+    edit = diff(1, "create", "модель")
+    edit["json_data"] = text
+    on_sqlite.mobync.apply(0, [edit], "anna")
+    lines = list(exported(on_sqlite.store, "anna"))
+    assert all(line.endswith("\n") and line.count("\n") == 1 for line in lines)
+    import_lines(on_sqlite.store, "bob", lines)
+    assert on_sqlite.texts("bob") == {("модель", "😀"): text}
+
+
+def test_a_log_longer_than_a_piece_is_imported_whole(on_sqlite, monkeypatch):
+    on_sqlite.fill("anna")
+    on_sqlite.mobync.apply(7, [diff(8, "delete", id="t"), diff(9, "create", id="t")], "anna")
+    monkeypatch.setattr("mobync.server.transfer.PIECE_LINES", 3)
+    seen: list[tuple[int, int]] = []
+    lines = list(exported(on_sqlite.store, "anna"))
+    assert import_lines(on_sqlite.store, "bob", lines, lambda *at: seen.append(at)) == 9
+    assert on_sqlite.texts("bob") == on_sqlite.texts("anna")
+    assert seen[-1] == (9, 9)
+    assert check(on_sqlite.store, "bob").ok
+
+
+@pytest.mark.parametrize("spool", [16 * 1024 * 1024, 10])
+def test_owners_sync_while_an_import_waits_for_its_lines(spool, kept, monkeypatch):
+    kept.fill("anna")
+    monkeypatch.setattr("mobync.server.transfer.SPOOL_CHARACTERS", spool)
+    lines = list(exported(kept.store, "anna"))
+    impatient = Mobync(DocumentSynchronizer(kept.database.engine, lock_timeout_s=0))
+    synced = []
+
+    def slowly() -> Iterator[str]:
+        for line in lines:
+            for owner in ("anna", "carl"):
+                synced.append(impatient.push(owner, [("update", "tasks", '{"id":"t"}')]))
+            yield line
+
+    assert import_lines(kept.store, "bob", slowly()) == 7
+    assert len(synced) == 2 * len(lines)
+    assert check(kept.store, "bob").ok
+
+
+def test_an_owner_who_comes_while_an_import_waits_is_not_written_over(on_sqlite):
+    on_sqlite.fill("anna")
+    lines = list(exported(on_sqlite.store, "anna"))
+
+    def meanwhile() -> Iterator[str]:
+        yield from lines
+        on_sqlite.mobync.push("bob", [("create", "tasks", '{"id":"t"}')])
+
+    with pytest.raises(TransferError, match="'bob' has data already"):
+        import_lines(on_sqlite.store, "bob", meanwhile())
+    assert set(on_sqlite.texts("bob")) == {("tasks", "t")}
+
+
+@pytest.mark.parametrize("owner", ["", "a" * 256, "bob "])
+def test_an_owner_who_cannot_be_kept_is_not_imported(owner, on_sqlite):
+    lines = list(exported(on_sqlite.store, "anna"))
+    with pytest.raises(OwnerError, match="an owner is a text of 1 to 255 characters"):
+        import_lines(on_sqlite.store, owner, lines)
+
+
+def test_an_owner_who_has_data_is_not_imported_over(kept):
+    kept.fill("anna")
+    file = kept.run("export", "anna").stdout
+    before = kept.texts("anna")
+    done = kept.run("import", "anna", input=file)
+    assert done.returncode == 1
+    assert done.stderr == "Error: owner 'anna' has data already\n"
+    assert kept.texts("anna") == before
+    with kept.store.transaction("bob") as inside:
+        inside.create("tasks", '{"id":"only in the table"}')
+    with pytest.raises(TransferError, match="'bob' has data already"):
+        import_lines(kept.store, "bob", file.splitlines(keepends=True))
+
+
+def lines_of(kept: Kept) -> list[dict]:
+    kept.fill("anna")
+    return [json.loads(line) for line in exported(kept.store, "anna")]
+
+
+def _without(lines: list[dict], index: int) -> list[dict]:
+    return lines[:index] + lines[index + 1 :]
+
+
+def _with(lines: list[dict], index: int, **members: object) -> list[dict]:
+    return [*lines[:index], {**lines[index], **members}, *lines[index + 1 :]]
+
+
+DAMAGES = {
+    "empty": (lambda lines: [], "line 1 is not that of a file"),
+    "no header": (lambda lines: lines[1:], "line 1 is not that of a file"),
+    "a later format": (lambda lines: _with(lines, 0, format=2), "the file's format is 2, not 1"),
+    "cut short": (lambda lines: lines[:-1], "ends before its last line"),
+    "cut to its header": (lambda lines: lines[:1], "ends before its last line"),
+    "a line lost": (lambda lines: _without(lines, 3), "line 8 does not say that 6 diffs came"),
+    "a line twice": (lambda lines: [*lines[:3], *lines[2:]], "line 4: logical_clock 1 comes after"),
+    "two swapped": (
+        lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]],
+        "line 4: logical_clock 1 comes after",
+    ),
+    "more after the end": (lambda lines: [*lines, lines[1]], "line 10 comes after the last one"),
+    "no end but more": (lambda lines: [*lines[:-1], {}], "line 9 has no 'id'"),
+    "another clock": (lambda lines: _with(lines, 0, logical_clock=99), "ends at logical clock 7"),
+    "not a clock": (lambda lines: _with(lines, 0, logical_clock="7"), "line 1 is not that"),
+    "a field lost": (
+        lambda lines: [*lines[:2], {"id": "x"}, *lines[3:]],
+        "line 3 has no 'owner'",
+    ),
+    "a wrong type": (lambda lines: _with(lines, 5, type="upsert"), "line 6: "),
+    "broken json_data": (lambda lines: _with(lines, 5, json_data="{"), "line 6: "),
+    "an id again": (lambda lines: _with(lines, 5, id="d1"), "line 6: the id of the diff stands on"),
+    "an object again": (
+        lambda lines: _with(lines, 4, json_data='{"id":"t"}'),
+        "line 5: creates an object that is there already",
+    ),
+    "a model too long": (lambda lines: _with(lines, 5, model="m" * 101), "line 6: model is longer"),
+    "an id too long": (lambda lines: _with(lines, 3, id="d" * 256), "line 4: id is longer"),
+    "an object's id too long": (
+        lambda lines: _with(lines, 2, json_data=json.dumps({"id": "o" * 256})),
+        "line 3: json_data: 'id' is longer",
+    ),
+    "the log as a model": (
+        lambda lines: _with(
+            lines, 1, model="diffs", json_data=json.dumps({**lines[2], "owner": "victim"})
+        ),
+        "line 2: model 'diffs' is the log",
+    ),
+    "a lone surrogate": (lambda lines: _with(lines, 5, model="\ud800"), "line 6: "),
+    "no objects": (lambda lines: [1, *lines], "line 1 is no JSON object"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_refused_by_line_and_nothing_of_it_is_kept(
+    damage, on_sqlite, monkeypatch
+):
+    spoil, complaint = DAMAGES[damage]
+    lines = [json.dumps(line) + "\n" for line in spoil(lines_of(on_sqlite))]
+    with pytest.raises(TransferError, match=complaint):
+        import_lines(on_sqlite.store, "bob", lines)
+    assert on_sqlite.texts("bob") == {}
+    assert on_sqlite.store.highest_logical_clock("bob") == -1
+    monkeypatch.setattr("mobync.server.transfer.PIECE_LINES", 2)
+    monkeypatch.setattr("mobync.server.transfer.SPOOL_CHARACTERS", 10)
+    with pytest.raises(TransferError, match=complaint):
+        import_lines(on_sqlite.store, "bob", lines)
+    assert on_sqlite.texts("bob") == {}
+    assert on_sqlite.store.highest_logical_clock("bob") == -1
+
+
+def test_what_is_no_text_or_no_json_is_refused_in_one_line(on_sqlite):
+    for name, content in (("binary", b"\xff\xfe\x00"), ("html", b"<html>"), ("none", b"")):
+        (on_sqlite.directory / name).write_bytes(content)
+        done = on_sqlite.run_here("import", "anna", name)
+        assert done.returncode == 1
+        assert done.stderr.startswith("Error: line 1 is no")
+        assert done.stderr.count("\n") == 1
+
+
+def test_an_export_that_fails_leaves_the_file_that_was_there(on_sqlite):
+    on_sqlite.fill("anna")
+    file = on_sqlite.directory / "anna.jsonl"
+    file.write_text("last night's")
+    log = on_sqlite.store.metadata.tables["diffs"]
+    with on_sqlite.database.engine.begin() as connection:
+        connection.execute(log.delete())
+        connection.exec_driver_sql("DROP TABLE diffs")
+        connection.exec_driver_sql(
+            "CREATE VIEW diffs AS SELECT '1' AS id, 'anna' AS owner, abs(-9223372036854775808) AS "
+            "logical_clock, 0 AS utc_timestamp, 'x' AS type, 'x' AS model, '{}' AS json_data"
+        )
+    done = on_sqlite.run("export", "anna", "anna.jsonl")
+    assert done.returncode == 1
+    assert "the database says: integer overflow" in done.stderr
+    assert file.read_text() == "last night's"
+    assert [path.name for path in on_sqlite.directory.iterdir() if "jsonl" in path.name] == [
+        "anna.jsonl"
+    ]
+
+
+def test_an_export_goes_into_a_pipe_that_is_there(on_sqlite):
+    on_sqlite.fill("anna")
+    pipe = on_sqlite.directory / "pipe"
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)) as reader:
+        done = on_sqlite.run("export", "anna", "pipe")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert pipe.is_fifo()
+        assert reader.read() == on_sqlite.run("export", "anna").stdout
+
+
+def test_an_export_goes_to_where_a_symlink_leads_and_keeps_the_files_mode(on_sqlite):
+    on_sqlite.fill("anna")
+    directory = on_sqlite.directory
+    (directory / "kept").mkdir()
+    real, link, new = (directory / name for name in ("kept/anna.jsonl", "link", "new"))
+    real.write_text("last night's")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    new.symlink_to("kept/new.jsonl")
+    for name in ("link", "new"):
+        assert on_sqlite.run("export", "anna", name).returncode == 0
+    exported_text = on_sqlite.run("export", "anna").stdout
+    assert link.is_symlink()
+    assert new.is_symlink()
+    assert real.read_text() == (directory / "kept/new.jsonl").read_text() == exported_text
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    assert {path.name for path in (directory / "kept").iterdir()} == {"anna.jsonl", "new.jsonl"}
+
+
+def test_a_file_that_cannot_be_written_is_named(on_sqlite):
+    on_sqlite.fill("anna")
+    done = on_sqlite.run("export", "anna", "no/such/directory/anna.jsonl")
+    assert done.returncode == 1
+    assert "no/such/directory/anna.jsonl" in done.stderr
+    assert "No such file" in done.stderr

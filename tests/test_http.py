@@ -1,0 +1,723 @@
+"""mobync.http without a server, and what each adapter does besides answering."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import os
+import threading
+import tracemalloc
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import http_app
+import http_servers
+import pytest
+import requests
+from django.core.exceptions import ImproperlyConfigured
+from fastapi import Depends, FastAPI, HTTPException
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_wtf import CSRFProtect
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from live_updates.devices import eventually
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Router
+from task_list import diff, task_table
+
+from mobync import InvalidDiffError, Mobync, _owner_places, http
+from mobync.asgi import SyncApp, router
+from mobync.flask import MobyncSync
+from mobync.http import Endpoint, Response, request_id
+from mobync.live import InProcessLive
+from mobync.memory import MemorySynchronizer
+from mobync.sqlalchemy import SQLAlchemySynchronizer, diffs_table
+
+TIMEOUT_S = 60
+JSON = {"Content-Type": "application/json"}
+PULL = b'{"logical_clock": 0, "diffs": []}'
+
+
+HEADERS = [
+    "Accept-Encoding",
+    "Authorization",
+    "Content-Encoding",
+    "Content-Length",
+    "Content-Type",
+    "Last-Event-ID",
+    "X-Request-ID",
+]
+
+
+def anna(token: str | None, headers: Mapping[str, str]) -> str | None:
+    return "anna"
+
+
+def new_endpoint(authenticate: Any = anna, **options: Any) -> Endpoint:
+    return Endpoint(Mobync(MemorySynchronizer()), authenticate, **options)
+
+
+def code_of(response: Response) -> str:
+    code = json.loads(response.body)["code"]
+    assert response.code == code
+    return str(code)
+
+
+# ---- the endpoint --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "name"),
+    [
+        ({"mobync": MemorySynchronizer()}, TypeError, "mobync"),
+        ({"authenticate": "anna"}, TypeError, "authenticate"),
+        ({"max_body_bytes": True}, TypeError, "max_body_bytes"),
+        ({"max_body_bytes": 1.0}, TypeError, "max_body_bytes"),
+        ({"max_body_bytes": 0}, ValueError, "max_body_bytes"),
+    ],
+)
+def test_a_wrong_argument_is_named(
+    change: dict[str, Any], error: type[Exception], name: str
+) -> None:
+    right: dict[str, Any] = {"mobync": Mobync(MemorySynchronizer()), "authenticate": anna}
+    with pytest.raises(error, match=name):
+        Endpoint(**{**right, **change})
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(["gzip", "identity", "x-gzip"]))
+@example(gzip.compress(b""), "gzip")
+@example(gzip.compress(PULL)[:10], "gzip")
+def test_no_body_is_more_than_a_bad_request(body: bytes, coding: str) -> None:
+    response = new_endpoint().sync({**JSON, "Content-Encoding": coding}, body)
+
+    assert response.status == 400
+    assert code_of(response).startswith("invalid_")
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(HEADERS),
+        st.text() | st.from_regex(r"(?i)(application/json|gzip|bearer \S+)[;,q=0-9.]*"),
+    )
+)
+def test_no_header_is_more_than_a_bad_request(headers: dict[str, str]) -> None:
+    endpoint = new_endpoint(http_app.owner_of, live=InProcessLive())
+
+    assert endpoint.sync(headers, PULL).status in (200, 400, 401, 413, 415)
+    assert getattr(endpoint.blocking_events(headers), "status", 200) in (200, 401)
+
+
+def test_what_the_headers_make_impossible_is_refused_without_the_body() -> None:
+    endpoint = new_endpoint(max_body_bytes=100)
+
+    def refused(**headers: str) -> Response | None:
+        return endpoint.refuse({name.replace("_", "-"): value for name, value in headers.items()})
+
+    assert refused(content_type="application/json", content_length="100") is None
+    too_long = [
+        refused(content_type="application/json", content_length=n) for n in ("101", "9" * 5000)
+    ]
+    assert [response and response.status for response in too_long] == [413, 413]
+    text = refused(content_type="text/plain")
+    assert text is not None
+    assert text.status == 415
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Content-Type": "text/plain"}, {**JSON, "Content-Encoding": "br"}],
+)
+def test_a_sync_is_refused_by_its_headers_also_by_who_did_not_ask_before(
+    headers: dict[str, str],
+) -> None:
+    assert new_endpoint().sync(headers, PULL).status == 415
+
+
+def test_a_gzip_bomb_does_not_take_memory() -> None:
+    endpoint = new_endpoint(max_body_bytes=1_000_000)
+    bomb = gzip.compress(bytes(100_000_000))
+    tracemalloc.start()
+    try:
+        response = endpoint.sync({**JSON, "Content-Encoding": "gzip"}, bomb)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert response.status == 413
+    assert most < 10_000_000
+
+
+@pytest.mark.parametrize("where", ["authenticate", "synchronizer"])
+def test_an_exception_of_the_app_reaches_the_framework(where: str) -> None:
+    class Bug(Exception):
+        pass
+
+    class Store(MemorySynchronizer):
+        def validate_create(self, owner_id: str, **diff: Any) -> bool:
+            raise Bug
+
+    def authenticate(token: str | None, headers: Mapping[str, str]) -> str:
+        if where == "authenticate":
+            raise Bug
+        return "anna"
+
+    body = json.dumps({"logical_clock": 0, "diffs": [diff("create", id="milk")]}).encode()
+    with pytest.raises(Bug):
+        Endpoint(Mobync(Store()), authenticate).sync(JSON, body)
+    assert request_id.get() is None
+
+
+@pytest.mark.parametrize("wrong", [5, True, b"anna", ["anna"]])
+def test_an_owner_who_is_no_text_is_a_bug_of_authenticate_and_named(wrong: object) -> None:
+    endpoint = new_endpoint(lambda token, headers: wrong, live=InProcessLive())
+
+    for ask in (lambda: endpoint.sync(JSON, PULL), lambda: endpoint.blocking_events({})):
+        with pytest.raises(TypeError, match=rf"^authenticate .* not {type(wrong).__name__}$"):
+            ask()
+
+
+def test_authenticate_sees_headers_by_names_of_any_case() -> None:
+    seen: list[tuple[str | None, list[str | None]]] = []
+
+    def authenticate(token: str | None, headers: Mapping[str, str]) -> str:
+        seen.append((token, [headers.get(name) for name in ("X-Key", "x-key", "X-KEY")]))
+        return "anna"
+
+    endpoint = new_endpoint(authenticate)
+    endpoint.sync({**JSON, "x-kEy": "7"}, b'{"auth_token": "t", "logical_clock": 0, "diffs": []}')
+
+    assert seen == [("t", ["7", "7", "7"])]
+
+
+def test_a_wrong_token_of_the_header_is_refused_before_the_body_is_inflated() -> None:
+    response = new_endpoint(http_app.owner_of).sync(
+        {**JSON, "Authorization": "Bearer wrong", "Content-Encoding": "gzip"}, b"no gzip"
+    )
+
+    assert response.status == 401
+
+
+def test_the_app_and_its_log_know_the_request_by_its_id(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[str | None] = []
+
+    class Store(MemorySynchronizer):
+        def validate_create(self, owner_id: str, **diff: Any) -> bool:
+            seen.append(request_id.get())
+            return False
+
+    def authenticate(token: str | None, headers: Mapping[str, str]) -> str:
+        seen.append(request_id.get())
+        return "anna"
+
+    body = json.dumps({"logical_clock": 0, "diffs": [diff("create", id="milk")]}).encode()
+    with caplog.at_level(logging.WARNING, "mobync.http"):
+        response = Endpoint(Mobync(Store()), authenticate).sync(
+            {**JSON, "X-Request-ID": "r-7"}, body
+        )
+
+    assert response.headers["X-Request-ID"] == "r-7"
+    assert seen == ["r-7", "r-7"]
+    assert request_id.get() is None
+    assert "refused request=r-7 status=403 unauthorized diff 0" in caplog.text
+
+
+def test_what_is_logged_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    class Store(MemorySynchronizer):
+        def create(self, where: str, data_json: str) -> None:
+            raise InvalidDiffError("two\nlines")
+
+    body = json.dumps({"logical_clock": 0, "diffs": [diff("create", id="milk")]}).encode()
+    with caplog.at_level(logging.WARNING, "mobync.http"):
+        response = Endpoint(Mobync(Store()), anna).sync(JSON, body)
+
+    assert json.loads(response.body)["reason"] == "two\nlines"
+    assert [record.getMessage().count("\n") for record in caplog.records] == [0]
+
+
+def test_a_reply_in_gzip_is_what_it_would_be_without() -> None:
+    endpoint = new_endpoint()
+    rows = [diff("create", id=f"t{n}", name="milk") for n in range(100)]
+    endpoint.mobync.apply(0, rows, "anna")
+
+    plain = endpoint.sync(JSON, PULL)
+    zipped = endpoint.sync({**JSON, "accept-encoding": "GZIP"}, PULL)
+
+    assert "Content-Encoding" not in plain.headers
+    assert zipped.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(zipped.body) == plain.body
+    assert len(zipped.body) * 3 < len(plain.body)
+
+
+# ---- many syncs of one owner ---------------------------------------------------------------------
+
+
+class Gate(MemorySynchronizer):
+    """Keeps the syncs of ``anna`` waiting until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = threading.Event()
+
+    @contextmanager
+    def transaction(self, owner_id: str) -> Iterator[MemorySynchronizer]:
+        assert owner_id != "anna" or self.opened.wait(TIMEOUT_S)
+        with super().transaction(owner_id) as inside:
+            yield inside
+
+
+MANY = 10
+
+
+def as_owner(owner_id: str) -> dict[str, str]:
+    return {**JSON, "Authorization": f"Bearer token-of-{owner_id}"}
+
+
+@contextmanager
+def all_places_taken(endpoint: Endpoint) -> Iterator[_owner_places._Entry]:
+    key = id(endpoint), "anna"
+    with ExitStack() as running:
+        for _ in range(http.SYNCS_PER_OWNER):
+            running.enter_context(http._places.hold(key))
+        yield http._places._entries[key]
+
+
+def test_an_owner_has_few_syncs_at_once_and_the_others_are_told_busy() -> None:
+    gate = Gate()
+    endpoint = Endpoint(Mobync(gate, lock_timeout_s=TIMEOUT_S), http_app.owner_of)
+
+    with ThreadPoolExecutor(MANY) as devices:
+        syncs = [devices.submit(endpoint.sync, as_owner("anna"), PULL) for _ in range(MANY)]
+        try:
+            refused = [done.result() for done in islice(as_completed(syncs), MANY - 3)]
+            assert endpoint.sync(as_owner("ben"), PULL).status == 200
+        finally:
+            gate.opened.set()
+        statuses = sorted(sync.result().status for sync in syncs)
+
+    assert {(response.status, code_of(response)) for response in refused} == {(503, "busy")}
+    assert all(int(response.headers["Retry-After"]) > 0 for response in refused)
+    assert statuses == [200] * 3 + [503] * (MANY - 3)
+    assert [endpoint.sync(as_owner("anna"), PULL).status for _ in range(4)] == [200] * 4
+
+
+def test_a_sync_waits_a_little_for_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_owner_places, "PATIENCE_S", TIMEOUT_S)
+    endpoint = new_endpoint()
+    with ThreadPoolExecutor(MANY) as devices, all_places_taken(endpoint) as entry:
+        syncs = [devices.submit(endpoint.sync, JSON, PULL) for _ in range(MANY)]
+        eventually(lambda: entry.users == http.SYNCS_PER_OWNER + MANY)
+    assert [sync.result().status for sync in syncs] == [200] * MANY
+
+
+def test_a_sync_gives_its_place_back_also_if_it_fails() -> None:
+    owners = iter(["faulty", "busy", "well"] * MANY)
+    endpoint = Endpoint(Mobync(http_app.Store()), lambda token, headers: next(owners))
+    keys = [(id(endpoint), owner_id) for owner_id in ("faulty", "busy", "well")]
+
+    with ExitStack() as running:
+        for key in keys:
+            running.enter_context(http._places.hold(key))
+        for _ in range(MANY):
+            with pytest.raises(ZeroDivisionError):
+                endpoint.sync(JSON, PULL)
+            assert b"longer than 10 s" in endpoint.sync(JSON, PULL).body
+            assert endpoint.sync(JSON, PULL).status == 200
+    assert not http._places._entries  # an owner of whom nothing runs costs nothing
+
+
+def test_a_forked_child_has_no_places_that_are_held_for_ever() -> None:
+    endpoint = new_endpoint()
+    with all_places_taken(endpoint):
+        assert endpoint.sync(JSON, PULL).status == 503
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if endpoint.sync(JSON, PULL).status == 200 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+# ---- events --------------------------------------------------------------------------------------
+
+
+def first_event(stream: Any) -> bytes:
+    return next(piece for piece in stream.body if piece.startswith(b"id"))
+
+
+def test_without_live_there_are_no_events() -> None:
+    response = new_endpoint().blocking_events({})
+
+    assert isinstance(response, Response)
+    assert response.status == 404
+    assert code_of(response) == "no_events"
+
+
+def test_a_synchronizer_that_offers_no_highest_clock_has_its_log_read() -> None:
+    class Plain(MemorySynchronizer):
+        def highest_logical_clock(self, owner_id: str) -> None:
+            return None
+
+    endpoint = Endpoint(Mobync(Plain()), anna, live=InProcessLive())
+    before = endpoint.blocking_events({})
+    assert first_event(before).startswith(b"id: 0\n")
+    endpoint.mobync.push("anna", [("create", "tasks", {"id": "milk"})])
+    after = endpoint.blocking_events({})
+
+    assert first_event(after).startswith(b"id: 1\n")
+    for stream in (before, after):
+        stream.body.close()
+
+
+@pytest.mark.parametrize("ask", ["events", "blocking_events"])
+def test_what_reading_the_clock_raises_is_raised_before_the_response_begins(ask: str) -> None:
+    class Down(Exception):
+        pass
+
+    class Store(MemorySynchronizer):
+        def highest_logical_clock(self, owner_id: str) -> int:
+            raise Down
+
+    live = InProcessLive()
+    endpoint = Endpoint(Mobync(Store()), anna, live=live)
+
+    with pytest.raises(Down) as raised:
+        getattr(endpoint, ask)({})
+    assert live.listeners == 0, raised  # not only once the exception is forgotten
+
+
+def test_the_clock_is_read_once_for_a_device_that_begins_to_listen() -> None:
+    reads: list[str] = []
+
+    class Store(MemorySynchronizer):
+        def highest_logical_clock(self, owner_id: str) -> int | None:
+            reads.append(owner_id)
+            return super().highest_logical_clock(owner_id)
+
+    stream = Endpoint(Mobync(Store()), anna, live=InProcessLive()).blocking_events({})
+
+    assert first_event(stream).startswith(b"id: 0\n")
+    assert reads == ["anna"]
+    stream.body.close()
+
+
+def test_each_read_of_the_clock_is_in_the_context_of_the_adapter() -> None:
+    inside = threading.local()
+
+    class Store(MemorySynchronizer):
+        def highest_logical_clock(self, owner_id: str) -> int | None:
+            assert inside.app == "ours"
+            return super().highest_logical_clock(owner_id)
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        inside.app = "ours"
+        yield
+        del inside.app
+
+    endpoint = Endpoint(Mobync(Store()), anna, live=InProcessLive())
+    stream = endpoint.blocking_events({}, context)
+
+    assert first_event(stream).startswith(b"id: 0\n")
+    stream.body.close()
+
+
+# ---- Flask ---------------------------------------------------------------------------------------
+
+
+def new_flask(**config: Any) -> Flask:
+    app = Flask(__name__)
+    app.secret_key = "of a test"
+    app.config.update(config)
+
+    @app.post("/form")
+    def form() -> str:
+        return "taken"
+
+    return app
+
+
+def status_of(app: Flask, path: str = "/sync") -> int:
+    return app.test_client().post(path, data=PULL, headers=JSON).status_code
+
+
+@pytest.mark.parametrize("first", ["csrf", "sync"])
+def test_flask_wtf_leaves_the_sync_alone_and_nothing_else(first: str) -> None:
+    app = new_flask()
+    extensions = {"csrf": CSRFProtect(), "sync": MobyncSync(endpoint=new_endpoint())}
+    for name in sorted(extensions, reverse=first == "sync"):
+        extensions[name].init_app(app)
+
+    assert status_of(app) == 200
+    assert status_of(app, "/form") == 400
+
+
+def test_one_flask_extension_serves_the_apps_of_a_factory() -> None:
+    sync = MobyncSync()
+    endpoints = [new_endpoint(), new_endpoint()]
+    apps = [new_flask(), new_flask()]
+    for app, endpoint in zip(apps, endpoints, strict=True):
+        sync.init_app(app, endpoint, url_prefix="/api")
+    endpoints[1].mobync.push("anna", [("create", "tasks", {"id": "milk"})])
+
+    clocks = [
+        app.test_client().post("/api/sync", data=PULL, headers=JSON).get_json()["logical_clock"]
+        for app in apps
+    ]
+
+    assert clocks == [0, 1]
+    assert status_of(apps[0]) == 404
+
+
+def test_the_flask_extension_takes_the_app_at_once() -> None:
+    app = new_flask()
+    MobyncSync(app, new_endpoint())
+
+    assert status_of(app) == 200
+
+
+def test_a_flask_extension_without_an_endpoint_says_so() -> None:
+    with pytest.raises(ValueError, match="Endpoint"):
+        MobyncSync(new_flask())
+
+
+def test_what_flask_has_read_already_is_not_lost() -> None:
+    app = new_flask(MAX_CONTENT_LENGTH=10_000)
+    MobyncSync(app, new_endpoint())
+    read: list[bytes] = []
+
+    @app.before_request
+    def log_body() -> None:
+        from flask import request
+
+        read.append(request.get_data())
+
+    assert status_of(app) == 200
+    assert read == [PULL]
+
+
+def test_events_of_flask_read_the_clock_from_the_session_of_the_app(tmp_path: Path) -> None:
+    app = new_flask(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/tasks.db")
+    db = SQLAlchemy(app)
+    tasks = task_table(db.metadata)
+    diffs_table(db.metadata)
+    with app.app_context():
+        db.create_all()
+        mobync = Mobync(SQLAlchemySynchronizer(db, {"tasks": tasks}))
+        mobync.push("anna", [("create", "tasks", {"id": "milk"})])
+        db.session.remove()
+    MobyncSync(app, Endpoint(mobync, anna, live=InProcessLive()))
+
+    with app.test_client().get("/sync/events") as response:
+        pieces = iter(response.response)
+        next(pieces)
+        assert next(pieces).startswith(b"id: 1\n")
+
+    with app.app_context():
+        db.engine.dispose()
+
+
+# ---- ASGI ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    with http_servers.on_uvicorn(app) as (host, port):
+        yield f"http://{host}:{port}"
+
+
+def post(url: str) -> int:
+    return requests.post(url, PULL, headers=JSON, timeout=TIMEOUT_S).status_code
+
+
+def test_the_asgi_app_can_be_mounted() -> None:
+    with served(Router([Mount("/api", SyncApp(new_endpoint()))])) as url:
+        assert post(f"{url}/api/sync") == 200
+
+
+def test_asgi_pieces_that_break_at_the_limit_are_not_taken_for_the_whole() -> None:
+    pieces = iter([PULL, b"and more", b"and more"])
+    answered: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": next(pieces), "more_body": True}
+
+    async def send(message: dict[str, Any]) -> None:
+        answered.append(message)
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in JSON.items()]
+    scope = {"type": "http", "method": "POST", "path": "/sync", "query_string": b""}
+    app = SyncApp(new_endpoint(max_body_bytes=len(PULL)))
+    asyncio.run(app({**scope, "headers": headers}, receive, send))
+
+    assert answered[0]["status"] == 413
+    assert next(pieces) == b"and more"  # it is not read to its end
+
+
+def test_the_router_of_fastapi_takes_the_options_of_one() -> None:
+    def keep_out() -> None:
+        raise HTTPException(418)
+
+    app = FastAPI()
+    app.include_router(router(new_endpoint(), prefix="/api", tags=["sync"]))
+    app.include_router(router(new_endpoint(), prefix="/kept", dependencies=[Depends(keep_out)]))
+
+    with served(app) as url:
+        assert post(f"{url}/api/sync") == 200
+        assert post(f"{url}/kept/sync") == 418
+        paths = requests.get(f"{url}/openapi.json", timeout=TIMEOUT_S).json()["paths"]
+    assert paths["/api/sync"]["post"]["tags"] == ["sync"]
+
+
+def test_syncs_that_wait_leave_the_event_loop_and_its_threads_alone() -> None:
+    waiting = threading.Event()
+    go_on = threading.Event()
+
+    def authenticate(token: str | None, headers: Mapping[str, str]) -> str:
+        waiting.set()
+        assert go_on.wait(TIMEOUT_S)
+        return "anna"
+
+    app = FastAPI()
+    app.include_router(router(new_endpoint(authenticate), threads=1))
+
+    @app.get("/other")
+    def other() -> str:  # a plain function: FastAPI runs it in a thread
+        return "here"
+
+    with served(app) as url, ThreadPoolExecutor(50) as devices:
+        syncs = [devices.submit(post, f"{url}/sync") for _ in range(50)]
+        try:
+            assert waiting.wait(TIMEOUT_S)
+            assert requests.get(f"{url}/other", timeout=TIMEOUT_S).json() == "here"
+        finally:
+            go_on.set()
+        assert [sync.result() for sync in syncs] == [200] * 50
+
+
+def test_an_owner_whose_syncs_wait_keeps_no_thread_from_the_others() -> None:
+    gate = Gate()
+    mobync = Mobync(gate, lock_timeout_s=TIMEOUT_S)
+    endpoint = Endpoint(mobync, http_app.owner_of, live=InProcessLive())
+
+    def sync(url: str, owner_id: str) -> int:
+        headers = as_owner(owner_id)
+        return requests.post(f"{url}/sync", PULL, headers=headers, timeout=TIMEOUT_S).status_code
+
+    with served(SyncApp(endpoint, threads=4)) as url, ThreadPoolExecutor(MANY) as devices:
+        syncs = [devices.submit(sync, url, "anna") for _ in range(MANY)]
+        try:
+            refused = [done.result() for done in islice(as_completed(syncs), MANY - 3)]
+            assert refused == [503] * (MANY - 3)
+            assert sync(url, "ben") == 200
+        finally:
+            gate.opened.set()
+        assert sorted(sync.result() for sync in syncs) == [200] * 3 + [503] * (MANY - 3)
+
+
+def test_syncs_that_wait_keep_nobody_from_listening() -> None:
+    gate = Gate()
+    endpoint = Endpoint(Mobync(gate), http_app.owner_of, live=InProcessLive())
+    waiting = threading.Event()
+    gate_transaction = gate.transaction
+
+    def transaction(owner_id: str) -> Any:
+        waiting.set()
+        return gate_transaction(owner_id)
+
+    gate.transaction = transaction  # type: ignore[method-assign]
+    with served(SyncApp(endpoint, threads=1)) as url, ThreadPoolExecutor(1) as device:
+        arguments = {"headers": as_owner("anna"), "timeout": TIMEOUT_S}
+        sync = device.submit(requests.post, f"{url}/sync", PULL, **arguments)
+        try:
+            assert waiting.wait(TIMEOUT_S)
+            with requests.get(f"{url}/sync/events", stream=True, **arguments) as listening:
+                assert listening.status_code == 200
+        finally:
+            gate.opened.set()
+        assert sync.result().status_code == 200
+
+
+def test_a_database_that_is_down_is_for_the_handlers_of_the_app() -> None:
+    class Store(MemorySynchronizer):
+        def highest_logical_clock(self, owner_id: str) -> int:
+            raise ConnectionError
+
+    app = FastAPI()
+    endpoint = Endpoint(Mobync(Store()), anna, live=InProcessLive())
+    app.include_router(router(endpoint))
+
+    @app.exception_handler(ConnectionError)
+    def unavailable(request: Any, error: Exception) -> JSONResponse:
+        return JSONResponse({}, 503)
+
+    with served(app) as url:
+        assert requests.get(f"{url}/sync/events", timeout=TIMEOUT_S).status_code == 503
+
+
+# ---- Django --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "must be a dict"),
+        ({"authenticate": ...}, "authenticate"),
+        ({"max_bodybytes": 5}, "max_bodybytes"),
+        ({"mobync": "nowhere.mobync"}, "nowhere"),
+        ({"max_body_bytes": -1}, "max_body_bytes"),
+    ],
+)
+def test_a_wrong_setting_of_django_is_named(change: dict[str, Any] | None, message: str) -> None:
+    http_app.django_wsgi_app()
+    from django.test import override_settings
+
+    from mobync.django import endpoint_of_settings
+
+    right = {"mobync": new_endpoint().mobync, "authenticate": anna}
+    endpoint_of_settings()  # that of the settings before must not stay
+    given = None if change is None else {**right, **change}
+    if given is not None:
+        given = {name: value for name, value in given.items() if value is not ...}
+    with (
+        override_settings(MOBYNC=given),
+        pytest.raises(ImproperlyConfigured, match=f"settings.MOBYNC.*{message}"),
+    ):
+        endpoint_of_settings()
+
+
+def test_django_commits_nothing_for_us() -> None:
+    """With ATOMIC_REQUESTS a sync would be committed after its owner's lock is free again."""
+    http_app.django_wsgi_app()
+    from mobync.django import events, sync
+
+    for view in (sync, events):
+        assert "default" in view._non_atomic_requests
+
+
+def test_events_pass_through_the_middleware_of_django_that_compresses() -> None:
+    http_app.django_wsgi_app()
+    from django.test import Client, override_settings
+
+    endpoint = new_endpoint(live=InProcessLive(heartbeat_s=0.1))
+    endpoint.mobync.listen(endpoint.live.announce)  # type: ignore[union-attr]
+    given = {"mobync": endpoint.mobync, "authenticate": anna, "live": endpoint.live}
+    middleware = ["django.middleware.gzip.GZipMiddleware"]
+    with override_settings(MOBYNC=given, MIDDLEWARE=middleware):
+        response: Any = Client(SERVER_NAME="127.0.0.1").get(
+            "/sync/events", headers={"Accept-Encoding": "gzip"}
+        )
+    pieces = iter(response.streaming_content)
+    try:
+        assert next(pieces).startswith(b"retry: ")
+        assert next(pieces).startswith(b"id: 0\n")
+        endpoint.mobync.push("anna", [("create", "tasks", {"id": "milk"})])
+        assert next(piece for piece in pieces if piece != b":\n\n").startswith(b"id: 1\n")
+    finally:
+        response.close()

@@ -1,0 +1,130 @@
+"""mobync.sqlalchemy: SQLite and PostgreSQL read log rows from JSON text, and lose nothing by it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import databases
+import pytest
+from databases import Database
+from sqlalchemy import Column, Integer, MetaData, select
+from task_list import TaskList, diff, statements, task_table
+
+from mobync import InvalidDiffError, Mobync
+from mobync.sqlalchemy import SQLAlchemySynchronizer, _printed_log, diffs_table
+
+database = databases.database
+
+READS_JSON = {"sqlite": "json_extract", "postgresql": "json_to_recordset"}
+
+HARD_JSON = [
+    r'{"id": "a", "name": "\u00e4\ud83d\ude00\/\b\f\n\r\t\"\\ "}',
+    r'{ "id":"b","name":"it\u0027s; -- % %s :x $1 {}" }',
+    '{"id": "c", "name": "äöü😀\u2028", "rank": 7, "done": true}',
+    r'{"id": "d", "name": "\"id\": \"x\", \"logical_clock\": 99", "rank": null}',
+]
+
+
+def sent(json_data: str) -> dict[str, Any]:
+    return {**diff("create"), "json_data": json_data}
+
+
+def log_inserts(seen: list[str]) -> list[str]:
+    return [statement for statement in seen if statement.startswith("INSERT INTO diffs (")]
+
+
+def reads_json(database: Database, seen: list[str]) -> bool:
+    return all(READS_JSON.get(database.kind, "?") in text for text in log_inserts(seen))
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_what_the_database_reads_from_json_is_what_was_sent(database, ascii_only):
+    lists = TaskList(database)
+    body = {"logical_clock": 0, "diffs": [sent(text) for text in HARD_JSON]}
+    with statements(database.engine) as seen:
+        Mobync(lists.store).apply_json(json.dumps(body, ensure_ascii=ascii_only), "bob")
+
+    assert reads_json(database, seen) == (database.kind in READS_JSON)
+    log = lists.log()
+    assert [row["json_data"] for row in log] == HARD_JSON
+    assert [row["logical_clock"] for row in log] == [0, 1, 2, 3]
+    for row, pushed in zip(log, body["diffs"], strict=True):
+        assert row == {**pushed, "owner": "bob", "logical_clock": row["logical_clock"]}
+
+
+def test_a_text_that_looks_like_an_escaped_nul_stays_as_it_is(database):
+    lists = TaskList(database)
+    text = r'{"id": "a", "name": "C:\\u0000"}'
+    Mobync(lists.store).apply(0, [sent(text)], "bob")
+    assert lists.log()[0]["json_data"] == text
+    assert lists.rows()["a"]["name"] == r"C:\u0000"
+
+
+def test_a_large_push_goes_in_several_statements(database, monkeypatch):
+    monkeypatch.setattr(_printed_log, "_MOST_CHARACTERS", 1000)
+    lists = TaskList(database)
+    pushed = [diff("create", id=f"t{i}", name="x" * 90) for i in range(20)]
+    with statements(database.engine) as seen:
+        reply = Mobync(lists.store).apply(0, pushed, "bob")
+
+    assert reply["logical_clock"] == 20
+    assert [row["id"] for row in lists.log()] == [d["id"] for d in pushed]
+    assert (len(log_inserts(seen)) > 1) == (database.kind == "postgresql")
+
+
+@pytest.mark.parametrize("field", ["id", "model"])
+def test_what_is_too_long_for_the_log_is_refused_by_name(database, field):
+    lists = TaskList(database)
+    row = {**sent('{"id": "a"}'), "owner": "bob", field: "é" * 256}
+    with (
+        pytest.raises(InvalidDiffError, match=f"'{field}' is longer than 255 characters"),
+        lists.store.transaction("bob") as inside,
+    ):
+        inside.create("diffs", json.dumps(row, ensure_ascii=False))
+    assert lists.log() == []
+
+
+def test_a_nul_is_refused_by_name_and_not_cut_off(database):
+    lists = TaskList(database)
+    row = {**sent("cut\0off"), "owner": "bob"}
+    with (
+        pytest.raises(InvalidDiffError, match=r"'json_data' must not contain U\+0000"),
+        lists.store.transaction("bob") as inside,
+    ):
+        inside.create("diffs", json.dumps(row))
+    assert lists.log() == []
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_row_of_another_owner_is_not_logged(database, indent):
+    lists = TaskList(database)
+    row = {**sent('{"id": "a"}'), "owner": "eve"}
+    with (
+        pytest.raises(ValueError, match="a row of another owner"),
+        lists.store.transaction("bob") as inside,
+    ):
+        inside.create("diffs", json.dumps(row, indent=indent))
+    assert lists.log() == lists.log("eve") == []
+
+
+def test_the_clock_goes_on_from_rows_in_another_layout(database):
+    lists = TaskList(database)
+    row = {**sent('{"id": "a"}'), "owner": "bob", "logical_clock": 6}
+    with lists.store.transaction("bob") as inside:
+        inside.create("diffs", json.dumps(row, indent=1))
+    assert Mobync(lists.store).apply(0, [diff("create", id="b")], "bob")["logical_clock"] == 8
+    assert [row["logical_clock"] for row in lists.log()] == [6, 7]
+
+
+def test_a_default_of_the_apps_own_log_column_is_made_for_each_row(database):
+    metadata, numbers = MetaData(), iter(range(100))
+    tasks, log = task_table(metadata), diffs_table(metadata)
+    log.append_column(Column("number", Integer, default=lambda: next(numbers)))
+    metadata.create_all(database.engine)
+    store = SQLAlchemySynchronizer(database.engine, {"tasks": tasks})
+    Mobync(store).apply(0, [diff("create", id=f"t{i}") for i in range(3)], "bob")
+
+    with database.engine.connect() as connection:
+        numbered = connection.execute(select(log.c.number).order_by(log.c.logical_clock))
+        assert numbered.scalars().all() == [0, 1, 2]

@@ -1,0 +1,72 @@
+"""push, adopt and compact on real databases."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import databases
+import pytest
+from task_list import TaskList, diff
+
+from mobync import Mobync, sync
+
+database = databases.database
+
+
+def test_a_push_reaches_the_tables_and_the_owners_devices(database: Any) -> None:
+    tasks = TaskList(database)
+    mobync = Mobync(tasks.store)
+    mobync.apply(0, [diff("create", id="a", name="milk")], "bob")
+    clock = mobync.push(
+        "bob",
+        [
+            ("create", "tasks", {"id": "b", "name": "bread"}),
+            ("update", "tasks", {"id": "a", "rank": 7}),
+        ],
+    )
+    assert clock == 3
+    pulled = [json.loads(d["json_data"]) for d in mobync.apply(1, [], "bob")["diffs"]]
+    assert pulled == [{"id": "b", "name": "bread"}, {"id": "a", "rank": 7}]
+    assert mobync.apply(0, [], "eve")["diffs"] == []
+
+
+def test_a_table_is_adopted_in_pieces_by_itself(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "ADOPT_PIECE_ROWS", 10)
+    tasks = TaskList(database)
+    rows = [
+        {"id": f"t{i:02}", "owner": owner, "name": f"task {i}", "done": i % 2 == 0}
+        for i, owner in enumerate(["bob"] * 25 + ["eve"] * 5)
+    ]
+    with database.engine.begin() as connection:
+        connection.execute(tasks.tasks.insert(), rows)
+    mobync = Mobync(tasks.store)
+    seen: list[int] = []
+    assert mobync.adopt("bob", "tasks", progress=seen.append) == 25
+    assert seen == [10, 20, 25]
+    pulled = [json.loads(d["json_data"]) for d in mobync.apply(0, [], "bob")["diffs"]]
+    assert [(row["id"], row["name"], row["done"]) for row in pulled] == [
+        (row["id"], row["name"], row["done"]) for row in rows[:25]
+    ]
+    assert mobync.adopt("bob", "tasks") == 0
+    assert mobync.adopt("eve", "tasks") == 5
+
+
+def test_a_log_is_compacted_for_its_owner_only(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "COMPACT_PIECE_CLOCKS", 7)
+    mobync = Mobync(TaskList(database).store)
+    for owner in ("bob", "eve"):
+        mobync.push(owner, [("create", "tasks", {"id": owner, "rank": 0})])
+        for i in range(20):
+            mobync.push(owner, [("update", "tasks", {"id": owner, "rank": i, "name": str(i)})])
+    before = mobync.apply(0, [], "bob")
+    assert mobync.compact("bob")[:2] == (21, 2)
+    assert mobync.apply(0, [], "bob") == before
+    assert mobync.compact("eve").rows_before == 21
+    assert mobync.push("bob", [("delete", "tasks", {"id": "bob"})]) == 22
+    assert mobync.compact("bob")[:2] == (3, 1)
+    assert mobync.apply(22, [], "bob")["logical_clock"] == 22
