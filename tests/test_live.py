@@ -259,8 +259,10 @@ def test_a_stream_that_was_never_begun_or_is_dropped_leaves(live):
 def test_hanging_up_ends_the_streams_and_those_to_come(live, mode):
     with Device(live, Log(5), mode) as waiting, Device(live, Log(5), mode) as slow:
         assert waiting.clock() == 5
-        threading.Timer(0.05, live.hang_up).start()
+        hanging_up = threading.Timer(0.05, live.hang_up)
+        hanging_up.start()
         assert waiting.has_ended()
+        hanging_up.join()  # it tells one after the other
         assert slow.has_ended()
         with Device(live, Log(5), mode) as late:
             assert late.has_ended()

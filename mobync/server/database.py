@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL, Engine, make_url
@@ -36,7 +37,7 @@ def database_url(text: str) -> URL:
     """
     try:
         url = make_url(text)
-        if "\0" in str(url.database):
+        if "\0" in unquote(text):  # SQLAlchemy 2.1 decodes the name of a file, 2.0 does not
             raise ValueError
     except (ArgumentError, ValueError):
         raise DatabaseError(
