@@ -7,6 +7,9 @@ SEED ?= 1
 STORE ?= memory
 SECONDS ?= 60
 
+# Pytest's; more than cores, since many tests wait for servers.
+WORKERS ?= 4
+
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -60,7 +63,7 @@ services: setup ## See to it that PostgreSQL, MariaDB, Redis and a browser are t
 
 .PHONY: test-python
 test-python: services ## Run the Python tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 .PHONY: test-core
 test-core: tools ## Run the C tests of the core: plain, sanitized, valgrind, threads
