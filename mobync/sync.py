@@ -49,6 +49,7 @@ MAX_DEPTH = 1000  # what cJSON is built for
 ADOPT_PIECE_ROWS = 1000
 COMPACT_PIECE_CLOCKS = 10_000
 
+MOST_ROUNDS = 10  # of a retry's questions to the rules; then all that is new is asked
 MOST_MISFITS = 100  # of one request that are left out, a transaction each
 
 RETRY_PAUSES_S = (0.02, 0.1, 0.5)  # about; after an error that the Synchronizer calls transient
@@ -79,6 +80,57 @@ class _Synced(NamedTuple):
     next_page: int | None = None  # the clock with which it begins
     refused: Sequence[RefusedDiff] = ()
     downstream: list[DiffDict] | None = None  # where it is not what the merge says
+
+
+class _Asking:
+    """Shows the app's rules what is new of a request, and leaves out what they refuse.
+
+    Args:
+        misfits: what the app's tables refused in an earlier try.
+        raises: whether a refusal is raised.
+    """
+
+    def __init__(
+        self,
+        exchange: _core.Exchange,
+        rules: dict[str, Rule],
+        owner_id: str,
+        misfits: dict[int, InvalidDiffError],
+        raises: bool,
+    ) -> None:
+        self._exchange = exchange
+        self._rules = rules
+        self._owner_id = owner_id
+        self._misfits = misfits
+        self._raises = raises
+        self._refused: dict[int, RefusedDiff] = {}
+        self._without_ground: dict[ObjectName, int] = {}  # from which diff on
+
+    def refused(self) -> list[RefusedDiff]:
+        """What was refused so far, in the order of the request."""
+        return [self._refused[index] for index in sorted(self._refused)]
+
+    def leave_out_refused(self) -> bool:
+        """Ask of all that ``news`` gives; return whether some of it was refused."""
+        refused_before = len(self._refused)
+        for index, diff_id, kind, sent in self._exchange.news():
+            depends = bool(self._without_ground) and self._depends(index)
+            error: InvalidDiffError | UnauthorizedError | None = self._misfits.get(index)
+            if error is None and not depends:
+                error = _answer_of_rule(self._rules, self._owner_id, index, diff_id, kind, sent)
+            if not depends and error is None:
+                continue
+            if self._raises and error is not None:
+                raise error
+            self._exchange.leave_out(index)
+            refusal = refusal_of(diff_id, None if depends else error)
+            self._refused[index] = RefusedDiff(sent, refusal)
+            if kind != "update" and not depends:
+                self._without_ground[object_of(self._exchange, index)] = index
+        return len(self._refused) > refused_before
+
+    def _depends(self, index: int) -> bool:
+        return index > self._without_ground.get(object_of(self._exchange, index), index)
 
 
 class Mobync:
@@ -309,8 +361,7 @@ class Mobync:
             exchange.select(True, True, page.first_clock, MAX_LOGICAL_CLOCK + 1)
         if (client_clock if page is None else page.first_clock) == 0:
             exchange.leave_out_dead()
-        refused = self._ask_rules(exchange, store, owner_id, misfits)
-        exchange.merge(self._now_ms(), self.max_clock_skew_ms)
+        refused = self._merge_allowed(exchange, store, owner_id, misfits)
         operations = exchange.operations(owner_id, highest + 1)
         self._write(store, operations, writing)
         accepted = len(operations)
@@ -324,34 +375,29 @@ class Mobync:
             downstream = restored_downstream(exchange, history, client_clock, owner_id, clock)
         return _Synced(clock, highest, accepted, refused=refused, downstream=downstream)
 
-    def _ask_rules(
+    def _merge_allowed(
         self,
         exchange: _core.Exchange,
         store: Synchronizer,
         owner_id: str,
         misfits: dict[int, InvalidDiffError],
     ) -> list[RefusedDiff]:
-        """Show the app's rules what is new; leave out what they refuse, or raise.
+        """Merge what the app's rules allow; return what was left out.
 
-        ``misfits`` are what the app's tables refused in an earlier try.
+        Of a retry only what it would write is asked.  The rest has been accepted by the first try
+        or is of no account, and the rule may say no by now, of a row that the first try locked,
+        say.  Without a diff that is refused, one that it replaced may be written instead.
         """
-        refused: list[RefusedDiff] = []
-        without_ground: set[ObjectName] = set()
-        rules = _rules_of(store)
-        for index, diff_id, kind, sent in exchange.news():
-            depends = bool(without_ground) and object_of(exchange, index) in without_ground
-            error: InvalidDiffError | UnauthorizedError | None = misfits.get(index)
-            if error is None and not depends:
-                error = _answer_of_rule(rules, owner_id, index, diff_id, kind, sent)
-            if not depends and error is None:
-                continue
-            if self.on_refusal == "raise" and error is not None:
-                raise error
-            exchange.leave_out(index)
-            refused.append(RefusedDiff(sent, refusal_of(diff_id, None if depends else error)))
-            if kind != "update":
-                without_ground.add(object_of(exchange, index))
-        return refused
+        asking = _Asking(exchange, _rules_of(store), owner_id, misfits, self.on_refusal == "raise")
+        now_ms = self._now_ms()
+        if exchange.is_retry:
+            for _ in range(MOST_ROUNDS):
+                exchange.merge(now_ms, self.max_clock_skew_ms)
+                if not asking.leave_out_refused():
+                    return asking.refused()
+        asking.leave_out_refused()
+        exchange.merge(now_ms, self.max_clock_skew_ms)
+        return asking.refused()
 
     def _tell(self, report: SyncReport) -> None:
         logger.info(

@@ -259,6 +259,18 @@ typedef struct {
 mb_status mb_merge(mb_arena *arena, const mb_diffs *window, const mb_diffs *request,
                    mb_merge_result *result);
 
+/* Finds the diffs of a merged request of which something goes upstream: those that an outcome comes
+ * from, and those that were folded into a create.  Of edits before the create in the request it may
+ * find one that has nothing in it.
+ *
+ * upstream   what mb_merge made of the request
+ * written    out: for each diff of the request, by index; in arena
+ *
+ * Returns MB_OK or MB_NO_MEMORY.
+ */
+mb_status mb_find_written(const mb_diffs *request, const mb_outcomes *upstream, mb_arena *arena,
+                          bool **written);
+
 /* Prints the reply to a sync request: success, message, logical_clock and the downstream diffs.
  * Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_reply_print(const mb_diffs *window, const mb_outcomes *downstream,

@@ -4,9 +4,9 @@
  *
  *     Exchange(diffs)     the form of every diff is checked; Exchange.from_json(body) likewise
  *     meet(rows)          the window is known, and with it what of the request is new
- *     news()              what the app's rules must be asked; leave_out() what they refuse
  *     select()            where only a part is wanted: a page, or the objects of the request
- *     merge()
+ *     news()              what the app's rules must be asked; leave_out() what they refuse
+ *     merge()             after which news() gives what is written and was not asked yet
  *     operations()        what goes upstream: to the models and to the log
  *     acknowledge()       the caller's dicts get their new clocks, once all of that is written
  *     downstream()        the reply; or reply_json()
@@ -27,6 +27,7 @@ typedef struct {
     mb_merge_result result;
     PyObject *callers; /* a tuple of the caller's dicts; NULL where the request came as JSON */
     PyObject **sent;   /* copies of them, as the device sent them; NULL where not yet copied */
+    bool *asked;       /* of each diff, whether news() gave it since meet() */
     PyObject *logical_clock; /* the text in the JSON, or NULL; so the next two */
     PyObject *limit;
     PyObject *cursor;
@@ -257,6 +258,7 @@ static void exchange_dealloc(Exchange *self)
     PyObject_GC_UnTrack(self);
     exchange_clear(self);
     PyMem_Free(self->sent);
+    PyMem_Free(self->asked);
     diff_list_clear(&self->request);
     diff_list_clear(&self->window);
     mb_arena_free(self->arena);
@@ -290,7 +292,10 @@ static PyObject *exchange_meet(Exchange *self, PyObject *args)
     self->window = window;
     self->stage = CHECKED;
     diff_list_clear(&before);
-    if (mb_recognize(self->arena, &self->window.diffs, &self->request.diffs) != MB_OK)
+    PyMem_Free(self->asked);
+    self->asked = PyMem_Calloc(self->request.diffs.count, sizeof *self->asked);
+    if (self->asked == NULL ||
+        mb_recognize(self->arena, &self->window.diffs, &self->request.diffs) != MB_OK)
         return PyErr_NoMemory();
     self->stage = MET;
 
@@ -302,9 +307,6 @@ static PyObject *exchange_meet(Exchange *self, PyObject *args)
             highest = window.diffs.items[i].logical_clock;
     return PyLong_FromLongLong(highest);
 }
-
-PyDoc_STRVAR(news_doc, "news($self, /)\n--\n\n"
-                       "(index, diff id, type, diff as sent) of each diff the window lacks.");
 
 /* A diff as the device sent it: a new reference to a dict.  JSON may hold what Python's own reader
  * has no room for. */
@@ -344,18 +346,30 @@ static PyObject *make_news(const Exchange *self, size_t index)
     return entry;
 }
 
+PyDoc_STRVAR(news_doc,
+             "news($self, /)\n--\n\n"
+             "(index, diff id, type, diff as sent) of each diff that the window lacks; after\n"
+             "merge() only of those of which something goes upstream.  Gives each diff once.");
+
 static PyObject *exchange_news(Exchange *self, PyObject *Py_UNUSED(ignored))
 {
-    if (require(self, MET) < 0)
+    bool *written = NULL;
+    if (self->stage != MERGED && require(self, MET) < 0)
         return NULL;
+    if (self->stage == MERGED && mb_find_written(&self->request.diffs, &self->result.upstream,
+                                                 self->arena, &written) != MB_OK)
+        return PyErr_NoMemory();
     PyObject *news = PyList_New(0);
     for (size_t i = 0; news != NULL && i < self->request.diffs.count; i++) {
-        if (self->request.diffs.items[i].known || self->request.diffs.items[i].repeated)
+        const mb_diff *diff = &self->request.diffs.items[i];
+        if (diff->known || diff->repeated || diff->left_out || self->asked[i] ||
+            (written != NULL && !written[i]))
             continue;
         PyObject *entry = make_news(self, i);
         if (entry == NULL || PyList_Append(news, entry) < 0)
             Py_CLEAR(news);
         Py_XDECREF(entry);
+        self->asked[i] = true;
     }
     return news;
 }
@@ -391,9 +405,10 @@ PyDoc_STRVAR(leave_out_doc, "leave_out($self, index, /)\n--\n\n"
 static PyObject *exchange_leave_out(Exchange *self, PyObject *index)
 {
     mb_diff *diff = request_diff(self, index);
-    if (diff == NULL || require(self, MET) < 0)
+    if (diff == NULL || (self->stage != MERGED && require(self, MET) < 0))
         return NULL;
     diff->left_out = true;
+    self->stage = MET;
     Py_RETURN_NONE;
 }
 
@@ -667,6 +682,16 @@ static PyObject *exchange_downstream_count(Exchange *self, void *Py_UNUSED(closu
     return PyLong_FromSize_t(self->result.downstream.count);
 }
 
+PyDoc_STRVAR(is_retry_doc, "Whether the window has diffs of the request.");
+
+static PyObject *exchange_is_retry(Exchange *self, void *Py_UNUSED(closure))
+{
+    for (size_t i = 0; i < self->request.diffs.count; i++)
+        if (self->request.diffs.items[i].known)
+            Py_RETURN_TRUE;
+    Py_RETURN_FALSE;
+}
+
 PyDoc_STRVAR(conflicts_doc, "How often the merge had to decide between two sides.");
 
 static PyObject *exchange_conflicts(Exchange *self, void *Py_UNUSED(closure))
@@ -709,6 +734,7 @@ static PyObject *exchange_cursor(Exchange *self, void *Py_UNUSED(closure))
 
 static PyGetSetDef exchange_attributes[] = {
     {"downstream_count", (getter)exchange_downstream_count, NULL, downstream_count_doc, NULL},
+    {"is_retry", (getter)exchange_is_retry, NULL, is_retry_doc, NULL},
     {"conflicts", (getter)exchange_conflicts, NULL, conflicts_doc, NULL},
     {"fingerprint", (getter)exchange_fingerprint, NULL, fingerprint_doc, NULL},
     {"logical_clock", (getter)exchange_logical_clock, NULL, logical_clock_doc, NULL},
