@@ -125,8 +125,8 @@ def test_a_retry_writes_nothing() -> None:
         (b'{"logical_clock": 0, "diffs": {}}', None, None, "JSON array"),
         (b'{"logical_clock": 0, "diffs": [1]}', 0, None, "JSON object"),
         (b'{"a": "\xff", "logical_clock": 0, "diffs": []}', None, None, "UTF-8"),
-        (body(GOOD, {**GOOD, "id": "e", "owner_id": 1}), 1, "e", "this key"),
-        (body({**GOOD, "self": 1}), 0, "d", "this key"),
+        (body(GOOD, {**GOOD, "id": "e", "owner_id": 1}), 1, "e", "owner_id may not be a key"),
+        (body({**GOOD, "self": 1}), 0, "d", "self may not be a key"),
         (body(GOOD, {**GOOD, "utc_timestamp": 1.0}), 1, "d", "utc_timestamp"),
         (body({**GOOD, "logical_clock": True}), 0, "d", "logical_clock"),
         (body({**GOOD, "type": "upsert"}), 0, "d", "type"),
@@ -135,12 +135,18 @@ def test_a_retry_writes_nothing() -> None:
         (body(GOOD, {**GOOD, "id": "e", "json_data": "{}"}), 1, "e", "json_data"),
         (body({**GOOD, "id": ""}), 0, None, "id must not be empty"),
         (body({**GOOD, "model": "diffs"}), 0, "d", "log itself"),
-        (body({**GOOD, "json_data": "[]"}, {"id": "e"}), 0, "d", "JSON object"),
+        (
+            body({**GOOD, "json_data": "[]"}, {"id": "e"}),
+            0,
+            "d",
+            "json_data: expected a JSON object",
+        ),
+        ('{"\ud800": 1}', None, None, ": the JSON text has a lone surrogate$"),
         (body(GOOD)[:-3] + b', "x": ' + b"9" * 5000 + b"}]}", 0, "d", "too long"),
     ],
 )
 def test_a_malformed_body_is_an_invalid_diff(
-    request_body: bytes, index: int | None, diff_id: str | None, reason: str
+    request_body: bytes | str, index: int | None, diff_id: str | None, reason: str
 ) -> None:
     store = MemorySynchronizer()
     with pytest.raises(InvalidDiffError, match=reason) as refusal:

@@ -1,4 +1,4 @@
-"""The rules and a retry: it is not refused because the first try worked, and smuggles nothing in."""
+"""The rules and a retry: the first try stands in no retry's way, and opens no way around them."""
 
 from __future__ import annotations
 

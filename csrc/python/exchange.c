@@ -17,6 +17,8 @@
  */
 #include "binding.h"
 
+#include "../core/text.h"
+
 typedef enum { CHECKED, MET, MERGED } stage;
 
 typedef struct {
@@ -50,55 +52,18 @@ static int require(const Exchange *self, stage wanted)
 
 /* ---- made from a request ------------------------------------------------------------------- */
 
-/* What one request may hold, and what it may not. */
-typedef struct {
-    mb_text diffs_model_name; /* empty: any model is allowed */
-    Py_ssize_t diffs;
-    Py_ssize_t json_data_bytes;
-    Py_ssize_t depth;
-} request_rules;
-
-static int check_count(module_state *state, Py_ssize_t count, const request_rules *rules)
+static int check_rules(module_state *state, const diff_list *request, Py_ssize_t index,
+                       const mb_request_rules *rules)
 {
-    if (count > rules->diffs)
-        return raise_invalid(state, -1, NULL, "%zd diffs, %zd are allowed in one request", count,
-                             rules->diffs);
+    mb_error error = {.reason = NULL};
+    const mb_status status = mb_diff_check_rules(&request->diffs.items[index], rules, &error);
+    if (status != MB_OK)
+        return raise_status(state, status, index, request->objects[index].id, &error);
     return 0;
 }
 
-static bool same_text(mb_text a, mb_text b)
-{
-    return a.size == b.size && (a.size == 0 || memcmp(a.at, b.at, a.size) == 0);
-}
-
-static int check_rules(module_state *state, const diff_list *request, Py_ssize_t index,
-                       const request_rules *rules)
-{
-    const mb_diff *diff = &request->diffs.items[index];
-    const bool is_log = same_text(diff->model, rules->diffs_model_name);
-    const bool too_long = diff->json_data.size > (size_t)rules->json_data_bytes;
-    const bool too_deep = (Py_ssize_t)diff->depth > rules->depth;
-    if (!is_log && !too_long && !too_deep)
-        return 0;
-
-    PyObject *id = diff_id(request, (size_t)index);
-    if (id == NULL)
-        return -1;
-    if (is_log)
-        raise_invalid(state, index, id, "model '%.100s' is the log itself",
-                      rules->diffs_model_name.at);
-    else if (too_long)
-        raise_invalid(state, index, id, "json_data has %zu bytes, %zd are allowed",
-                      diff->json_data.size, rules->json_data_bytes);
-    else
-        raise_invalid(state, index, id, "json_data is nested %u levels deep, %zd are allowed",
-                      diff->depth, rules->depth);
-    Py_DECREF(id);
-    return -1;
-}
-
 static int read_request_diff(module_state *state, Exchange *self, Py_ssize_t index,
-                             const request_rules *rules)
+                             const mb_request_rules *rules)
 {
     PyObject *caller = PyTuple_GET_ITEM(self->callers, index);
     if (!PyDict_Check(caller))
@@ -109,13 +74,13 @@ static int read_request_diff(module_state *state, Exchange *self, Py_ssize_t ind
         return -1;
     self->sent[index] = copy;
     if (read_diff(state, copy, index, self->arena, &self->request) < 0 ||
-        check_keys(state, copy, index) < 0)
+        check_keys(state, copy, index, self->request.objects[index].id) < 0)
         return -1;
     return check_rules(state, &self->request, index, rules);
 }
 
 static int read_request(module_state *state, Exchange *self, PyObject *diffs,
-                        const request_rules *rules)
+                        const mb_request_rules *rules)
 {
     if (!PyList_Check(diffs) && !PyTuple_Check(diffs))
         return raise_invalid(state, -1, NULL, "diffs must be a list, not %.100s",
@@ -124,17 +89,21 @@ static int read_request(module_state *state, Exchange *self, PyObject *diffs,
     if (self->callers == NULL)
         return -1;
     const Py_ssize_t count = PyTuple_GET_SIZE(self->callers);
-    if (check_count(state, count, rules) < 0 ||
-        diff_list_new(&self->request, count, self->arena) < 0)
+    if (diff_list_new(&self->request, count, self->arena) < 0)
         return -1;
     self->sent = PyMem_Calloc((size_t)count, sizeof *self->sent);
     if (self->sent == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    for (Py_ssize_t i = 0; i < count; i++)
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if ((size_t)i == rules->diffs)
+            return raise_invalid(state, -1, NULL,
+                                 "diffs are too many for one request: %zu are allowed",
+                                 rules->diffs);
         if (read_request_diff(state, self, i, rules) < 0)
             return -1;
+    }
     return 0;
 }
 
@@ -147,9 +116,8 @@ static int read_member(PyObject **place, mb_text text)
 }
 
 static int read_json_request(module_state *state, Exchange *self, PyObject *body,
-                             const request_rules *rules)
+                             const mb_request_rules *rules)
 {
-    static const mb_text reserved[] = {{"owner_id", 8}, {"self", 4}};
     mb_text text = {NULL, 0};
     mb_request request;
     size_t index;
@@ -157,43 +125,40 @@ static int read_json_request(module_state *state, Exchange *self, PyObject *body
     self->request.json = Py_NewRef(body);
     if (borrow_json(state, body, &text) < 0)
         return -1;
-    const mb_status status =
-        mb_request_read(text, reserved, 2, self->arena, &request, &index, &error);
+    const mb_status status = mb_request_read(text, rules, self->arena, &request, &index, &error);
     if (status != MB_OK)
         return raise_read_status(state, status, index, &error);
 
     self->request.diffs = request.diffs;
     if (read_member(&self->logical_clock, request.logical_clock) < 0 ||
         read_member(&self->limit, request.limit) < 0 ||
-        read_member(&self->cursor, request.cursor) < 0 ||
-        check_count(state, (Py_ssize_t)request.diffs.count, rules) < 0)
+        read_member(&self->cursor, request.cursor) < 0)
         return -1;
-    for (size_t i = 0; i < request.diffs.count; i++)
-        if (check_rules(state, &self->request, (Py_ssize_t)i, rules) < 0)
-            return -1;
     return 0;
 }
 
 /* Reads the arguments that both ways to make an Exchange share. */
 static int read_arguments(PyObject *args, PyObject *kwargs, const char *first, PyObject **source,
-                          request_rules *rules)
+                          mb_request_rules *rules)
 {
     char *names[] = {(char *)first,         "diffs_model_name", "max_diffs",
                      "max_json_data_bytes", "max_depth",        NULL};
-    Py_ssize_t name_size = 0;
-    *rules = (request_rules){{NULL, 0}, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|z#nnn", names, source,
-                                     &rules->diffs_model_name.at, &name_size, &rules->diffs,
-                                     &rules->json_data_bytes, &rules->depth))
+    mb_text log_model = {NULL, 0};
+    Py_ssize_t name_size = 0, diffs = PY_SSIZE_T_MAX, bytes = PY_SSIZE_T_MAX,
+               depth = PY_SSIZE_T_MAX;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|z#nnn", names, source, &log_model.at,
+                                     &name_size, &diffs, &bytes, &depth))
         return -1;
-    rules->diffs_model_name.size = (size_t)name_size;
+    log_model.size = (size_t)name_size;
+    *rules =
+        (mb_request_rules){reserved_keys, log_model, (size_t)diffs, (size_t)bytes, (size_t)depth};
     return 0;
 }
 
 typedef int (*read_source)(module_state *state, Exchange *self, PyObject *source,
-                           const request_rules *rules);
+                           const mb_request_rules *rules);
 
-static PyObject *make_exchange(PyTypeObject *type, PyObject *source, const request_rules *rules,
+static PyObject *make_exchange(PyTypeObject *type, PyObject *source, const mb_request_rules *rules,
                                read_source read)
 {
     Exchange *self = (Exchange *)type->tp_alloc(type, 0);
@@ -212,7 +177,7 @@ static PyObject *make_exchange(PyTypeObject *type, PyObject *source, const reque
 static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *diffs;
-    request_rules rules;
+    mb_request_rules rules;
     if (read_arguments(args, kwargs, "diffs", &diffs, &rules) < 0)
         return NULL;
     return make_exchange(type, diffs, &rules, read_request);
@@ -226,7 +191,7 @@ PyDoc_STRVAR(from_json_doc,
 static PyObject *exchange_from_json(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *body;
-    request_rules rules;
+    mb_request_rules rules;
     if (read_arguments(args, kwargs, "body", &body, &rules) < 0)
         return NULL;
     return make_exchange(type, body, &rules, read_json_request);
@@ -417,7 +382,7 @@ static PyObject *field_names(const mb_diff *diff)
     PyObject *names = PyList_New(0);
     for (size_t i = 0; names != NULL && i < diff->member_count; i++) {
         const mb_text text = diff->members[i].name;
-        if (same_text(text, (mb_text){"id", 2}))
+        if (mb_text_equal(text, (mb_text){"id", 2}))
             continue;
         PyObject *name = PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
         if (name == NULL || PyList_Append(names, name) < 0)
