@@ -827,8 +827,10 @@ def _check_count(name: str, count: object, most: int) -> None:
 
 def _read_clock(logical_clock: int | str | None) -> int:
     clock: object = logical_clock
-    if isinstance(clock, str) and clock.isascii() and clock.isdigit() and len(clock) < 20:
-        clock = int(clock)
+    if isinstance(clock, str):
+        digits = clock.removeprefix("-")
+        if digits.isascii() and digits.isdigit():
+            clock = int(clock) if len(digits) < 20 else -1  # out of range, whatever it is
     if not isinstance(clock, int) or isinstance(clock, bool):
         raise LogicalClockError(f"logical_clock must be an int, not {shown(logical_clock)}")
     if not 0 <= clock <= MAX_LOGICAL_CLOCK:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mobync import (
     UnauthorizedError,
     _core,
 )
+from mobync.errors import shown
 from mobync.memory import MemorySynchronizer
 
 CASES = [
@@ -173,6 +175,25 @@ def test_nesting_that_python_cannot_read_for_the_rules_is_refused() -> None:
 def test_a_clock_that_is_no_clock_is_refused(clock: Any) -> None:
     with pytest.raises(LogicalClockError):
         Mobync(MemorySynchronizer()).apply_json(body(clock=clock), "o")
+
+
+@pytest.mark.parametrize("clock", [-1, 2**53, 10**24, -(10**24), 10**400, 10**4400], ids=shown)
+def test_a_clock_out_of_range_is_called_so_in_every_form(clock: int) -> None:
+    mobync = Mobync(MemorySynchronizer())
+    text = f"{Decimal(clock):f}"  # which Python prints whatever its length
+    for sync in (
+        lambda: mobync.apply(clock, [], "o"),
+        lambda: mobync.apply(text, [], "o"),
+        lambda: mobync.apply_json(f'{{"logical_clock": {text}, "diffs": []}}', "o"),
+        lambda: mobync.apply_json(f'{{"logical_clock": "{text}", "diffs": []}}', "o"),
+    ):
+        with pytest.raises(LogicalClockError, match=r"^logical_clock must be of 0 to 2\*\*53 - 1$"):
+            sync()
+
+
+def test_minus_zero_is_zero() -> None:
+    reply = Mobync(MemorySynchronizer()).apply_json('{"logical_clock": -0, "diffs": []}', "o")
+    assert json.loads(reply)["logical_clock"] == 0
 
 
 def test_the_limits_hold_too() -> None:
