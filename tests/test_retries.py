@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_apply import Row, diff
 
-from mobync import FilterType, Mobync, ReadFilter, Reply, UnauthorizedError
+from mobync import FilterType, Mobync, ReadFilter, Reply, UnauthorizedError, _core
 from mobync.memory import MemorySynchronizer
 
 Sync = Callable[[Mobync, int, list[Row]], Any]
@@ -188,3 +190,42 @@ def test_a_retry_of_what_was_partly_refused_is_answered_alike(sync: Sync) -> Non
     assert again["refused"] == first["refused"]
     assert [refusal["id"] for refusal in first["refused"]] == ["c2"]
     assert again["logical_clock"] == first["logical_clock"] == 2
+
+
+KINDS = st.sampled_from(["create", "update", "update", "delete"])
+EDITS = st.lists(
+    st.tuples(KINDS, st.sampled_from("xy"), st.integers(1, 6), st.sets(st.sampled_from("abc"))),
+    max_size=7,
+)
+
+
+def told_apart(prefix: str, edits: list[Any]) -> list[Row]:
+    """Diffs of which each writes its own id into its fields."""
+    return [
+        diff(
+            f"{prefix}{i}",
+            kind,
+            {"id": row_id, **dict.fromkeys(fields if kind != "delete" else (), f"{prefix}{i}")},
+            at,
+        )
+        for i, (kind, row_id, at, fields) in enumerate(edits)
+    ]
+
+
+@settings(max_examples=2000, deadline=None)
+@given(others=EDITS, edits=EDITS, known=st.sets(st.integers(0, 6)))
+def test_just_those_are_asked_that_have_a_part_in_what_goes_upstream(
+    others: list[Any], edits: list[Any], known: set[int]
+) -> None:
+    request = told_apart("r", edits)
+    window = told_apart("w", others) + [d for i, d in enumerate(request) if i in known]
+    exchange = _core.Exchange(request)
+    exchange.meet([{**d, "logical_clock": clock} for clock, d in enumerate(window)])
+    exchange.merge()
+    asked = {diff_id for _, diff_id, _, _ in exchange.news()}
+    writers = set()
+    for sent in exchange.upstream():
+        fields = json.loads(sent["json_data"])
+        del fields["id"]
+        writers |= {sent["id"], *fields.values()}
+    assert asked == writers - {d["id"] for d in window}

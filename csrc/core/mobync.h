@@ -274,8 +274,7 @@ mb_status mb_merge(mb_arena *arena, const mb_diffs *window, const mb_diffs *requ
                    mb_merge_result *result);
 
 /* Finds the diffs of a merged request of which something goes upstream: those that an outcome comes
- * from, and those that were folded into a create.  Of edits before the create in the request it may
- * find one that has nothing in it.
+ * from, and those that were folded into a create and have a field in it.
  *
  * upstream   what mb_merge made of the request
  * written    out: for each diff of the request, by index; in arena

@@ -5,8 +5,8 @@
  * those.  They are found from the end of the request: the last edit of a field is the one that the
  * create has.
  *
- * An edit that stands before its create counts only if it is not older, which is not looked at: it
- * is marked if no later one has its field.  One too many is asked about, none too few.
+ * A client's sort can move an edit before its create.  It counts there if it is of the same time as
+ * the create, as merge.c reckons time: no edit counts as earlier than the one before it.
  *
  * Does not: decide anything.  Which creates go up is known by then.
  */
@@ -18,7 +18,8 @@
 typedef struct {
     mb_object_name name;
     size_t source;
-    size_t first; /* the first diff of the request that can be in it */
+    size_t first;   /* the first diff of the request that is of its time or later */
+    int64_t latest; /* timestamp of the object's diffs so far, for finding it */
 } sent_create;
 
 typedef struct {
@@ -56,17 +57,22 @@ static mb_status find_create(finding *f, const mb_diff *diff, sent_create **crea
     return MB_OK;
 }
 
-/* After a delete, nothing counts before the create. */
-static mb_status note_deletes(finding *f)
+/* Finds where each create's time begins.  Between a delete and the create, nothing counts. */
+static mb_status find_firsts(finding *f)
 {
     for (size_t i = 0; i < f->request->count; i++) {
+        const mb_diff *diff = &f->request->items[i];
         sent_create *create;
-        if (f->request->items[i].type != MB_DELETE)
-            continue;
-        if (find_create(f, &f->request->items[i], &create) != MB_OK)
+        if (find_create(f, diff, &create) != MB_OK)
             return MB_NO_MEMORY;
-        if (create != NULL)
+        if (create == NULL || i < create->first || i > create->source)
+            continue;
+        if (diff->type == MB_DELETE) {
             create->first = create->source;
+        } else if (diff->utc_timestamp > create->latest) {
+            create->latest = diff->utc_timestamp;
+            create->first = i;
+        }
     }
     return MB_OK;
 }
@@ -122,7 +128,7 @@ mb_status mb_find_written(const mb_diffs *request, const mb_outcomes *upstream, 
         if (outcome->type == MB_CREATE && note_create(&f, outcome->source) != MB_OK)
             return MB_NO_MEMORY;
     }
-    if (f.creates.item_count != 0 && (note_deletes(&f) != MB_OK || mark_folded_edits(&f) != MB_OK))
+    if (f.creates.item_count != 0 && (find_firsts(&f) != MB_OK || mark_folded_edits(&f) != MB_OK))
         return MB_NO_MEMORY;
     *written = f.written;
     return MB_OK;

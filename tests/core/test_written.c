@@ -105,6 +105,20 @@ TEST(an_edit_that_a_sort_moved_before_its_create_is_written)
                   "u c ");
 }
 
+TEST(an_edit_that_is_older_than_the_create_after_it_is_not_written)
+{
+    check_written(none,
+                  EDITS({"old", MB_UPDATE, 10, "{'id': 'x', 'b': 2}"},
+                        {"c", MB_CREATE, 11, "{'id': 'x', 'a': 1}"}),
+                  "c ");
+    check_written(none,
+                  EDITS({"old", MB_UPDATE, 9, "{'id': 'x', 'b': 2}"},
+                        {"u", MB_UPDATE, 12, "{'id': 'x', 'b': 3}"},
+                        {"counts as 12", MB_UPDATE, 5, "{'id': 'x', 'a': 2}"},
+                        {"c", MB_CREATE, 11, "{'id': 'x', 'a': 1}"}),
+                  "u counts as 12 c ");
+}
+
 TEST(what_is_of_an_earlier_life_is_not_written)
 {
     check_written(EDITS({"c0", MB_CREATE, 5, "{'id': 'x', 'a': 1}"}),
@@ -150,6 +164,7 @@ int main(void)
     RUN(of_edits_in_a_create_the_last_of_each_field_is_written);
     RUN(objects_are_told_apart);
     RUN(an_edit_that_a_sort_moved_before_its_create_is_written);
+    RUN(an_edit_that_is_older_than_the_create_after_it_is_not_written);
     RUN(what_is_of_an_earlier_life_is_not_written);
     RUN(of_a_row_that_both_have_what_wins_is_written);
     RUN(what_is_written_is_found_or_memory_is_out);
