@@ -49,7 +49,6 @@ MAX_DEPTH = 1000  # what cJSON is built for
 ADOPT_PIECE_ROWS = 1000
 COMPACT_PIECE_CLOCKS = 10_000
 
-MOST_ROUNDS = 10  # of a retry's questions to the rules; then all that is new is asked
 MOST_MISFITS = 100  # of one request that are left out, a transaction each
 
 RETRY_PAUSES_S = (0.02, 0.1, 0.5)  # about; after an error that the Synchronizer calls transient
@@ -80,59 +79,6 @@ class _Synced(NamedTuple):
     next_page: int | None = None  # the clock with which it begins
     refused: Sequence[RefusedDiff] = ()
     downstream: list[DiffDict] | None = None  # where it is not what the merge says
-
-
-class _Asking:
-    """Shows the app's rules what is new of a request, and leaves out what they refuse.
-
-    Args:
-        misfits: what the app's tables refused in an earlier try.
-        raises: whether a refusal is raised.
-    """
-
-    def __init__(
-        self,
-        exchange: _core.Exchange,
-        rules: dict[str, Rule],
-        owner_id: str,
-        misfits: dict[int, InvalidDiffError],
-        raises: bool,
-    ) -> None:
-        self._exchange = exchange
-        self._rules = rules
-        self._owner_id = owner_id
-        self._misfits = misfits
-        self._raises = raises
-        self._asked: set[int] = set()
-        self._refused: dict[int, RefusedDiff] = {}
-        self._without_ground: dict[ObjectName, int] = {}  # from which diff on
-
-    def refused(self) -> list[RefusedDiff]:
-        """What was refused so far, in the order of the request."""
-        return [self._refused[index] for index in sorted(self._refused)]
-
-    def leave_out_refused(self) -> bool:
-        """Ask of all news that was not asked of yet; return whether some of it was refused."""
-        refused_before = len(self._refused)
-        for index, diff_id, kind, sent in self._exchange.news(self._asked):
-            self._asked.add(index)
-            depends = bool(self._without_ground) and self._depends(index)
-            error: InvalidDiffError | UnauthorizedError | None = self._misfits.get(index)
-            if error is None and not depends:
-                error = _answer_of_rule(self._rules, self._owner_id, index, diff_id, kind, sent)
-            if not depends and error is None:
-                continue
-            if self._raises and error is not None:
-                raise error
-            self._exchange.leave_out(index)
-            refusal = refusal_of(diff_id, None if depends else error)
-            self._refused[index] = RefusedDiff(sent, refusal)
-            if kind != "update" and not depends:
-                self._without_ground[object_of(self._exchange, index)] = index
-        return len(self._refused) > refused_before
-
-    def _depends(self, index: int) -> bool:
-        return index > self._without_ground.get(object_of(self._exchange, index), index)
 
 
 class Mobync:
@@ -386,20 +332,49 @@ class Mobync:
     ) -> list[RefusedDiff]:
         """Merge what the app's rules allow; return what was left out.
 
-        Of a retry only what it would write is asked.  The rest has been accepted by the first try
-        or is of no account, and the rule may say no by now, of a row that the first try locked,
-        say.  Without a diff that is refused, one that it replaced may be written instead.
+        Of a retry only what it would write is asked: for the rest the rule may have said yes at
+        the first try and say no by now, of a row that the first try locked, say.
         """
-        asking = _Asking(exchange, _rules_of(store), owner_id, misfits, self.on_refusal == "raise")
         now_ms = self._now_ms()
-        if exchange.is_retry:
-            for _ in range(MOST_ROUNDS):
-                exchange.merge(now_ms, self.max_clock_skew_ms)
-                if not asking.leave_out_refused():
-                    return asking.refused()
-        asking.leave_out_refused()
-        exchange.merge(now_ms, self.max_clock_skew_ms)
-        return asking.refused()
+        is_retry = exchange.is_retry
+        if is_retry:
+            exchange.merge(now_ms, self.max_clock_skew_ms)
+        refused = self._ask_rules(exchange, store, owner_id, misfits)
+        if refused or not is_retry:
+            exchange.merge(now_ms, self.max_clock_skew_ms)
+        return refused
+
+    def _ask_rules(
+        self,
+        exchange: _core.Exchange,
+        store: Synchronizer,
+        owner_id: str,
+        misfits: dict[int, InvalidDiffError],
+    ) -> list[RefusedDiff]:
+        """Show the app's rules what is new; leave out what they refuse, or raise.
+
+        What is left out can change what else of its object is written, so where that may happen
+        an object is asked of as a whole.
+
+        ``misfits`` are what the app's tables refused in an earlier try.
+        """
+        refused: list[RefusedDiff] = []
+        without_ground: set[ObjectName] = set()
+        rules = _rules_of(store)
+        for index, diff_id, kind, sent in exchange.news(self.on_refusal == "skip"):
+            depends = bool(without_ground) and object_of(exchange, index) in without_ground
+            error: InvalidDiffError | UnauthorizedError | None = misfits.get(index)
+            if error is None and not depends:
+                error = _answer_of_rule(rules, owner_id, index, diff_id, kind, sent)
+            if not depends and error is None:
+                continue
+            if self.on_refusal == "raise" and error is not None:
+                raise error
+            exchange.leave_out(index)
+            refused.append(RefusedDiff(sent, refusal_of(diff_id, None if depends else error)))
+            if kind != "update":
+                without_ground.add(object_of(exchange, index))
+        return refused
 
     def _tell(self, report: SyncReport) -> None:
         logger.info(
@@ -434,7 +409,7 @@ class Mobync:
         exchange = _core.Exchange([diff], self.diffs_model_name, **self._limits())
         exchange.meet([])
         rules = _rules_of(self.synchronizer)
-        for index, diff_id, kind, sent in exchange.news(set()):
+        for index, diff_id, kind, sent in exchange.news():
             refusal = _answer_of_rule(rules, owner_id, index, diff_id, kind, sent)
             if refusal is not None:
                 raise refusal

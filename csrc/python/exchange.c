@@ -306,43 +306,28 @@ static PyObject *make_news(const Exchange *self, size_t index)
     return entry;
 }
 
-/* Whether a set has an index: 1, 0, or -1 with an error. */
-static int has_index(PyObject *set, size_t index)
-{
-    if (PySet_GET_SIZE(set) == 0)
-        return 0;
-    PyObject *number = PyLong_FromSize_t(index);
-    const int found = number != NULL ? PySet_Contains(set, number) : -1;
-    Py_XDECREF(number);
-    return found;
-}
-
 PyDoc_STRVAR(news_doc,
-             "news($self, asked, /)\n--\n\n"
-             "(index, diff id, type, diff as sent) of each diff that the window lacks, but for\n"
-             "those whose index is in the set; after merge() of what goes upstream only.");
+             "news($self, whole_objects=False, /)\n--\n\n"
+             "(index, diff id, type, diff as sent) of each diff that the window lacks; after\n"
+             "merge() only of those of which something goes upstream, or of whose object.");
 
-static PyObject *exchange_news(Exchange *self, PyObject *asked)
+static PyObject *exchange_news(Exchange *self, PyObject *args)
 {
+    int whole_objects = 0;
     bool *written = NULL;
-    if (self->stage != MERGED && require(self, MET) < 0)
+    if (!PyArg_ParseTuple(args, "|p:news", &whole_objects) ||
+        (self->stage != MERGED && require(self, MET) < 0))
         return NULL;
-    if (!PySet_Check(asked)) {
-        PyErr_SetString(PyExc_TypeError, "asked must be a set");
-        return NULL;
-    }
-    if (self->stage == MERGED && mb_find_written(&self->request.diffs, &self->result.upstream,
-                                                 self->arena, &written) != MB_OK)
+    if (self->stage == MERGED &&
+        (whole_objects ? mb_find_of_written_objects : mb_find_written)(
+            &self->request.diffs, &self->result.upstream, self->arena, &written) != MB_OK)
         return PyErr_NoMemory();
     PyObject *news = PyList_New(0);
     for (size_t i = 0; news != NULL && i < self->request.diffs.count; i++) {
         const mb_diff *diff = &self->request.diffs.items[i];
-        if (diff->known || diff->repeated || diff->left_out || (written != NULL && !written[i]))
+        if (diff->known || diff->repeated || (written != NULL && !written[i]))
             continue;
-        const int is_asked = has_index(asked, i);
-        if (is_asked > 0)
-            continue;
-        PyObject *entry = is_asked == 0 ? make_news(self, i) : NULL;
+        PyObject *entry = make_news(self, i);
         if (entry == NULL || PyList_Append(news, entry) < 0)
             Py_CLEAR(news);
         Py_XDECREF(entry);
@@ -724,7 +709,7 @@ static PyMethodDef exchange_methods[] = {
      METH_CLASS | METH_VARARGS | METH_KEYWORDS, from_json_doc},
     {"reply_json", (PyCFunction)exchange_reply_json, METH_O, reply_json_doc},
     {"meet", (PyCFunction)exchange_meet, METH_VARARGS, meet_doc},
-    {"news", (PyCFunction)exchange_news, METH_O, news_doc},
+    {"news", (PyCFunction)exchange_news, METH_VARARGS, news_doc},
     {"leave_out_dead", (PyCFunction)exchange_leave_out_dead, METH_NOARGS, leave_out_dead_doc},
     {"leave_out", (PyCFunction)exchange_leave_out, METH_O, leave_out_doc},
     {"diff", (PyCFunction)exchange_diff, METH_O, diff_doc},
