@@ -12,12 +12,13 @@ WORKERS ?= 4
 
 VENV := .venv
 BIN := $(VENV)/bin
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 SOURCES := $(shell find csrc -name '*.[ch]') setup.py pyproject.toml mobync/__init__.py
 
 BUILD_PACKAGES := gcc make pkg-config libcjson-dev python3-venv python3-dev
 TEST_PACKAGES := clang clang-format clang-tidy cppcheck valgrind
 BROWSER := chromium
+RUN_EXTRAS := server,examples
+TEST_EXTRAS := test,dev
 
 .DEFAULT_GOAL := help
 
@@ -26,7 +27,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 .PHONY: setup
-setup: $(VENV)/.built ## Install what is missing and build the extension
+setup: $(VENV)/.developing ## Install what is missing and build the extension
 
 $(VENV)/.system:
 	sh .ci/packages $(BUILD_PACKAGES)
@@ -39,18 +40,26 @@ $(VENV)/.tools:
 	sh .ci/packages $(TEST_PACKAGES)
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.system $(SOURCES)
+define install # with the extras $(1)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --upgrade pip
-	@$(BIN)/python -m pip install -q -e '.[test,dev]'
+	@$(BIN)/python -m pip install -q -e '.[$(1)]'
+endef
+
+$(VENV)/.running: $(VENV)/.system $(SOURCES)
+	$(call install,$(RUN_EXTRAS))
 	@touch $@
 
+$(VENV)/.developing: $(VENV)/.system $(SOURCES)
+	$(call install,$(TEST_EXTRAS))
+	@touch $(VENV)/.running $@
+
 .PHONY: run
-run: setup ## Serve a demo database with its inspector, and two devices that keep editing (PORT)
+run: $(VENV)/.running ## Serve a demo database with its inspector, and two devices that keep editing (PORT)
 	$(BIN)/python examples/live.py --port $(PORT)
 
 .PHONY: demo
-demo: setup ## Play two devices over HTTP, on an own server or on URL, and tell what happens
+demo: $(VENV)/.running ## Play two devices over HTTP, on an own server or on URL, and tell what happens
 	$(BIN)/python examples/demo.py $(if $(URL),--url $(URL))
 
 .PHONY: test
@@ -100,7 +109,7 @@ fuzz-sample: tools ## Fuzz the core with the same few inputs each time
 bench: services $(VENV)/.bench ## Measure; print tables, write JSON and a chart (QUICK=1: a minute)
 	$(BIN)/python bench/run.py $(if $(QUICK),--quick)
 
-$(VENV)/.bench: $(VENV)/.built | tools
+$(VENV)/.bench: $(VENV)/.developing | tools
 	@$(BIN)/python -m pip install -q -e '.[bench]'
 	@touch $@
 

@@ -7,6 +7,7 @@ import sys
 from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 MISSING = """
 mobync needs the C library cJSON, and {reason}.  Install it with one of
@@ -34,7 +35,7 @@ def cjson_flags() -> tuple[list[str], list[str]]:
             found = subprocess.run(
                 [command, kind, "libcjson"], capture_output=True, text=True, check=True
             )
-        except FileNotFoundError:
+        except OSError:
             sys.exit(MISSING.format(reason=f"there is no {command} to find it"))
         except subprocess.CalledProcessError:
             sys.exit(MISSING.format(reason=f"{command} does not find it (libcjson)"))
@@ -43,21 +44,25 @@ def cjson_flags() -> tuple[list[str], list[str]]:
     return compile_flags + shlex.split(os.environ.get("MOBYNC_CFLAGS", "")), link_flags
 
 
-def building() -> bool:
-    """Whether this run compiles: an sdist and its metadata need no cJSON."""
-    return not {"sdist", "egg_info", "dist_info", "--version", "--name", "clean"} & set(sys.argv)
+class BuildWithCJSON(build_ext):
+    """Asks for libcjson only where something is compiled: an sdist needs none."""
 
+    def build_extensions(self) -> None:
+        compile_flags, link_flags = cjson_flags()
+        for extension in self.extensions:
+            extension.extra_compile_args += compile_flags
+            extension.extra_link_args += link_flags
+        super().build_extensions()
 
-compile_flags, link_flags = cjson_flags() if building() else ([], [])
 
 setup(
+    cmdclass={"build_ext": BuildWithCJSON},
     ext_modules=[
         Extension(
             "mobync._core",
             sources=sorted(glob("csrc/core/*.c") + glob("csrc/python/*.c")),
             depends=sorted(glob("csrc/core/*.h") + glob("csrc/python/*.h")),
-            extra_compile_args=["-std=c11", "-fvisibility=hidden", *compile_flags],
-            extra_link_args=link_flags,
+            extra_compile_args=["-std=c11", "-fvisibility=hidden"],
         )
-    ]
+    ],
 )

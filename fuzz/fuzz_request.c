@@ -1,7 +1,7 @@
 /* fuzz_request.c - the body of a sync request: read, and answered.
  *
  * The input is the JSON text of a body.  Holds: an error points into the input; what is accepted is
- * the object that cJSON parses, with as many diffs and none that has a reserved key; each diff's
+ * the object that cJSON parses, with as many diffs and none that breaks a rule; each diff's
  * text lies in the body and holds the same diff when it is read alone; a cursor is the same to
  * whoever asks for it; and the reply that sends the diffs back is JSON with just these diffs in it.
  */
@@ -47,8 +47,8 @@ static void expect_cjson_agrees(mb_text body, const mb_request *request)
             cursor = child;
     }
     HOLDS(clock != NULL && cJSON_IsArray(diffs));
-    HOLDS((limit != NULL) == (request->limit.at != NULL));
-    HOLDS((cursor != NULL) == (request->cursor.at != NULL));
+    HOLDS((limit != NULL && !cJSON_IsNull(limit)) == (request->limit.at != NULL));
+    HOLDS((cursor != NULL && !cJSON_IsNull(cursor)) == (request->cursor.at != NULL));
     HOLDS(!cJSON_IsString(cursor) ||
           mb_text_equal(request->cursor,
                         (mb_text){cursor->valuestring, strlen(cursor->valuestring)}));
@@ -82,13 +82,14 @@ static void expect_reply_holds_them(const mb_diffs *diffs, mb_arena *arena)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    static const mb_text reserved[] = {{"reserved", 8}};
+    static const char *const reserved[] = {"reserved", NULL};
+    const mb_request_rules rules = {reserved, {"log", 3}, 1000, 1000, 100};
     const mb_text body = {(const char *)bytes, size};
     mb_arena *arena = new_arena(1);
     mb_request request;
     mb_error error;
     size_t index;
-    const mb_status status = mb_request_read(body, reserved, 1, arena, &request, &index, &error);
+    const mb_status status = mb_request_read(body, &rules, arena, &request, &index, &error);
     HOLDS(status != MB_NO_MEMORY);
     HOLDS(status == MB_OK || (error.reason != NULL && error.offset <= size));
     mb_text cursor;
@@ -97,6 +98,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         for (size_t i = 0; i < request.diffs.count; i++) {
             const mb_diff *diff = &request.diffs.items[i];
             HOLDS(lies_inside(diff->text, body));
+            HOLDS(mb_diff_check_rules(diff, &rules, &error) == MB_OK);
             const mb_diffs alone = read_array("[", diff->text, "]", arena);
             HOLDS(alone.count == 1);
             expect_same(&alone.items[0], diff);

@@ -35,7 +35,7 @@ def read_page(
         PageError: the limit is no int of 1 or more, or the cursor is none that such a request got.
     """
     count = _read_limit(limit)
-    if cursor is None or cursor == "null":
+    if cursor is None:
         return None if count is None else Page(client_clock, count)
     if not isinstance(cursor, str):
         raise PageError(f"cursor must be a str, not {type(cursor).__name__}")
@@ -56,7 +56,7 @@ def write_cursor(first_clock: int, client_clock: int, fingerprint: int) -> str:
 
 
 def _read_limit(limit: int | str | None) -> int | None:
-    if limit is None or limit == "null":
+    if limit is None:
         return None
     count: object = limit
     if isinstance(count, str) and count.isascii() and count.isdigit() and len(count) < 100:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from .errors import InvalidDiffError
 from .synchronizer import Synchronizer
 from .types import FilterType, ReadFilter
 
@@ -23,7 +24,8 @@ class MemorySynchronizer(Synchronizer):
     The three rules accept everything: subclass it and override them.  A transaction sees its own
     writes, nobody else sees them until it commits, and an exception drops them.  A row is one
     owner's: two owners that write the same row at once are not kept apart.  Numbers of rows
-    are Python's (the log keeps the exact text of each diff).  ``create`` of an id that the table
+    are Python's (the log keeps the exact text of each diff), and what Python cannot read, nesting
+    too deep or an integer too long, is an InvalidDiffError.  ``create`` of an id that the table
     has already is a ValueError.
 
     Args:
@@ -59,7 +61,7 @@ class MemorySynchronizer(Synchronizer):
         return self._database.select(where, list(filters), changed)
 
     def create(self, where: str, data_json: str) -> None:
-        row = json.loads(data_json)
+        row = _read_object(data_json)
         key = self._key(where, row)
         with self._writing() as changes:
             if self._database.current(changes, where, key) is not None:
@@ -69,7 +71,7 @@ class MemorySynchronizer(Synchronizer):
             changes.put(where, key, row)
 
     def update(self, where: str, data_json: str) -> None:
-        fields = json.loads(data_json)
+        fields = _read_object(data_json)
         key = self._key(where, fields)
         with self._writing() as changes:
             row = self._database.current(changes, where, key)
@@ -77,7 +79,7 @@ class MemorySynchronizer(Synchronizer):
                 changes.put(where, key, {**row, **fields})
 
     def delete(self, where: str, data_json: str) -> None:
-        key = self._key(where, json.loads(data_json))
+        key = self._key(where, _read_object(data_json))
         with self._writing() as changes:
             if self._database.current(changes, where, key) is not None:
                 changes.put(where, key, None)
@@ -358,9 +360,27 @@ def _passes(row: Row, f: ReadFilter) -> bool:
     return a is not None and b is not None and a[0] == b[0] and _COMPARE[f.filter_by](a[1], b[1])
 
 
+def _read_object(data_json: str) -> Row:
+    try:
+        row: Row = json.loads(data_json)
+    except (ValueError, RecursionError):
+        raise InvalidDiffError(
+            "json_data cannot be read: no JSON, or a number too long or nesting too deep"
+        ) from None
+    return row
+
+
 def _copy_row(row: Row) -> Row:
-    """A row that shares nothing with the stored one.  All that is in it came from JSON."""
-    return {
-        name: json.loads(json.dumps(value)) if isinstance(value, (list, dict)) else value
-        for name, value in row.items()
-    }
+    """A row that shares nothing with the stored one.  All that is in it came from JSON.
+
+    Not by recursion: what could be read when it was written can be too deep where it is asked for.
+    """
+    copied = dict(row)
+    unshared: list[Any] = [copied]
+    while unshared:
+        holder = unshared.pop()
+        for place, inner in holder.items() if isinstance(holder, dict) else enumerate(holder):
+            if isinstance(inner, (list, dict)):
+                holder[place] = inner.copy()
+                unshared.append(holder[place])
+    return copied

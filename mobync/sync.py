@@ -309,8 +309,7 @@ class Mobync:
             exchange.select(True, True, page.first_clock, MAX_LOGICAL_CLOCK + 1)
         if (client_clock if page is None else page.first_clock) == 0:
             exchange.leave_out_dead()
-        refused = self._ask_rules(exchange, store, owner_id, misfits)
-        exchange.merge(self._now_ms(), self.max_clock_skew_ms)
+        refused = self._merge_allowed(exchange, store, owner_id, misfits)
         operations = exchange.operations(owner_id, highest + 1)
         self._write(store, operations, writing)
         accepted = len(operations)
@@ -324,6 +323,27 @@ class Mobync:
             downstream = restored_downstream(exchange, history, client_clock, owner_id, clock)
         return _Synced(clock, highest, accepted, refused=refused, downstream=downstream)
 
+    def _merge_allowed(
+        self,
+        exchange: _core.Exchange,
+        store: Synchronizer,
+        owner_id: str,
+        misfits: dict[int, InvalidDiffError],
+    ) -> list[RefusedDiff]:
+        """Merge what the app's rules allow; return what was left out.
+
+        Of a retry only what it would write is asked: for the rest the rule may have said yes at
+        the first try and say no by now, of a row that the first try locked, say.
+        """
+        now_ms = self._now_ms()
+        is_retry = exchange.is_retry
+        if is_retry:
+            exchange.merge(now_ms, self.max_clock_skew_ms)
+        refused = self._ask_rules(exchange, store, owner_id, misfits)
+        if refused or not is_retry:
+            exchange.merge(now_ms, self.max_clock_skew_ms)
+        return refused
+
     def _ask_rules(
         self,
         exchange: _core.Exchange,
@@ -333,12 +353,15 @@ class Mobync:
     ) -> list[RefusedDiff]:
         """Show the app's rules what is new; leave out what they refuse, or raise.
 
+        What is left out can change what else of its object is written, so where that may happen
+        an object is asked of as a whole.
+
         ``misfits`` are what the app's tables refused in an earlier try.
         """
         refused: list[RefusedDiff] = []
         without_ground: set[ObjectName] = set()
         rules = _rules_of(store)
-        for index, diff_id, kind, sent in exchange.news():
+        for index, diff_id, kind, sent in exchange.news(self.on_refusal == "skip"):
             depends = bool(without_ground) and object_of(exchange, index) in without_ground
             error: InvalidDiffError | UnauthorizedError | None = misfits.get(index)
             if error is None and not depends:
@@ -781,8 +804,10 @@ def _check_count(name: str, count: object, most: int) -> None:
 
 def _read_clock(logical_clock: int | str | None) -> int:
     clock: object = logical_clock
-    if isinstance(clock, str) and clock.isascii() and clock.isdigit() and len(clock) < 20:
-        clock = int(clock)
+    if isinstance(clock, str):
+        digits = clock.removeprefix("-")
+        if digits.isascii() and digits.isdigit():
+            clock = int(clock) if len(digits) < 20 else -1  # out of range, whatever it is
     if not isinstance(clock, int) or isinstance(clock, bool):
         raise LogicalClockError(f"logical_clock must be an int, not {shown(logical_clock)}")
     if not 0 <= clock <= MAX_LOGICAL_CLOCK:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mobync import (
     UnauthorizedError,
     _core,
 )
+from mobync.errors import shown
 from mobync.memory import MemorySynchronizer
 
 CASES = [
@@ -125,8 +127,8 @@ def test_a_retry_writes_nothing() -> None:
         (b'{"logical_clock": 0, "diffs": {}}', None, None, "JSON array"),
         (b'{"logical_clock": 0, "diffs": [1]}', 0, None, "JSON object"),
         (b'{"a": "\xff", "logical_clock": 0, "diffs": []}', None, None, "UTF-8"),
-        (body(GOOD, {**GOOD, "id": "e", "owner_id": 1}), 1, "e", "this key"),
-        (body({**GOOD, "self": 1}), 0, "d", "this key"),
+        (body(GOOD, {**GOOD, "id": "e", "owner_id": 1}), 1, "e", "owner_id may not be a key"),
+        (body({**GOOD, "self": 1}), 0, "d", "self may not be a key"),
         (body(GOOD, {**GOOD, "utc_timestamp": 1.0}), 1, "d", "utc_timestamp"),
         (body({**GOOD, "logical_clock": True}), 0, "d", "logical_clock"),
         (body({**GOOD, "type": "upsert"}), 0, "d", "type"),
@@ -135,12 +137,18 @@ def test_a_retry_writes_nothing() -> None:
         (body(GOOD, {**GOOD, "id": "e", "json_data": "{}"}), 1, "e", "json_data"),
         (body({**GOOD, "id": ""}), 0, None, "id must not be empty"),
         (body({**GOOD, "model": "diffs"}), 0, "d", "log itself"),
-        (body({**GOOD, "json_data": "[]"}, {"id": "e"}), 0, "d", "JSON object"),
+        (
+            body({**GOOD, "json_data": "[]"}, {"id": "e"}),
+            0,
+            "d",
+            "json_data: expected a JSON object",
+        ),
+        ('{"\ud800": 1}', None, None, ": the JSON text has a lone surrogate$"),
         (body(GOOD)[:-3] + b', "x": ' + b"9" * 5000 + b"}]}", 0, "d", "too long"),
     ],
 )
 def test_a_malformed_body_is_an_invalid_diff(
-    request_body: bytes, index: int | None, diff_id: str | None, reason: str
+    request_body: bytes | str, index: int | None, diff_id: str | None, reason: str
 ) -> None:
     store = MemorySynchronizer()
     with pytest.raises(InvalidDiffError, match=reason) as refusal:
@@ -167,6 +175,25 @@ def test_nesting_that_python_cannot_read_for_the_rules_is_refused() -> None:
 def test_a_clock_that_is_no_clock_is_refused(clock: Any) -> None:
     with pytest.raises(LogicalClockError):
         Mobync(MemorySynchronizer()).apply_json(body(clock=clock), "o")
+
+
+@pytest.mark.parametrize("clock", [-1, 2**53, 10**24, -(10**24), 10**400, 10**4400], ids=shown)
+def test_a_clock_out_of_range_is_called_so_in_every_form(clock: int) -> None:
+    mobync = Mobync(MemorySynchronizer())
+    text = f"{Decimal(clock):f}"  # which Python prints whatever its length
+    for sync in (
+        lambda: mobync.apply(clock, [], "o"),
+        lambda: mobync.apply(text, [], "o"),
+        lambda: mobync.apply_json(f'{{"logical_clock": {text}, "diffs": []}}', "o"),
+        lambda: mobync.apply_json(f'{{"logical_clock": "{text}", "diffs": []}}', "o"),
+    ):
+        with pytest.raises(LogicalClockError, match=r"^logical_clock must be of 0 to 2\*\*53 - 1$"):
+            sync()
+
+
+def test_minus_zero_is_zero() -> None:
+    reply = Mobync(MemorySynchronizer()).apply_json('{"logical_clock": -0, "diffs": []}', "o")
+    assert json.loads(reply)["logical_clock"] == 0
 
 
 def test_the_limits_hold_too() -> None:

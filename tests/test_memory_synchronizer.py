@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_apply import diff
 
-from mobync import FilterType, ReadFilter
+from mobync import FilterType, InvalidDiffError, Mobync, ReadFilter
 from mobync.memory import MemorySynchronizer
 
 values = st.sampled_from([None, True, 0, 1, 1.5, 2, -3, "", "a", "b", [1], {"k": 1}])
@@ -158,3 +160,36 @@ def test_the_highest_clock_is_offered_once_there_is_a_log() -> None:
         inside.create("diffs", '{"id": "d10", "owner": "ann", "logical_clock": 10}')
         assert inside.highest_logical_clock("ann") is None
     assert MemorySynchronizer("log").highest_logical_clock("ann") is None
+
+
+UNREADABLE = "1" * 5000
+
+
+@pytest.mark.parametrize("kind", ["create", "update", "delete"])
+def test_a_row_that_python_cannot_read_is_an_invalid_diff(kind: str) -> None:
+    store = MemorySynchronizer()
+    sent = diff("d", kind, {"id": "x"})
+    sent["json_data"] = f'{{"id": "x", "n": {UNREADABLE}}}'
+    with pytest.raises(InvalidDiffError, match="a number too long or nesting too deep") as refusal:
+        Mobync(store).apply(0, [diff("c", "create", {"id": "y"}), sent], "anna")
+    assert (refusal.value.index, refusal.value.diff_id) == (1, "d")
+    assert store.read("tasks") == store.read("diffs") == []
+
+
+@pytest.mark.parametrize("levels", [*range(900, 1000, 7), *range(980, 1001)])
+def test_a_deep_row_is_refused_or_can_be_read(levels: int) -> None:
+    """How deep Python's own reader goes depends on its version, and on who calls it."""
+    store = MemorySynchronizer()
+    sent = diff("d", "create", {"id": "x"})
+    sent["json_data"] = f'{{"id": "x", "n": {"[" * (levels - 1)}{"]" * (levels - 1)}}}'
+    try:
+        Mobync(store).apply(0, [sent], "anna")
+    except InvalidDiffError:
+        assert store.read("tasks") == store.read("diffs") == []
+        return
+    found = from_within(20, lambda: store.read("tasks"))
+    assert [row["id"] for row in found] == ["x"]
+
+
+def from_within(calls: int, work: Callable[[], Any]) -> Any:
+    return work() if calls == 0 else from_within(calls - 1, work)

@@ -209,7 +209,20 @@ def test_a_page_is_reported_without_what_it_did_not_push() -> None:
 
 @pytest.mark.parametrize(
     "limit",
-    [0, -1, True, 1.5, "", "-1", "1.5", "ten", [], "9" * 200, pytest.param(-(10**5000), id="huge")],
+    [
+        0,
+        -1,
+        True,
+        1.5,
+        "",
+        "-1",
+        "1.5",
+        "ten",
+        "null",
+        [],
+        "9" * 200,
+        pytest.param(-(10**5000), id="huge"),
+    ],
 )
 def test_a_limit_that_is_none_is_refused(limit: Any) -> None:
     mobync = Mobync(MemorySynchronizer())
@@ -218,7 +231,8 @@ def test_a_limit_that_is_none_is_refused(limit: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "cursor", ["", "x", "3", "3.", "-1.0.0", "3.0.zz", "\N{ARABIC-INDIC DIGIT THREE}.0.0", 3, []]
+    "cursor",
+    ["", "x", "null", "3", "3.", "-1.0.0", "3.0.zz", "\N{ARABIC-INDIC DIGIT THREE}.0.0", 3, []],
 )
 def test_a_cursor_that_no_reply_gave_is_refused(cursor: Any) -> None:
     mobync = Mobync(MemorySynchronizer())
@@ -227,7 +241,17 @@ def test_a_cursor_that_no_reply_gave_is_refused(cursor: Any) -> None:
         mobync.apply(0, [], "anna", cursor=cursor)
 
 
-@pytest.mark.parametrize("members", ['"limit": 0', '"limit": {}', '"cursor": "3"', '"cursor": 3'])
+@pytest.mark.parametrize(
+    "members",
+    [
+        '"limit": 0',
+        '"limit": {}',
+        '"limit": "null"',
+        '"cursor": "3"',
+        '"cursor": 3',
+        '"cursor": "null"',
+    ],
+)
 def test_json_says_no_more_than_dicts(members: str) -> None:
     mobync = Mobync(MemorySynchronizer())
     with pytest.raises(PageError):

@@ -308,7 +308,7 @@ def test_no_table_but_the_models_can_be_named(tasks):
 
 
 def test_the_log_is_no_model(tasks):
-    with pytest.raises(InvalidDiffError, match="model 'diffs' is the log itself"):
+    with pytest.raises(InvalidDiffError, match="model must not be the log itself"):
         Mobync(tasks.store).apply(0, [diff("create", "diffs", id="a")], "bob")
 
 

@@ -3,7 +3,7 @@
  * The log and the wire carry the same record.  This file is the one place that knows what it looks
  * like and which values are allowed (docs/protocol.md, "The wire").
  *
- * Does not: know which diffs model or which owner a caller wants; those are questions of a call.
+ * Does not: know what a caller allows of a request, but for what it is given (mb_request_rules).
  */
 #include "arena.h"
 #include "json.h"
@@ -40,7 +40,7 @@ mb_text mb_type_name(mb_type type)
 
 static mb_status refuse(mb_error *error, const char *field, const char *reason)
 {
-    *error = (mb_error){.field = field, .reason = reason};
+    *error = (mb_error){.field = field, .reason = reason, .of_whole_field = true};
     return MB_INVALID;
 }
 
@@ -101,6 +101,7 @@ static mb_status check_json_data(mb_diff *diff, mb_arena *arena, mb_error *error
 
 mb_status mb_diff_check(mb_diff *diff, mb_arena *arena, mb_error *error)
 {
+    *error = (mb_error){.reason = NULL};
     mb_status status = check_text(diff->id, "id", error);
     if (status == MB_OK)
         status = check_text(diff->owner, "owner", error);
@@ -113,6 +114,25 @@ mb_status mb_diff_check(mb_diff *diff, mb_arena *arena, mb_error *error)
     if (status == MB_OK)
         status = check_json_data(diff, arena, error);
     return status;
+}
+
+static mb_status refuse_over(mb_error *error, const char *field, const char *reason,
+                             const size_t *limit)
+{
+    refuse(error, field, reason);
+    error->limit = limit;
+    return MB_INVALID;
+}
+
+mb_status mb_diff_check_rules(const mb_diff *diff, const mb_request_rules *rules, mb_error *error)
+{
+    if (rules->log_model.size != 0 && mb_text_equal(diff->model, rules->log_model))
+        return refuse(error, "model", "must not be the log itself");
+    if (diff->json_data.size > rules->json_data_bytes)
+        return refuse_over(error, "json_data", "has too many bytes", &rules->json_data_bytes);
+    if (diff->depth > rules->depth)
+        return refuse_over(error, "json_data", "is nested too many levels deep", &rules->depth);
+    return MB_OK;
 }
 
 void mb_diffs_limit_skew(mb_diffs *diffs, int64_t now_ms, int64_t max_skew_ms)
@@ -158,24 +178,23 @@ static const mb_member *find(const mb_member *members, size_t count, const char 
     return NULL;
 }
 
+static mb_status read_type(const mb_member *member, mb_arena *arena, mb_type *type, mb_error *error)
+{
+    mb_text name = {NULL, 0};
+    const mb_status status = read_text(member, "type", arena, &name, error);
+    if (status == MB_OK && !mb_type_read(name, type))
+        return refuse(error, "type", "must be \"create\", \"update\" or \"delete\"");
+    return status;
+}
+
+/* Reads the seven fields in the order in which a person reads them: the first bad one is named. */
 static mb_status read_diff(const mb_member *members, size_t count, mb_arena *arena, mb_diff *diff,
                            mb_error *error)
 {
-    const struct {
-        const char *field;
-        mb_text *text;
-    } texts[] = {{"id", &diff->id},
-                 {"owner", &diff->owner},
-                 {"model", &diff->model},
-                 {"json_data", &diff->json_data}};
-    mb_status status = MB_OK;
-    for (size_t i = 0; i < sizeof texts / sizeof *texts && status == MB_OK; i++)
-        status = read_text(find(members, count, texts[i].field), texts[i].field, arena,
-                           texts[i].text, error);
+    const mb_member *json_data = find(members, count, "json_data");
+    mb_status status = read_text(find(members, count, "id"), "id", arena, &diff->id, error);
     if (status == MB_OK)
-        diff->quoted_json_data = find(members, count, "json_data")->value;
-
-    mb_text type = {NULL, 0};
+        status = read_text(find(members, count, "owner"), "owner", arena, &diff->owner, error);
     if (status == MB_OK)
         status = read_integer(find(members, count, "logical_clock"), "logical_clock",
                               &diff->logical_clock, error);
@@ -183,9 +202,13 @@ static mb_status read_diff(const mb_member *members, size_t count, mb_arena *are
         status = read_integer(find(members, count, "utc_timestamp"), "utc_timestamp",
                               &diff->utc_timestamp, error);
     if (status == MB_OK)
-        status = read_text(find(members, count, "type"), "type", arena, &type, error);
-    if (status == MB_OK && !mb_type_read(type, &diff->type))
-        status = refuse(error, "type", "must be \"create\", \"update\" or \"delete\"");
+        status = read_type(find(members, count, "type"), arena, &diff->type, error);
+    if (status == MB_OK)
+        status = read_text(find(members, count, "model"), "model", arena, &diff->model, error);
+    if (status == MB_OK)
+        status = read_text(json_data, "json_data", arena, &diff->json_data, error);
+    if (status == MB_OK)
+        diff->quoted_json_data = json_data->value;
     return status;
 }
 
@@ -206,30 +229,20 @@ static mb_status add_diff(mb_diffs *diffs, size_t *room, mb_arena *arena, mb_dif
     return MB_OK;
 }
 
-typedef struct {
-    const mb_text *names;
-    size_t count;
-} name_list;
-
-static mb_status check_reserved(const mb_json *json, const mb_member *members, size_t count,
-                                const name_list *reserved)
+static mb_status check_reserved(const mb_member *members, size_t count, const char *const *reserved,
+                                mb_error *error)
 {
-    for (size_t i = 0; i < count; i++) {
-        for (size_t j = 0; j < reserved->count; j++) {
-            if (!mb_text_equal(members[i].name, reserved->names[j]))
-                continue;
-            json->error->reason = "a diff may not have this key";
-            json->error->offset = mb_json_offset(json, members[i].quoted);
-            return MB_INVALID;
-        }
-    }
+    for (size_t i = 0; i < count; i++)
+        for (const char *const *name = reserved; *name != NULL; name++)
+            if (mb_text_equal(members[i].name, (mb_text){*name, strlen(*name)}))
+                return refuse(error, *name, "may not be a key of a diff");
     return MB_OK;
 }
 
 enum { FIELDS = 7 };
 
-/* Reads the diff where the reader stands; one of a request is checked at once. */
-static mb_status read_next_diff(mb_json *json, const name_list *reserved, mb_arena *arena,
+/* Reads the diff where the reader stands; with rules, for one of a request, checks it too. */
+static mb_status read_next_diff(mb_json *json, const mb_request_rules *rules, mb_arena *arena,
                                 mb_diff *diff)
 {
     const char *begin = json->at;
@@ -240,20 +253,19 @@ static mb_status read_next_diff(mb_json *json, const name_list *reserved, mb_are
         status = read_diff(members, count, arena, diff, json->error);
     diff->text = (mb_text){begin, (size_t)(json->at - begin)};
     diff->is_whole = count == FIELDS;
-    if (status == MB_OK && reserved != NULL)
-        status = check_reserved(json, members, count, reserved);
-    if (status == MB_OK && reserved != NULL)
+    if (status == MB_OK && rules != NULL)
         status = mb_diff_check(diff, arena, json->error);
+    if (status == MB_OK && rules != NULL)
+        status = check_reserved(members, count, rules->reserved, json->error);
+    if (status == MB_OK && rules != NULL)
+        status = mb_diff_check_rules(diff, rules, json->error);
     if (status == MB_INVALID)
         json->error->diff_id = diff->id;
     return status;
 }
 
-/* Reads an array of diffs where the reader stands.
- *
- * reserved   names that no member of a request's diff may have; NULL for the rows of a log
- */
-static mb_status read_diffs(mb_json *json, const name_list *reserved, mb_arena *arena,
+/* Reads an array of diffs where the reader stands; without rules, the rows of a log. */
+static mb_status read_diffs(mb_json *json, const mb_request_rules *rules, mb_arena *arena,
                             mb_diffs *diffs, size_t *index)
 {
     mb_diffs found = {NULL, 0};
@@ -266,10 +278,12 @@ static mb_status read_diffs(mb_json *json, const name_list *reserved, mb_arena *
         status = mb_json_next_element(json, &read, &more);
     while (status == MB_OK && more) {
         mb_diff *diff;
+        if (rules != NULL && found.count == rules->diffs)
+            return refuse_over(json->error, "diffs", "are too many for one request", &rules->diffs);
         *index = found.count;
         status = add_diff(&found, &room, arena, &diff);
         if (status == MB_OK)
-            status = read_next_diff(json, reserved, arena, diff);
+            status = read_next_diff(json, rules, arena, diff);
         if (status == MB_OK) {
             *index = SIZE_MAX;
             status = mb_json_next_element(json, &read, &more);
@@ -296,34 +310,34 @@ mb_status mb_diffs_read(mb_text text, mb_arena *arena, mb_diffs *diffs, size_t *
 }
 
 /* Reads one member of a request's body; of duplicates the last counts. */
-static mb_status read_request_member(mb_json *json, mb_text name, const name_list *reserved,
+static mb_status read_request_member(mb_json *json, mb_text name, const mb_request_rules *rules,
                                      mb_arena *arena, mb_request *request, size_t *index)
 {
     if (mb_text_equal(name, MB_TEXT("diffs")))
-        return read_diffs(json, reserved, arena, &request->diffs, index);
+        return read_diffs(json, rules, arena, &request->diffs, index);
     mb_text value;
     if (mb_json_read_value(json, &value) != MB_OK)
         return MB_INVALID;
     const struct {
         mb_text name;
         mb_text *place;
-    } texts[] = {{MB_TEXT("logical_clock"), &request->logical_clock},
-                 {MB_TEXT("limit"), &request->limit},
-                 {MB_TEXT("cursor"), &request->cursor}};
+        bool may_be_null;
+    } texts[] = {{MB_TEXT("logical_clock"), &request->logical_clock, false},
+                 {MB_TEXT("limit"), &request->limit, true},
+                 {MB_TEXT("cursor"), &request->cursor, true}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         if (!mb_text_equal(name, texts[i].name))
             continue;
-        *texts[i].place = value;
+        *texts[i].place = texts[i].may_be_null && value.at[0] == 'n' ? (mb_text){NULL, 0} : value;
         if (value.at[0] == '"')
             return mb_json_decode_string(value, arena, texts[i].place);
     }
     return MB_OK;
 }
 
-mb_status mb_request_read(mb_text body, const mb_text *reserved, size_t reserved_count,
-                          mb_arena *arena, mb_request *request, size_t *index, mb_error *error)
+mb_status mb_request_read(mb_text body, const mb_request_rules *rules, mb_arena *arena,
+                          mb_request *request, size_t *index, mb_error *error)
 {
-    const name_list names = {reserved, reserved_count};
     *error = (mb_error){.reason = NULL};
     *index = SIZE_MAX;
     mb_request found = {.diffs = {NULL, SIZE_MAX}};
@@ -336,7 +350,7 @@ mb_status mb_request_read(mb_text body, const mb_text *reserved, size_t reserved
         mb_member name;
         status = mb_json_next_member(&json, arena, &read, &more, &name);
         if (status == MB_OK && more)
-            status = read_request_member(&json, name.name, &names, arena, &found, index);
+            status = read_request_member(&json, name.name, rules, arena, &found, index);
     }
     if (status == MB_OK)
         status = mb_json_end(&json);
@@ -351,12 +365,6 @@ mb_status mb_request_read(mb_text body, const mb_text *reserved, size_t reserved
 
 /* ---- printing ------------------------------------------------------------------------------ */
 
-static char *put(char *at, mb_text text)
-{
-    memcpy(at, text.at, text.size);
-    return at + text.size;
-}
-
 static char *put_integer(char *at, int64_t value)
 {
     char digits[20];
@@ -365,7 +373,7 @@ static char *put_integer(char *at, int64_t value)
         digits[--first] = (char)('0' + value % 10);
         value /= 10;
     } while (value != 0);
-    return put(at, (mb_text){digits + first, sizeof digits - first});
+    return mb_text_put(at, (mb_text){digits + first, sizeof digits - first});
 }
 
 /* The four texts of a diff as JSON strings. */
@@ -398,21 +406,21 @@ static size_t printed_size(const quoted_texts *quoted)
 
 static char *put_diff(char *at, const mb_diff *diff, const quoted_texts *quoted)
 {
-    at = put(at, MB_TEXT("{\"id\": "));
-    at = put(at, quoted->id);
-    at = put(at, MB_TEXT(", \"owner\": "));
-    at = put(at, quoted->owner);
-    at = put(at, MB_TEXT(", \"logical_clock\": "));
+    at = mb_text_put(at, MB_TEXT("{\"id\": "));
+    at = mb_text_put(at, quoted->id);
+    at = mb_text_put(at, MB_TEXT(", \"owner\": "));
+    at = mb_text_put(at, quoted->owner);
+    at = mb_text_put(at, MB_TEXT(", \"logical_clock\": "));
     at = put_integer(at, diff->logical_clock);
-    at = put(at, MB_TEXT(", \"utc_timestamp\": "));
+    at = mb_text_put(at, MB_TEXT(", \"utc_timestamp\": "));
     at = put_integer(at, diff->utc_timestamp);
-    at = put(at, MB_TEXT(", \"type\": \""));
-    at = put(at, mb_type_name(diff->type));
-    at = put(at, MB_TEXT("\", \"model\": "));
-    at = put(at, quoted->model);
-    at = put(at, MB_TEXT(", \"json_data\": "));
-    at = put(at, quoted->json_data);
-    return put(at, MB_TEXT("}"));
+    at = mb_text_put(at, MB_TEXT(", \"type\": \""));
+    at = mb_text_put(at, mb_type_name(diff->type));
+    at = mb_text_put(at, MB_TEXT("\", \"model\": "));
+    at = mb_text_put(at, quoted->model);
+    at = mb_text_put(at, MB_TEXT(", \"json_data\": "));
+    at = mb_text_put(at, quoted->json_data);
+    return mb_text_put(at, MB_TEXT("}"));
 }
 
 mb_status mb_diff_print(const mb_diff *diff, mb_arena *arena, mb_text *text)
@@ -456,16 +464,17 @@ mb_status mb_reply_print(const mb_diffs *window, const mb_outcomes *downstream,
     if (printed == NULL)
         return MB_NO_MEMORY;
 
-    char *at = put(printed, MB_TEXT("{\"success\": true, \"message\": \"\", \"logical_clock\": "));
+    char *at =
+        mb_text_put(printed, MB_TEXT("{\"success\": true, \"message\": \"\", \"logical_clock\": "));
     at = put_integer(at, logical_clock);
-    at = put(at, MB_TEXT(", \"diffs\": ["));
+    at = mb_text_put(at, MB_TEXT(", \"diffs\": ["));
     for (size_t i = 0; i < downstream->count; i++) {
         const mb_diff diff = sent_diff(window, &downstream->items[i]);
         if (i != 0)
-            at = put(at, MB_TEXT(", "));
+            at = mb_text_put(at, MB_TEXT(", "));
         at = put_diff(at, &diff, &quoted[i]);
     }
-    at = put(at, MB_TEXT("]}"));
+    at = mb_text_put(at, MB_TEXT("]}"));
     *reply = (mb_text){printed, (size_t)(at - printed)};
     return MB_OK;
 }

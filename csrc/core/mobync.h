@@ -37,10 +37,12 @@ typedef struct {
 } mb_text;
 
 typedef struct {
-    const char *field;  /* which of a diff's fields, or NULL; static */
-    const char *reason; /* for a person to read; static */
-    size_t offset;      /* bytes from the start of the text in which it was found */
-    mb_text diff_id;    /* of the diff at fault, where one was read from JSON and has an id */
+    const char *field;   /* what of a diff or a request, or NULL; static or the caller's rules' */
+    const char *reason;  /* for a person to read; static */
+    bool of_whole_field; /* no byte is at fault: the reason says what the field must be or is */
+    size_t offset;       /* else bytes from the start of the text in which it was found */
+    const size_t *limit; /* the one of the caller's rules that was passed, or NULL */
+    mb_text diff_id;     /* of the diff at fault, where one was read from JSON and has an id */
 } mb_error;
 
 /* ---- memory ------------------------------------------------------------------------------- */
@@ -149,27 +151,39 @@ mb_status mb_diff_check(mb_diff *diff, mb_arena *arena, mb_error *error);
 mb_status mb_diffs_read(mb_text text, mb_arena *arena, mb_diffs *diffs, size_t *index,
                         mb_error *error);
 
+/* What one caller allows of a request.  Borrowed; an mb_error may point into it. */
+typedef struct {
+    const char *const *reserved; /* keys that no diff may have; the last is NULL */
+    mb_text log_model;           /* the model that no diff may have; empty: all are allowed */
+    size_t diffs;                /* as many at most; so the next two */
+    size_t json_data_bytes;      /* of one diff */
+    size_t depth;                /* of one diff's json_data */
+} mb_request_rules;
+
+/* Checks one diff, which mb_diff_check has passed, against all of the rules that are about a diff
+ * but the reserved keys.  Returns MB_OK, or MB_INVALID with error. */
+mb_status mb_diff_check_rules(const mb_diff *diff, const mb_request_rules *rules, mb_error *error);
+
 /* A sync request as it came in JSON. */
 typedef struct {
     mb_text logical_clock; /* the value's text; of a string, what is in it */
-    mb_text limit;         /* likewise; empty where there is none */
+    mb_text limit;         /* likewise; empty where there is none, or null */
     mb_text cursor;
     mb_diffs diffs;
 } mb_request;
 
-/* Reads the body of a sync request, a JSON object with logical_clock and diffs, and checks each
- * diff as mb_diff_check does before it reads the next.
+/* Reads the body of a sync request, a JSON object with logical_clock and diffs.  Each diff is
+ * checked, as by mb_diff_check and then against the rules, before the next is read.
  *
  * body        borrowed: the texts of the request point into it or into arena
- * reserved    names that no member of a diff may have
  * request     out
  * index       out on MB_INVALID: which diff, or SIZE_MAX where the rest of the body is at fault
  * error       out on MB_INVALID
  *
  * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
  */
-mb_status mb_request_read(mb_text body, const mb_text *reserved, size_t reserved_count,
-                          mb_arena *arena, mb_request *request, size_t *index, mb_error *error);
+mb_status mb_request_read(mb_text body, const mb_request_rules *rules, mb_arena *arena,
+                          mb_request *request, size_t *index, mb_error *error);
 
 /* Finds a member of a JSON object whose value is a string.
  *
@@ -258,6 +272,21 @@ typedef struct {
  */
 mb_status mb_merge(mb_arena *arena, const mb_diffs *window, const mb_diffs *request,
                    mb_merge_result *result);
+
+/* Finds the diffs of a merged request of which something goes upstream: those that an outcome comes
+ * from, and those that were folded into a create and have a field in it.
+ *
+ * upstream   what mb_merge made of the request
+ * written    out: for each diff of the request, by index; in arena
+ *
+ * Returns MB_OK or MB_NO_MEMORY.
+ */
+mb_status mb_find_written(const mb_diffs *request, const mb_outcomes *upstream, mb_arena *arena,
+                          bool **written);
+
+/* The same, but finds all diffs of each object of which something goes upstream. */
+mb_status mb_find_of_written_objects(const mb_diffs *request, const mb_outcomes *upstream,
+                                     mb_arena *arena, bool **found);
 
 /* Prints the reply to a sync request: success, message, logical_clock and the downstream diffs.
  * Returns MB_OK or MB_NO_MEMORY. */

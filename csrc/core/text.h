@@ -14,6 +14,14 @@ static inline bool mb_text_equal(mb_text a, mb_text b)
     return a.size == b.size && (a.size == 0 || memcmp(a.at, b.at, a.size) == 0);
 }
 
+/* Copies a text to where there is room for it; returns the place behind it. */
+static inline char *mb_text_put(char *at, mb_text text)
+{
+    if (text.size != 0)
+        memcpy(at, text.at, text.size);
+    return at + text.size;
+}
+
 /* SipHash-1-3 of the bytes under a 64-bit key: not to be forced into collisions by someone who
  * does not know the key. */
 uint64_t mb_text_hash(mb_text text, uint64_t key);

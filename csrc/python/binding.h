@@ -14,7 +14,7 @@ typedef struct {
     PyObject *operation_type;     /* mobync.types.OperationType */
     uint64_t hash_seed;
 
-    /* Interned: the seven fields, the types, and the names of the rules' own arguments. */
+    /* Interned: the seven fields, the types, and an enum's attribute. */
     PyObject *id;
     PyObject *owner;
     PyObject *logical_clock;
@@ -23,11 +23,10 @@ typedef struct {
     PyObject *model;
     PyObject *json_data;
     PyObject *type_names[3];
-    PyObject *owner_id;
-    PyObject *self;
     PyObject *name;
 
     PyObject *json_loads; /* json.loads */
+    PyObject *shown;      /* mobync.errors.shown */
 } module_state;
 
 extern struct PyModuleDef mobync_core_module;
@@ -70,9 +69,12 @@ int diff_list_new(diff_list *list, Py_ssize_t count, mb_arena *arena);
 int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, mb_arena *arena,
               diff_list *list);
 
-/* Checks the keys of a request's diff: str, and none that is an argument of validate_* itself.
+/* What no diff may have for a key, since it is an argument of validate_* itself; ends with NULL. */
+extern const char *const reserved_keys[];
+
+/* Checks the keys of a request's diff, whose id is given: str, and none that is reserved.
  * Returns 0, or -1 with InvalidDiffError. */
-int check_keys(module_state *state, PyObject *dict, Py_ssize_t index);
+int check_keys(module_state *state, PyObject *dict, Py_ssize_t index, PyObject *id);
 
 /* Reads the rows that Synchronizer.read gave.
  *

@@ -9,7 +9,11 @@
  */
 #include "binding.h"
 
+#include "../core/text.h"
+
 #include <stdarg.h>
+
+const char *const reserved_keys[] = {"owner_id", "self", NULL};
 
 /* ---- lists --------------------------------------------------------------------------------- */
 
@@ -80,7 +84,8 @@ int raise_invalid(module_state *state, Py_ssize_t index, PyObject *id, const cha
 
     PyObject *number = index >= 0 ? PyLong_FromSsize_t(index) : Py_NewRef(Py_None);
     if (number != NULL) {
-        PyObject *diff_id = id != NULL && PyUnicode_Check(id) ? id : Py_None;
+        const bool is_id = id != NULL && PyUnicode_Check(id) && PyUnicode_GetLength(id) > 0;
+        PyObject *diff_id = is_id ? id : Py_None;
         PyObject *error =
             PyObject_CallFunctionObjArgs(state->invalid_diff_error, reason, number, diff_id, NULL);
         if (error != NULL)
@@ -101,9 +106,12 @@ int raise_status(module_state *state, mb_status status, Py_ssize_t index, PyObje
     }
     if (error->field == NULL)
         return raise_invalid(state, index, id, "%s (at byte %zu)", error->reason, error->offset);
-    if (error->offset != 0)
+    if (!error->of_whole_field)
         return raise_invalid(state, index, id, "%s: %s (at byte %zu)", error->field, error->reason,
                              error->offset);
+    if (error->limit != NULL)
+        return raise_invalid(state, index, id, "%s %s: %zu are allowed", error->field,
+                             error->reason, *error->limit);
     return raise_invalid(state, index, id, "%s %s", error->field, error->reason);
 }
 
@@ -158,8 +166,7 @@ static int read_text_field(module_state *state, PyObject *dict, PyObject *key, P
     if (value == NULL)
         return -1;
     if (!PyUnicode_Check(value)) {
-        raise_invalid(state, index, id, "%U must be a str, not %.100s", key,
-                      Py_TYPE(value)->tp_name);
+        raise_invalid(state, index, id, "%U must be a string", key);
         Py_DECREF(value);
         return -1;
     }
@@ -177,17 +184,15 @@ static int read_integer_field(module_state *state, PyObject *dict, PyObject *key
     if (value == NULL)
         return -1;
     int overflow = 0;
-    if (!PyLong_Check(value) || PyBool_Check(value)) {
-        raise_invalid(state, index, id, "%U must be an int, not %.100s", key,
-                      Py_TYPE(value)->tp_name);
-        Py_DECREF(value);
-        return -1;
-    }
-    *integer = PyLong_AsLongLongAndOverflow(value, &overflow);
+    const bool is_integer = PyLong_Check(value) && !PyBool_Check(value);
+    *integer = is_integer ? PyLong_AsLongLongAndOverflow(value, &overflow) : -1;
     Py_DECREF(value);
-    if (overflow != 0)
-        *integer = -1; /* out of range in any case: mb_diff_check says so */
-    return PyErr_Occurred() ? -1 : 0;
+    if (*integer == -1 && PyErr_Occurred())
+        return -1;
+    if (overflow != 0 || *integer < 0 || *integer > MB_MAX_INTEGER)
+        return raise_invalid(state, index, id, "%U must be an integer of 0 to %lld", key,
+                             (long long)MB_MAX_INTEGER);
+    return 0;
 }
 
 /* A type is its name; a row may also hold the member of OperationType. */
@@ -205,13 +210,12 @@ static int read_type_field(module_state *state, PyObject *dict, Py_ssize_t index
     int result = -1;
     mb_text name = {NULL, 0};
     if (!PyUnicode_Check(value))
-        raise_invalid(state, index, id, "type must be a str, not %.100s", Py_TYPE(value)->tp_name);
+        raise_invalid(state, index, id, "type must be a string");
     else if (borrow_text(state, value, state->type, index, id, &name) == 0) {
         if (mb_type_read(name, type))
             result = 0;
         else
-            raise_invalid(state, index, id, "type must be 'create', 'update' or 'delete', not %R",
-                          value);
+            raise_invalid(state, index, id, "type must be \"create\", \"update\" or \"delete\"");
     }
     Py_DECREF(value);
     return result;
@@ -243,19 +247,26 @@ int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, mb_arena *a
     return 0;
 }
 
-int check_keys(module_state *state, PyObject *dict, Py_ssize_t index)
+static int refuse_key_that_is_no_str(module_state *state, PyObject *key, Py_ssize_t index,
+                                     PyObject *id)
+{
+    PyObject *shown = PyObject_CallOneArg(state->shown, key);
+    if (shown != NULL)
+        raise_invalid(state, index, id, "a key must be a str, not %S", shown);
+    Py_XDECREF(shown);
+    return -1;
+}
+
+int check_keys(module_state *state, PyObject *dict, Py_ssize_t index, PyObject *id)
 {
     PyObject *key;
     Py_ssize_t position = 0;
     while (PyDict_Next(dict, &position, &key, NULL)) {
         if (!PyUnicode_Check(key))
-            return raise_invalid(state, index, NULL, "a key must be a str, not %.100s",
-                                 Py_TYPE(key)->tp_name);
-        if (PyUnicode_Compare(key, state->owner_id) == 0 ||
-            PyUnicode_Compare(key, state->self) == 0)
-            return raise_invalid(state, index, NULL, "the key %R is an argument of the rules", key);
-        if (PyErr_Occurred())
-            return -1;
+            return refuse_key_that_is_no_str(state, key, index, id);
+        for (const char *const *name = reserved_keys; *name != NULL; name++)
+            if (PyUnicode_CompareWithASCIIString(key, *name) == 0)
+                return raise_invalid(state, index, id, "%s may not be a key of a diff", *name);
     }
     return 0;
 }
@@ -264,8 +275,18 @@ int check_keys(module_state *state, PyObject *dict, Py_ssize_t index)
 
 int borrow_json(module_state *state, PyObject *json, mb_text *text)
 {
-    if (PyUnicode_Check(json))
-        return borrow_text(state, json, state->json_data, -1, NULL, text);
+    if (PyUnicode_Check(json)) {
+        Py_ssize_t size;
+        const char *at = PyUnicode_AsUTF8AndSize(json, &size);
+        if (at != NULL) {
+            *text = (mb_text){at, (size_t)size};
+            return 0;
+        }
+        if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
+            return -1;
+        PyErr_Clear();
+        return raise_invalid(state, -1, NULL, "the JSON text has a lone surrogate");
+    }
     if (!PyBytes_Check(json)) {
         PyErr_Format(PyExc_TypeError, "JSON text must be str or bytes, not %.100s",
                      Py_TYPE(json)->tp_name);
@@ -338,7 +359,7 @@ int check_window(const diff_list *window, mb_text owner, int64_t first_clock)
 {
     for (size_t i = 0; i < window->diffs.count; i++) {
         const mb_diff *diff = &window->diffs.items[i];
-        if (diff->owner.size != owner.size || memcmp(diff->owner.at, owner.at, owner.size) != 0) {
+        if (!mb_text_equal(diff->owner, owner)) {
             PyErr_Format(PyExc_ValueError, "row %zu is of another owner than was asked for", i);
             return -1;
         }

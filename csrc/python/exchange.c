@@ -4,9 +4,9 @@
  *
  *     Exchange(diffs)     the form of every diff is checked; Exchange.from_json(body) likewise
  *     meet(rows)          the window is known, and with it what of the request is new
- *     news()              what the app's rules must be asked; leave_out() what they refuse
  *     select()            where only a part is wanted: a page, or the objects of the request
- *     merge()
+ *     news()              what the app's rules must be asked; leave_out() what they refuse
+ *     merge()             after which news() gives only what is written
  *     operations()        what goes upstream: to the models and to the log
  *     acknowledge()       the caller's dicts get their new clocks, once all of that is written
  *     downstream()        the reply; or reply_json()
@@ -16,6 +16,8 @@
  * transaction that failed may begin again with meet().
  */
 #include "binding.h"
+
+#include "../core/text.h"
 
 typedef enum { CHECKED, MET, MERGED } stage;
 
@@ -49,55 +51,18 @@ static int require(const Exchange *self, stage wanted)
 
 /* ---- made from a request ------------------------------------------------------------------- */
 
-/* What one request may hold, and what it may not. */
-typedef struct {
-    mb_text diffs_model_name; /* empty: any model is allowed */
-    Py_ssize_t diffs;
-    Py_ssize_t json_data_bytes;
-    Py_ssize_t depth;
-} request_rules;
-
-static int check_count(module_state *state, Py_ssize_t count, const request_rules *rules)
+static int check_rules(module_state *state, const diff_list *request, Py_ssize_t index,
+                       const mb_request_rules *rules)
 {
-    if (count > rules->diffs)
-        return raise_invalid(state, -1, NULL, "%zd diffs, %zd are allowed in one request", count,
-                             rules->diffs);
+    mb_error error = {.reason = NULL};
+    const mb_status status = mb_diff_check_rules(&request->diffs.items[index], rules, &error);
+    if (status != MB_OK)
+        return raise_status(state, status, index, request->objects[index].id, &error);
     return 0;
 }
 
-static bool same_text(mb_text a, mb_text b)
-{
-    return a.size == b.size && (a.size == 0 || memcmp(a.at, b.at, a.size) == 0);
-}
-
-static int check_rules(module_state *state, const diff_list *request, Py_ssize_t index,
-                       const request_rules *rules)
-{
-    const mb_diff *diff = &request->diffs.items[index];
-    const bool is_log = same_text(diff->model, rules->diffs_model_name);
-    const bool too_long = diff->json_data.size > (size_t)rules->json_data_bytes;
-    const bool too_deep = (Py_ssize_t)diff->depth > rules->depth;
-    if (!is_log && !too_long && !too_deep)
-        return 0;
-
-    PyObject *id = diff_id(request, (size_t)index);
-    if (id == NULL)
-        return -1;
-    if (is_log)
-        raise_invalid(state, index, id, "model '%.100s' is the log itself",
-                      rules->diffs_model_name.at);
-    else if (too_long)
-        raise_invalid(state, index, id, "json_data has %zu bytes, %zd are allowed",
-                      diff->json_data.size, rules->json_data_bytes);
-    else
-        raise_invalid(state, index, id, "json_data is nested %u levels deep, %zd are allowed",
-                      diff->depth, rules->depth);
-    Py_DECREF(id);
-    return -1;
-}
-
 static int read_request_diff(module_state *state, Exchange *self, Py_ssize_t index,
-                             const request_rules *rules)
+                             const mb_request_rules *rules)
 {
     PyObject *caller = PyTuple_GET_ITEM(self->callers, index);
     if (!PyDict_Check(caller))
@@ -108,13 +73,13 @@ static int read_request_diff(module_state *state, Exchange *self, Py_ssize_t ind
         return -1;
     self->sent[index] = copy;
     if (read_diff(state, copy, index, self->arena, &self->request) < 0 ||
-        check_keys(state, copy, index) < 0)
+        check_keys(state, copy, index, self->request.objects[index].id) < 0)
         return -1;
     return check_rules(state, &self->request, index, rules);
 }
 
 static int read_request(module_state *state, Exchange *self, PyObject *diffs,
-                        const request_rules *rules)
+                        const mb_request_rules *rules)
 {
     if (!PyList_Check(diffs) && !PyTuple_Check(diffs))
         return raise_invalid(state, -1, NULL, "diffs must be a list, not %.100s",
@@ -123,17 +88,21 @@ static int read_request(module_state *state, Exchange *self, PyObject *diffs,
     if (self->callers == NULL)
         return -1;
     const Py_ssize_t count = PyTuple_GET_SIZE(self->callers);
-    if (check_count(state, count, rules) < 0 ||
-        diff_list_new(&self->request, count, self->arena) < 0)
+    if (diff_list_new(&self->request, count, self->arena) < 0)
         return -1;
     self->sent = PyMem_Calloc((size_t)count, sizeof *self->sent);
     if (self->sent == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    for (Py_ssize_t i = 0; i < count; i++)
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if ((size_t)i == rules->diffs)
+            return raise_invalid(state, -1, NULL,
+                                 "diffs are too many for one request: %zu are allowed",
+                                 rules->diffs);
         if (read_request_diff(state, self, i, rules) < 0)
             return -1;
+    }
     return 0;
 }
 
@@ -146,9 +115,8 @@ static int read_member(PyObject **place, mb_text text)
 }
 
 static int read_json_request(module_state *state, Exchange *self, PyObject *body,
-                             const request_rules *rules)
+                             const mb_request_rules *rules)
 {
-    static const mb_text reserved[] = {{"owner_id", 8}, {"self", 4}};
     mb_text text = {NULL, 0};
     mb_request request;
     size_t index;
@@ -156,43 +124,40 @@ static int read_json_request(module_state *state, Exchange *self, PyObject *body
     self->request.json = Py_NewRef(body);
     if (borrow_json(state, body, &text) < 0)
         return -1;
-    const mb_status status =
-        mb_request_read(text, reserved, 2, self->arena, &request, &index, &error);
+    const mb_status status = mb_request_read(text, rules, self->arena, &request, &index, &error);
     if (status != MB_OK)
         return raise_read_status(state, status, index, &error);
 
     self->request.diffs = request.diffs;
     if (read_member(&self->logical_clock, request.logical_clock) < 0 ||
         read_member(&self->limit, request.limit) < 0 ||
-        read_member(&self->cursor, request.cursor) < 0 ||
-        check_count(state, (Py_ssize_t)request.diffs.count, rules) < 0)
+        read_member(&self->cursor, request.cursor) < 0)
         return -1;
-    for (size_t i = 0; i < request.diffs.count; i++)
-        if (check_rules(state, &self->request, (Py_ssize_t)i, rules) < 0)
-            return -1;
     return 0;
 }
 
 /* Reads the arguments that both ways to make an Exchange share. */
 static int read_arguments(PyObject *args, PyObject *kwargs, const char *first, PyObject **source,
-                          request_rules *rules)
+                          mb_request_rules *rules)
 {
     char *names[] = {(char *)first,         "diffs_model_name", "max_diffs",
                      "max_json_data_bytes", "max_depth",        NULL};
-    Py_ssize_t name_size = 0;
-    *rules = (request_rules){{NULL, 0}, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|z#nnn", names, source,
-                                     &rules->diffs_model_name.at, &name_size, &rules->diffs,
-                                     &rules->json_data_bytes, &rules->depth))
+    mb_text log_model = {NULL, 0};
+    Py_ssize_t name_size = 0, diffs = PY_SSIZE_T_MAX, bytes = PY_SSIZE_T_MAX,
+               depth = PY_SSIZE_T_MAX;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|z#nnn", names, source, &log_model.at,
+                                     &name_size, &diffs, &bytes, &depth))
         return -1;
-    rules->diffs_model_name.size = (size_t)name_size;
+    log_model.size = (size_t)name_size;
+    *rules =
+        (mb_request_rules){reserved_keys, log_model, (size_t)diffs, (size_t)bytes, (size_t)depth};
     return 0;
 }
 
 typedef int (*read_source)(module_state *state, Exchange *self, PyObject *source,
-                           const request_rules *rules);
+                           const mb_request_rules *rules);
 
-static PyObject *make_exchange(PyTypeObject *type, PyObject *source, const request_rules *rules,
+static PyObject *make_exchange(PyTypeObject *type, PyObject *source, const mb_request_rules *rules,
                                read_source read)
 {
     Exchange *self = (Exchange *)type->tp_alloc(type, 0);
@@ -211,7 +176,7 @@ static PyObject *make_exchange(PyTypeObject *type, PyObject *source, const reque
 static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *diffs;
-    request_rules rules;
+    mb_request_rules rules;
     if (read_arguments(args, kwargs, "diffs", &diffs, &rules) < 0)
         return NULL;
     return make_exchange(type, diffs, &rules, read_request);
@@ -225,7 +190,7 @@ PyDoc_STRVAR(from_json_doc,
 static PyObject *exchange_from_json(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *body;
-    request_rules rules;
+    mb_request_rules rules;
     if (read_arguments(args, kwargs, "body", &body, &rules) < 0)
         return NULL;
     return make_exchange(type, body, &rules, read_json_request);
@@ -303,9 +268,6 @@ static PyObject *exchange_meet(Exchange *self, PyObject *args)
     return PyLong_FromLongLong(highest);
 }
 
-PyDoc_STRVAR(news_doc, "news($self, /)\n--\n\n"
-                       "(index, diff id, type, diff as sent) of each diff the window lacks.");
-
 /* A diff as the device sent it: a new reference to a dict.  JSON may hold what Python's own reader
  * has no room for. */
 static PyObject *sent_diff(const Exchange *self, size_t index, PyObject *id)
@@ -344,13 +306,26 @@ static PyObject *make_news(const Exchange *self, size_t index)
     return entry;
 }
 
-static PyObject *exchange_news(Exchange *self, PyObject *Py_UNUSED(ignored))
+PyDoc_STRVAR(news_doc,
+             "news($self, whole_objects=False, /)\n--\n\n"
+             "(index, diff id, type, diff as sent) of each diff that the window lacks; after\n"
+             "merge() only of those of which something goes upstream, or of whose object.");
+
+static PyObject *exchange_news(Exchange *self, PyObject *args)
 {
-    if (require(self, MET) < 0)
+    int whole_objects = 0;
+    bool *written = NULL;
+    if (!PyArg_ParseTuple(args, "|p:news", &whole_objects) ||
+        (self->stage != MERGED && require(self, MET) < 0))
         return NULL;
+    if (self->stage == MERGED &&
+        (whole_objects ? mb_find_of_written_objects : mb_find_written)(
+            &self->request.diffs, &self->result.upstream, self->arena, &written) != MB_OK)
+        return PyErr_NoMemory();
     PyObject *news = PyList_New(0);
     for (size_t i = 0; news != NULL && i < self->request.diffs.count; i++) {
-        if (self->request.diffs.items[i].known || self->request.diffs.items[i].repeated)
+        const mb_diff *diff = &self->request.diffs.items[i];
+        if (diff->known || diff->repeated || (written != NULL && !written[i]))
             continue;
         PyObject *entry = make_news(self, i);
         if (entry == NULL || PyList_Append(news, entry) < 0)
@@ -391,9 +366,10 @@ PyDoc_STRVAR(leave_out_doc, "leave_out($self, index, /)\n--\n\n"
 static PyObject *exchange_leave_out(Exchange *self, PyObject *index)
 {
     mb_diff *diff = request_diff(self, index);
-    if (diff == NULL || require(self, MET) < 0)
+    if (diff == NULL || (self->stage != MERGED && require(self, MET) < 0))
         return NULL;
     diff->left_out = true;
+    self->stage = MET;
     Py_RETURN_NONE;
 }
 
@@ -402,7 +378,7 @@ static PyObject *field_names(const mb_diff *diff)
     PyObject *names = PyList_New(0);
     for (size_t i = 0; names != NULL && i < diff->member_count; i++) {
         const mb_text text = diff->members[i].name;
-        if (same_text(text, (mb_text){"id", 2}))
+        if (mb_text_equal(text, (mb_text){"id", 2}))
             continue;
         PyObject *name = PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
         if (name == NULL || PyList_Append(names, name) < 0)
@@ -667,6 +643,16 @@ static PyObject *exchange_downstream_count(Exchange *self, void *Py_UNUSED(closu
     return PyLong_FromSize_t(self->result.downstream.count);
 }
 
+PyDoc_STRVAR(is_retry_doc, "Whether the window has diffs of the request.");
+
+static PyObject *exchange_is_retry(Exchange *self, void *Py_UNUSED(closure))
+{
+    for (size_t i = 0; i < self->request.diffs.count; i++)
+        if (self->request.diffs.items[i].known)
+            Py_RETURN_TRUE;
+    Py_RETURN_FALSE;
+}
+
 PyDoc_STRVAR(conflicts_doc, "How often the merge had to decide between two sides.");
 
 static PyObject *exchange_conflicts(Exchange *self, void *Py_UNUSED(closure))
@@ -709,6 +695,7 @@ static PyObject *exchange_cursor(Exchange *self, void *Py_UNUSED(closure))
 
 static PyGetSetDef exchange_attributes[] = {
     {"downstream_count", (getter)exchange_downstream_count, NULL, downstream_count_doc, NULL},
+    {"is_retry", (getter)exchange_is_retry, NULL, is_retry_doc, NULL},
     {"conflicts", (getter)exchange_conflicts, NULL, conflicts_doc, NULL},
     {"fingerprint", (getter)exchange_fingerprint, NULL, fingerprint_doc, NULL},
     {"logical_clock", (getter)exchange_logical_clock, NULL, logical_clock_doc, NULL},
@@ -722,7 +709,7 @@ static PyMethodDef exchange_methods[] = {
      METH_CLASS | METH_VARARGS | METH_KEYWORDS, from_json_doc},
     {"reply_json", (PyCFunction)exchange_reply_json, METH_O, reply_json_doc},
     {"meet", (PyCFunction)exchange_meet, METH_VARARGS, meet_doc},
-    {"news", (PyCFunction)exchange_news, METH_NOARGS, news_doc},
+    {"news", (PyCFunction)exchange_news, METH_VARARGS, news_doc},
     {"leave_out_dead", (PyCFunction)exchange_leave_out_dead, METH_NOARGS, leave_out_dead_doc},
     {"leave_out", (PyCFunction)exchange_leave_out, METH_O, leave_out_doc},
     {"diff", (PyCFunction)exchange_diff, METH_O, diff_doc},

@@ -50,8 +50,6 @@ static int intern_names(module_state *state)
         {&state->type_names[MB_CREATE], "create"},
         {&state->type_names[MB_UPDATE], "update"},
         {&state->type_names[MB_DELETE], "delete"},
-        {&state->owner_id, "owner_id"},
-        {&state->self, "self"},
         {&state->name, "name"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -74,6 +72,7 @@ static int module_exec(PyObject *module)
     if (intern_names(state) < 0 || make_hash_seed(state) < 0 ||
         import_attribute("mobync.errors", "InvalidDiffError", &state->invalid_diff_error) < 0 ||
         import_attribute("mobync.types", "OperationType", &state->operation_type) < 0 ||
+        import_attribute("mobync.errors", "shown", &state->shown) < 0 ||
         import_attribute("json", "loads", &state->json_loads) < 0)
         return -1;
     if (add_type(module, &exchange_spec, &state->exchange_type) < 0)
@@ -89,6 +88,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->invalid_diff_error);
     Py_VISIT(state->operation_type);
     Py_VISIT(state->json_loads);
+    Py_VISIT(state->shown);
     return 0;
 }
 
@@ -100,6 +100,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->invalid_diff_error);
     Py_CLEAR(state->operation_type);
     Py_CLEAR(state->json_loads);
+    Py_CLEAR(state->shown);
     Py_CLEAR(state->id);
     Py_CLEAR(state->owner);
     Py_CLEAR(state->logical_clock);
@@ -109,8 +110,6 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->json_data);
     for (int i = 0; i < 3; i++)
         Py_CLEAR(state->type_names[i]);
-    Py_CLEAR(state->owner_id);
-    Py_CLEAR(state->self);
     Py_CLEAR(state->name);
     return 0;
 }

@@ -88,7 +88,7 @@ class TaskStore(MemorySynchronizer):
         return all(found["owner"] == owner_id for found in stored)
 
 
-def _fields(text: str | bytes) -> dict[str, Any]:
+def _fields(text: str) -> dict[str, Any]:
     """The fields of a JSON object; none where Python cannot read what mobync only carries."""
     try:
         fields = json.loads(text)
@@ -115,12 +115,19 @@ def owner_of(token: object) -> str:
 def sent_token(body: bytes) -> object:
     """The token of ``Authorization: Bearer``, else the ``auth_token`` of the body.
 
-    For the latter Python has to read the whole body, which apply_json then reads again.
+    For the latter Python has to read the whole body, which apply_json then reads again; 400 where
+    it cannot.
     """
     sent = request.authorization
     if sent is not None and sent.type == "bearer":
         return sent.token
-    return _fields(body).get("auth_token")
+    try:
+        members = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        abort(400, f"the body cannot be read as JSON: {error}")
+    if not isinstance(members, dict):
+        abort(400, "the body must be a JSON object")
+    return members.get("auth_token")
 
 
 def status_of(error: MobyncError) -> int:

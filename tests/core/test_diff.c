@@ -542,16 +542,23 @@ typedef struct {
     mb_error error;
 } reading;
 
-static reading read_request(const char *body, size_t size)
+static const char *const no_keys[] = {"self", "owner_id", NULL};
+static const mb_request_rules no_limits = {no_keys, {NULL, 0}, SIZE_MAX, SIZE_MAX, SIZE_MAX};
+
+static reading read_with_rules(const char *body, size_t size, const mb_request_rules *rules)
 {
-    static const mb_text reserved[] = {{"self", 4}, {"owner_id", 8}};
     reading r = {.body = malloc(size), .arena = new_arena(), .index = 12345};
     CHECK(r.body != NULL || size == 0);
     if (size != 0)
         memcpy(r.body, body, size);
-    r.status = mb_request_read((mb_text){r.body, size}, reserved, 2, r.arena, &r.request, &r.index,
-                               &r.error);
+    r.status =
+        mb_request_read((mb_text){r.body, size}, rules, r.arena, &r.request, &r.index, &r.error);
     return r;
+}
+
+static reading read_request(const char *body, size_t size)
+{
+    return read_with_rules(body, size, &no_limits);
 }
 
 static void close_reading(reading *r)
@@ -652,27 +659,93 @@ TEST(a_broken_request_is_refused_with_what_and_where)
     }
 }
 
-TEST(a_reserved_key_of_a_diff_is_refused_where_it_stands)
+TEST(a_reserved_key_of_a_diff_is_refused_by_its_name)
 {
-    static const char *const keys[] = {"\"self\":1", "\"owner_id\":[]", "\"owner\\u005fid\":1"};
+    static const struct {
+        const char *member;
+        const char *name;
+    } keys[] = {{"\"self\":1", "self"},
+                {"\"owner_id\":[]", "owner_id"},
+                {"\"owner\\u005fid\":1", "owner_id"}};
     char *good = diff_with("", NULL);
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         char *body;
         size_t size;
         FILE *out = open_memstream(&body, &size);
-        fprintf(out, "{\"logical_clock\":1,\"diffs\":[%s,{\"a\":1,%s,%s]}", good, keys[i],
+        fprintf(out, "{\"logical_clock\":1,\"diffs\":[%s,{\"a\":1,%s,%s]}", good, keys[i].member,
                 good + 1);
         fclose(out);
         reading r = read_request(body, size);
-        at_row("%s: %s", keys[i], r.error.reason);
+        at_row("%s: %s", keys[i].member, r.error.reason);
         CHECK(r.status == MB_INVALID);
         CHECK(r.index == 1);
-        CHECK(r.error.field == NULL);
-        CHECK(memcmp(body + r.error.offset, keys[i], strlen(keys[i])) == 0);
+        CHECK(r.error.of_whole_field);
+        CHECK_TEXT(r.error.field, keys[i].name);
         close_reading(&r);
         free(body);
     }
     free(good);
+}
+
+TEST(a_diff_that_the_rules_forbid_is_refused_before_the_next_is_read)
+{
+    const mb_request_rules rules = {no_keys, MB_TEXT("log"), SIZE_MAX, 20, 2};
+    const struct {
+        const char *name;
+        const char *value;
+        const size_t *limit;
+    } rows[] = {
+        {"model", "\"log\"", NULL},
+        {"json_data", "\"{\\\"id\\\":\\\"x\\\",\\\"a\\\":[]}       \"", &rules.json_data_bytes},
+        {"json_data", "\"{\\\"id\\\":\\\"x\\\",\\\"a\\\":[[]]}\"", &rules.depth}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char *bad = diff_with(rows[i].name, rows[i].value);
+        char *body;
+        size_t size;
+        FILE *out = open_memstream(&body, &size);
+        fprintf(out, "{\"diffs\":[%s,{}]}", bad);
+        fclose(out);
+        reading r = read_with_rules(body, size, &rules);
+        at_row("%s %s: %s", rows[i].name, rows[i].value, r.error.reason);
+        CHECK(r.status == MB_INVALID);
+        CHECK(r.index == 0);
+        CHECK_TEXT(r.error.field, rows[i].name);
+        CHECK(r.error.limit == rows[i].limit);
+        CHECK(r.error.diff_id.size != 0);
+        close_reading(&r);
+        free(body);
+        free(bad);
+    }
+}
+
+TEST(more_diffs_than_the_rules_allow_are_not_read)
+{
+    const mb_request_rules two = {no_keys, {NULL, 0}, 2, SIZE_MAX, SIZE_MAX};
+    char *body = body_of("{\"diffs\":[DIFF,DIFF,no JSON");
+    reading r = read_with_rules(body, strlen(body), &two);
+    CHECK(r.status == MB_INVALID);
+    CHECK(r.index == SIZE_MAX);
+    CHECK_TEXT(r.error.field, "diffs");
+    CHECK(r.error.limit == &two.diffs);
+    close_reading(&r);
+    free(body);
+}
+
+TEST(a_limit_or_cursor_of_null_is_none)
+{
+    static const char *const bodies[] = {
+        "{\"diffs\":[],\"logical_clock\":0,\"limit\":null,\"cursor\":null}",
+        "{\"limit\":5,\"cursor\":\"a\",\"diffs\":[],\"logical_clock\":0,\"limit\":null,"
+        "\"cursor\":null}",
+        "{\"diffs\":[],\"logical_clock\":0,\"limit\":\"null\",\"cursor\":\"null\"}"};
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        reading r = read_request(bodies[i], strlen(bodies[i]));
+        at_row("%s", bodies[i]);
+        CHECK(r.status == MB_OK);
+        CHECK((r.request.limit.at == NULL) == (i < 2));
+        CHECK((r.request.cursor.at == NULL) == (i < 2));
+        close_reading(&r);
+    }
 }
 
 TEST(every_prefix_of_a_request_is_refused)
@@ -926,7 +999,7 @@ static mb_status read_request_and_tell(void *context, mb_arena *arena, FILE *tol
     mb_request request;
     size_t index;
     mb_error error;
-    const mb_status status = mb_request_read(*body, NULL, 0, arena, &request, &index, &error);
+    const mb_status status = mb_request_read(*body, &no_limits, arena, &request, &index, &error);
     if (status == MB_OK)
         fprintf(told, "%.*s, %zu diffs", (int)request.logical_clock.size, request.logical_clock.at,
                 request.diffs.count);
@@ -1015,7 +1088,10 @@ int main(void)
     RUN(the_list_and_the_diff_are_two_of_the_thousand_levels);
     RUN(a_request_has_a_clock_and_diffs_among_others);
     RUN(a_broken_request_is_refused_with_what_and_where);
-    RUN(a_reserved_key_of_a_diff_is_refused_where_it_stands);
+    RUN(a_reserved_key_of_a_diff_is_refused_by_its_name);
+    RUN(a_diff_that_the_rules_forbid_is_refused_before_the_next_is_read);
+    RUN(more_diffs_than_the_rules_allow_are_not_read);
+    RUN(a_limit_or_cursor_of_null_is_none);
     RUN(every_prefix_of_a_request_is_refused);
     RUN(a_printed_diff_has_the_seven_fields_in_order);
     RUN(print_and_read_give_back_every_text);

@@ -221,6 +221,8 @@ CASES: dict[str, Case] = {
     "meet a bad row": Case(request, lambda e: partial(e.meet, BAD), raises=InvalidDiffError),
     "meet an iterator": Case(request, lambda e: partial(e.meet, iter(SERVER)), spent=True),
     "news": Case(met, lambda e: e.news),
+    "news of what is written": Case(merged, lambda e: e.news),
+    "news of written objects": Case(merged, lambda e: partial(e.news, True)),
     "diff": Case(met, lambda e: partial(e.diff, 2)),
     "page_end": Case(met, lambda e: partial(e.page_end, 1)),
     "leave_out_dead": Case(met, lambda e: e.leave_out_dead, both_lists_merged),

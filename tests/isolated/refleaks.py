@@ -300,6 +300,7 @@ PATHS: dict[str, Callable[[], object]] = {
     ),
     "operations": lambda: merged().operations("owner", 7),
     "news": lambda: met().news(),
+    "news of what is written": lambda: (merged().news(), merged().news(True), merged().is_retry),
     "meet twice": lambda: met().meet(SERVER),
     "meet a tuple": lambda: request().meet(tuple(SERVER)),
     "meet an iterator": lambda: request().meet(iter(SERVER)),

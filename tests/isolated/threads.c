@@ -52,6 +52,8 @@ static void play(char *told, size_t size)
     mb_merge_result result;
     mb_compaction *compaction;
     mb_compacted *fates;
+    static const char *const no_keys[] = {NULL};
+    const mb_request_rules rules = {no_keys, {NULL, 0}, SIZE_MAX, SIZE_MAX, SIZE_MAX};
     mb_error error;
     size_t index;
     mb_text reply, row;
@@ -59,7 +61,7 @@ static void play(char *told, size_t size)
     expect(mb_diffs_read((mb_text){window_json, sizeof window_json - 1}, arena, &window, &index,
                          &error) == MB_OK,
            "window");
-    expect(mb_request_read((mb_text){body_json, sizeof body_json - 1}, NULL, 0, arena, &request,
+    expect(mb_request_read((mb_text){body_json, sizeof body_json - 1}, &rules, arena, &request,
                            &index, &error) == MB_OK,
            "request");
     check_all(&window, arena);
