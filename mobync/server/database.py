@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from ..sqlalchemy import DocumentSynchronizer
+from ..sqlalchemy import DocumentSynchronizer, create_tables
 
 # Hosts name a database by its kind; SQLAlchemy wants to know the driver, too.
 _DRIVERS = {
@@ -114,12 +114,12 @@ def make_tables(store: DocumentSynchronizer, engine: Engine) -> None:
     """
     _check_answers(engine)
     with _answering(engine):
-        try:
-            store.metadata.create_all(engine)
-        except DBAPIError:
-            if _missing(store, engine):  # else another process made them at the same time
-                raise
-    check_tables(store, engine)
+        missing = _missing(store, engine)
+    for name, columns in missing.items():
+        if columns != _all_columns(store, name):
+            raise _another_programs(engine, name, columns)
+    with _answering(engine):
+        create_tables(engine, store.metadata)
 
 
 def check_tables(store: DocumentSynchronizer, engine: Engine, *names: str) -> None:
@@ -146,10 +146,14 @@ def check_tables(store: DocumentSynchronizer, engine: Engine, *names: str) -> No
             raise DatabaseError(
                 f"{shown(engine.url)} has no table {name!r}: `mobync serve` makes it"
             )
-        raise DatabaseError(
-            f"the table {name!r} of {shown(engine.url)} is not mobync's: "
-            f"it has no column {', '.join(map(repr, sorted(columns)))}"
-        )
+        raise _another_programs(engine, name, columns)
+
+
+def _another_programs(engine: Engine, name: str, columns: set[str]) -> DatabaseError:
+    return DatabaseError(
+        f"the table {name!r} of {shown(engine.url)} is not mobync's: "
+        f"it has no column {', '.join(map(repr, sorted(columns)))}"
+    )
 
 
 def _missing(store: DocumentSynchronizer, engine: Engine) -> dict[str, set[str]]:
