@@ -30,6 +30,7 @@ from sqlalchemy.engine import URL
 from starlette.applications import Starlette
 
 from mobync.server.app import create_app
+from mobync.server.database import DatabaseError, database_url
 from mobync.server.metrics import Metrics
 from mobync.server.settings import Settings
 from mobync.server.tokens import SecretError, Tokens, load_tokens
@@ -471,6 +472,27 @@ def test_a_database_that_cannot_be_used_is_named_in_one_line(arguments, complain
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
     assert "hidden" not in done.stderr
+
+
+def test_percent_signs_in_a_database_url_are_decoded_once():
+    for url, name in {
+        "sqlite:///my%20file.db": "my file.db",
+        "sqlite:///50%2541.db": "50%41.db",
+        "sqlite:///100%.db": "100%.db",
+        "postgresql://h/a%2Fb": "a/b",
+    }.items():
+        assert database_url(url).database == name
+    with pytest.raises(DatabaseError, match="is no database URL"):
+        database_url("sqlite:///x%00.db")
+
+
+def test_every_command_means_the_same_file_by_a_url_with_percent_signs(tmp_path):
+    url = "sqlite:///my%20file.db"
+    with serving(tmp_path, "-d", url) as server:
+        token = mobync(tmp_path, "token", "anna", "-d", url).stdout.strip()
+        assert server.sync(token, 0, diff(1, "create", id="t")).status_code == 200
+        assert mobync(tmp_path, "check", "--all", "-d", url).returncode == 0
+    assert {"my file.db", "my file.db.secret"} == set(os.listdir(tmp_path))
 
 
 def test_a_table_of_another_program_is_not_touched(tmp_path):

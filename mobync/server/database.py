@@ -24,6 +24,9 @@ _DRIVERS = {
 _SQLITE_OPTIONS = {"timeout"}  # the others of the driver would change how it is used
 _PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 
+# Since 2.1; 2.0 decodes a user and a password only.
+_SQLALCHEMY_DECODES_NAMES = make_url("sqlite:///%41").database == "A"
+
 
 class DatabaseError(Exception):
     """A database cannot be used; the message says which and why, for a person to read."""
@@ -32,12 +35,16 @@ class DatabaseError(Exception):
 def database_url(text: str) -> URL:
     """Read the URL of a database; a kind alone (``postgresql:``) gets the driver that we use.
 
+    ``%20`` in the name of a file or a database is a space, whatever SQLAlchemy makes of it.
+
     Raises:
         DatabaseError: it is no URL, or of a kind that mobync does not know, or of no file.
     """
     try:
         url = make_url(text)
-        if "\0" in unquote(text):  # SQLAlchemy 2.1 decodes the name of a file, 2.0 does not
+        if url.database is not None and not _SQLALCHEMY_DECODES_NAMES:
+            url = url.set(database=unquote(url.database))
+        if "\0" in (url.database or ""):
             raise ValueError
     except (ArgumentError, ValueError):
         raise DatabaseError(
