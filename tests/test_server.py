@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ import requests
 import uvicorn
 from databases import Database, open_database
 from itsdangerous import URLSafeSerializer
+from live_updates.devices import Device, Log, report
 from server_process import PATIENCE_S, Server, diff, eventually, mobync, serving
 from sqlalchemy import text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Engine
 from starlette.applications import Starlette
 
-from mobync.server.app import create_app
+from mobync.server import database as database_module
+from mobync.server.app import create_app, live_of
 from mobync.server.database import DatabaseError, database_url
 from mobync.server.metrics import Metrics
 from mobync.server.settings import Settings
@@ -193,6 +195,33 @@ def test_health_says_so_when_the_database_is_gone_and_devices_are_told_to_wait()
     assert sync.status_code == 503
     assert sync.headers["Retry-After"] == "1"
     assert sync.json()["code"] == "unavailable"
+
+
+def test_devices_are_told_to_wait_when_all_connections_wait_for_a_database_that_hangs(
+    tmp_path, monkeypatch
+):
+    engines = []
+
+    def noted_engine(url: URL, connections: int) -> Engine:
+        engines.append(database_module.new_engine(url, connections))
+        return engines[0]
+
+    monkeypatch.setattr("mobync.server.app.new_engine", noted_engine)
+    monkeypatch.setattr(database_module, "CONNECTION_TIMEOUT_S", 0.1)
+    monkeypatch.setenv("MOBYNC_SECRET", SECRET)
+    app = create_app(Settings(f"sqlite:///{tmp_path}/x.db", None, threads=1))
+    body = {"auth_token": token_for("anna"), "logical_clock": 0, "diffs": []}
+    bearer = {"Authorization": f"Bearer {token_for('anna')}"}
+    with in_thread(app) as address, ExitStack() as held:
+        for _ in range(2):  # one for its thread, and as many more
+            held.enter_context(engines[0].connect())
+        health = requests.get(f"{address}/health", timeout=PATIENCE_S)
+        sync = requests.post(f"{address}/sync", json=body, timeout=PATIENCE_S)
+        events = requests.get(f"{address}/sync/events", headers=bearer, timeout=PATIENCE_S)
+    assert (health.status_code, health.json()["status"]) == (503, "unavailable")
+    for refused in (sync, events):
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert refused.headers["Retry-After"] == "1"
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
@@ -367,6 +396,31 @@ def test_events_can_be_switched_off(tmp_path):
     with serving(tmp_path, "--events", "off", MOBYNC_SECRET=SECRET) as server:
         assert server.get("/sync/events", token_for("anna")).status_code == 404
         assert server.sync(token_for("anna")).status_code == 200
+
+
+@pytest.mark.parametrize("odd", ["a password with a space", "several hosts"])
+def test_a_database_url_of_sqlalchemys_own_kind_is_listened_at(odd, tmp_path):
+    with open_database("postgresql", tmp_path) as database:
+        url, there = database.url, f"{database.url.host}:{database.url.port or 5432}"
+        if odd == "several hosts":
+            url = url.set(host=None, port=None)
+            url = url.update_query_dict({"host": ["127.0.0.1:1", there]})  # nobody is at the first
+        elif not url.password:  # the server asks for none
+            url = url.set(password="one two")
+        text = url.render_as_string(hide_password=False).replace("one two", "one%20two")
+        settings = Settings(text, None)
+        log = Log()
+        with (
+            closing(live_of(settings)) as here,
+            closing(live_of(settings)) as other,
+            Device(here, log) as phone,
+        ):
+            assert phone.clock() == 0
+            log.clock = 1
+            other.announce(report("anna", 1))  # before the other listens, maybe: then it looks
+            assert phone.clock() == 1
+            other.announce(report("anna", 2))
+            assert phone.clock() == 2
 
 
 # ---- several processes --------------------------------------------------------------------------

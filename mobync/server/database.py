@@ -27,6 +27,8 @@ _PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 # Since 2.1; 2.0 decodes a user and a password only.
 _SQLALCHEMY_DECODES_NAMES = make_url("sqlite:///%41").database == "A"
 
+CONNECTION_TIMEOUT_S = 10.0  # no longer than a sync waits for its owner's lock
+
 
 class DatabaseError(Exception):
     """A database cannot be used; the message says which and why, for a person to read."""
@@ -88,7 +90,8 @@ def new_engine(url: URL, connections: int = 1) -> Engine:
 
     Args:
         url: as database_url() reads it.
-        connections: how many stay open; as many again are opened when needed.
+        connections: how many stay open; as many again are opened when needed.  Who finds all of
+            them in use for CONNECTION_TIMEOUT_S gets a TimeoutError of SQLAlchemy.
 
     Raises:
         DatabaseError: the driver is not installed, or there is none of that name, or it cannot
@@ -100,6 +103,7 @@ def new_engine(url: URL, connections: int = 1) -> Engine:
             pool_pre_ping=True,
             pool_size=connections,
             max_overflow=connections,
+            pool_timeout=CONNECTION_TIMEOUT_S,
             hide_parameters=True,  # what an error logs is no place for people's data
         )
     except ImportError as error:
