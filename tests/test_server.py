@@ -22,6 +22,7 @@ import databases
 import pytest
 import requests
 import uvicorn
+from click.testing import CliRunner
 from databases import Database, open_database
 from itsdangerous import URLSafeSerializer
 from live_updates.devices import Device, Log, report
@@ -30,6 +31,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL, Engine
 from starlette.applications import Starlette
 
+from mobync.server import commands
 from mobync.server import database as database_module
 from mobync.server.app import create_app, live_of
 from mobync.server.database import DatabaseError, database_url
@@ -130,6 +132,15 @@ def test_metrics_count_syncs_diffs_conflicts_refusals_and_seconds(server):
         assert server.metric(f'mobync_refusals_total{{code="{code}"}}') == 1
     assert server.metric("mobync_apply_seconds_count") == 6
     assert server.metric("mobync_apply_seconds_sum") > 0
+
+
+def test_counts_are_the_servers_own_whatever_environment_it_is_started_in(tmp_path):
+    theirs = tmp_path / "of another program"
+    theirs.mkdir()
+    with serving(tmp_path, MOBYNC_SECRET=SECRET, PROMETHEUS_MULTIPROC_DIR=str(theirs)) as server:
+        server.sync(token_for("anna"))
+        assert server.metric("mobync_syncs_total") == 1
+    assert os.listdir(theirs) == []
 
 
 def test_a_sync_is_a_line_of_json_with_the_requests_id(server):
@@ -583,6 +594,22 @@ def test_a_wrong_option_is_a_misuse(arguments, tmp_path):
     done = mobync(tmp_path, "serve", *arguments)
     assert done.returncode == 2
     assert "Usage: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("psycopg", "live-postgresql"), ("redis", "live-redis")]
+)
+def test_a_brokers_client_that_is_missing_is_named_with_its_extra(
+    module, extra, tmp_path, monkeypatch
+):
+    def live_without_it(settings: Settings) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("mobync.server.app.live_of", live_without_it)
+    monkeypatch.setenv("MOBYNC_SECRET", SECRET)
+    done = CliRunner().invoke(commands.main, ["serve", "-d", f"sqlite:///{tmp_path}/x.db"])
+    assert done.exit_code == 1
+    assert f"needs {module}: pip install 'mobync[{extra}]'" in done.output
 
 
 # ---- the secret ---------------------------------------------------------------------------------
