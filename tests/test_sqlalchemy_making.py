@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import databases
 import pytest
 from databases import Database
-from sqlalchemy import Column, Index, MetaData, String, Table, create_engine, event, inspect, text
+from sqlalchemy import (
+    Column,
+    Index,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    func,
+    inspect,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateTable
 from task_list import TaskList, diff
 
 from mobync import Mobync
-from mobync.sqlalchemy import create_tables, diffs_table, documents_table
+from mobync.sqlalchemy import _making, create_tables, diffs_table, documents_table
 
 database = databases.database
 
@@ -112,6 +125,22 @@ def test_a_process_that_is_killed_before_the_index_does_not_leave_a_log_without_
     assert has_index(database)
 
 
+def test_a_table_that_another_process_makes_meanwhile_is_seen_to_get_its_index(
+    database, monkeypatch
+):
+    metadata = log()
+    create = _making._create
+
+    def create_after_another(*arguments: Any) -> None:
+        with database.engine.begin() as other:
+            other.execute(CreateTable(metadata.tables["diffs"], if_not_exists=True))
+        create(*arguments)
+
+    monkeypatch.setattr(_making, "_create", create_after_another)
+    create_tables(database.engine, metadata)
+    assert has_index(database)
+
+
 def test_what_is_there_is_left_as_it_is_and_nothing_is_locked_for_it(database):
     tasks = TaskList(database)
     Mobync(tasks.store).apply(0, [diff("create", id="a")], "bob")
@@ -139,6 +168,16 @@ def test_an_index_whose_name_the_database_cut_short_is_known_again(database):
     for _ in range(2):
         create_tables(database.engine, metadata)
     assert len(inspect(database.engine).get_indexes("t")) == 1
+
+
+def test_an_index_over_an_expression_is_made_once(database):
+    metadata = MetaData()
+    table = Table("t", metadata, Column("name", String(9)))
+    if database.kind != "mariadb":  # which has none
+        Index("t_lower", func.lower(table.c.name))
+    Index("t_backwards", table.c.name.desc())
+    for _ in range(2):
+        create_tables(database.engine, metadata)
 
 
 @pytest.mark.parametrize("recipe", ["AUTOCOMMIT", "begin event"])

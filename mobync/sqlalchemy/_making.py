@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from sqlalchemy import Index, MetaData, Table, inspect
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy import Column, Index, MetaData, Table, inspect
+from sqlalchemy.engine import Connection, Engine, Inspector
 from sqlalchemy.exc import DBAPIError
 
 from ._locking import _sqlite_busy_timeout, isolation_level
@@ -25,7 +25,8 @@ def create_tables(engine: Engine, metadata: MetaData) -> None:
     """Make the tables and the indexes that are missing, while other processes may do the same.
 
     ``metadata.create_all`` fails where another process makes a table at the same time, and makes
-    no index of a table that is there already.  What is there is left as it is.
+    no index of a table that is there already.  What is there is left as it is.  An index over an
+    expression is made with its table only: not every database tells of those that it has.
 
     Args:
         engine: where to make them.
@@ -36,13 +37,15 @@ def create_tables(engine: Engine, metadata: MetaData) -> None:
     """
     missing = _missing(engine, metadata)
     while any(missing):
+        failure = None
         try:
             _create(engine, metadata, missing.indexes)
-            return
-        except DBAPIError:
-            before, missing = missing, _missing(engine, metadata)
-            if missing.left() >= before.left():
-                raise
+        except DBAPIError as error:
+            failure = error
+        # Even then: a table that another process made meanwhile may have no index yet.
+        before, missing = missing, _missing(engine, metadata)
+        if failure is not None and missing.left() >= before.left():
+            raise failure
 
 
 class _Missing(NamedTuple):
@@ -60,18 +63,29 @@ def _missing(engine: Engine, metadata: MetaData) -> _Missing:
     found = inspect(engine)
     missing = _Missing([], [])
     for table in metadata.sorted_tables:
-        if not found.has_table(table.name, table.schema):
+        if found.has_table(table.name, table.schema):
+            missing.indexes.extend(_missing_indexes(found, table))
+        else:
             missing.tables.append(table)
-        elif table.indexes:
-            there = found.get_indexes(table.name, table.schema)
-            names = [index["name"] for index in there]
-            columns = [index["column_names"] for index in there]  # a name may have been cut short
-            missing.indexes.extend(
-                index
-                for index in table.indexes
-                if index.name not in names and index.columns.keys() not in columns
-            )
     return missing
+
+
+def _missing_indexes(found: Inspector, table: Table) -> list[Index]:
+    of_columns = [
+        index
+        for index in table.indexes
+        if all(isinstance(part, Column) for part in index.expressions)
+    ]
+    if not of_columns:
+        return []
+    there = found.get_indexes(table.name, table.schema)
+    names = [index["name"] for index in there]
+    columns = [index["column_names"] for index in there]  # a name may have been cut short
+    return [
+        index
+        for index in of_columns
+        if index.name not in names and index.columns.keys() not in columns
+    ]
 
 
 def _create(engine: Engine, metadata: MetaData, indexes: list[Index]) -> None:
