@@ -3,8 +3,11 @@
     python examples/live.py             serves http://127.0.0.1:8000 (or PORT) until Ctrl-C
 
 Anna's phone and tablet work on one shopping list.  Now and then each is without a network for a
-while, so that their edits meet.  The inspector at / shows what the server makes of it.  The data is
-in a directory of its own, and gone afterwards.
+while, so that their edits meet.  The inspector at / shows what the server makes of it.
+
+The data is in the file demo.db (or --database), and stays: started again, the server has it still,
+and two new devices of Anna's, which have nothing yet, pull the list and go on with it.  To begin
+anew, delete the file.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -24,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 sys.path.append(str(Path(__file__).resolve().parent))
 from demo import Device, Link, Refused
@@ -57,6 +60,7 @@ class Shopper:
         self.stopped = stopped
 
     def run(self) -> None:
+        self.sync()  # the list may be from before
         away = 0
         while not self.stopped.wait(self.pause_s * random.uniform(0.5, 1.5)):
             self.edit()
@@ -133,6 +137,7 @@ def main() -> None:
     """Serve and edit until Ctrl-C or SIGTERM; exits with 1 if the server ends before that."""
     parser = argparse.ArgumentParser(description="A server, and two devices that keep editing.")
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8000")))
+    parser.add_argument("--database", type=Path, default=Path("demo.db"), help="SQLite file")
     parser.add_argument("--pause", type=float, default=1.5, help="seconds between two edits")
     options = parser.parse_args()
     stopped, server_ended = threading.Event(), threading.Event()
@@ -143,29 +148,28 @@ def main() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    with tempfile.TemporaryDirectory(prefix="mobync-live-") as directory:
-        database = f"sqlite:///{directory}/mobync.db"
-        with served(options.port, database, stop_without_server) as url:
-            token = subprocess.run(
-                [*MOBYNC, "token", OWNER, "-d", database],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout.strip()
-            shoppers = [
-                Shopper(Device(name, SignedLink(f"{url}/sync", token)), options.pause, stopped)
-                for name in ("phone", "tablet")
-            ]
-            threads = [threading.Thread(target=shopper.run) for shopper in shoppers]
-            for thread in threads:
-                thread.start()
-            print(f"inspector   {url}/   ({OWNER}'s phone and tablet are editing; Ctrl-C ends it)")
-            print(f"log         mobync log {OWNER} --follow -d {database}", flush=True)
-            stopped.wait()
-            for thread in threads:
-                thread.join()
-            if server_ended.is_set():
-                sys.exit("mobync serve has ended")
+    database = f"sqlite:///{quote(str(options.database))}"
+    with served(options.port, database, stop_without_server) as url:
+        token = subprocess.run(
+            [*MOBYNC, "token", OWNER, "-d", database],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        shoppers = [
+            Shopper(Device(name, SignedLink(f"{url}/sync", token)), options.pause, stopped)
+            for name in ("phone", "tablet")
+        ]
+        threads = [threading.Thread(target=shopper.run) for shopper in shoppers]
+        for thread in threads:
+            thread.start()
+        print(f"inspector   {url}/   ({OWNER}'s phone and tablet are editing; Ctrl-C ends it)")
+        print(f"log         mobync log {OWNER} --follow -d {database}", flush=True)
+        stopped.wait()
+        for thread in threads:
+            thread.join()
+        if server_ended.is_set():
+            sys.exit("mobync serve has ended")
 
 
 if __name__ == "__main__":

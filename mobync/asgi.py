@@ -21,6 +21,25 @@ if TYPE_CHECKING:
 
 THREADS = 40
 
+# For the app's own /openapi.json, in short; docs/openapi.yaml says it all.
+_REQUEST = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["logical_clock", "diffs"],
+                    "properties": {
+                        "logical_clock": {"type": "integer", "minimum": 0},
+                        "diffs": {"type": "array", "items": {"type": "object"}},
+                    },
+                }
+            }
+        },
+    }
+}
+
 Answer = Callable[[Request], Awaitable[Response]]
 
 
@@ -62,7 +81,7 @@ def router(endpoint: http.Endpoint, *, threads: int = THREADS, **options: Any) -
 
     made = APIRouter(**options)
     sync, events = _answers(endpoint, threads)
-    made.post("/sync", response_class=Response)(sync)
+    made.post("/sync", response_class=Response, openapi_extra=_REQUEST)(sync)
     made.get("/sync/events", response_class=StreamingResponse)(events)
     return made
 

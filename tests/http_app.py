@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from mobync import BusyError, Mobync
+from mobync import BusyError, InvalidDiffError, Mobync
 from mobync.http import Endpoint
 from mobync.live import InProcessLive, Live
 from mobync.memory import MemorySynchronizer
@@ -23,9 +23,13 @@ SESSION_START = "session="
 
 
 class Store(MemorySynchronizer):
-    """No one may make ``secrets``; ``busy`` is locked, and for ``faulty`` the app has a bug."""
+    """No one may make ``secrets``, and nothing is a ``nonsense``; ``busy`` is locked, and for
+    ``faulty`` the app has a bug.
+    """
 
     def validate_create(self, owner_id: str, **diff: Any) -> bool:
+        if diff["model"] == "nonsense":
+            raise InvalidDiffError("there is no such thing")
         return bool(diff["model"] != "secrets")
 
     @contextmanager
@@ -49,9 +53,10 @@ def owner_of(token: str | None, headers: Mapping[str, str]) -> str | None:
     return None
 
 
-def make_endpoint(live: Live | None = None) -> Endpoint:
+def make_endpoint(live: Live | None = None, **options: Any) -> Endpoint:
+    """The endpoint; the options are those of Mobync."""
     live = live or InProcessLive(heartbeat_s=HEARTBEAT_S, max_listeners=MAX_LISTENERS)
-    mobync = Mobync(Store())
+    mobync = Mobync(Store(), **options)
     mobync.listen(live.announce)
     return Endpoint(mobync, owner_of, max_body_bytes=MAX_BODY_BYTES, live=live)
 

@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,60 +18,112 @@ from server_process import PATIENCE_S, Lines, eventually, mobync
 LIVE = Path(__file__).resolve().parents[1] / "examples" / "live.py"
 
 
+class Live:
+    """The program, in a directory of its own.
+
+    Attributes:
+        url: of the server that it started.
+        database: as it says to name it to `mobync`.
+    """
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.directory = directory
+        self.process = subprocess.Popen(
+            [sys.executable, LIVE, "--port", "0", "--pause", "0.02", *arguments],
+            cwd=directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        self.printed, self.log = Lines(self.process.stdout), Lines(self.process.stderr)
+
+    def wait_until_up(self) -> None:
+        self.url = self.printed.wait_for(r"^inspector +(http://\S+)/ ")[1]
+        self.database = self.printed.wait_for(r"^log .* -d (\S+)")[1]
+
+    def count(self, name: str) -> float:
+        text = requests.get(f"{self.url}/metrics", timeout=PATIENCE_S).text
+        return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])
+
+    def clocks(self) -> dict[str, int]:
+        """Each owner's."""
+        answer = requests.get(f"{self.url}/inspect/api/owners", timeout=PATIENCE_S).json()
+        return {owner["owner"]: owner["logical_clock"] for owner in answer["owners"]}
+
+    def assert_whole(self) -> None:
+        checked = mobync(self.directory, "check", "--all", "-d", self.database)
+        assert checked.returncode == 0, checked.stdout
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+        assert self.process.wait(PATIENCE_S) == 0
+
+
+@contextmanager
+def living(directory: Path, *arguments: str) -> Iterator[Live]:
+    live = Live(directory, *arguments)
+    try:
+        live.wait_until_up()
+        yield live
+    finally:
+        live.process.terminate()
+        live.process.wait(PATIENCE_S)
+        live.log.join()
+        live.printed.join()
+
+
+def complaints(live: Live) -> list[str]:
+    return [line for line in live.log.lines if re.search("error|refused|Traceback", line)]
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_two_devices_edit_until_it_is_stopped_and_the_server_ends_with_it(stop, tmp_path):
-    live = subprocess.Popen(
-        [sys.executable, LIVE, "--port", "0", "--pause", "0.02"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    printed, log = Lines(live.stdout), Lines(live.stderr)
-    try:
-        url = printed.wait_for(r"^inspector +(http://\S+)/ ")[1]
-        database = printed.wait_for(r"^log .* -d (\S+)")[1]
-
-        def count(name: str) -> float:
-            text = requests.get(f"{url}/metrics", timeout=PATIENCE_S).text
-            return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])
-
-        eventually(lambda: count("mobync_conflicts_total") > 0)
-        eventually(lambda: count("mobync_diffs_accepted_total") > 50)
-        owners = requests.get(f"{url}/inspect/api/owners", timeout=PATIENCE_S).json()["owners"]
-        assert [owner["owner"] for owner in owners] == ["anna"]
-        assert mobync(tmp_path, "check", "--all", "-d", database).returncode == 0
-        live.send_signal(stop)
-        assert live.wait(PATIENCE_S) == 0
-    finally:
-        live.terminate()
-        live.wait(PATIENCE_S)
-        log.join()
-        printed.join()
+    with living(tmp_path) as live:
+        eventually(lambda: live.count("mobync_conflicts_total") > 0)
+        eventually(lambda: live.count("mobync_diffs_accepted_total") > 50)
+        assert set(live.clocks()) == {"anna"}
+        live.assert_whole()
+        live.stop(stop)
     with pytest.raises(requests.ConnectionError):
-        requests.get(url, timeout=PATIENCE_S)
-    assert not Path(database.removeprefix("sqlite:///")).parent.exists()
-    assert not [line for line in log.lines if re.search("error|refused|Traceback", line)]
+        requests.get(live.url, timeout=PATIENCE_S)
+    assert not complaints(live)
 
 
-def test_it_ends_with_1_when_its_server_dies():
-    live = subprocess.Popen(
-        [sys.executable, LIVE, "--port", "0", "--pause", "0.02"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    printed, log = Lines(live.stdout), Lines(live.stderr)
-    try:
-        printed.wait_for(r"^inspector ")
-        (server,) = children_of(live.pid)
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_started_again_it_has_its_data_and_the_devices_go_on(end, tmp_path):
+    with living(tmp_path, "--database", "my 100% list.db") as live:
+        eventually(lambda: live.clocks().get("anna", 0) > 20)
+        if end == signal.SIGKILL:
+            (server,) = children_of(live.process.pid)
+            live.process.kill()
+            os.kill(server, signal.SIGKILL)
+        else:
+            live.stop()
+        before = int(mobync_log(live)[-1][0])
+    assert (tmp_path / "my 100% list.db").exists()
+    with living(tmp_path, "--database", "my 100% list.db") as live:
+        assert live.clocks()["anna"] > before
+        eventually(lambda: live.count("mobync_diffs_accepted_total") > 20)
+        assert live.count("mobync_diffs_sent_total") > 0  # what was there
+        live.assert_whole()
+        live.stop()
+    assert [int(row[0]) for row in mobync_log(live)][: before + 1] == list(range(before + 1))
+    assert not complaints(live)
+
+
+def mobync_log(live: Live) -> list[list[str]]:
+    """The rows of Anna's log, the oldest first, by their columns."""
+    shown = mobync(live.directory, "log", "anna", "-n", "0", "-d", live.database).stdout
+    rows = [line.split() for line in shown.splitlines()]
+    return [row for row in rows if row and row[0].isdigit()]
+
+
+def test_it_ends_with_1_when_its_server_dies(tmp_path):
+    with living(tmp_path) as live:
+        (server,) = children_of(live.process.pid)
         os.kill(server, signal.SIGKILL)
-        assert live.wait(PATIENCE_S) == 1
-    finally:
-        live.terminate()
-        live.wait(PATIENCE_S)
-        log.join()
-        printed.join()
-    assert "mobync serve has ended\n" in log.lines
+        assert live.process.wait(PATIENCE_S) == 1
+    assert "mobync serve has ended\n" in live.log.lines
 
 
 def children_of(process_id: int) -> list[int]:

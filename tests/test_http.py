@@ -572,7 +572,12 @@ def test_the_router_of_fastapi_takes_the_options_of_one() -> None:
         assert post(f"{url}/api/sync") == 200
         assert post(f"{url}/kept/sync") == 418
         paths = requests.get(f"{url}/openapi.json", timeout=TIMEOUT_S).json()["paths"]
-    assert paths["/api/sync"]["post"]["tags"] == ["sync"]
+    described = paths["/api/sync"]["post"]
+    assert described["tags"] == ["sync"]
+    assert described["requestBody"]["content"]["application/json"]["schema"]["required"] == [
+        "logical_clock",
+        "diffs",
+    ]
 
 
 def test_syncs_that_wait_leave_the_event_loop_and_its_threads_alone() -> None:

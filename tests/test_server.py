@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,19 @@ import databases
 import pytest
 import requests
 import uvicorn
+from click.testing import CliRunner
 from databases import Database, open_database
 from itsdangerous import URLSafeSerializer
+from live_updates.devices import Device, Log, report
 from server_process import PATIENCE_S, Server, diff, eventually, mobync, serving
 from sqlalchemy import text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Engine
 from starlette.applications import Starlette
 
-from mobync.server.app import create_app
+from mobync.server import commands
+from mobync.server import database as database_module
+from mobync.server.app import create_app, live_of
+from mobync.server.database import DatabaseError, database_url
 from mobync.server.metrics import Metrics
 from mobync.server.settings import Settings
 from mobync.server.tokens import SecretError, Tokens, load_tokens
@@ -129,6 +134,15 @@ def test_metrics_count_syncs_diffs_conflicts_refusals_and_seconds(server):
     assert server.metric("mobync_apply_seconds_sum") > 0
 
 
+def test_counts_are_the_servers_own_whatever_environment_it_is_started_in(tmp_path):
+    theirs = tmp_path / "of another program"
+    theirs.mkdir()
+    with serving(tmp_path, MOBYNC_SECRET=SECRET, PROMETHEUS_MULTIPROC_DIR=str(theirs)) as server:
+        server.sync(token_for("anna"))
+        assert server.metric("mobync_syncs_total") == 1
+    assert os.listdir(theirs) == []
+
+
 def test_a_sync_is_a_line_of_json_with_the_requests_id(server):
     body = {"auth_token": token_for("anna\n"), "logical_clock": 0, "diffs": []}
     answer = requests.post(
@@ -192,6 +206,33 @@ def test_health_says_so_when_the_database_is_gone_and_devices_are_told_to_wait()
     assert sync.status_code == 503
     assert sync.headers["Retry-After"] == "1"
     assert sync.json()["code"] == "unavailable"
+
+
+def test_devices_are_told_to_wait_when_all_connections_wait_for_a_database_that_hangs(
+    tmp_path, monkeypatch
+):
+    engines = []
+
+    def noted_engine(url: URL, connections: int) -> Engine:
+        engines.append(database_module.new_engine(url, connections))
+        return engines[0]
+
+    monkeypatch.setattr("mobync.server.app.new_engine", noted_engine)
+    monkeypatch.setattr(database_module, "CONNECTION_TIMEOUT_S", 0.1)
+    monkeypatch.setenv("MOBYNC_SECRET", SECRET)
+    app = create_app(Settings(f"sqlite:///{tmp_path}/x.db", None, threads=1))
+    body = {"auth_token": token_for("anna"), "logical_clock": 0, "diffs": []}
+    bearer = {"Authorization": f"Bearer {token_for('anna')}"}
+    with in_thread(app) as address, ExitStack() as held:
+        for _ in range(2):  # one for its thread, and as many more
+            held.enter_context(engines[0].connect())
+        health = requests.get(f"{address}/health", timeout=PATIENCE_S)
+        sync = requests.post(f"{address}/sync", json=body, timeout=PATIENCE_S)
+        events = requests.get(f"{address}/sync/events", headers=bearer, timeout=PATIENCE_S)
+    assert (health.status_code, health.json()["status"]) == (503, "unavailable")
+    for refused in (sync, events):
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert refused.headers["Retry-After"] == "1"
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
@@ -368,6 +409,31 @@ def test_events_can_be_switched_off(tmp_path):
         assert server.sync(token_for("anna")).status_code == 200
 
 
+@pytest.mark.parametrize("odd", ["a password with a space", "several hosts"])
+def test_a_database_url_of_sqlalchemys_own_kind_is_listened_at(odd, tmp_path):
+    with open_database("postgresql", tmp_path) as database:
+        url, there = database.url, f"{database.url.host}:{database.url.port or 5432}"
+        if odd == "several hosts":
+            url = url.set(host=None, port=None)
+            url = url.update_query_dict({"host": ["127.0.0.1:1", there]})  # nobody is at the first
+        elif not url.password:  # the server asks for none
+            url = url.set(password="one two")
+        text = url.render_as_string(hide_password=False).replace("one two", "one%20two")
+        settings = Settings(text, None)
+        log = Log()
+        with (
+            closing(live_of(settings)) as here,
+            closing(live_of(settings)) as other,
+            Device(here, log) as phone,
+        ):
+            assert phone.clock() == 0
+            log.clock = 1
+            other.announce(report("anna", 1))  # before the other listens, maybe: then it looks
+            assert phone.clock() == 1
+            other.announce(report("anna", 2))
+            assert phone.clock() == 2
+
+
 # ---- several processes --------------------------------------------------------------------------
 
 
@@ -473,6 +539,27 @@ def test_a_database_that_cannot_be_used_is_named_in_one_line(arguments, complain
     assert "hidden" not in done.stderr
 
 
+def test_percent_signs_in_a_database_url_are_decoded_once():
+    for url, name in {
+        "sqlite:///my%20file.db": "my file.db",
+        "sqlite:///50%2541.db": "50%41.db",
+        "sqlite:///100%.db": "100%.db",
+        "postgresql://h/a%2Fb": "a/b",
+    }.items():
+        assert database_url(url).database == name
+    with pytest.raises(DatabaseError, match="is no database URL"):
+        database_url("sqlite:///x%00.db")
+
+
+def test_every_command_means_the_same_file_by_a_url_with_percent_signs(tmp_path):
+    url = "sqlite:///my%20file.db"
+    with serving(tmp_path, "-d", url) as server:
+        token = mobync(tmp_path, "token", "anna", "-d", url).stdout.strip()
+        assert server.sync(token, 0, diff(1, "create", id="t")).status_code == 200
+        assert mobync(tmp_path, "check", "--all", "-d", url).returncode == 0
+    assert {"my file.db", "my file.db.secret"} == set(os.listdir(tmp_path))
+
+
 def test_a_table_of_another_program_is_not_touched(tmp_path):
     with open_database("sqlite", tmp_path) as database:
         with database.engine.begin() as connection:
@@ -507,6 +594,22 @@ def test_a_wrong_option_is_a_misuse(arguments, tmp_path):
     done = mobync(tmp_path, "serve", *arguments)
     assert done.returncode == 2
     assert "Usage: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("psycopg", "live-postgresql"), ("redis", "live-redis")]
+)
+def test_a_brokers_client_that_is_missing_is_named_with_its_extra(
+    module, extra, tmp_path, monkeypatch
+):
+    def live_without_it(settings: Settings) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("mobync.server.app.live_of", live_without_it)
+    monkeypatch.setenv("MOBYNC_SECRET", SECRET)
+    done = CliRunner().invoke(commands.main, ["serve", "-d", f"sqlite:///{tmp_path}/x.db"])
+    assert done.exit_code == 1
+    assert f"needs {module}: pip install 'mobync[{extra}]'" in done.output
 
 
 # ---- the secret ---------------------------------------------------------------------------------

@@ -30,13 +30,13 @@ from flask_sqlalchemy import SQLAlchemy
 from itsdangerous import BadData, URLSafeTimedSerializer
 from sqlalchemy import ForeignKeyConstraint, String, event, false
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from mobync import InvalidDiffError, Mobync
 from mobync.flask import MobyncSync
 from mobync.http import Endpoint
-from mobync.sqlalchemy import SQLAlchemySynchronizer, diffs_table
+from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables, diffs_table
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from serving import log_syncs, serve
@@ -269,7 +269,7 @@ def create_app(settings: Settings | None = None, lock_timeout_s: float = 10.0) -
     db.init_app(app)
     with app.app_context():
         event.listen(db.engine, "connect", _enforce_foreign_keys)
-        _make_tables()
+        create_tables(db.engine, db.metadata)
         db.engine.dispose()  # processes that are forked from here must not share connections
     store = TaskStore(db, {"projects": Project, "tasks": Task}, lock_timeout_s=lock_timeout_s)
     mobync = Mobync(store, lock_timeout_s=lock_timeout_s)
@@ -280,17 +280,6 @@ def create_app(settings: Settings | None = None, lock_timeout_s: float = 10.0) -
 def _enforce_foreign_keys(connection: Any, record: Any) -> None:
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _make_tables() -> None:
-    """Make what is missing, while other processes that start now may be doing the same."""
-    for _ in db.metadata.tables:
-        try:
-            db.create_all()
-            return
-        except DBAPIError:  # most likely because another process has just made a table
-            continue
-    db.create_all()
 
 
 def main() -> None:

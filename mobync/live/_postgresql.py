@@ -23,8 +23,8 @@ class PostgreSQLLive(BrokeredLive):
     session's connection away between transactions, as LISTEN would end then.
 
     Args:
-        url: a URL or connection string of libpq.  A URL of SQLAlchemy does as well: the driver
-            in ``postgresql+psycopg://`` is passed over.
+        url: a URL or connection string of libpq.  A URL of SQLAlchemy with one host does
+            as well: the driver in ``postgresql+psycopg://`` is passed over.
         channel: the channel of NOTIFY, the same in all processes of the app; 63 bytes at most.
         heartbeat_s: see :class:`Live`; also how long nothing may come from the server before it
             is asked for a sign of life.

@@ -20,6 +20,7 @@ from .settings import Settings
 from .tokens import load_tokens
 
 MIB = 1024 * 1024
+_EXTRAS = {"psycopg": "live-postgresql", "redis": "live-redis"}
 
 
 @click.command(short_help="Serve devices over HTTP.")
@@ -122,6 +123,8 @@ def serve(
         inspector=inspector,
         log_format=log_format,
     )
+    # Of another program's environment; read when the counters are imported, in the next lines.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     import uvicorn  # both are slow, and of no use to the other commands
 
     from .app import live_of
@@ -129,8 +132,9 @@ def serve(
     try:
         live_of(settings)
     except ImportError as error:
+        extra = _EXTRAS.get(error.name or "", "server")
         raise click.ClickException(
-            f"--events {events} needs {error.name}: pip install 'mobync[live-redis]'"
+            f"--events {events} needs {error.name or error}: pip install 'mobync[{extra}]'"
         ) from error
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--events") from error

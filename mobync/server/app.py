@@ -12,8 +12,9 @@ from types import FrameType
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -89,7 +90,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/metrics", _metrics(metrics)),
             *_inspector(settings, engine, store, tokens, live),
         ],
-        exception_handlers={DBAPIError: _database_error},
+        exception_handlers={DBAPIError: _database_error, NoConnectionError: _database_error},
         lifespan=lifespan,
     )
 
@@ -136,7 +137,7 @@ def live_of(settings: Settings) -> Live | None:
 
     Raises:
         ImportError: the broker's client is not installed.
-        ValueError: the broker's URL is none.
+        ValueError: the broker's URL cannot be used.
     """
     url = database_url(settings.database)
     if settings.events == "off":
@@ -144,10 +145,32 @@ def live_of(settings: Settings) -> Live | None:
     if settings.events != "auto":
         return RedisLive(settings.events)
     if url.get_backend_name() == "postgresql":
-        return PostgreSQLLive(url.render_as_string(hide_password=False))
+        return PostgreSQLLive(_conninfo(url))
     if settings.workers == 1:
         return InProcessLive()
     return InProcessLive(recheck_s=RECHECK_S)
+
+
+def _conninfo(url: URL) -> str:
+    """The connection string of libpq that means what SQLAlchemy makes of a URL.
+
+    As a URL it would not: SQLAlchemy leaves spaces as they are, and has its own way to name
+    several hosts.
+
+    Raises:
+        ImportError: psycopg is not installed.
+        ValueError: the URL has options of SQLAlchemy's driver that libpq does not have.
+    """
+    import psycopg
+    from psycopg.conninfo import make_conninfo
+
+    dialect = url.set(drivername="postgresql+psycopg").get_dialect()()
+    _, parameters = dialect.create_connect_args(url)
+    parameters.pop("context", None)  # how the driver converts types
+    try:
+        return make_conninfo("", **parameters)
+    except psycopg.ProgrammingError:  # its message may hold the password
+        raise ValueError("the URL of the database has an option that LISTEN cannot have") from None
 
 
 def _hang_up_when_told_to_stop(live: Live) -> None:
@@ -170,7 +193,7 @@ def _health(engine: Engine) -> Any:
         try:
             with engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
-        except DBAPIError as error:
+        except (DBAPIError, NoConnectionError) as error:
             _log_outage(error)
             return JSONResponse(
                 {"status": "unavailable", "message": "the database does not answer"}, 503
@@ -207,9 +230,12 @@ def _inspector(
 
 
 async def _database_error(request: Request, error: Exception) -> Response:
-    """Have the device try again where the database was not there; what else it says is a bug."""
-    assert isinstance(error, DBAPIError)
-    if not (error.connection_invalidated or error.statement is None):
+    """Have the device try again where the database was not there; what else it says is a bug.
+
+    Where it hangs, all connections wait for it, and who wants one gets a TimeoutError of the pool.
+    """
+    assert isinstance(error, DBAPIError | NoConnectionError)
+    if isinstance(error, DBAPIError) and not _is_outage(error):
         raise error
     _log_outage(error)
     return JSONResponse(
@@ -219,5 +245,10 @@ async def _database_error(request: Request, error: Exception) -> Response:
     )
 
 
-def _log_outage(error: DBAPIError) -> None:
-    logger.error("the database does not answer: %s", " ".join(str(error.orig).split()))
+def _is_outage(error: DBAPIError) -> bool:
+    return error.connection_invalidated or error.statement is None
+
+
+def _log_outage(error: DBAPIError | NoConnectionError) -> None:
+    reason = error.orig if isinstance(error, DBAPIError) else "all connections wait for it"
+    logger.error("the database does not answer: %s", " ".join(str(reason).split()))

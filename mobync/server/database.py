@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from ..sqlalchemy import DocumentSynchronizer
+from ..sqlalchemy import DocumentSynchronizer, create_tables
 
 # Hosts name a database by its kind; SQLAlchemy wants to know the driver, too.
 _DRIVERS = {
@@ -24,6 +24,11 @@ _DRIVERS = {
 _SQLITE_OPTIONS = {"timeout"}  # the others of the driver would change how it is used
 _PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 
+# Since 2.1; 2.0 decodes a user and a password only.
+_SQLALCHEMY_DECODES_NAMES = make_url("sqlite:///%41").database == "A"
+
+CONNECTION_TIMEOUT_S = 10.0  # no longer than a sync waits for its owner's lock
+
 
 class DatabaseError(Exception):
     """A database cannot be used; the message says which and why, for a person to read."""
@@ -32,12 +37,16 @@ class DatabaseError(Exception):
 def database_url(text: str) -> URL:
     """Read the URL of a database; a kind alone (``postgresql:``) gets the driver that we use.
 
+    ``%20`` in the name of a file or a database is a space, whatever SQLAlchemy makes of it.
+
     Raises:
         DatabaseError: it is no URL, or of a kind that mobync does not know, or of no file.
     """
     try:
         url = make_url(text)
-        if "\0" in unquote(text):  # SQLAlchemy 2.1 decodes the name of a file, 2.0 does not
+        if url.database is not None and not _SQLALCHEMY_DECODES_NAMES:
+            url = url.set(database=unquote(url.database))
+        if "\0" in (url.database or ""):
             raise ValueError
     except (ArgumentError, ValueError):
         raise DatabaseError(
@@ -81,7 +90,8 @@ def new_engine(url: URL, connections: int = 1) -> Engine:
 
     Args:
         url: as database_url() reads it.
-        connections: how many stay open; as many again are opened when needed.
+        connections: how many stay open; as many again are opened when needed.  Who finds all of
+            them in use for CONNECTION_TIMEOUT_S gets a TimeoutError of SQLAlchemy.
 
     Raises:
         DatabaseError: the driver is not installed, or there is none of that name, or it cannot
@@ -93,6 +103,7 @@ def new_engine(url: URL, connections: int = 1) -> Engine:
             pool_pre_ping=True,
             pool_size=connections,
             max_overflow=connections,
+            pool_timeout=CONNECTION_TIMEOUT_S,
             hide_parameters=True,  # what an error logs is no place for people's data
         )
     except ImportError as error:
@@ -114,12 +125,12 @@ def make_tables(store: DocumentSynchronizer, engine: Engine) -> None:
     """
     _check_answers(engine)
     with _answering(engine):
-        try:
-            store.metadata.create_all(engine)
-        except DBAPIError:
-            if _missing(store, engine):  # else another process made them at the same time
-                raise
-    check_tables(store, engine)
+        missing = _missing(store, engine)
+    for name, columns in missing.items():
+        if columns != _all_columns(store, name):
+            raise _another_programs(engine, name, columns)
+    with _answering(engine):
+        create_tables(engine, store.metadata)
 
 
 def check_tables(store: DocumentSynchronizer, engine: Engine, *names: str) -> None:
@@ -146,10 +157,14 @@ def check_tables(store: DocumentSynchronizer, engine: Engine, *names: str) -> No
             raise DatabaseError(
                 f"{shown(engine.url)} has no table {name!r}: `mobync serve` makes it"
             )
-        raise DatabaseError(
-            f"the table {name!r} of {shown(engine.url)} is not mobync's: "
-            f"it has no column {', '.join(map(repr, sorted(columns)))}"
-        )
+        raise _another_programs(engine, name, columns)
+
+
+def _another_programs(engine: Engine, name: str, columns: set[str]) -> DatabaseError:
+    return DatabaseError(
+        f"the table {name!r} of {shown(engine.url)} is not mobync's: "
+        f"it has no column {', '.join(map(repr, sorted(columns)))}"
+    )
 
 
 def _missing(store: DocumentSynchronizer, engine: Engine) -> dict[str, set[str]]:

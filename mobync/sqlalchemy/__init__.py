@@ -2,6 +2,7 @@
 
 from ._compacting import compact_all
 from ._documents import Document, DocumentSynchronizer
+from ._making import create_tables
 from ._synchronizer import SQLAlchemySynchronizer
 from ._tables import diffs_table, documents_table
 
@@ -10,6 +11,7 @@ __all__ = [
     "DocumentSynchronizer",
     "SQLAlchemySynchronizer",
     "compact_all",
+    "create_tables",
     "diffs_table",
     "documents_table",
 ]
