@@ -9,7 +9,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, islice
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -49,7 +49,7 @@ MAX_DEPTH = 1000  # what cJSON is built for
 ADOPT_PIECE_ROWS = 1000
 COMPACT_PIECE_CLOCKS = 10_000
 
-MOST_MISFITS = 100  # of one request that are left out, a transaction each
+MOST_TRIES = 100  # after the first, to leave out what a try found that does not fit
 
 RETRY_PAUSES_S = (0.02, 0.1, 0.5)  # about; after an error that the Synchronizer calls transient
 
@@ -66,8 +66,13 @@ class _Writing:
 
     def __init__(self, *, singly: bool) -> None:
         self.singly = singly  # rows one by one, where a run would not say which it is
-        self.at: int | None = None  # the operation, or the first of the run
-        self.of_many = False
+        self.places: Sequence[int] | None = None  # of the operations that are being written
+
+    def runs(self, order: Iterable[int], of: Callable[[int], object]) -> Iterator[list[int]]:
+        """The places to write at once, each time those that are alike; keeps book of them."""
+        for _, run in groupby(order, key=(lambda place: place) if self.singly else of):
+            self.places = places = list(run)
+            yield places
 
 
 class _Synced(NamedTuple):
@@ -269,15 +274,17 @@ class Mobync:
                 exchange, store, client_clock, owner_id, page, misfits, writing
             )
 
-        while True:
+        for tries_left in range(MOST_TRIES, -1, -1):
             try:
                 synced = self._in_writing_transaction(exchange, owner_id, merge_and_write)
                 break
             except InvalidDiffError as misfit:
                 left_out = misfit.index is None or misfit.index in misfits
-                if self.on_refusal == "raise" or left_out or len(misfits) == MOST_MISFITS:
+                final = tries_left == 0 or not self.synchronizer.may_begin_again()
+                if self.on_refusal == "raise" or left_out or final:
                     raise
-                misfits[cast(int, misfit.index)] = misfit
+                for each in (misfit, *misfit.others):
+                    misfits[cast(int, each.index)] = each
         exchange.acknowledge(synced.highest_before + 1)
         report = SyncReport(
             owner_id,
@@ -608,7 +615,8 @@ class Mobync:
     ) -> T:
         """Do what writes an exchange; an InvalidDiffError says which of its diffs it means.
 
-        Where a run of rows was at fault, all is done once more row by row to find the one.
+        Where a run of rows was at fault and the Synchronizer does not say which row it was, all
+        is done once more row by row to find the one.
         """
         for singly in (False, True):
             writing = _Writing(singly=singly)
@@ -619,11 +627,15 @@ class Mobync:
             try:
                 return self._in_transaction(owner_id, attempt)
             except InvalidDiffError as misfit:
-                if misfit.index is not None or writing.at is None:
+                if writing.places is None:
                     raise
-                if singly or not writing.of_many:
-                    misfit.index = exchange.upstream_index(writing.at)
-                    misfit.diff_id = exchange.diff(misfit.index)[0]
+                if misfit.index is None and len(writing.places) == 1:
+                    misfit.index = 0
+                if misfit.index is not None:
+                    for each in (misfit, *misfit.others):
+                        _locate(each, exchange, writing.places)
+                    raise
+                if singly or not self.synchronizer.may_begin_again():
                     raise
         raise AssertionError("the second try returns or raises")
 
@@ -719,27 +731,19 @@ class Mobync:
     ) -> None:
         if type(self.synchronizer).transaction is Synchronizer.transaction:
             # Diff by diff, so that a crash leaves at most one that is in a table but not logged.
-            for writing.at, (kind, model, json_data, log_row) in enumerate(operations):
+            for place, (kind, model, json_data, log_row) in enumerate(operations):
+                writing.places = (place,)
                 getattr(store, kind)(model, json_data)
                 store.create(self.diffs_model_name, log_row)
             return
-        for _, numbered in groupby(
-            enumerate(operations),
-            key=lambda entry: entry[0] if writing.singly else entry[1][:2],
-        ):
-            run = list(numbered)
-            writing.at, (kind, model, _, _) = run[0]
-            writing.of_many = len(run) > 1
-            getattr(store, f"{kind}_many")(model, [json_data for _, (_, _, json_data, _) in run])
-        if operations:
-            writing.at, writing.of_many = 0, len(operations) > 1
-            for rows in _runs([log_row for *_, log_row in operations], singly=writing.singly):
-                store.create_many(self.diffs_model_name, rows)
-                writing.at += len(rows)
-
-
-def _runs(rows: list[str], *, singly: bool) -> Iterable[list[str]]:
-    return ([row] for row in rows) if singly else (rows,)
+        order = store.write_order([operation[:3] for operation in operations])
+        if sorted(order) != list(range(len(operations))):
+            raise ValueError("write_order() must give each place once")
+        for run in writing.runs(order, of=lambda place: operations[place][:2]):
+            kind, model, _, _ = operations[run[0]]
+            getattr(store, f"{kind}_many")(model, [operations[place][2] for place in run])
+        for run in writing.runs(range(len(operations)), of=lambda place: None):
+            store.create_many(self.diffs_model_name, [operations[place][3] for place in run])
 
 
 def merge(
@@ -815,6 +819,12 @@ def _answer_of_rule(
             refusal.index, refusal.diff_id = index, diff_id
         return refusal
     return UnauthorizedError(f"validate_{kind} refused it", index, diff_id)
+
+
+def _locate(misfit: InvalidDiffError, exchange: _core.Exchange, places: Sequence[int]) -> None:
+    """Turn the place of a row in a run into that of its diff in the request."""
+    misfit.index = exchange.upstream_index(places[cast(int, misfit.index)])
+    misfit.diff_id = exchange.diff(misfit.index)[0]
 
 
 def _check_not_ahead(clock: int, highest: int) -> None:

@@ -193,6 +193,7 @@ _LOCK_TIMEOUTS = {"55P03", 1205}
 # a deadlock ends where the server's detector is off; 1020 is a row that the snapshot has older.
 _TRANSIENT = {"40001", "40P01", 1213, 1205, 1020}
 _SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
+_MYSQL_DUPLICATE = 1062
 
 
 def is_lock_timeout(error: BaseException) -> bool:
@@ -207,12 +208,23 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, DBAPIError) and (_code(error) in _TRANSIENT or _is_sqlite_busy(error))
 
 
+def is_duplicate_key(error: DBAPIError, table: Table) -> bool:
+    """Whether the database names the primary key as what is there already; PostgreSQL does not."""
+    words = str(error.orig)
+    if _code(error) == _MYSQL_DUPLICATE:
+        return words.rstrip("\"')").endswith("PRIMARY")
+    key = ", ".join(f"{table.name}.{column.name}" for column in table.primary_key.columns)
+    return words == f"UNIQUE constraint failed: {key}"
+
+
 def _code(error: DBAPIError) -> str | int | None:
     """PostgreSQL's SQLSTATE or the error number of MySQL and MariaDB."""
     original: Any = error.orig
     first = original.args[0] if original is not None and original.args else None
     if isinstance(first, int):
         return first
+    if isinstance(first, dict):  # pg8000's
+        return first.get("C")
     for name in ("errno", "sqlstate", "pgcode"):
         code = getattr(original, name, None)
         if isinstance(code, str | int):

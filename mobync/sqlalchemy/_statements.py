@@ -43,7 +43,7 @@ from sqlalchemy import types as sql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql import ClauseElement, ColumnElement
 
-from ..types import FilterType, ReadFilter
+from ..types import Diff, FilterType, ReadFilter
 from ._model import Model, Row
 from ._values import DoesNotFit, is_mysql
 
@@ -54,6 +54,7 @@ _ID, _OWNER, _CARRIED, _VALUE = "mobync_id", "mobync_owner", "mobync_carried_", 
 # MySQL packets of 16 MiB.
 _MOST_VALUES = 30_000
 _MOST_CHARACTERS = 1_000_000
+_IDS_A_STATEMENT = 500
 
 
 def same(column: ColumnElement[Any], value: ColumnElement[Any], dialect: Dialect) -> Any:
@@ -199,18 +200,16 @@ def delete_rows(connection: Connection, model: Model, owner: Any, ids: Iterable[
     )
 
 
-def one_of_the_ids_exists(
-    connection: Connection, model: Model, owner: Any, ids: Sequence[Any]
-) -> bool:
-    """Whether the key of a row that was to be created is somebody's already."""
+def existing_ids(connection: Connection, model: Model, owner: Any, ids: Sequence[Any]) -> list[Any]:
+    """The ids, as the rows have them, of rows whose key is that of a row that was to be created."""
     keys = set(model.table.primary_key.columns)
-    for begin in range(0, len(ids), 500):
-        found = exists().where(model.id.in_(ids[begin : begin + 500]))
+    found: list[Any] = []
+    for begin in range(0, len(ids), _IDS_A_STATEMENT):
+        statement = select(model.id).where(model.id.in_(ids[begin : begin + _IDS_A_STATEMENT]))
         if model.owner in keys:
-            found = found.where(model.owner == owner)
-        if connection.scalar(select(found)):
-            return True
-    return False
+            statement = statement.where(model.owner == owner)
+        found += connection.scalars(statement)
+    return found
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -234,12 +233,12 @@ def read_rows(
 
 
 def read_page(
-    connection: Connection, model: Model, owner: Any, after: Row | None, size: int
+    connection: Connection, model: Model, owner: Any, after: str | None, size: int
 ) -> list[Row]:
-    """Read at most ``size`` of an owner's rows in the order of their ids: those after a row."""
+    """Read at most ``size`` of an owner's rows in the order of their ids: those after one."""
     statement = _select(model).where(*_owned(model, owner, connection.dialect))
     if after is not None:
-        statement = statement.where(model.id > model.read_id(after, connection.dialect))
+        statement = statement.where(model.id > model.read_id({Diff.ID: after}, connection.dialect))
     return _fetch(connection, model, statement.order_by(model.id).limit(size))
 
 

@@ -18,13 +18,20 @@ from ..errors import BusyError, InvalidDiffError
 from ..synchronizer import Synchronizer
 from ..types import Diff, FilterType, ReadFilter
 from ._connections import source_of
-from ._locking import is_lock_timeout, is_transient, lock_owner, read_head, set_head
-from ._model import Model, Row, describe, describe_log, table_and_fields
+from ._locking import (
+    is_duplicate_key,
+    is_lock_timeout,
+    is_transient,
+    lock_owner,
+    read_head,
+    set_head,
+)
+from ._model import Model, Row, describe, describe_log, first_of, table_and_fields
 from ._printed_log import PrintedLog
 from ._statements import (
     delete_rows,
+    existing_ids,
     insert_rows,
-    one_of_the_ids_exists,
     read_owners,
     read_page,
     read_rows,
@@ -32,6 +39,7 @@ from ._statements import (
 )
 from ._tables import diffs_table, heads_of
 from ._values import is_mysql
+from ._write_order import write_order
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -183,8 +191,10 @@ class SQLAlchemySynchronizer(Synchronizer):
                     f"another sync of this owner took longer than {self._lock_timeout_s:g} s"
                 ) from error
             refused = opened.refused if opened is not None else None
-            if refused is not None and refused.error is error and self._id_is_taken(refused):
-                raise InvalidDiffError(f"{refused.model.where}id cannot be used") from error
+            if refused is not None and refused.error is error:
+                taken = _ids_taken(refused)
+                if taken is not None:
+                    raise taken from error
             raise
         finally:
             inside._open = None
@@ -197,18 +207,19 @@ class SQLAlchemySynchronizer(Synchronizer):
         self._source.after_lock(connection, self._heads, owner_id, clock)
         return _Transaction(connection, owner_id, clock)
 
-    def _id_is_taken(self, refused: _RefusedInsert) -> bool:
-        """Whether an insert failed because a row with its key exists, whoever's it is."""
-        with refused.engine.connect() as connection:
-            return one_of_the_ids_exists(connection, refused.model, refused.owner, refused.ids)
-
     def _transaction(self) -> _Transaction:
         if self._open is None:
             raise RuntimeError("only inside of transaction(owner_id), which says whose rows")
         return self._open
 
     def is_transient(self, error: Exception) -> bool:
-        return is_transient(error) and self._source.may_begin_again()
+        return is_transient(error) and self.may_begin_again()
+
+    def may_begin_again(self) -> bool:
+        return self._source.may_begin_again()
+
+    def write_order(self, operations: Sequence[tuple[str, str, str]]) -> Sequence[int]:
+        return write_order(operations, self._models)
 
     def highest_logical_clock(self, owner_id: str) -> int:
         if self._open is not None and self._open.owner_id == owner_id:
@@ -253,26 +264,30 @@ class SQLAlchemySynchronizer(Synchronizer):
         with self._reading() as connection:
             return read_rows(connection, model, owner, filters)
 
-    def owned_rows(self, owner_id: str, where: str) -> Iterator[Row]:
-        """Read all rows of a model that are an owner's, a page at a time, in the order of ids.
+    def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[Row]:
+        """Read the rows of a model that are an owner's, a page at a time, in the order of ids.
 
-        Each page is a statement of its own: what is written meanwhile may or may not be among
-        the rows.
+        Each page is a statement of its own: outside of a transaction, what is written meanwhile
+        may or may not be among the rows.
+
+        Args:
+            owner_id: whose rows.
+            where: the model.
+            after: the id after which to begin.
 
         Raises:
             InvalidDiffError: there is no such model.
             ValueError: the owner column cannot keep ``owner_id``.
         """
         model = self._model(where)
-        page: list[Row] = []
         while True:
             with self._reading() as connection:
                 owner = model.owner_value(owner_id, connection.dialect)
-                last = page[-1] if page else None
-                page = read_page(connection, model, owner, last, PAGE_ROWS)
+                page = read_page(connection, model, owner, after, PAGE_ROWS)
             yield from page
             if len(page) < PAGE_ROWS:
                 return
+            after = page[-1][Diff.ID]
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -296,7 +311,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         self.delete_many(where, [data_json])
 
     def create_many(self, where: str, rows_json: Sequence[str]) -> None:
-        opened, model, owner = self._writing(where)
+        opened, model, owner = self._writing(where, rows_json)
         if not rows_json:
             return
         connection = opened.connection
@@ -324,7 +339,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         self._source.after_write(model.table)
 
     def update_many(self, where: str, rows_json: Sequence[str]) -> None:
-        opened, model, owner = self._writing(where)
+        opened, model, owner = self._writing(where, rows_json)
         dialect = opened.connection.dialect
         changes = model.changes(rows_json, owner, dialect)
         if not changes:
@@ -333,16 +348,20 @@ class SQLAlchemySynchronizer(Synchronizer):
         self._source.after_write(model.table)
 
     def delete_many(self, where: str, rows_json: Sequence[str]) -> None:
-        opened, model, owner = self._writing(where)
-        ids = [model.row_id(data_json, opened.connection.dialect) for data_json in rows_json]
+        opened, model, owner = self._writing(where, rows_json)
+        ids = model.row_ids(rows_json, opened.connection.dialect)
         if not ids:
             return
         delete_rows(opened.connection, model, owner, ids)
         self._source.after_write(model.table)
 
-    def _writing(self, where: str) -> tuple[_Transaction, Model, Any]:
+    def _writing(self, where: str, rows_json: Sequence[str]) -> tuple[_Transaction, Model, Any]:
         opened = self._transaction()
-        model = self._model(where)
+        try:
+            model = self._model(where)
+        except InvalidDiffError as unknown:  # so no row fits
+            misfits = [InvalidDiffError(unknown.reason, place) for place in range(len(rows_json))]
+            raise first_of(misfits or [unknown]) from None
         self._source.before_statement()
         return opened, model, model.owner_value(opened.owner_id, opened.connection.dialect)
 
@@ -353,6 +372,24 @@ class SQLAlchemySynchronizer(Synchronizer):
         if model is None:
             raise InvalidDiffError(f"model {where!r:.100} is unknown")
         return model
+
+
+def _ids_taken(refused: _RefusedInsert) -> InvalidDiffError | None:
+    """Which of an insert's rows have the key of a row that exists, whoever's it is.
+
+    Without an index where the database takes different ids for the same; None if that is not why
+    the insert failed.
+    """
+    with refused.engine.connect() as connection:
+        taken = set(existing_ids(connection, refused.model, refused.owner, refused.ids))
+    reason = f"{refused.model.where}id cannot be used"
+    misfits = [
+        InvalidDiffError(reason, place) for place, id_ in enumerate(refused.ids) if id_ in taken
+    ]
+    if misfits:
+        return first_of(misfits)
+    duplicate = is_duplicate_key(refused.error, refused.model.table)
+    return InvalidDiffError(reason) if taken or duplicate else None
 
 
 def _on_owner(model: Model, f: ReadFilter) -> bool:
