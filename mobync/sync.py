@@ -25,7 +25,14 @@ from ._refusals import (
     refusal_of,
     restored_downstream,
 )
-from ._server_edits import LiveObjects, Operation, diffs_of, json_text
+from ._server_edits import (
+    LiveObjects,
+    Operation,
+    diffs_of,
+    json_text,
+    naming_rows,
+    object_id,
+)
 from .errors import InvalidDiffError, LogicalClockError, UnauthorizedError, shown
 from .synchronizer import Synchronizer
 from .types import (
@@ -84,6 +91,15 @@ class _Synced(NamedTuple):
     next_page: int | None = None  # the clock with which it begins
     refused: Sequence[RefusedDiff] = ()
     downstream: list[DiffDict] | None = None  # where it is not what the merge says
+
+
+class _Adopted(NamedTuple):
+    """What came of a piece of rows to adopt."""
+
+    seen: int
+    added: int
+    accepted: int  # diffs of the log
+    last_id: str | None
 
 
 class Mobync:
@@ -419,7 +435,14 @@ class Mobync:
             BusyError: a sync of this owner took too long.
         """
         _check_text("owner_id", owner_id)
+        operations = list(operations)
         diffs = diffs_of(operations, owner_id, self._now_ms())
+        with naming_rows(operations):
+            clock, accepted = self._push(owner_id, diffs)
+        self._tell(SyncReport(owner_id, clock, len(diffs), accepted))
+        return clock
+
+    def _push(self, owner_id: str, diffs: list[DiffDict]) -> tuple[int, int]:
         exchange = _core.Exchange(diffs, self.diffs_model_name)
 
         def write(store: Synchronizer, writing: _Writing) -> tuple[int, int]:
@@ -433,9 +456,7 @@ class Mobync:
             self._write(store, operations, writing)
             return next_clock + len(operations), len(operations)
 
-        clock, accepted = self._in_writing_transaction(exchange, owner_id, write)
-        self._tell(SyncReport(owner_id, clock, len(diffs), accepted))
-        return clock
+        return self._in_writing_transaction(exchange, owner_id, write)
 
     def adopt(
         self,
@@ -448,59 +469,93 @@ class Mobync:
         """Bring rows that the app had before mobync into the log, as creates.
 
         The models are not written.  A row that the log already has is passed over, so repeating
-        adds only what is new.  Works through the rows in pieces, a transaction each.
+        adds only what is new.  Of one that was edited by a push or a sync before it was adopted
+        the log has updates only: it gets a delete and a create.  Works through the rows in pieces,
+        a transaction each, between which the owner's devices sync.
 
         Args:
             owner_id: whose rows.
             model: the model that they are of.
-            rows: the rows, as dicts or JSON text with an ``id``; None asks the Synchronizer for
-                all rows of the owner (``owned_rows``).
+            rows: the rows, as dicts or JSON text with an ``id``; None has the Synchronizer read
+                all rows of the owner (``owned_rows``), each piece in the transaction that adopts
+                it.
             progress: called after each piece with the number of rows looked at so far.
 
         Returns:
             How many rows were added to the log.
 
         Raises:
-            InvalidDiffError: a row is malformed; the pieces before it stay adopted.
+            InvalidDiffError: a row is malformed, or there is no such model; the pieces before it
+                stay adopted.
             BusyError: a sync of this owner took too long.
         """
         _check_text("owner_id", owner_id)
         _check_text("model", model)
-        if rows is None:
-            rows = self.synchronizer.owned_rows(owner_id, model)
         alive = LiveObjects(model)
+        given = None if rows is None else iter(rows)
         added = seen = 0
-        remaining = iter(rows)
-        while piece := list(islice(remaining, ADOPT_PIECE_ROWS)):
-            new = self._in_transaction(
-                owner_id, partial(self._adopt_piece, owner_id=owner_id, alive=alive, piece=piece)
+        after: str | None = None
+        while True:
+            piece = None if given is None else list(islice(given, ADOPT_PIECE_ROWS))
+            adopted = self._in_transaction(
+                owner_id,
+                partial(
+                    self._adopt_piece,
+                    owner_id=owner_id,
+                    alive=alive,
+                    piece=piece,
+                    seen=seen,
+                    after=after,
+                ),
             )
-            self._tell(SyncReport(owner_id, alive.next_clock + new, len(piece), new))
-            added += new
-            seen += len(piece)
-            if progress is not None:
-                progress(seen)
-        return added
+            if adopted.seen:
+                added += adopted.added
+                seen += adopted.seen
+                after = adopted.last_id
+                clock = alive.next_clock + adopted.accepted
+                self._tell(SyncReport(owner_id, clock, adopted.seen, adopted.accepted))
+                if progress is not None:
+                    progress(seen)
+            if adopted.seen < ADOPT_PIECE_ROWS:
+                return added
 
     def _adopt_piece(
         self,
         store: Synchronizer,
         owner_id: str,
         alive: LiveObjects,
-        piece: list[Mapping[str, Any] | str],
-    ) -> int:
+        piece: list[Mapping[str, Any] | str] | None,
+        seen: int,
+        after: str | None,
+    ) -> _Adopted:
+        """Adopt the rows of a piece, or those after an id that the Synchronizer reads now.
+
+        ``seen`` rows came before it.
+        """
+        store.create_many(alive.model, [])  # refused where a push would be
+        if piece is None:
+            rows = store.owned_rows(owner_id, alive.model, after)
+            piece = list(islice(rows, ADOPT_PIECE_ROWS))
         logged = _core.Exchange([])
         highest = self._meet(logged, store, owner_id, alive.next_clock)
         logged.merge()
         alive.follow(logged.downstream(), highest)
-        creates = diffs_of(alive.missing(piece), owner_id, self._now_ms())
-        exchange = _core.Exchange(creates, self.diffs_model_name)
+        missing = alive.missing(piece)
+        places = {object_id(row): place for place, row in enumerate(piece, seen)}
+        with naming_rows(missing, [places[object_id(row)] for _, _, row in missing]):
+            diffs = diffs_of(missing, owner_id, self._now_ms())
+            exchange = _core.Exchange(diffs, self.diffs_model_name)
         exchange.meet([])
         exchange.merge()
         operations = exchange.operations(owner_id, alive.next_clock)
         if operations:
             store.create_many(self.diffs_model_name, [log_row for *_, log_row in operations])
-        return len(operations)
+        return _Adopted(
+            seen=len(piece),
+            added=sum(kind == "create" for kind, _, _ in missing),
+            accepted=len(operations),
+            last_id=object_id(piece[-1]) if piece else None,
+        )
 
     def compact(self, owner_id: str) -> CompactResult:
         """Drop from an owner's log what no device can need.
