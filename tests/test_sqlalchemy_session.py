@@ -228,6 +228,30 @@ def test_a_transaction_that_holds_the_apps_own_work_is_not_since_that_is_gone(ap
     assert app.names() == {}
 
 
+def test_a_misfit_in_a_transaction_of_the_apps_ends_the_sync_even_where_misfits_are_skipped(app):
+    mobync = Mobync(app.store, on_refusal="skip")
+    sent = [diff("create", id="a"), diff("create", id="b", nonsense=1)]
+    app.session.add(Task(id="mine", owner="bob"))
+    with pytest.raises(InvalidDiffError, match="'nonsense'") as refusal:
+        mobync.apply(0, sent, "bob")
+    assert refusal.value.index == 1
+    assert not app.session.in_transaction()
+    assert app.names() == {}
+
+    assert [r["id"] for r in mobync.apply(0, sent, "bob")["refused"]] == [sent[1]["id"]]
+    assert set(app.names()) == {"a"}
+
+
+def test_what_only_the_database_refuses_ends_a_sync_in_the_apps_transaction_too(app):
+    app.mobync.apply(0, [diff("create", id="taken")], "eve")
+    mobync = Mobync(app.store, on_refusal="skip")
+    sent = [diff("create", id="a"), diff("create", id="taken")]
+    app.session.add(Task(id="mine", owner="bob"))
+    with pytest.raises(InvalidDiffError, match="cannot be used"):
+        mobync.apply(0, sent, "bob")
+    assert app.names() == {}
+
+
 # ---- isolation ----------------------------------------------------------------------------------
 
 
