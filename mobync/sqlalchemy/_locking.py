@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy import Table, func, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
 DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
 
@@ -194,6 +194,7 @@ _LOCK_TIMEOUTS = {"55P03", 1205}
 _TRANSIENT = {"40001", "40P01", 1213, 1205, 1020}
 _SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
 _MYSQL_DUPLICATE = 1062
+_MYSQL_MISFITS = {1292, 1366}  # a moment that is in no time zone, a letter in no character set
 
 
 def is_lock_timeout(error: BaseException) -> bool:
@@ -206,6 +207,11 @@ def is_lock_timeout(error: BaseException) -> bool:
 def is_transient(error: BaseException) -> bool:
     """Whether the same transaction may succeed when begun again."""
     return isinstance(error, DBAPIError) and (_code(error) in _TRANSIENT or _is_sqlite_busy(error))
+
+
+def does_not_fit(error: DBAPIError) -> bool:
+    """Whether a column cannot keep a value, as only the database could know."""
+    return isinstance(error, DataError) or _code(error) in _MYSQL_MISFITS
 
 
 def is_duplicate_key(error: DBAPIError, table: Table) -> bool:

@@ -19,6 +19,7 @@ from ..synchronizer import Synchronizer
 from ..types import Diff, FilterType, ReadFilter
 from ._connections import source_of
 from ._locking import (
+    does_not_fit,
     is_duplicate_key,
     is_lock_timeout,
     is_transient,
@@ -324,7 +325,8 @@ class SQLAlchemySynchronizer(Synchronizer):
                 self._printed_log.insert(connection, rows_json)
             else:
                 rows = model.new_rows(rows_json, owner, connection.dialect)
-                insert_rows(connection, model, rows)
+                with _refusing_misfits(model):
+                    insert_rows(connection, model, rows)
         except IntegrityError as error:
             rows = rows or model.new_rows(rows_json, owner, connection.dialect)
             ids = [row[model.id.key] for row in rows]
@@ -344,7 +346,8 @@ class SQLAlchemySynchronizer(Synchronizer):
         changes = model.changes(rows_json, owner, dialect)
         if not changes:
             return
-        update_rows(opened.connection, model, owner, changes)
+        with _refusing_misfits(model):
+            update_rows(opened.connection, model, owner, changes)
         self._source.after_write(model.table)
 
     def delete_many(self, where: str, rows_json: Sequence[str]) -> None:
@@ -372,6 +375,16 @@ class SQLAlchemySynchronizer(Synchronizer):
         if model is None:
             raise InvalidDiffError(f"model {where!r:.100} is unknown")
         return model
+
+
+@contextmanager
+def _refusing_misfits(model: Model) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if does_not_fit(error):
+            raise InvalidDiffError(f"{model.where}a value does not fit its column") from error
+        raise
 
 
 def _ids_taken(refused: _RefusedInsert) -> InvalidDiffError | None:
