@@ -22,10 +22,12 @@ from ._locking import (
     does_not_fit,
     is_duplicate_key,
     is_lock_timeout,
+    is_sqlite_busy,
     is_transient,
     lock_owner,
     read_head,
     set_head,
+    waiting,
 )
 from ._model import Model, Row, describe, describe_log, first_of, table_and_fields
 from ._printed_log import PrintedLog
@@ -92,8 +94,8 @@ class SQLAlchemySynchronizer(Synchronizer):
             the models, or declares it there.
         owner_column: the field of every model that says whose a row is: a String, Integer or Uuid
             that holds the ``owner_id`` of ``Mobync.apply``.
-        lock_timeout_s: seconds to wait for another sync of the same owner.  MySQL and MariaDB
-            count whole seconds, at least one.
+        lock_timeout_s: seconds to wait for another sync of the same owner, and for any row that
+            is locked.  MySQL and MariaDB count whole seconds, at least one.
         shared: names of models that have no owner column, on purpose: any device may write any
             row of them, unless a rule says no.
 
@@ -172,8 +174,8 @@ class SQLAlchemySynchronizer(Synchronizer):
             A copy of this synchronizer that works in the transaction.
 
         Raises:
-            BusyError: another sync of this owner took longer than ``lock_timeout_s``; on SQLite,
-                any other writer.
+            BusyError: another sync of this owner, or whoever has locked a row that the sync
+                writes, took longer than ``lock_timeout_s``; on SQLite, any other writer.
             InvalidDiffError: an ``id`` of a create is taken, by a row of whatever owner.
             RuntimeError: a transaction is open already.
             ValueError: the database cannot keep ``owner_id`` apart from others.
@@ -183,13 +185,20 @@ class SQLAlchemySynchronizer(Synchronizer):
         inside = copy.copy(self)
         opened: _Transaction | None = None
         try:
-            with self._source.transaction() as connection:
+            with (
+                self._source.transaction() as connection,
+                waiting(connection, self._lock_timeout_s),
+            ):
                 opened = inside._open = self._lock(connection, owner_id)
                 yield inside
         except DBAPIError as error:
-            if opened is None and is_lock_timeout(error):
+            if opened is None and (is_lock_timeout(error) or is_sqlite_busy(error)):
                 raise BusyError(
                     f"another sync of this owner took longer than {self._lock_timeout_s:g} s"
+                ) from error
+            if is_lock_timeout(error):
+                raise BusyError(
+                    f"a row was locked by somebody else for longer than {self._lock_timeout_s:g} s"
                 ) from error
             refused = opened.refused if opened is not None else None
             if refused is not None and refused.error is error:
@@ -204,7 +213,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         if is_mysql(connection.dialect) and owner_id.endswith(" "):
             raise ValueError("owner_id ends in a space, which MySQL and MariaDB do not compare")
         self._log.owner_value(owner_id, connection.dialect)
-        clock = lock_owner(connection, self._heads, self._log.table, owner_id, self._lock_timeout_s)
+        clock = lock_owner(connection, self._heads, self._log.table, owner_id)
         self._source.after_lock(connection, self._heads, owner_id, clock)
         return _Transaction(connection, owner_id, clock)
 
