@@ -81,7 +81,7 @@ class PageError(MobyncError):
 
 
 class BusyError(MobyncError):
-    """Another sync of this owner held the lock for too long (ERROR_SERVER_BUSY).
+    """Another sync of this owner, or who had locked a row, took too long (ERROR_SERVER_BUSY).
 
     The same request may be sent again.
     """

@@ -198,7 +198,7 @@ _LOCK_TIMEOUTS = {"55P03", 1205}
 # Deadlocks and serialization failures.  MySQL's 1020 is a row that the snapshot has older.
 _TRANSIENT = {"40001", "40P01", 1213, 1020}
 _SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
-_MYSQL_DUPLICATE = 1062
+_MYSQL_DUPLICATE, _POSTGRESQL_DUPLICATE = 1062, "23505"
 _MYSQL_MISFITS = {1292, 1366}  # a moment that is in no time zone, a letter in no character set
 
 
@@ -214,16 +214,21 @@ def is_transient(error: BaseException) -> bool:
 
 def does_not_fit(error: DBAPIError) -> bool:
     """Whether a column cannot keep a value, as only the database could know."""
-    return isinstance(error, DataError) or _code(error) in _MYSQL_MISFITS
+    code = _code(error)
+    of_postgresql = isinstance(code, str) and code.startswith("22")
+    return isinstance(error, DataError) or of_postgresql or code in _MYSQL_MISFITS
 
 
 def is_duplicate_key(error: DBAPIError, table: Table) -> bool:
-    """Whether the database names the primary key as what is there already; PostgreSQL does not."""
+    """Whether the database names the primary key of a table as what is there already."""
     words = str(error.orig)
+    key = table.primary_key
     if _code(error) == _MYSQL_DUPLICATE:
         return words.rstrip("\"')").endswith("PRIMARY")
-    key = ", ".join(f"{table.name}.{column.name}" for column in table.primary_key.columns)
-    return words == f"UNIQUE constraint failed: {key}"
+    if _code(error) == _POSTGRESQL_DUPLICATE:
+        return f'"{key.name or table.name + "_pkey"}"' in words
+    columns = ", ".join(f"{table.name}.{column.name}" for column in key.columns)
+    return words == f"UNIQUE constraint failed: {columns}"
 
 
 def _code(error: DBAPIError) -> str | int | None:

@@ -351,7 +351,9 @@ def _check_key(table: Table, id_: Column[Any] | None, owner: Column[Any] | None)
         raise ValueError(
             f"table {table.name!r}: the primary key must be 'id', or 'id' and the owner column"
         )
-    if not isinstance(_plain(id_.type), (sql.String, sql.Uuid)) or isinstance(id_.type, sql.Enum):
+    if not isinstance(plain_type(id_.type), (sql.String, sql.Uuid)) or isinstance(
+        id_.type, sql.Enum
+    ):
         raise ValueError(
             f"table {table.name!r}: 'id' must be a String or Uuid, since devices make ids offline"
         )
@@ -359,10 +361,11 @@ def _check_key(table: Table, id_: Column[Any] | None, owner: Column[Any] | None)
 
 def _check_owner(owner: Column[Any] | None) -> None:
     if owner is not None and not isinstance(
-        _plain(owner.type), (sql.String, sql.Integer, sql.Uuid)
+        plain_type(owner.type), (sql.String, sql.Integer, sql.Uuid)
     ):
         raise ValueError(f"{owner}: the owner column must be a String, Integer or Uuid")
 
 
-def _plain(type_: sql.TypeEngine[Any]) -> sql.TypeEngine[Any]:
+def plain_type(type_: sql.TypeEngine[Any]) -> sql.TypeEngine[Any]:
+    """The type that a TypeDecorator keeps its values as."""
     return type_.impl_instance if isinstance(type_, sql.TypeDecorator) else type_

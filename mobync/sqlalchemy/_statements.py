@@ -21,6 +21,7 @@ from sqlalchemy import (
     LargeBinary,
     Select,
     Table,
+    Text,
     and_,
     bindparam,
     case,
@@ -40,11 +41,12 @@ from sqlalchemy import (
     Sequence as DatabaseSequence,
 )
 from sqlalchemy import types as sql
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql import ClauseElement, ColumnElement
 
 from ..types import Diff, FilterType, ReadFilter
-from ._model import Model, Row
+from ._model import Model, Row, plain_type
 from ._values import DoesNotFit, is_mysql
 
 # Names of values in a statement; no column of a table should be called so.
@@ -61,11 +63,19 @@ def same(column: ColumnElement[Any], value: ColumnElement[Any], dialect: Dialect
     """The condition that a column is equal to a value, character for character.
 
     By the default collations of MySQL and MariaDB the ids 'a' and 'A' are equal, and so would be
-    two owners; there the bytes are compared too.  The plain comparison stays: it has the index.
+    two owners; a column of the other databases may have such a collation too.  There the bytes
+    are compared as well.  The plain comparison stays: it has the index.
     """
     equal = column == value
-    if is_mysql(dialect) and isinstance(column.type, sql.String):
+    type_ = plain_type(column.type)
+    if not isinstance(type_, sql.String):
+        return equal
+    if is_mysql(dialect):
         return and_(equal, cast(column, LargeBinary) == cast(value, LargeBinary))
+    if dialect.name == "sqlite":  # whose collations reflection does not tell
+        return and_(equal, column.collate("BINARY") == value)
+    if type_.collation is not None or isinstance(type_, postgresql.CITEXT):
+        return and_(equal, cast(column, Text).collate("C") == cast(value, Text))
     return equal
 
 
@@ -192,12 +202,31 @@ def update_rows(
     connection.execute(update(model.table).where(own_row).values(values), parameters)
 
 
-def delete_rows(connection: Connection, model: Model, owner: Any, ids: Iterable[Any]) -> None:
+def delete_rows(connection: Connection, model: Model, owner: Any, ids: Sequence[Any]) -> None:
     """Delete rows; one that is not there is no error."""
-    own_row = _own_row(model, connection.dialect)
-    connection.execute(
-        delete(model.table).where(own_row), [{_ID: id_, _OWNER: owner} for id_ in ids]
-    )
+    dialect = connection.dialect
+    # Else PyMySQL sends them one by one.  That must be where rows refer to each other in their
+    # table: InnoDB needs the children to go first, within one statement too.
+    at_once = isinstance(model.id.type, sql.String) and not _refers_to_itself(model.table)
+    if not (is_mysql(dialect) and at_once):
+        connection.execute(
+            delete(model.table).where(_own_row(model, dialect)),
+            [{_ID: id_, _OWNER: owner} for id_ in ids],
+        )
+        return
+    for begin in range(0, len(ids), _IDS_A_STATEMENT):
+        piece = ids[begin : begin + _IDS_A_STATEMENT]
+        connection.execute(
+            delete(model.table).where(
+                *_owned(model, owner, dialect),
+                model.id.in_(piece),
+                cast(model.id, LargeBinary).in_([id_.encode() for id_ in piece]),
+            )
+        )
+
+
+def _refers_to_itself(table: Table) -> bool:
+    return any(key.referred_table is table for key in table.foreign_key_constraints)
 
 
 def existing_ids(connection: Connection, model: Model, owner: Any, ids: Sequence[Any]) -> list[Any]:

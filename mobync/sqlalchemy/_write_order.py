@@ -9,7 +9,7 @@ rows of one kind and model stay together: before each run comes what its rows ne
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import groupby
@@ -33,9 +33,9 @@ def write_order(operations: Sequence[Operation], models: Mapping[str, Model]) ->
     Takes time in proportion to the operations.
     """
     references = _references(models)
-    targets = {target for fields in references.values() for _, target in fields}
-    order = _Order(operations, references, targets)
-    return list(order.places()) if order.creates else range(len(operations))
+    if references and not references.keys().isdisjoint(model for _, model, _ in operations):
+        return list(_Order(operations, references).places())
+    return range(len(operations))
 
 
 def _references(models: Mapping[str, Model]) -> _References:
@@ -51,23 +51,25 @@ def _references(models: Mapping[str, Model]) -> _References:
 
 
 class _Order:
-    def __init__(
-        self, operations: Sequence[Operation], references: _References, targets: set[str]
-    ) -> None:
+    def __init__(self, operations: Sequence[Operation], references: _References) -> None:
         self._operations = operations
         self._references = references
         self._written = [False] * len(operations)
-        self.creates: dict[tuple[str, str | None], int] = {}
+        self._creates: dict[tuple[str, str | None], int] = {}
         self._deletes: dict[tuple[str, str | None], int] = {}
-        for place, (kind, model, row) in enumerate(operations if targets else ()):
+        targets = {target for fields in references.values() for _, target in fields}
+        for place, (kind, model, row) in enumerate(operations):
             if model in targets and kind != "update":
-                places = self.creates if kind == "create" else self._deletes
+                places = self._creates if kind == "create" else self._deletes
                 places[model, _core.text_member(row, ID)] = place
 
     def places(self) -> Iterator[int]:
-        for _, run in groupby(range(len(self._operations)), key=self._run_of):
-            needs = self._needs_of([place for place in run if not self._written[place]])
-            for place in self._sorted(needs) if any(needs.values()) else sorted(needs):
+        for (kind, model), run in groupby(range(len(self._operations)), key=self._run_of):
+            places: Iterable[int] = [place for place in run if not self._written[place]]
+            if model in self._references and kind != "delete":
+                needs = self._needs_of(places)
+                places = self._sorted(needs) if any(needs.values()) else places
+            for place in places:
                 self._written[place] = True
                 yield place
 
@@ -75,7 +77,7 @@ class _Order:
         kind, model, _ = self._operations[place]
         return kind, model
 
-    def _needs_of(self, run: Sequence[int]) -> dict[int, list[int]]:
+    def _needs_of(self, run: Iterable[int]) -> dict[int, list[int]]:
         """For each of a run, and of what they need in turn, what must be written before it."""
         needs: dict[int, list[int]] = {}
         found = list(run)
@@ -87,10 +89,10 @@ class _Order:
         return needs
 
     def _needed_by(self, place: int) -> Iterator[int]:
-        kind, model, row = self._operations[place]
-        for field, target in self._references.get(model, ()) if kind != "delete" else ():
+        _, model, row = self._operations[place]
+        for field, target in self._references.get(model, ()):
             object_ = target, _core.text_member(row, field)
-            create = self.creates.get(object_)
+            create = self._creates.get(object_)
             if create is None or create == place or self._written[create]:
                 continue
             delete = self._deletes.get(object_, create)
