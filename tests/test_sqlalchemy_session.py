@@ -242,14 +242,27 @@ def test_a_misfit_in_a_transaction_of_the_apps_ends_the_sync_even_where_misfits_
     assert set(app.names()) == {"a"}
 
 
-def test_what_only_the_database_refuses_ends_a_sync_in_the_apps_transaction_too(app):
-    app.mobync.apply(0, [diff("create", id="taken")], "eve")
-    mobync = Mobync(app.store, on_refusal="skip")
-    sent = [diff("create", id="a"), diff("create", id="taken")]
+def test_rows_are_not_tried_one_by_one_in_a_transaction_of_the_apps(database):
+    lists: list[int] = []
+
+    class Secretive(SQLAlchemySynchronizer):
+        def create_many(self, where: str, rows_json: Any) -> None:
+            lists.append(len(rows_json))
+            if any('"b"' in row for row in rows_json):
+                raise InvalidDiffError("one of them")
+            super().create_many(where, rows_json)
+
+    app = App(database)
+    mobync = Mobync(Secretive(app.session, {"tasks": Task}))
+    sent = [diff("create", id=i) for i in "abc"]
     app.session.add(Task(id="mine", owner="bob"))
-    with pytest.raises(InvalidDiffError, match="cannot be used"):
+    with pytest.raises(InvalidDiffError, match="invalid request: one of them"):
         mobync.apply(0, sent, "bob")
-    assert app.names() == {}
+    assert lists == [3]
+    with pytest.raises(InvalidDiffError, match="invalid diff 1 .*: one of them"):
+        mobync.apply(0, sent, "bob")
+    assert lists == [3, 3, 1, 1]
+    app.session.close()
 
 
 # ---- isolation ----------------------------------------------------------------------------------
