@@ -259,7 +259,7 @@ def test_rows_are_not_tried_one_by_one_in_a_transaction_of_the_apps(database):
     with pytest.raises(InvalidDiffError, match="invalid request: one of them"):
         mobync.apply(0, sent, "bob")
     assert lists == [3]
-    with pytest.raises(InvalidDiffError, match="invalid diff 1 .*: one of them"):
+    with pytest.raises(InvalidDiffError, match=r"invalid diff 1 .*: one of them"):
         mobync.apply(0, sent, "bob")
     assert lists == [3, 3, 1, 1]
     app.session.close()
