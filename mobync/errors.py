@@ -7,6 +7,8 @@ the 2020 paper "Offline-online data synchronization for Dart mobile applications
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class MobyncError(Exception):
     """A sync that mobync refused.  Nothing of it was written."""
@@ -20,7 +22,8 @@ class InvalidDiffError(MobyncError):
     Attributes:
         reason: what is wrong, for the developer of the client.
         index: place of the diff in the request, from 0; None where the list itself is at fault.
-        diff_id: the diff's id, if it has one that is a str.
+        diff_id: the diff's id, if it has one that is a str; of a push or an adopt the row's id.
+        others: what was found malformed at the same time, in later places.
     """
 
     def __init__(self, reason: str, index: int | None = None, diff_id: str | None = None) -> None:
@@ -28,6 +31,7 @@ class InvalidDiffError(MobyncError):
         self.reason = reason
         self.index = index
         self.diff_id = diff_id
+        self.others: Sequence[InvalidDiffError] = ()
 
     def __str__(self) -> str:
         return _located("invalid", self.index, self.diff_id, self.reason)
@@ -77,7 +81,7 @@ class PageError(MobyncError):
 
 
 class BusyError(MobyncError):
-    """Another sync of this owner held the lock for too long (ERROR_SERVER_BUSY).
+    """Another sync of this owner, or who had locked a row, took too long (ERROR_SERVER_BUSY).
 
     The same request may be sent again.
     """

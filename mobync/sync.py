@@ -9,7 +9,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, islice
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -25,7 +25,14 @@ from ._refusals import (
     refusal_of,
     restored_downstream,
 )
-from ._server_edits import LiveObjects, Operation, diffs_of, json_text
+from ._server_edits import (
+    LiveObjects,
+    Operation,
+    diffs_of,
+    json_text,
+    naming_rows,
+    object_id,
+)
 from .errors import InvalidDiffError, LogicalClockError, UnauthorizedError, shown
 from .synchronizer import Synchronizer
 from .types import (
@@ -49,7 +56,7 @@ MAX_DEPTH = 1000  # what cJSON is built for
 ADOPT_PIECE_ROWS = 1000
 COMPACT_PIECE_CLOCKS = 10_000
 
-MOST_MISFITS = 100  # of one request that are left out, a transaction each
+MOST_TRIES = 100  # after the first, to leave out what a try found that does not fit
 
 RETRY_PAUSES_S = (0.02, 0.1, 0.5)  # about; after an error that the Synchronizer calls transient
 
@@ -66,8 +73,13 @@ class _Writing:
 
     def __init__(self, *, singly: bool) -> None:
         self.singly = singly  # rows one by one, where a run would not say which it is
-        self.at: int | None = None  # the operation, or the first of the run
-        self.of_many = False
+        self.places: Sequence[int] | None = None  # of the operations that are being written
+
+    def runs(self, order: Iterable[int], of: Callable[[int], object]) -> Iterator[list[int]]:
+        """The places to write at once, each time those that are alike; keeps book of them."""
+        for _, run in groupby(order, key=(lambda place: place) if self.singly else of):
+            self.places = places = list(run)
+            yield places
 
 
 class _Synced(NamedTuple):
@@ -79,6 +91,15 @@ class _Synced(NamedTuple):
     next_page: int | None = None  # the clock with which it begins
     refused: Sequence[RefusedDiff] = ()
     downstream: list[DiffDict] | None = None  # where it is not what the merge says
+
+
+class _Adopted(NamedTuple):
+    """What came of a piece of rows to adopt."""
+
+    seen: int
+    added: int
+    accepted: int  # diffs of the log
+    last_id: str | None
 
 
 class Mobync:
@@ -269,15 +290,17 @@ class Mobync:
                 exchange, store, client_clock, owner_id, page, misfits, writing
             )
 
-        while True:
+        for tries_left in range(MOST_TRIES, -1, -1):
             try:
                 synced = self._in_writing_transaction(exchange, owner_id, merge_and_write)
                 break
             except InvalidDiffError as misfit:
                 left_out = misfit.index is None or misfit.index in misfits
-                if self.on_refusal == "raise" or left_out or len(misfits) == MOST_MISFITS:
+                final = tries_left == 0 or not self.synchronizer.may_begin_again()
+                if self.on_refusal == "raise" or left_out or final:
                     raise
-                misfits[cast(int, misfit.index)] = misfit
+                for each in (misfit, *misfit.others):
+                    misfits[cast(int, each.index)] = each
         exchange.acknowledge(synced.highest_before + 1)
         report = SyncReport(
             owner_id,
@@ -435,7 +458,14 @@ class Mobync:
             BusyError: a sync of this owner took too long.
         """
         _check_text("owner_id", owner_id)
+        operations = list(operations)
         diffs = diffs_of(operations, owner_id, self._now_ms())
+        with naming_rows(operations):
+            clock, accepted = self._push(owner_id, diffs)
+        self._tell(SyncReport(owner_id, clock, len(diffs), accepted))
+        return clock
+
+    def _push(self, owner_id: str, diffs: list[DiffDict]) -> tuple[int, int]:
         exchange = _core.Exchange(diffs, self.diffs_model_name)
 
         def write(store: Synchronizer, writing: _Writing) -> tuple[int, int]:
@@ -449,9 +479,7 @@ class Mobync:
             self._write(store, operations, writing)
             return next_clock + len(operations), len(operations)
 
-        clock, accepted = self._in_writing_transaction(exchange, owner_id, write)
-        self._tell(SyncReport(owner_id, clock, len(diffs), accepted))
-        return clock
+        return self._in_writing_transaction(exchange, owner_id, write)
 
     def adopt(
         self,
@@ -464,59 +492,93 @@ class Mobync:
         """Bring rows that the app had before mobync into the log, as creates.
 
         The models are not written.  A row that the log already has is passed over, so repeating
-        adds only what is new.  Works through the rows in pieces, a transaction each.
+        adds only what is new.  Of one that was edited by a push or a sync before it was adopted
+        the log has updates only: it gets a delete and a create.  Works through the rows in pieces,
+        a transaction each, between which the owner's devices sync.
 
         Args:
             owner_id: whose rows.
             model: the model that they are of.
-            rows: the rows, as dicts or JSON text with an ``id``; None asks the Synchronizer for
-                all rows of the owner (``owned_rows``).
+            rows: the rows, as dicts or JSON text with an ``id``; None has the Synchronizer read
+                all rows of the owner (``owned_rows``), each piece in the transaction that adopts
+                it.
             progress: called after each piece with the number of rows looked at so far.
 
         Returns:
             How many rows were added to the log.
 
         Raises:
-            InvalidDiffError: a row is malformed; the pieces before it stay adopted.
+            InvalidDiffError: a row is malformed, or there is no such model; the pieces before it
+                stay adopted.
             BusyError: a sync of this owner took too long.
         """
         _check_text("owner_id", owner_id)
         _check_text("model", model)
-        if rows is None:
-            rows = self.synchronizer.owned_rows(owner_id, model)
         alive = LiveObjects(model)
+        given = None if rows is None else iter(rows)
         added = seen = 0
-        remaining = iter(rows)
-        while piece := list(islice(remaining, ADOPT_PIECE_ROWS)):
-            new = self._in_transaction(
-                owner_id, partial(self._adopt_piece, owner_id=owner_id, alive=alive, piece=piece)
+        after: str | None = None
+        while True:
+            piece = None if given is None else list(islice(given, ADOPT_PIECE_ROWS))
+            adopted = self._in_transaction(
+                owner_id,
+                partial(
+                    self._adopt_piece,
+                    owner_id=owner_id,
+                    alive=alive,
+                    piece=piece,
+                    seen=seen,
+                    after=after,
+                ),
             )
-            self._tell(SyncReport(owner_id, alive.next_clock + new, len(piece), new))
-            added += new
-            seen += len(piece)
-            if progress is not None:
-                progress(seen)
-        return added
+            if adopted.seen:
+                added += adopted.added
+                seen += adopted.seen
+                after = adopted.last_id
+                clock = alive.next_clock + adopted.accepted
+                self._tell(SyncReport(owner_id, clock, adopted.seen, adopted.accepted))
+                if progress is not None:
+                    progress(seen)
+            if adopted.seen < ADOPT_PIECE_ROWS:
+                return added
 
     def _adopt_piece(
         self,
         store: Synchronizer,
         owner_id: str,
         alive: LiveObjects,
-        piece: list[Mapping[str, Any] | str],
-    ) -> int:
+        piece: list[Mapping[str, Any] | str] | None,
+        seen: int,
+        after: str | None,
+    ) -> _Adopted:
+        """Adopt the rows of a piece, or those after an id that the Synchronizer reads now.
+
+        ``seen`` rows came before it.
+        """
+        store.create_many(alive.model, [])  # refused where a push would be
+        if piece is None:
+            rows = store.owned_rows(owner_id, alive.model, after)
+            piece = list(islice(rows, ADOPT_PIECE_ROWS))
         logged = _core.Exchange([])
         highest = self._meet(logged, store, owner_id, alive.next_clock)
         logged.merge()
         alive.follow(logged.downstream(), highest)
-        creates = diffs_of(alive.missing(piece), owner_id, self._now_ms())
-        exchange = _core.Exchange(creates, self.diffs_model_name)
+        missing = alive.missing(piece)
+        places = {object_id(row): place for place, row in enumerate(piece, seen)}
+        with naming_rows(missing, [places[object_id(row)] for _, _, row in missing]):
+            diffs = diffs_of(missing, owner_id, self._now_ms())
+            exchange = _core.Exchange(diffs, self.diffs_model_name)
         exchange.meet([])
         exchange.merge()
         operations = exchange.operations(owner_id, alive.next_clock)
         if operations:
             store.create_many(self.diffs_model_name, [log_row for *_, log_row in operations])
-        return len(operations)
+        return _Adopted(
+            seen=len(piece),
+            added=sum(kind == "create" for kind, _, _ in missing),
+            accepted=len(operations),
+            last_id=object_id(piece[-1]) if piece else None,
+        )
 
     def compact(self, owner_id: str) -> CompactResult:
         """Drop from an owner's log what no device can need.
@@ -631,7 +693,8 @@ class Mobync:
     ) -> T:
         """Do what writes an exchange; an InvalidDiffError says which of its diffs it means.
 
-        Where a run of rows was at fault, all is done once more row by row to find the one.
+        Where a run of rows was at fault and the Synchronizer does not say which row it was, all
+        is done once more row by row to find the one.
         """
         for singly in (False, True):
             writing = _Writing(singly=singly)
@@ -642,11 +705,15 @@ class Mobync:
             try:
                 return self._in_transaction(owner_id, attempt)
             except InvalidDiffError as misfit:
-                if misfit.index is not None or writing.at is None:
+                if writing.places is None:
                     raise
-                if singly or not writing.of_many:
-                    misfit.index = exchange.upstream_index(writing.at)
-                    misfit.diff_id = exchange.diff(misfit.index)[0]
+                if misfit.index is None and len(writing.places) == 1:
+                    misfit.index = 0
+                if misfit.index is not None:
+                    for each in (misfit, *misfit.others):
+                        _locate(each, exchange, writing.places)
+                    raise
+                if singly or not self.synchronizer.may_begin_again():
                     raise
         raise AssertionError("the second try returns or raises")
 
@@ -742,27 +809,19 @@ class Mobync:
     ) -> None:
         if type(self.synchronizer).transaction is Synchronizer.transaction:
             # Diff by diff, so that a crash leaves at most one that is in a table but not logged.
-            for writing.at, (kind, model, json_data, log_row) in enumerate(operations):
+            for place, (kind, model, json_data, log_row) in enumerate(operations):
+                writing.places = (place,)
                 getattr(store, kind)(model, json_data)
                 store.create(self.diffs_model_name, log_row)
             return
-        for _, numbered in groupby(
-            enumerate(operations),
-            key=lambda entry: entry[0] if writing.singly else entry[1][:2],
-        ):
-            run = list(numbered)
-            writing.at, (kind, model, _, _) = run[0]
-            writing.of_many = len(run) > 1
-            getattr(store, f"{kind}_many")(model, [json_data for _, (_, _, json_data, _) in run])
-        if operations:
-            writing.at, writing.of_many = 0, len(operations) > 1
-            for rows in _runs([log_row for *_, log_row in operations], singly=writing.singly):
-                store.create_many(self.diffs_model_name, rows)
-                writing.at += len(rows)
-
-
-def _runs(rows: list[str], *, singly: bool) -> Iterable[list[str]]:
-    return ([row] for row in rows) if singly else (rows,)
+        order = store.write_order([operation[:3] for operation in operations])
+        if sorted(order) != list(range(len(operations))):
+            raise ValueError("write_order() must give each place once")
+        for run in writing.runs(order, of=lambda place: operations[place][:2]):
+            kind, model, _, _ = operations[run[0]]
+            getattr(store, f"{kind}_many")(model, [operations[place][2] for place in run])
+        for run in writing.runs(range(len(operations)), of=lambda place: None):
+            store.create_many(self.diffs_model_name, [operations[place][3] for place in run])
 
 
 def merge(
@@ -840,6 +899,12 @@ def _answer_of_rule(
             refusal.index, refusal.diff_id = index, diff_id
         return refusal
     return UnauthorizedError(f"validate_{kind} refused it", index, diff_id)
+
+
+def _locate(misfit: InvalidDiffError, exchange: _core.Exchange, places: Sequence[int]) -> None:
+    """Turn the place of a row in a run into that of its diff in the request."""
+    misfit.index = exchange.upstream_index(places[cast(int, misfit.index)])
+    misfit.diff_id = exchange.diff(misfit.index)[0]
 
 
 def _check_not_ahead(clock: int, highest: int) -> None:

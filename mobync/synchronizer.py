@@ -93,6 +93,27 @@ class Synchronizer(abc.ABC):
         """
         return False
 
+    def may_begin_again(self) -> bool:
+        """Whether the transaction that just failed held nothing but what mobync did.
+
+        If it did not, the app's own work went with it, and mobync does not begin it again.
+        """
+        return True
+
+    def write_order(self, operations: Sequence[tuple[str, str, str]]) -> Sequence[int]:
+        """In which order to write the rows of a sync: foreign keys may need another one.
+
+        The log stays in the order of the operations.  Asked only where ``transaction`` is
+        overridden, just before the first write.
+
+        Args:
+            operations: type, model and ``data_json`` of each, in the order of the request.
+
+        Returns:
+            Each place in ``operations`` once.  Default: as they came.
+        """
+        return range(len(operations))
+
     def highest_logical_clock(self, owner_id: str) -> int | None:
         """The highest ``logical_clock`` in the owner's log, -1 if it is empty.
 
@@ -102,8 +123,18 @@ class Synchronizer(abc.ABC):
         """
         return None
 
-    def owned_rows(self, owner_id: str, where: str) -> Iterable[Mapping[str, Any]]:
-        """All rows of a model that are this owner's, for :meth:`Mobync.adopt` to bring in.
+    def owned_rows(
+        self, owner_id: str, where: str, after: str | None = None
+    ) -> Iterable[Mapping[str, Any]]:
+        """The rows of a model that are this owner's, for :meth:`Mobync.adopt` to bring in.
+
+        Asked for inside of a transaction of the owner, and read only as far as one piece goes.
+
+        Args:
+            owner_id: whose rows.
+            where: the model.
+            after: an id; the rows are ordered, by their ids in some way, and only those that come
+                after it are wanted.  None: from the first.
 
         Default: not offered; then the rows are given to ``adopt``.
         """
@@ -112,16 +143,22 @@ class Synchronizer(abc.ABC):
         )
 
     def create_many(self, where: str, rows_json: Sequence[str]) -> Any:
-        """Insert several rows of one model, in this order.  Default: :meth:`create` for each."""
+        """Insert several rows of one model, in this order.  Default: :meth:`create` for each.
+
+        Raises:
+            InvalidDiffError: some do not fit; ``index`` is the place of the first in the list,
+                and ``others`` has the rest, if that is known before anything is written.  Without
+                an index mobync begins again and gives the rows one by one.
+        """
         for data_json in rows_json:
             self.create(where, data_json)
 
     def update_many(self, where: str, rows_json: Sequence[str]) -> Any:
-        """Update several rows of one model, in this order.  Default: :meth:`update` for each."""
+        """Update several rows of one model, in this order; as :meth:`create_many`."""
         for data_json in rows_json:
             self.update(where, data_json)
 
     def delete_many(self, where: str, rows_json: Sequence[str]) -> Any:
-        """Delete several rows of one model, in this order.  Default: :meth:`delete` for each."""
+        """Delete several rows of one model, in this order; as :meth:`create_many`."""
         for data_json in rows_json:
             self.delete(where, data_json)

@@ -132,6 +132,16 @@ def test_a_project_and_its_task_come_in_one_sync_and_reach_the_other_device(
     assert (stored["owner"], stored["project_id"], bool(stored["done"])) == ("anna", "p", False)
 
 
+def test_a_task_may_be_made_before_its_project_and_filed_under_it_in_one_sync(
+    server: Server,
+) -> None:
+    sent = [task(), project(), diff("update", id="t", project_id="p")]
+    assert server.sync(*sent).json()["logical_clock"] == 2
+    assert [row["project_id"] for row in server.rows("tasks")] == ["p"]
+    pulled = [json.loads(d["json_data"]) for d in server.sync().json()["diffs"]]
+    assert pulled == [{"id": "t", "name": "milk", "project_id": "p"}, {"id": "p", "name": "home"}]
+
+
 def test_two_devices_and_the_tables_end_up_with_the_same_rows(server: Server) -> None:
     demo_url = demo.Link(server.url)
     token = server.token("anna")
@@ -248,6 +258,7 @@ def test_a_diff_that_does_not_fit_the_tables_is_a_bad_request_and_nothing_is_wri
 ) -> None:
     body = refusal(on_sqlite.sync(project(), sent), 400)
     assert reason in body["reason"]
+    assert body["index"] == 1
     assert on_sqlite.rows("projects") == on_sqlite.rows("tasks") == on_sqlite.rows("diffs") == []
 
 

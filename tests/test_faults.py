@@ -92,6 +92,7 @@ METHODS = (
     "create_many",
     "update_many",
     "delete_many",
+    "write_order",
     "enter",
     "exit",
     "is_transient",
@@ -168,6 +169,10 @@ class FaultyStore(MemorySynchronizer):
     def delete_many(self, where: str, rows_json: Sequence[str]) -> None:
         self.plan.call("delete_many")
         super().delete_many(where, rows_json)
+
+    def write_order(self, operations: Sequence[tuple[str, str, str]]) -> Sequence[int]:
+        self.plan.call("write_order")
+        return super().write_order(operations)
 
     @contextmanager
     def transaction(self, owner_id: str) -> Iterator[MemorySynchronizer]:

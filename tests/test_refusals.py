@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -366,10 +367,52 @@ def test_what_the_tables_cannot_take_is_named(tmp_path: Path) -> None:
         assert len(mobync.synchronizer.read("diffs", [OF_ANNA])) == 1
 
 
-def test_more_than_a_hundred_misfits_end_the_sync(tmp_path: Path) -> None:
+class Counting(SQLAlchemySynchronizer):
+    """Counts its transactions."""
+
+    begun = 0
+
+    @contextmanager
+    def transaction(self, owner_id: str) -> Iterator[Any]:
+        self.begun += 1
+        with super().transaction(owner_id) as inside:
+            yield inside
+
+
+def test_all_misfits_of_a_run_are_found_at_once(tmp_path: Path) -> None:
+    with open_database("sqlite", tmp_path) as database:
+        store = TaskList(database, Counting).store
+        mobync = filled(Mobync(store, on_refusal="skip"))
+        store.begun = 0
+        rows = [{"id": f"t{i}", "rank": i if i % 3 else "x"} for i in range(1, 500)]
+        request = [diff(f"d{row['id']}", "create", row) for row in rows]
+        refused = mobync.apply(1, request, "anna")["refused"]
+        assert [r["id"] for r in refused] == [f"dt{i}" for i in range(3, 500, 3)]
+        assert store.begun == 2
+
+
+def test_ids_that_are_taken_are_found_at_once(tmp_path: Path) -> None:
+    with open_database("sqlite", tmp_path) as database:
+        store = TaskList(database, Counting).store
+        mobync = filled(Mobync(store, on_refusal="skip"))
+        mobync.apply(0, [diff(f"e{i}", "create", {"id": f"t{i}"}) for i in (3, 7)], "eve")
+        store.begun = 0
+        request = [diff(f"c{i}", "create", {"id": f"t{i}"}) for i in range(1, 10)]
+        reply = mobync.apply(1, request, "anna")
+        assert [(r["id"], r["message"]) for r in reply["refused"]] == [
+            ("c3", "json_data: id cannot be used"),
+            ("c7", "json_data: id cannot be used"),
+        ]
+        assert store.begun == 2
+
+
+def test_misfits_of_more_than_a_hundred_runs_end_the_sync(tmp_path: Path) -> None:
     with open_database("sqlite", tmp_path) as database:
         mobync = filled(Mobync(TaskList(database).store, on_refusal="skip"))
-        request = [diff(f"c{i}", "create", {"id": f"t{i}", "no": 1}) for i in range(1, 102)]
+        request = [
+            diff(f"d{i}", kind, {"id": f"t{i}", "rank": "x"})
+            for i, kind in enumerate(["create", "update"] * 51, 1)
+        ]
         assert len(mobync.apply(1, request[:100], "anna")["refused"]) == 100
         with pytest.raises(InvalidDiffError):
             mobync.apply(1, request, "anna")

@@ -120,6 +120,38 @@ def test_adopting_passes_over_what_devices_made_and_takes_what_came_back() -> No
     assert adopted == ["gone", "old"]
 
 
+def test_a_row_that_was_pushed_before_it_was_adopted_reaches_the_devices_whole() -> None:
+    mobync = Mobync(MemorySynchronizer())
+    mobync.synchronizer.create("tasks", '{"id": "old", "name": "v1", "n": 1}')
+    mobync.push("ann", [("update", "tasks", {"id": "old", "name": "v2"})])
+    assert mobync.adopt("ann", "tasks", rows(mobync)) == 1
+    assert pulled(mobync)[-1] == ("create", {"id": "old", "name": "v2", "n": 1})
+    assert pulled(mobync, 1)[-1] == ("create", {"id": "old", "name": "v2", "n": 1})
+    assert mobync.adopt("ann", "tasks", rows(mobync)) == 0
+    assert mobync.apply(0, [], "ann")["logical_clock"] == 3
+
+    mobync.push("ann", [("update", "tasks", {"id": "old", "n": 2})])
+    assert mobync.adopt("ann", "tasks", rows(mobync)) == 0
+    mobync.push("ann", [("delete", "tasks", {"id": "old"})])
+    mobync.push("ann", [("update", "tasks", {"id": "other", "n": 2})])
+    assert mobync.adopt("ann", "tasks", [{"id": "old"}, {"id": "other"}]) == 2
+    assert [row for kind, row in pulled(mobync) if kind == "create"] == [
+        {"id": "old"},
+        {"id": "other"},
+    ]
+
+
+def test_what_is_wrong_with_a_row_is_said_with_its_place_and_id() -> None:
+    mobync = Mobync(MemorySynchronizer())
+    good = [{"id": f"t{i}"} for i in range(1000)]
+    with pytest.raises(InvalidDiffError, match=r"diff 1001 \('odd'\)") as refusal:
+        mobync.adopt("ann", "tasks", [*good, good[0], {"id": "odd", "n": float("nan")}])
+    assert (refusal.value.index, refusal.value.diff_id) == (1001, "odd")
+    with pytest.raises(InvalidDiffError) as refusal:
+        mobync.push("ann", [("create", "tasks", {"id": "odd", "n": float("nan")})])
+    assert (refusal.value.index, refusal.value.diff_id) == (0, "odd")
+
+
 def test_a_row_that_cannot_be_adopted_is_named_and_earlier_pieces_stay() -> None:
     mobync = Mobync(MemorySynchronizer())
     with pytest.raises(InvalidDiffError, match="id that is a str"):

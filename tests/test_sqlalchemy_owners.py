@@ -8,7 +8,7 @@ from typing import Any
 import databases
 import pytest
 from databases import Database
-from sqlalchemy import Column, MetaData, String, Table, inspect
+from sqlalchemy import DDL, Column, ForeignKey, MetaData, String, Table, inspect
 from sqlalchemy.exc import IntegrityError
 from task_list import TaskList, diff
 
@@ -120,6 +120,84 @@ def test_an_owner_whom_the_database_cannot_tell_apart_is_refused(tasks):
         return
     mobync.apply(0, [diff("create", id="a")], "bob ")
     assert tasks.rows("bob") == {}
+
+
+WITHOUT_CASE = {"sqlite": "NOCASE", "postgresql": "without_case", "mariadb": "utf8mb4_general_ci"}
+
+
+@pytest.mark.parametrize("key", [("id",), ("owner", "id")], ids="-".join)
+def test_owners_and_ids_are_told_apart_by_case_whatever_the_columns_collation(database, key):
+    collation = WITHOUT_CASE[database.kind]
+    if database.kind == "postgresql":
+        with database.engine.begin() as connection:
+            connection.execute(
+                DDL(
+                    "CREATE COLLATION without_case "
+                    "(provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+                )
+            )
+    metadata = MetaData()
+    names = Table(
+        "names",
+        metadata,
+        *(
+            Column(name, String(40, collation=collation), nullable=False, primary_key=name in key)
+            for name in ("owner", "id")
+        ),
+        Column("name", String(40)),
+    )
+    mobync = Mobync(SQLAlchemySynchronizer(database.engine, {"names": names}))
+    metadata.create_all(database.engine)
+
+    def rows(owner: str) -> dict[str, str]:
+        with mobync.synchronizer.transaction(owner) as inside:
+            return {row["id"]: row["name"] for row in inside.read("names")}
+
+    mobync.apply(0, [diff("create", "names", id="t", name="his")], "bob")
+    taken_over = [diff("update", "names", id="t", name="taken over")]
+    mobync.apply(0, taken_over, "BOB")
+    mobync.apply(1, [diff("delete", "names", id="t")], "BOB")
+    mobync.apply(1, [diff("update", "names", id="T", name="x")], "bob")
+    mobync.apply(2, [diff("delete", "names", id="T")], "bob")
+    assert rows("bob") == {"t": "his"}
+    assert rows("BOB") == {}
+    assert mobync.adopt("BOB", "names") == 0
+
+    with pytest.raises(InvalidDiffError, match="id cannot be used") as refusal:
+        mobync.apply(3, [diff("create", "names", id=i) for i in ("a", "T")], "bob")
+    assert refusal.value.index == 1
+    with pytest.raises(InvalidDiffError, match="id cannot be used") as refusal:
+        mobync.apply(3, [diff("create", "names", id=i) for i in ("case", "x", "CASE")], "bob")
+    assert refusal.value.index == 2
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("length", [1, 501])
+def test_many_rows_are_deleted_children_before_their_parents(database, length):
+    metadata = MetaData()
+    plain = Table(
+        "plain", metadata, Column("id", String(40), primary_key=True), Column("owner", String(40))
+    )
+    tree = Table(
+        "tree",
+        metadata,
+        Column("id", String(40), primary_key=True),
+        Column("owner", String(40)),
+        Column("parent", ForeignKey("tree.id")),
+    )
+    mobync = Mobync(SQLAlchemySynchronizer(database.engine, {"plain": plain, "tree": tree}))
+    metadata.create_all(database.engine)
+    ids = [f"{i:03}" for i in range(length)]
+    creates = [diff("create", "plain", id=i) for i in ids]
+    creates += [
+        diff("create", "tree", id=i, parent=j) for i, j in zip(ids, [None, *ids], strict=False)
+    ]
+    clock = mobync.apply(0, creates, "bob")["logical_clock"]
+    deletes = [diff("delete", "plain", id=i) for i in ids]
+    deletes += [diff("delete", "tree", id=i) for i in reversed(ids)]  # children first
+    mobync.apply(clock, deletes, "bob")
+    with mobync.synchronizer.transaction("bob") as inside:
+        assert inside.read("plain") == inside.read("tree") == []
 
 
 # ---- shared tables ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import databases
 import pytest
 from task_list import TaskList, diff
 
-from mobync import Mobync, sync
+from mobync import InvalidDiffError, Mobync, sync
 
 database = databases.database
 
@@ -52,6 +52,72 @@ def test_a_table_is_adopted_in_pieces_by_itself(
     ]
     assert mobync.adopt("bob", "tasks") == 0
     assert mobync.adopt("eve", "tasks") == 5
+
+
+def of_device(mobync: Mobync, owner: str) -> dict[str, Any]:
+    """The rows of a device that had none before."""
+    rows: dict[str, Any] = {}
+    for sent in mobync.apply(0, [], owner)["diffs"]:
+        row = json.loads(sent["json_data"])
+        if sent["type"] == "create":
+            assert row["id"] not in rows
+            rows[row["id"]] = row
+        elif sent["type"] == "delete":
+            rows.pop(row["id"], None)
+        elif row["id"] in rows:
+            rows[row["id"]].update(row)
+    return rows
+
+
+def test_what_is_synced_between_two_pieces_is_adopted_as_the_table_has_it(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "ADOPT_PIECE_ROWS", 10)
+    tasks = TaskList(database)
+    rows = [{"id": f"t{i:02}", "owner": "bob", "name": "old", "rank": i} for i in range(30)]
+    with database.engine.begin() as connection:
+        connection.execute(tasks.tasks.insert(), rows)
+    mobync = Mobync(tasks.store)
+
+    def meanwhile(seen: int) -> None:
+        if seen == 10:
+            mobync.push("bob", [("update", "tasks", {"id": "t05", "name": "new"})])
+            mobync.apply(
+                10,
+                [diff("update", id="t15", name="new"), diff("delete", id="t16")],
+                "bob",
+            )
+
+    assert mobync.adopt("bob", "tasks", progress=meanwhile) == 29
+    assert of_device(mobync, "bob") == tasks.rows()
+    assert tasks.rows()["t15"]["name"] == "new"
+    assert mobync.adopt("bob", "tasks") == 0
+
+
+def test_a_row_that_was_edited_before_it_was_adopted_reaches_the_devices_whole(
+    database: Any,
+) -> None:
+    tasks = TaskList(database)
+    with database.engine.begin() as connection:
+        connection.execute(tasks.tasks.insert(), {"id": "a", "owner": "bob", "name": "v1"})
+    mobync = Mobync(tasks.store)
+    mobync.push("bob", [("update", "tasks", {"id": "a", "rank": 2})])
+    assert mobync.adopt("bob", "tasks") == 1
+    assert of_device(mobync, "bob") == tasks.rows()
+    assert mobync.adopt("bob", "tasks") == 0
+    assert len(tasks.log()) == 3
+
+
+def test_a_model_that_is_unknown_is_neither_pushed_nor_adopted(database: Any) -> None:
+    tasks = TaskList(database)
+    mobync = Mobync(tasks.store)
+    with pytest.raises(InvalidDiffError, match="'nothing' is unknown") as refusal:
+        mobync.push("bob", [("create", "nothing", {"id": "a"})])
+    assert (refusal.value.index, refusal.value.diff_id) == (0, "a")
+    for rows in (None, [], [{"id": "a"}]):
+        with pytest.raises(InvalidDiffError, match="'nothing' is unknown"):
+            mobync.adopt("bob", "nothing", rows)
+    assert tasks.log() == []
 
 
 def test_a_log_is_compacted_for_its_owner_only(

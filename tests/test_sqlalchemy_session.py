@@ -228,6 +228,43 @@ def test_a_transaction_that_holds_the_apps_own_work_is_not_since_that_is_gone(ap
     assert app.names() == {}
 
 
+def test_a_misfit_in_a_transaction_of_the_apps_ends_the_sync_even_where_misfits_are_skipped(app):
+    mobync = Mobync(app.store, on_refusal="skip")
+    sent = [diff("create", id="a"), diff("create", id="b", nonsense=1)]
+    app.session.add(Task(id="mine", owner="bob"))
+    with pytest.raises(InvalidDiffError, match="'nonsense'") as refusal:
+        mobync.apply(0, sent, "bob")
+    assert refusal.value.index == 1
+    assert not app.session.in_transaction()
+    assert app.names() == {}
+
+    assert [r["id"] for r in mobync.apply(0, sent, "bob")["refused"]] == [sent[1]["id"]]
+    assert set(app.names()) == {"a"}
+
+
+def test_rows_are_not_tried_one_by_one_in_a_transaction_of_the_apps(database):
+    lists: list[int] = []
+
+    class Secretive(SQLAlchemySynchronizer):
+        def create_many(self, where: str, rows_json: Any) -> None:
+            lists.append(len(rows_json))
+            if any('"b"' in row for row in rows_json):
+                raise InvalidDiffError("one of them")
+            super().create_many(where, rows_json)
+
+    app = App(database)
+    mobync = Mobync(Secretive(app.session, {"tasks": Task}))
+    sent = [diff("create", id=i) for i in "abc"]
+    app.session.add(Task(id="mine", owner="bob"))
+    with pytest.raises(InvalidDiffError, match="invalid request: one of them"):
+        mobync.apply(0, sent, "bob")
+    assert lists == [3]
+    with pytest.raises(InvalidDiffError, match=r"invalid diff 1 .*: one of them"):
+        mobync.apply(0, sent, "bob")
+    assert lists == [3, 3, 1, 1]
+    app.session.close()
+
+
 # ---- isolation ----------------------------------------------------------------------------------
 
 

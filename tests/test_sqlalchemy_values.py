@@ -13,12 +13,18 @@ import databases
 import pytest
 from databases import Database, open_database
 from sqlalchemy import (
+    BINARY,
+    CHAR,
     JSON,
+    REAL,
+    TIMESTAMP,
+    VARBINARY,
     BigInteger,
     Boolean,
     Column,
     Date,
     DateTime,
+    Double,
     Enum,
     Float,
     Integer,
@@ -35,10 +41,11 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import NullType
+from task_list import diff
 
-from mobync import FilterType, InvalidDiffError, ReadFilter
+from mobync import FilterType, InvalidDiffError, Mobync, ReadFilter
 from mobync.sqlalchemy import SQLAlchemySynchronizer
 
 database = databases.database
@@ -268,7 +275,7 @@ def test_what_read_gives_may_be_sent_again(things):
 
 def test_what_does_not_fit_is_refused_by_name(things):
     for field, sent, reason in BAD:
-        complaint = f"^invalid request: json_data: '{field}' .*{reason}"
+        complaint = f"^invalid diff 0: json_data: '{field}' .*{reason}"
         for write in ("create", "update"):
             with (
                 pytest.raises(InvalidDiffError, match=complaint),
@@ -383,6 +390,112 @@ def test_mariadb_types_are_refused_what_they_would_cut_or_round(database, type_,
         store.transaction("bob") as inside,
     ):
         inside.create("rows", f'{{"id": "b", "value": {bad}}}')
+
+
+ON_SERVERS = ("postgresql", "mariadb")
+ON_ALL = ("sqlite", *ON_SERVERS)
+MS = "1700000000123"
+FINE_MOMENT, LATE = '"2024-01-01T00:00:00.0001"', '"2038-01-17T00:00:00"'
+EPOCH = '"1970-01-01T00:00:00+00:00"'
+WITH_MS = '"2023-11-14T22:13:20.123000"'
+
+# kind of database, type, what is kept, what it is read as, what is refused, why
+PLAIN_TYPES: list[tuple[str, Any, str, str, str | None, str]] = [
+    *(("sqlite", Float(), f, f, None, "") for f in ("0.1", "3.141592653589793", "1e-300")),
+    *(("postgresql", Float(), f, f, None, "") for f in ("0.1", "3.141592653589793", "1e-300")),
+    ("mariadb", Float(), "0.1", "0.1", "3.141592653589793", "6 digits"),
+    ("mariadb", Float(), "-340282e33", "-3.40282e+38", "1e39", "6 digits"),
+    ("mariadb", Float(), "123456", "123456.0", "1234567", "6 digits"),
+    ("mariadb", Float(), "0", "0.0", "1e-320", "6 digits"),
+    ("mariadb", Float(24), "1e-37", "1e-37", "123456.5", "6 digits"),
+    ("mariadb", mysql.FLOAT(6, 2), "1234.5", "1234.5", "0.125", "2 digits after"),
+    ("mariadb", mysql.DOUBLE(8, 3), "12345.125", "12345.125", "123456", "5 digits before"),
+    *(("mariadb", t, "16777217.5", "16777217.5", None, "") for t in (REAL(), Double(), Float(25))),
+    *(("postgresql", t, "1.5e-3", "0.0015", "16777217", "6 digits") for t in (REAL(), Float(24))),
+    ("postgresql", Double(), "16777217.5", "16777217.5", None, ""),
+    ("sqlite", DateTime(), MS, WITH_MS, None, ""),
+    ("postgresql", DateTime(), MS, WITH_MS, None, ""),
+    ("mariadb", DateTime(), '"2024-01-01T00:00:00"', '"2024-01-01T00:00:00"', MS, "0 decimals"),
+    ("mariadb", mysql.DATETIME(fsp=3), MS, WITH_MS, FINE_MOMENT, "3 decimals"),
+    ("postgresql", postgresql.TIMESTAMP(precision=3), MS, WITH_MS, FINE_MOMENT, "3 decimals"),
+    ("postgresql", DateTime(timezone=True), "0", EPOCH, '"0001-01-01T00:00:00Z"', "0001-01-02"),
+    ("mariadb", TIMESTAMP(), LATE, LATE, '"2038-01-20T00:00:00"', "to 2038-01-18"),
+    ("mariadb", TIMESTAMP(), LATE, LATE, '"1960-01-01T00:00:00"', "of 1970-01-02"),
+    ("sqlite", Time(), '"23:59:58.5"', '"23:59:58.500000"', None, ""),
+    ("postgresql", Time(), '"23:59:58.5"', '"23:59:58.500000"', None, ""),
+    ("mariadb", Time(), '"23:59:58"', '"23:59:58"', '"23:59:58.5"', "0 decimals"),
+    ("mariadb", mysql.TIME(fsp=1), '"12:00:00.5"', '"12:00:00.500000"', '"12:00:00.55"', "1 dec"),
+    ("postgresql", postgresql.TIME(precision=0), '"12:00"', '"12:00:00"', '"12:00:00.5"', "0 dec"),
+    *((kind, CHAR(5), '"abc"', '"abc"', '"abc "', "ends in a space") for kind in ON_SERVERS),
+    *((kind, CHAR(), '"a"', '"a"', '"ab"', "1 characters") for kind in ON_SERVERS),
+    ("sqlite", CHAR(5), '"abc "', '"abc "', '"abcdef"', "5 characters"),
+    *((kind, String(5), '"abc  "', '"abc  "', '"abcdef"', "5 characters") for kind in ON_ALL),
+    ("mariadb", BINARY(3), '"AAEC"', '"AAEC"', '"AAE="', "of 3 bytes"),
+    ("mariadb", VARBINARY(3), '"AAE="', '"AAE="', '"AAECAw=="', "3 bytes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("database", "type_", "good", "given", "bad", "reason"),
+    PLAIN_TYPES,
+    ids=lambda value: repr(value)[:30],
+    indirect=["database"],
+)
+def test_a_database_keeps_a_value_as_it_was_sent_or_is_not_given_it(
+    database, type_, good, given, bad, reason
+):
+    _, store = one_column(database, type_)
+    with store.transaction("bob") as inside:
+        inside.create("rows", f'{{"id": "a", "value": {good}}}')
+        inside.create("rows", '{"id": "b"}')
+        inside.update("rows", f'{{"id": "b", "value": {good}}}')
+        for row in inside.read("rows"):
+            assert json.dumps(row["value"]) == given
+    if bad is None:
+        return
+    for write in ("create", "update"):
+        with (
+            pytest.raises(InvalidDiffError, match=f"'value' .*{reason}"),
+            store.transaction("bob") as inside,
+        ):
+            getattr(inside, write)("rows", f'{{"id": "c", "value": {bad}}}')
+
+
+def test_a_char_is_an_id_like_any_other(database):
+    metadata = MetaData()
+    table = Table(
+        "rows",
+        metadata,
+        Column("id", CHAR(10), primary_key=True),
+        Column("owner", CHAR(10), nullable=False),
+        Column("n", Integer),
+    )
+    store = SQLAlchemySynchronizer(database.engine, {"rows": table})
+    metadata.create_all(database.engine)
+    mobync = Mobync(store)
+    mobync.apply(0, [diff("create", "rows", id="a", n=1), diff("create", "rows", id="b")], "bob")
+    mobync.apply(2, [diff("update", "rows", id="a", n=2), diff("delete", "rows", id="b")], "bob")
+    assert mobync.adopt("bob", "rows") == 0
+    with store.transaction("bob") as inside:
+        assert inside.read("rows") == [{"id": "a", "n": 2}]
+
+
+@pytest.mark.parametrize("database", ON_SERVERS, indirect=True)
+def test_what_only_the_database_finds_not_to_fit_is_refused_with_its_place(database):
+    table, store = one_column(database, String(10))
+    narrow = MetaData()
+    Table("rows", narrow, *(Column(name, String(4)) for name in ("id", "owner", "value")))
+    table.drop(database.engine)
+    narrow.create_all(database.engine)
+    mobync = Mobync(store, on_refusal="skip")
+    rows = [diff("create", "rows", id=v[:4], value=v) for v in ("abc", "abcde", "xyz")]
+    updates = [diff("update", "rows", id="abc", value=v) for v in ("x", "longer")]
+    reply = mobync.apply(0, rows, "bob")
+    assert [r["id"] for r in reply["refused"]] == [rows[1]["id"]]
+    assert reply["refused"][0]["message"] == "json_data: a value does not fit its column"
+    assert [r["id"] for r in mobync.apply(2, updates[1:], "bob")["refused"]] == [updates[1]["id"]]
+    with database.engine.connect() as connection:
+        assert set(connection.scalars(select(table.c.value))) == {"abc", "xyz"}
 
 
 def one_column(database: Database, type_: Any) -> tuple[Table, SQLAlchemySynchronizer]:

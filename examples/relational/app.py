@@ -131,17 +131,20 @@ class TaskStore(SQLAlchemySynchronizer):
         """Say which project is missing, where the database would only say that one is.
 
         Here and not in a rule: rules are asked before anything is written, and the project may
-        come in the same sync.
+        come in the same sync, even after the task.  The adapter writes it before, as the foreign
+        key needs it.
         """
         if where != "tasks":
             return
-        named = {_text(row_json, "project_id") for row_json in rows_json} - {None}
-        if not named:
+        named = [_text(row_json, "project_id") for row_json in rows_json]
+        if not any(named):
             return
-        missing = named - {project["id"] for project in self.read("projects")}
-        if missing:
-            first = min(missing, key=str)
-            raise InvalidDiffError(f"'project_id': there is no project {first!r:.100}")
+        there = {None, *(project["id"] for project in self.read("projects"))}
+        for place, project_id in enumerate(named):
+            if project_id not in there:
+                raise InvalidDiffError(
+                    f"'project_id': there is no project {project_id!r:.100}", place
+                )
 
 
 def _has_no_blank_name(json_data: str) -> bool:

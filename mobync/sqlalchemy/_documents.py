@@ -294,7 +294,7 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
             if len(page) < PAGE_ROWS:
                 return
 
-    def owned_rows(self, owner_id: str, where: str) -> Iterator[Row]:
+    def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[Row]:
         """Not offered: whatever is in the table came through the log.
 
         Raises:

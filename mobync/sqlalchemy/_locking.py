@@ -17,13 +17,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from sqlalchemy import Table, func, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
 DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
 
@@ -54,9 +54,7 @@ def prepare(connection: Connection) -> None:
         database.execute("PRAGMA journal_mode = WAL").close()
 
 
-def lock_owner(
-    connection: Connection, heads: Table, log: Table, owner_id: str, timeout_s: float
-) -> int:
+def lock_owner(connection: Connection, heads: Table, log: Table, owner_id: str) -> int:
     """Lock an owner until the transaction ends.
 
     Args:
@@ -64,21 +62,20 @@ def lock_owner(
         heads: the table of the owners' heads.
         log: the log, from which a head that is missing is made.
         owner_id: whom to lock.
-        timeout_s: seconds to wait for whoever has the lock.
 
     Returns:
         The highest clock of the owner's log, -1 if it is empty.
 
     Raises:
-        sqlalchemy.exc.DBAPIError: among others when the wait was too long: is_lock_timeout().
+        sqlalchemy.exc.DBAPIError: among others when the wait was too long: is_lock_timeout(),
+            is_sqlite_busy().
     """
-    with _WAITING[connection.dialect.name](connection, timeout_s):
-        if connection.dialect.name == "sqlite":
-            _begin_immediate(connection, heads, owner_id)
+    if connection.dialect.name == "sqlite":
+        _begin_immediate(connection, heads, owner_id)
+    clock = _lock_head(connection, heads, owner_id)
+    if clock is None:
+        _make_head(connection, heads, log, owner_id)
         clock = _lock_head(connection, heads, owner_id)
-        if clock is None:
-            _make_head(connection, heads, log, owner_id)
-            clock = _lock_head(connection, heads, owner_id)
     if clock is None:
         raise RuntimeError(f"{heads.name!r} does not keep the head of {owner_id!r}")
     return clock
@@ -123,24 +120,32 @@ def set_head(connection: Connection, heads: Table, owner_id: str, clock: int) ->
 # ---- how long to wait ---------------------------------------------------------------------------
 
 
+def waiting(connection: Connection, timeout_s: float) -> AbstractContextManager[None]:
+    """Bound each wait for a lock, the owner's or that of a row, to some seconds.
+
+    What was set before is set again in the end; on PostgreSQL that is when the transaction ends.
+    """
+    return _WAITING[connection.dialect.name](connection, timeout_s)
+
+
 @contextmanager
 def _postgresql_lock_timeout(connection: Connection, timeout_s: float) -> Iterator[None]:
-    setting = func.set_config("lock_timeout", f"{max(1, math.ceil(timeout_s * 1000))}ms", True)
-    before = connection.execute(select(func.current_setting("lock_timeout"), setting)).scalar()
+    setting = f"{max(1, math.ceil(timeout_s * 1000))}ms"
+    connection.execute(select(func.set_config("lock_timeout", setting, True)))
     yield
-    connection.execute(select(func.set_config("lock_timeout", before, True)))
 
 
 @contextmanager
 def _mysql_lock_timeout(connection: Connection, timeout_s: float) -> Iterator[None]:
-    set_timeout = "SET SESSION innodb_lock_wait_timeout = %d"
-    before = connection.exec_driver_sql("SELECT @@SESSION.innodb_lock_wait_timeout").scalar_one()
-    connection.exec_driver_sql(set_timeout % max(1, math.ceil(timeout_s)))
+    connection.exec_driver_sql(
+        "SET @mobync_lock_wait = @@SESSION.innodb_lock_wait_timeout, "
+        f"SESSION innodb_lock_wait_timeout = {max(1, math.ceil(timeout_s))}"
+    )
     try:
         yield
     finally:
         if not connection.invalidated:
-            connection.exec_driver_sql(set_timeout % before)
+            connection.exec_driver_sql("SET SESSION innodb_lock_wait_timeout = @mobync_lock_wait")
 
 
 @contextmanager
@@ -151,7 +156,8 @@ def _sqlite_busy_timeout(connection: Connection, timeout_s: float) -> Iterator[N
     try:
         yield
     finally:
-        database.execute(f"PRAGMA busy_timeout = {before}").close()
+        if not connection.invalidated:
+            database.execute(f"PRAGMA busy_timeout = {before}").close()
 
 
 _WAITING = {
@@ -189,22 +195,40 @@ def _driver_connection(connection: Connection) -> Any:
 # ---- what went wrong ----------------------------------------------------------------------------
 
 _LOCK_TIMEOUTS = {"55P03", 1205}
-# Deadlocks and serialization failures.  MySQL's 1205 is a lock that took too long, which is how
-# a deadlock ends where the server's detector is off; 1020 is a row that the snapshot has older.
-_TRANSIENT = {"40001", "40P01", 1213, 1205, 1020}
+# Deadlocks and serialization failures.  MySQL's 1020 is a row that the snapshot has older.
+_TRANSIENT = {"40001", "40P01", 1213, 1020}
 _SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
+_MYSQL_DUPLICATE, _POSTGRESQL_DUPLICATE = 1062, "23505"
+_MYSQL_MISFITS = {1292, 1366}  # a moment that is in no time zone, a letter in no character set
 
 
 def is_lock_timeout(error: BaseException) -> bool:
-    """Whether the database gave up waiting for a lock."""
-    return isinstance(error, DBAPIError) and (
-        _code(error) in _LOCK_TIMEOUTS or _is_sqlite_busy(error)
-    )
+    """Whether PostgreSQL, MariaDB or MySQL gave up waiting for a lock."""
+    return isinstance(error, DBAPIError) and _code(error) in _LOCK_TIMEOUTS
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same transaction may succeed when begun again."""
-    return isinstance(error, DBAPIError) and (_code(error) in _TRANSIENT or _is_sqlite_busy(error))
+    return isinstance(error, DBAPIError) and (_code(error) in _TRANSIENT or is_sqlite_busy(error))
+
+
+def does_not_fit(error: DBAPIError) -> bool:
+    """Whether a column cannot keep a value, as only the database could know."""
+    code = _code(error)
+    of_postgresql = isinstance(code, str) and code.startswith("22")
+    return isinstance(error, DataError) or of_postgresql or code in _MYSQL_MISFITS
+
+
+def is_duplicate_key(error: DBAPIError, table: Table) -> bool:
+    """Whether the database names the primary key of a table as what is there already."""
+    words = str(error.orig)
+    key = table.primary_key
+    if _code(error) == _MYSQL_DUPLICATE:
+        return words.rstrip("\"')").endswith("PRIMARY")
+    if _code(error) == _POSTGRESQL_DUPLICATE:
+        return f'"{key.name or table.name + "_pkey"}"' in words
+    columns = ", ".join(f"{table.name}.{column.name}" for column in key.columns)
+    return words == f"UNIQUE constraint failed: {columns}"
 
 
 def _code(error: DBAPIError) -> str | int | None:
@@ -213,6 +237,8 @@ def _code(error: DBAPIError) -> str | int | None:
     first = original.args[0] if original is not None and original.args else None
     if isinstance(first, int):
         return first
+    if isinstance(first, dict):  # pg8000's
+        return first.get("C")
     for name in ("errno", "sqlstate", "pgcode"):
         code = getattr(original, name, None)
         if isinstance(code, str | int):
@@ -220,7 +246,8 @@ def _code(error: DBAPIError) -> str | int | None:
     return None
 
 
-def _is_sqlite_busy(error: DBAPIError) -> bool:
+def is_sqlite_busy(error: DBAPIError) -> bool:
+    """Whether somebody else had locked the SQLite file; in a transaction that may be at once."""
     original: Any = error.orig
     code = getattr(original, "sqlite_errorcode", None)  # since Python 3.11
     if code is not None:

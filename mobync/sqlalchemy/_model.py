@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import Column, Table
 from sqlalchemy import inspect as inspect_mapped
@@ -21,6 +21,8 @@ from sqlalchemy.orm import Mapper
 from ..errors import InvalidDiffError
 from ..types import Diff
 from ._values import Codec, DoesNotFit, codec_of, is_json_as_read
+
+T = TypeVar("T")
 
 Row = dict[str, Any]
 
@@ -91,8 +93,11 @@ class Model:
         """The rows of creates, by column keys; columns that they leave out get their defaults.
 
         Raises:
-            InvalidDiffError: a field is unknown, does not fit, or is missing.
+            InvalidDiffError: a field is unknown, does not fit, or is missing; says in which rows.
         """
+        return _located(lambda rows: self._new_rows(rows, owner, dialect), rows_json)
+
+    def _new_rows(self, rows_json: Sequence[str], owner: Any, dialect: Dialect) -> list[Row]:
         rows = self._read_rows(rows_json, dialect)
         for key, field in self._required.items():
             if not all(key in row for row in rows):
@@ -109,8 +114,13 @@ class Model:
         """The id and the other fields of updates of an owner's rows, by column keys.
 
         Raises:
-            InvalidDiffError: a field is unknown or does not fit.
+            InvalidDiffError: a field is unknown or does not fit; says in which rows.
         """
+        return _located(lambda rows: self._changes(rows, owner, dialect), rows_json)
+
+    def _changes(
+        self, rows_json: Sequence[str], owner: Any, dialect: Dialect
+    ) -> list[tuple[Any, Row]]:
         rows = self._read_rows(rows_json, dialect)
         if self.owner is not None:
             key = self.owner.key
@@ -118,13 +128,16 @@ class Model:
                 self._refuse(f"{self.owner_field!r} never changes")
         return [(row.pop(self.id.key), row) for row in rows]
 
-    def row_id(self, data_json: str, dialect: Dialect) -> Any:
-        """The id in a delete; its other members do not matter.
+    def row_ids(self, rows_json: Sequence[str], dialect: Dialect) -> list[Any]:
+        """The ids in deletes; their other members do not matter.
 
         Raises:
-            InvalidDiffError: the id does not fit.
+            InvalidDiffError: an id does not fit; says in which rows.
         """
-        return self.read_id(self._read_object(data_json), dialect)
+        return _located(lambda rows: self._row_ids(rows, dialect), rows_json)
+
+    def _row_ids(self, rows_json: Sequence[str], dialect: Dialect) -> list[Any]:
+        return [self.read_id(self._read_object(row_json), dialect) for row_json in rows_json]
 
     def read_id(self, members: Mapping[str, Any], dialect: Dialect) -> Any:
         """The id of a row of JSON values, as its column keeps it."""
@@ -224,6 +237,26 @@ class Model:
             raise ValueError(f"owner_id {owner_id!r:.100}: {self.owner} {misfit}") from None
 
 
+def _located(read: Callable[[Sequence[str]], list[T]], rows_json: Sequence[str]) -> list[T]:
+    """What ``read`` makes of rows.  Where it refuses them, each is read alone to say which."""
+    try:
+        return read(rows_json)
+    except InvalidDiffError as misfit:
+        misfits = []
+        for place, row_json in enumerate(rows_json):
+            try:
+                read([row_json])
+            except InvalidDiffError as alone:
+                misfits.append(InvalidDiffError(alone.reason, place))
+        raise first_of(misfits or [misfit]) from None
+
+
+def first_of(misfits: Sequence[InvalidDiffError]) -> InvalidDiffError:
+    """The first one, which knows the others."""
+    misfits[0].others = misfits[1:]
+    return misfits[0]
+
+
 def _int(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
@@ -318,7 +351,9 @@ def _check_key(table: Table, id_: Column[Any] | None, owner: Column[Any] | None)
         raise ValueError(
             f"table {table.name!r}: the primary key must be 'id', or 'id' and the owner column"
         )
-    if not isinstance(_plain(id_.type), (sql.String, sql.Uuid)) or isinstance(id_.type, sql.Enum):
+    if not isinstance(plain_type(id_.type), (sql.String, sql.Uuid)) or isinstance(
+        id_.type, sql.Enum
+    ):
         raise ValueError(
             f"table {table.name!r}: 'id' must be a String or Uuid, since devices make ids offline"
         )
@@ -326,10 +361,11 @@ def _check_key(table: Table, id_: Column[Any] | None, owner: Column[Any] | None)
 
 def _check_owner(owner: Column[Any] | None) -> None:
     if owner is not None and not isinstance(
-        _plain(owner.type), (sql.String, sql.Integer, sql.Uuid)
+        plain_type(owner.type), (sql.String, sql.Integer, sql.Uuid)
     ):
         raise ValueError(f"{owner}: the owner column must be a String, Integer or Uuid")
 
 
-def _plain(type_: sql.TypeEngine[Any]) -> sql.TypeEngine[Any]:
+def plain_type(type_: sql.TypeEngine[Any]) -> sql.TypeEngine[Any]:
+    """The type that a TypeDecorator keeps its values as."""
     return type_.impl_instance if isinstance(type_, sql.TypeDecorator) else type_

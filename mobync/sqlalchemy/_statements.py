@@ -21,6 +21,7 @@ from sqlalchemy import (
     LargeBinary,
     Select,
     Table,
+    Text,
     and_,
     bindparam,
     case,
@@ -40,11 +41,12 @@ from sqlalchemy import (
     Sequence as DatabaseSequence,
 )
 from sqlalchemy import types as sql
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql import ClauseElement, ColumnElement
 
-from ..types import FilterType, ReadFilter
-from ._model import Model, Row
+from ..types import Diff, FilterType, ReadFilter
+from ._model import Model, Row, plain_type
 from ._values import DoesNotFit, is_mysql
 
 # Names of values in a statement; no column of a table should be called so.
@@ -54,17 +56,26 @@ _ID, _OWNER, _CARRIED, _VALUE = "mobync_id", "mobync_owner", "mobync_carried_", 
 # MySQL packets of 16 MiB.
 _MOST_VALUES = 30_000
 _MOST_CHARACTERS = 1_000_000
+_IDS_A_STATEMENT = 500
 
 
 def same(column: ColumnElement[Any], value: ColumnElement[Any], dialect: Dialect) -> Any:
     """The condition that a column is equal to a value, character for character.
 
     By the default collations of MySQL and MariaDB the ids 'a' and 'A' are equal, and so would be
-    two owners; there the bytes are compared too.  The plain comparison stays: it has the index.
+    two owners; a column of the other databases may have such a collation too.  There the bytes
+    are compared as well.  The plain comparison stays: it has the index.
     """
     equal = column == value
-    if is_mysql(dialect) and isinstance(column.type, sql.String):
+    type_ = plain_type(column.type)
+    if not isinstance(type_, sql.String):
+        return equal
+    if is_mysql(dialect):
         return and_(equal, cast(column, LargeBinary) == cast(value, LargeBinary))
+    if dialect.name == "sqlite":  # whose collations reflection does not tell
+        return and_(equal, column.collate("BINARY") == value)
+    if type_.collation is not None or isinstance(type_, postgresql.CITEXT):
+        return and_(equal, cast(column, Text).collate("C") == cast(value, Text))
     return equal
 
 
@@ -191,26 +202,43 @@ def update_rows(
     connection.execute(update(model.table).where(own_row).values(values), parameters)
 
 
-def delete_rows(connection: Connection, model: Model, owner: Any, ids: Iterable[Any]) -> None:
+def delete_rows(connection: Connection, model: Model, owner: Any, ids: Sequence[Any]) -> None:
     """Delete rows; one that is not there is no error."""
-    own_row = _own_row(model, connection.dialect)
-    connection.execute(
-        delete(model.table).where(own_row), [{_ID: id_, _OWNER: owner} for id_ in ids]
-    )
+    dialect = connection.dialect
+    # Else PyMySQL sends them one by one.  That must be where rows refer to each other in their
+    # table: InnoDB needs the children to go first, within one statement too.
+    at_once = isinstance(model.id.type, sql.String) and not _refers_to_itself(model.table)
+    if not (is_mysql(dialect) and at_once):
+        connection.execute(
+            delete(model.table).where(_own_row(model, dialect)),
+            [{_ID: id_, _OWNER: owner} for id_ in ids],
+        )
+        return
+    for begin in range(0, len(ids), _IDS_A_STATEMENT):
+        piece = ids[begin : begin + _IDS_A_STATEMENT]
+        connection.execute(
+            delete(model.table).where(
+                *_owned(model, owner, dialect),
+                model.id.in_(piece),
+                cast(model.id, LargeBinary).in_([id_.encode() for id_ in piece]),
+            )
+        )
 
 
-def one_of_the_ids_exists(
-    connection: Connection, model: Model, owner: Any, ids: Sequence[Any]
-) -> bool:
-    """Whether the key of a row that was to be created is somebody's already."""
+def _refers_to_itself(table: Table) -> bool:
+    return any(key.referred_table is table for key in table.foreign_key_constraints)
+
+
+def existing_ids(connection: Connection, model: Model, owner: Any, ids: Sequence[Any]) -> list[Any]:
+    """The ids, as the rows have them, of rows whose key is that of a row that was to be created."""
     keys = set(model.table.primary_key.columns)
-    for begin in range(0, len(ids), 500):
-        found = exists().where(model.id.in_(ids[begin : begin + 500]))
+    found: list[Any] = []
+    for begin in range(0, len(ids), _IDS_A_STATEMENT):
+        statement = select(model.id).where(model.id.in_(ids[begin : begin + _IDS_A_STATEMENT]))
         if model.owner in keys:
-            found = found.where(model.owner == owner)
-        if connection.scalar(select(found)):
-            return True
-    return False
+            statement = statement.where(model.owner == owner)
+        found += connection.scalars(statement)
+    return found
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -234,12 +262,12 @@ def read_rows(
 
 
 def read_page(
-    connection: Connection, model: Model, owner: Any, after: Row | None, size: int
+    connection: Connection, model: Model, owner: Any, after: str | None, size: int
 ) -> list[Row]:
-    """Read at most ``size`` of an owner's rows in the order of their ids: those after a row."""
+    """Read at most ``size`` of an owner's rows in the order of their ids: those after one."""
     statement = _select(model).where(*_owned(model, owner, connection.dialect))
     if after is not None:
-        statement = statement.where(model.id > model.read_id(after, connection.dialect))
+        statement = statement.where(model.id > model.read_id({Diff.ID: after}, connection.dialect))
     return _fetch(connection, model, statement.order_by(model.id).limit(size))
 
 

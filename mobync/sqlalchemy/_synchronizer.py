@@ -18,13 +18,23 @@ from ..errors import BusyError, InvalidDiffError
 from ..synchronizer import Synchronizer
 from ..types import Diff, FilterType, ReadFilter
 from ._connections import source_of
-from ._locking import is_lock_timeout, is_transient, lock_owner, read_head, set_head
-from ._model import Model, Row, describe, describe_log, table_and_fields
+from ._locking import (
+    does_not_fit,
+    is_duplicate_key,
+    is_lock_timeout,
+    is_sqlite_busy,
+    is_transient,
+    lock_owner,
+    read_head,
+    set_head,
+    waiting,
+)
+from ._model import Model, Row, describe, describe_log, first_of, table_and_fields
 from ._printed_log import PrintedLog
 from ._statements import (
     delete_rows,
+    existing_ids,
     insert_rows,
-    one_of_the_ids_exists,
     read_owners,
     read_page,
     read_rows,
@@ -32,6 +42,7 @@ from ._statements import (
 )
 from ._tables import diffs_table, heads_of
 from ._values import is_mysql
+from ._write_order import write_order
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,8 +94,8 @@ class SQLAlchemySynchronizer(Synchronizer):
             the models, or declares it there.
         owner_column: the field of every model that says whose a row is: a String, Integer or Uuid
             that holds the ``owner_id`` of ``Mobync.apply``.
-        lock_timeout_s: seconds to wait for another sync of the same owner.  MySQL and MariaDB
-            count whole seconds, at least one.
+        lock_timeout_s: seconds to wait for another sync of the same owner, and for any row that
+            is locked.  MySQL and MariaDB count whole seconds, at least one.
         shared: names of models that have no owner column, on purpose: any device may write any
             row of them, unless a rule says no.
 
@@ -163,8 +174,8 @@ class SQLAlchemySynchronizer(Synchronizer):
             A copy of this synchronizer that works in the transaction.
 
         Raises:
-            BusyError: another sync of this owner took longer than ``lock_timeout_s``; on SQLite,
-                any other writer.
+            BusyError: another sync of this owner, or whoever has locked a row that the sync
+                writes, took longer than ``lock_timeout_s``; on SQLite, any other writer.
             InvalidDiffError: an ``id`` of a create is taken, by a row of whatever owner.
             RuntimeError: a transaction is open already.
             ValueError: the database cannot keep ``owner_id`` apart from others.
@@ -174,17 +185,26 @@ class SQLAlchemySynchronizer(Synchronizer):
         inside = copy.copy(self)
         opened: _Transaction | None = None
         try:
-            with self._source.transaction() as connection:
+            with (
+                self._source.transaction() as connection,
+                waiting(connection, self._lock_timeout_s),
+            ):
                 opened = inside._open = self._lock(connection, owner_id)
                 yield inside
         except DBAPIError as error:
-            if opened is None and is_lock_timeout(error):
+            if opened is None and (is_lock_timeout(error) or is_sqlite_busy(error)):
                 raise BusyError(
                     f"another sync of this owner took longer than {self._lock_timeout_s:g} s"
                 ) from error
+            if is_lock_timeout(error):
+                raise BusyError(
+                    f"a row was locked by somebody else for longer than {self._lock_timeout_s:g} s"
+                ) from error
             refused = opened.refused if opened is not None else None
-            if refused is not None and refused.error is error and self._id_is_taken(refused):
-                raise InvalidDiffError(f"{refused.model.where}id cannot be used") from error
+            if refused is not None and refused.error is error:
+                taken = _ids_taken(refused)
+                if taken is not None:
+                    raise taken from error
             raise
         finally:
             inside._open = None
@@ -193,14 +213,9 @@ class SQLAlchemySynchronizer(Synchronizer):
         if is_mysql(connection.dialect) and owner_id.endswith(" "):
             raise ValueError("owner_id ends in a space, which MySQL and MariaDB do not compare")
         self._log.owner_value(owner_id, connection.dialect)
-        clock = lock_owner(connection, self._heads, self._log.table, owner_id, self._lock_timeout_s)
+        clock = lock_owner(connection, self._heads, self._log.table, owner_id)
         self._source.after_lock(connection, self._heads, owner_id, clock)
         return _Transaction(connection, owner_id, clock)
-
-    def _id_is_taken(self, refused: _RefusedInsert) -> bool:
-        """Whether an insert failed because a row with its key exists, whoever's it is."""
-        with refused.engine.connect() as connection:
-            return one_of_the_ids_exists(connection, refused.model, refused.owner, refused.ids)
 
     def _transaction(self) -> _Transaction:
         if self._open is None:
@@ -208,7 +223,13 @@ class SQLAlchemySynchronizer(Synchronizer):
         return self._open
 
     def is_transient(self, error: Exception) -> bool:
-        return is_transient(error) and self._source.may_begin_again()
+        return is_transient(error) and self.may_begin_again()
+
+    def may_begin_again(self) -> bool:
+        return self._source.may_begin_again()
+
+    def write_order(self, operations: Sequence[tuple[str, str, str]]) -> Sequence[int]:
+        return write_order(operations, self._models)
 
     def highest_logical_clock(self, owner_id: str) -> int:
         if self._open is not None and self._open.owner_id == owner_id:
@@ -253,26 +274,30 @@ class SQLAlchemySynchronizer(Synchronizer):
         with self._reading() as connection:
             return read_rows(connection, model, owner, filters)
 
-    def owned_rows(self, owner_id: str, where: str) -> Iterator[Row]:
-        """Read all rows of a model that are an owner's, a page at a time, in the order of ids.
+    def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[Row]:
+        """Read the rows of a model that are an owner's, a page at a time, in the order of ids.
 
-        Each page is a statement of its own: what is written meanwhile may or may not be among
-        the rows.
+        Each page is a statement of its own: outside of a transaction, what is written meanwhile
+        may or may not be among the rows.
+
+        Args:
+            owner_id: whose rows.
+            where: the model.
+            after: the id after which to begin.
 
         Raises:
             InvalidDiffError: there is no such model.
             ValueError: the owner column cannot keep ``owner_id``.
         """
         model = self._model(where)
-        page: list[Row] = []
         while True:
             with self._reading() as connection:
                 owner = model.owner_value(owner_id, connection.dialect)
-                last = page[-1] if page else None
-                page = read_page(connection, model, owner, last, PAGE_ROWS)
+                page = read_page(connection, model, owner, after, PAGE_ROWS)
             yield from page
             if len(page) < PAGE_ROWS:
                 return
+            after = page[-1][Diff.ID]
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -296,7 +321,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         self.delete_many(where, [data_json])
 
     def create_many(self, where: str, rows_json: Sequence[str]) -> None:
-        opened, model, owner = self._writing(where)
+        opened, model, owner = self._writing(where, rows_json)
         if not rows_json:
             return
         connection = opened.connection
@@ -309,7 +334,8 @@ class SQLAlchemySynchronizer(Synchronizer):
                 self._printed_log.insert(connection, rows_json)
             else:
                 rows = model.new_rows(rows_json, owner, connection.dialect)
-                insert_rows(connection, model, rows)
+                with _refusing_misfits(model):
+                    insert_rows(connection, model, rows)
         except IntegrityError as error:
             rows = rows or model.new_rows(rows_json, owner, connection.dialect)
             ids = [row[model.id.key] for row in rows]
@@ -324,25 +350,30 @@ class SQLAlchemySynchronizer(Synchronizer):
         self._source.after_write(model.table)
 
     def update_many(self, where: str, rows_json: Sequence[str]) -> None:
-        opened, model, owner = self._writing(where)
+        opened, model, owner = self._writing(where, rows_json)
         dialect = opened.connection.dialect
         changes = model.changes(rows_json, owner, dialect)
         if not changes:
             return
-        update_rows(opened.connection, model, owner, changes)
+        with _refusing_misfits(model):
+            update_rows(opened.connection, model, owner, changes)
         self._source.after_write(model.table)
 
     def delete_many(self, where: str, rows_json: Sequence[str]) -> None:
-        opened, model, owner = self._writing(where)
-        ids = [model.row_id(data_json, opened.connection.dialect) for data_json in rows_json]
+        opened, model, owner = self._writing(where, rows_json)
+        ids = model.row_ids(rows_json, opened.connection.dialect)
         if not ids:
             return
         delete_rows(opened.connection, model, owner, ids)
         self._source.after_write(model.table)
 
-    def _writing(self, where: str) -> tuple[_Transaction, Model, Any]:
+    def _writing(self, where: str, rows_json: Sequence[str]) -> tuple[_Transaction, Model, Any]:
         opened = self._transaction()
-        model = self._model(where)
+        try:
+            model = self._model(where)
+        except InvalidDiffError as unknown:  # so no row fits
+            misfits = [InvalidDiffError(unknown.reason, place) for place in range(len(rows_json))]
+            raise first_of(misfits or [unknown]) from None
         self._source.before_statement()
         return opened, model, model.owner_value(opened.owner_id, opened.connection.dialect)
 
@@ -353,6 +384,34 @@ class SQLAlchemySynchronizer(Synchronizer):
         if model is None:
             raise InvalidDiffError(f"model {where!r:.100} is unknown")
         return model
+
+
+@contextmanager
+def _refusing_misfits(model: Model) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if does_not_fit(error):
+            raise InvalidDiffError(f"{model.where}a value does not fit its column") from error
+        raise
+
+
+def _ids_taken(refused: _RefusedInsert) -> InvalidDiffError | None:
+    """Which of an insert's rows have the key of a row that exists, whoever's it is.
+
+    Without an index where the database takes different ids for the same; None if that is not why
+    the insert failed.
+    """
+    with refused.engine.connect() as connection:
+        taken = set(existing_ids(connection, refused.model, refused.owner, refused.ids))
+    reason = f"{refused.model.where}id cannot be used"
+    misfits = [
+        InvalidDiffError(reason, place) for place, id_ in enumerate(refused.ids) if id_ in taken
+    ]
+    if misfits:
+        return first_of(misfits)
+    duplicate = is_duplicate_key(refused.error, refused.model.table)
+    return InvalidDiffError(reason) if taken or duplicate else None
 
 
 def _on_owner(model: Model, f: ReadFilter) -> bool:

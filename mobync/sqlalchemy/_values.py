@@ -127,16 +127,46 @@ def _number(value: Any) -> Decimal | None:
     return number if number.is_finite() else None
 
 
-def _float(_: Any, dialect: Dialect) -> Codec:
+def _float(type_: sql.Float[Any], dialect: Dialect) -> Codec:
+    single = _is_single(type_, dialect)
+    scale = type_.scale if is_mysql(dialect) else None
+
     def decode(value: Any) -> float:
         number = _number(value)
         if number is None:
             raise DoesNotFit("must be a number")
         if not math.isfinite(float(number)):
             raise DoesNotFit("is too large")
+        if single and not _fits_single(number):
+            raise DoesNotFit(f"is no number of {_SINGLE_DIGITS} digits, which a 4-byte float keeps")
+        if scale is not None:
+            _check_digits(number, (type_.precision or 0) - scale, scale)
         return float(number)
 
     return Codec(decode, float)
+
+
+# What every decimal of so many digits survives, within the range; MariaDB and MySQL give no more.
+_SINGLE_DIGITS = 6
+_SINGLE_LEAST, _SINGLE_MOST = Decimal("1.17550e-38"), Decimal("3.40282e38")
+
+
+def _is_single(type_: sql.Float[Any], dialect: Dialect) -> bool:
+    """Whether a database makes floats of 4 bytes of it."""
+    if dialect.name == "sqlite" or isinstance(type_, sql.Double):
+        return False
+    if isinstance(type_, sql.REAL):
+        return not is_mysql(dialect)
+    if is_mysql(dialect) and (type_.precision is None or type_.scale is not None):
+        return True
+    return type_.precision is not None and type_.precision <= 24
+
+
+def _fits_single(number: Decimal) -> bool:
+    digits = "".join(map(str, number.as_tuple().digits)).strip("0")
+    if not digits:
+        return True
+    return len(digits) <= _SINGLE_DIGITS and _SINGLE_LEAST <= abs(number) <= _SINGLE_MOST
 
 
 def _numeric(type_: sql.Numeric[Any], dialect: Dialect) -> Codec:
@@ -146,11 +176,7 @@ def _numeric(type_: sql.Numeric[Any], dialect: Dialect) -> Codec:
         number = _number(_decimal_of_text(value) if isinstance(value, str) else value)
         if number is None:
             raise DoesNotFit("must be a number")
-        digits, places = _digits(number)
-        if digits > whole_digits:
-            raise DoesNotFit(f"has more than {whole_digits} digits before the point")
-        if places > scale:
-            raise DoesNotFit(f"has more than {scale} digits after the point")
+        _check_digits(number, whole_digits, scale)
         if dialect.name == "sqlite" and Decimal(repr(float(number))) != number:
             raise DoesNotFit("has more digits than SQLite keeps")
         # MySQL takes a literal with an exponent, as Decimal prints small numbers, for a double.
@@ -167,6 +193,14 @@ def _numeric_size(type_: sql.Numeric[Any], dialect: Dialect) -> tuple[int, int]:
     if is_mysql(dialect):
         return 10, 0
     return 131_072, 16_383  # what PostgreSQL's unbounded numeric holds
+
+
+def _check_digits(number: Decimal, whole_digits: int, scale: int) -> None:
+    digits, places = _digits(number)
+    if digits > whole_digits:
+        raise DoesNotFit(f"has more than {whole_digits} digits before the point")
+    if places > scale:
+        raise DoesNotFit(f"has more than {scale} digits after the point")
 
 
 def _digits(number: Decimal) -> tuple[int, int]:
@@ -208,6 +242,23 @@ _INTEGER_BITS: tuple[tuple[type[Any], int], ...] = (
 # ---- text and bytes ---------------------------------------------------------------------------
 
 
+def _char(type_: sql.String, dialect: Dialect) -> Codec:
+    """Of a CHAR, which is filled with spaces; either the database takes them off again or we do."""
+    plain = _string(type_, dialect)
+    if dialect.name == "sqlite":  # to which it is a name for TEXT
+        return plain
+
+    def decode(value: Any) -> Any:
+        text = plain.decode(value)
+        if text.endswith(" "):
+            raise DoesNotFit("ends in a space, which a CHAR does not keep")
+        if len(text) > (type_.length or 1):
+            raise DoesNotFit(f"is longer than {type_.length or 1} characters")
+        return text
+
+    return Codec(decode, lambda value: str(value).rstrip(" "))
+
+
 def _string(type_: sql.String, dialect: Dialect) -> Codec:
     most_bytes = _size_on_mysql(type_) if is_mysql(dialect) else None
 
@@ -235,6 +286,9 @@ def _string(type_: sql.String, dialect: Dialect) -> Codec:
 
 def _binary(type_: Any, dialect: Dialect) -> Codec:
     most_bytes = type_.length or (_size_on_mysql(type_) if is_mysql(dialect) else None)
+    filled_up = isinstance(type_, sql.BINARY) and dialect.name != "sqlite"
+    if filled_up:
+        most_bytes = type_.length or 1
 
     def decode(value: Any) -> bytes:
         if not isinstance(value, str):
@@ -245,6 +299,8 @@ def _binary(type_: Any, dialect: Dialect) -> Codec:
             raise DoesNotFit("must be a string of base64") from None
         if most_bytes is not None and len(content) > most_bytes:
             raise DoesNotFit(f"is longer than {most_bytes} bytes")
+        if filled_up and len(content) != most_bytes:
+            raise DoesNotFit(f"must be of {most_bytes} bytes, since a BINARY is filled up")
         return content
 
     return Codec(decode, lambda value: base64.b64encode(value).decode())
@@ -303,6 +359,9 @@ _MS_A_DAY = 86_400_000
 
 
 def _datetime(type_: sql.DateTime, dialect: Dialect) -> Codec:
+    decimals = _decimals_of_second(type_, dialect)
+    least, most = _moments(type_, dialect)
+
     def decode(value: Any) -> dt.datetime:
         try:
             moment = _read_datetime(value)
@@ -312,6 +371,9 @@ def _datetime(type_: sql.DateTime, dialect: Dialect) -> Codec:
             raise DoesNotFit(
                 "must be a date and time (ISO 8601, or milliseconds since 1970)"
             ) from None
+        if not least <= moment.replace(tzinfo=None) <= most:
+            raise DoesNotFit(f"must be of {least.isoformat()} to {most.isoformat()}")
+        _check_decimals(moment.microsecond, decimals)
         return moment.replace(tzinfo=UTC if type_.timezone else None)
 
     def encode(value: dt.datetime) -> str:
@@ -320,6 +382,29 @@ def _datetime(type_: sql.DateTime, dialect: Dialect) -> Codec:
         return value.isoformat()
 
     return Codec(decode, encode)
+
+
+def _moments(type_: sql.DateTime, dialect: Dialect) -> tuple[dt.datetime, dt.datetime]:
+    """The first and last moment that can be kept and read again in whatever time zone."""
+    if is_mysql(dialect) and isinstance(type_, sql.TIMESTAMP):
+        return dt.datetime(1970, 1, 2), dt.datetime(2038, 1, 18)
+    if dialect.name == "postgresql" and type_.timezone:
+        return dt.datetime.min + dt.timedelta(days=1), dt.datetime.max - dt.timedelta(days=1)
+    return dt.datetime.min, dt.datetime.max
+
+
+def _decimals_of_second(type_: Any, dialect: Dialect) -> int:
+    if is_mysql(dialect):
+        return getattr(type_, "fsp", None) or 0
+    if dialect.name == "postgresql":
+        precision = getattr(type_, "precision", None)
+        return 6 if precision is None else precision
+    return 6
+
+
+def _check_decimals(microsecond: int, decimals: int) -> None:
+    if microsecond % 10 ** (6 - decimals):
+        raise DoesNotFit(f"has more than {decimals} decimals of a second")
 
 
 def _read_datetime(value: Any) -> dt.datetime:
@@ -362,15 +447,18 @@ def _date(_: Any, dialect: Dialect) -> Codec:
 def _time(type_: sql.Time, dialect: Dialect) -> Codec | None:
     if type_.timezone:
         return None
+    decimals = _decimals_of_second(type_, dialect)
 
     def decode(value: Any) -> dt.time:
         match = _TIME.fullmatch(value) if isinstance(value, str) else None
         try:
-            if match is not None:
-                return dt.time(*_clock(list(match.groups())))
+            time = None if match is None else dt.time(*_clock(list(match.groups())))
         except ValueError:
-            pass
-        raise DoesNotFit("must be a time (HH:MM:SS)")
+            time = None
+        if time is None:
+            raise DoesNotFit("must be a time (HH:MM:SS)")
+        _check_decimals(time.microsecond, decimals)
+        return time
 
     return Codec(decode, dt.time.isoformat)
 
@@ -410,6 +498,8 @@ _MAKERS: tuple[tuple[Any, Callable[[Any, Dialect], Codec | None]], ...] = (
     (sql.Float, _float),
     (sql.Numeric, _numeric),
     (sql.Enum, _enum),
+    (sql.CHAR, _char),
+    (sql.NCHAR, _char),
     (sql.String, _string),
     (sql.Uuid, _uuid),
     (sql.LargeBinary, _binary),
