@@ -32,7 +32,7 @@ database = databases.database
 
 DEVICES = 50
 SYNCS_EACH = 6
-KILLS = int(os.environ.get("MOBYNC_TEST_KILLS", "40"))
+KILLS = int(os.environ.get("MOBYNC_TEST_KILLS", "100"))
 
 MANY_OWNERS = [f"owner{number}" for number in range(10)]
 
