@@ -24,6 +24,7 @@ from simulation.world import Event, SimulatedServer
 from mobync import Synchronizer
 
 RUNS, PIECES = 10_000, 10
+RUNS_ON_A_DATABASE = 40
 
 
 def check(history: History) -> None:
@@ -40,7 +41,7 @@ def test_ten_thousand_histories_converge(piece: int) -> None:
 @pytest.mark.parametrize("name", ["sqlite", "postgresql", "mariadb"])
 def test_histories_converge_on_a_database(name: str) -> None:
     with open_stores(name) as make_store:
-        for seed in range(RUNS, RUNS + 100):
+        for seed in range(RUNS, RUNS + RUNS_ON_A_DATABASE):
             world, error = failure_of(random_history(seed), make_store)
             assert error is None, tell(random_history(seed), world, error)
 
