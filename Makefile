@@ -5,6 +5,7 @@ PORT ?= 5000
 RUNS ?= 10000
 SEED ?= 1
 STORE ?= memory
+APPLIES ?= 1000000
 SECONDS ?= 60
 
 # Pytest's; more than cores, since many tests wait for servers.
@@ -95,6 +96,10 @@ lint: tools ## Check warnings, layers, style, types, stubs; analyse the C
 .PHONY: simulate
 simulate: setup ## Play RUNS random histories from SEED on STORE
 	cd tests && ../$(BIN)/python -m simulation --runs $(RUNS) --seed $(SEED) --store $(STORE)
+
+.PHONY: rss
+rss: setup ## Apply APPLIES times, a million, and see that the process does not grow
+	$(BIN)/python tests/isolated/rss.py $(APPLIES)
 
 .PHONY: fuzz
 fuzz: tools ## Fuzz every target for SECONDS each

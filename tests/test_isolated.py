@@ -17,11 +17,19 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_no_path_through_the_extension_leaks() -> None:
+def run_script(*arguments: str) -> None:
     done = subprocess.run(
-        [sys.executable, ISOLATED / "refleaks.py"], capture_output=True, text=True, check=False
+        [sys.executable, *arguments], cwd=ISOLATED, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_path_through_the_extension_leaks() -> None:
+    run_script("refleaks.py")
+
+
+def test_memory_does_not_grow_with_the_number_of_applies() -> None:
+    run_script("rss.py", "50000")  # enough that one small object of each would go over its bound
 
 
 def test_the_module_is_freed_and_made_anew() -> None:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
-from simulation.__main__ import failure_of, main, tell
+from simulation import __main__ as command
+from simulation import world as simulated
+from simulation.__main__ import fails_alike, failure_of, main, tell
+from simulation.claims import (
+    OWNER,
+    Diverged,
+    EditLost,
+    NotByTheRules,
+    OwnDiffsCameBack,
+    RetryCounted,
+)
 from simulation.history import History, random_history, shrink
 from simulation.stores import memory, open_stores
-from simulation.world import Event
+from simulation.world import Event, SimulatedServer
+
+from mobync import Synchronizer
 
 RUNS, PIECES = 10_000, 10
+RUNS_ON_A_DATABASE = 40
 
 
 def check(history: History) -> None:
@@ -25,9 +41,105 @@ def test_ten_thousand_histories_converge(piece: int) -> None:
 @pytest.mark.parametrize("name", ["sqlite", "postgresql", "mariadb"])
 def test_histories_converge_on_a_database(name: str) -> None:
     with open_stores(name) as make_store:
-        for seed in range(RUNS, RUNS + 100):
+        for seed in range(RUNS, RUNS + RUNS_ON_A_DATABASE):
             world, error = failure_of(random_history(seed), make_store)
             assert error is None, tell(random_history(seed), world, error)
+
+
+def whole_sync(name: str) -> list[Event]:
+    return [Event(step, name) for step in ("send", "deliver", "receive")]
+
+
+def test_an_edit_made_after_seeing_one_that_went_up_in_a_create_outlives_its_retry() -> None:
+    check(
+        History(
+            ("careful", "careful"),
+            (
+                Event("skew", "careful1", number=-3_600_000),
+                Event("create", "careful0", "tasks", "u0", (("a", 100),)),
+                Event("update", "careful0", "tasks", "u0", (("a", 200),)),
+                Event("send", "careful0"),
+                Event("deliver", "careful0"),
+                Event("lose", "careful0"),
+                *whole_sync("careful1"),
+                Event("update", "careful1", "tasks", "u0", (("a", 300),)),
+                *whole_sync("careful1"),
+            ),
+            seed=0,
+            distinct_values=True,
+        )
+    )
+
+
+# ---- the claims are checked ----------------------------------------------------------------------
+
+
+class TakesTheFuture(SimulatedServer):
+    def __init__(self, store: Synchronizer, **options: Any) -> None:
+        super().__init__(store, **{**options, "max_clock_skew_ms": 10**15})
+
+
+class WritesEachTime(SimulatedServer):
+    def apply(self, *args: Any, **more: Any) -> Any:
+        clock = self.push(OWNER, [("delete", "tasks", {"id": "none"})])
+        return {**super().apply(*args, **more), "logical_clock": clock}
+
+
+class AnswersWithWhatWasSent(SimulatedServer):
+    def apply(self, logical_clock: Any, diffs: Any, *args: Any, **more: Any) -> Any:
+        reply = super().apply(logical_clock, diffs, *args, **more)
+        return {**reply, "diffs": [*diffs, *reply["diffs"]]}
+
+
+class AnswersNothing(SimulatedServer):
+    def apply(self, *args: Any, **more: Any) -> Any:
+        return {**super().apply(*args, **more), "diffs": []}
+
+
+EDITED_AND_SEEN = (
+    Event("create", "careful0", "tasks", "u0", (("a", 100),)),
+    *whole_sync("careful0"),
+    *whole_sync("careful1"),
+    Event("update", "careful1", "tasks", "u0", (("a", 200),)),
+    *whole_sync("careful1"),
+)
+
+
+def failure(*events: Event) -> Exception | None:
+    return failure_of(History(("careful", "careful"), events, 0, distinct_values=True), memory)[1]
+
+
+def test_a_sync_that_breaks_a_rule_of_the_merge_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    future = (Event("skew", "careful0", number=10**12), *EDITED_AND_SEEN)
+    assert failure(*future) is None
+    monkeypatch.setattr(simulated, "SimulatedServer", TakesTheFuture)
+    assert isinstance(failure(*future), NotByTheRules)
+
+
+@pytest.mark.parametrize(
+    ("server", "error"),
+    [
+        (WritesEachTime, RetryCounted),
+        (AnswersWithWhatWasSent, OwnDiffsCameBack),
+        (AnswersNothing, Diverged),
+    ],
+)
+def test_the_other_claims_do_not_lean_on_the_model(
+    monkeypatch: pytest.MonkeyPatch, server: type[SimulatedServer], error: type[Exception]
+) -> None:
+    monkeypatch.setattr(simulated, "check_by_the_rules", lambda *_: None)
+    assert failure(*EDITED_AND_SEEN) is None
+    monkeypatch.setattr(simulated, "SimulatedServer", server)
+    assert isinstance(failure(*EDITED_AND_SEEN), error)
+
+
+def test_an_acknowledged_edit_that_gives_way_to_what_its_device_had_seen_is_lost() -> None:
+    backend_writes_100_again = Event("push", "", "tasks", "", (("a", 99),), 1)
+    assert failure(*EDITED_AND_SEEN) is None
+    assert isinstance(failure(*EDITED_AND_SEEN, backend_writes_100_again), EditLost)
+
+
+# ---- the tool ------------------------------------------------------------------------------------
 
 
 def test_a_history_plays_the_same_way_each_time() -> None:
@@ -46,10 +158,35 @@ def test_a_failing_history_is_shrunk_to_what_matters() -> None:
     assert [event.what for event in short.events] == ["delete", "lose"]
 
 
+def test_shrinking_keeps_the_kind_of_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulated, "SimulatedServer", AnswersNothing)
+    monkeypatch.setattr(simulated, "check_by_the_rules", lambda *_: None)
+    lost = Event("push", "", "tasks", "", (("a", 99),), 1)
+    history = History(("careful", "careful"), (*EDITED_AND_SEEN, lost), 0, distinct_values=True)
+    short = shrink(history, partial(fails_alike, Diverged, memory))
+    assert isinstance(failure_of(short, memory)[1], Diverged)
+    assert len(short.events) == 1
+
+
+def test_the_command_counts_what_failed_and_what_diverged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = iter([Diverged("rows"), RetryCounted("again"), *[None] * 18])
+    world = failure_of(random_history(5), memory)[0]
+    monkeypatch.setattr(command, "failure_of", lambda *_: (world, next(errors)))
+    monkeypatch.setattr(command, "tell_shrunk", lambda *_: "the story")
+    assert main(["--runs", "20", "--seed", "5"]) == 2
+    printed = capsys.readouterr().out
+    assert "the story" in printed
+    assert "diverged     1" in printed
+    assert "failed       2 [5, 6]" in printed
+
+
 def test_the_command_tells_what_it_played(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--runs", "20", "--seed", "5"]) == 0
     printed = capsys.readouterr().out
     assert "histories    20, seeds 5 to 24" in printed
+    assert "diverged     0" in printed
     assert "failed       0" in printed
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from functools import partial
+from itertools import islice
 
 from tqdm import tqdm
 
 from . import stores
+from .claims import Diverged
 from .history import History, random_history, shrink
 from .world import MakeStore, World
 
@@ -32,6 +35,11 @@ def failure_of(history: History, make_store: MakeStore) -> tuple[World, Exceptio
         except Exception as error:
             return world, error
         return world, None
+
+
+def fails_alike(kind: type[Exception], make_store: MakeStore, history: History) -> bool:
+    """Whether it fails with that very kind of failure, not another that a shorter one shows."""
+    return type(failure_of(history, make_store)[1]) is kind
 
 
 def tell(history: History, world: World, error: Exception) -> str:
@@ -57,6 +65,14 @@ def test_history_{history.seed}():
 """
 
 
+def tell_shrunk(seed: int, kind: type[Exception], make_store: MakeStore) -> str:
+    """The story of the shortest history that fails as that of the seed does."""
+    short = shrink(random_history(seed), partial(fails_alike, kind, make_store))
+    world, error = failure_of(short, make_store)
+    assert error is not None
+    return tell(short, world, error)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000, help="how many histories")
@@ -70,25 +86,22 @@ def main(arguments: list[str] | None = None) -> int:
 def simulate(name: str, seeds: range, make_store: MakeStore) -> int:
     """Play a history for each seed and print what came of it; the number that failed."""
     totals: Counter[str] = Counter()
-    failed: list[int] = []
+    failed: dict[int, Exception] = {}
     for seed in tqdm(seeds, desc="histories", unit="", disable=None):
         world, error = failure_of(random_history(seed), make_store)
         totals.update(world.counts)
         if error is not None:
-            failed.append(seed)
+            failed[seed] = error
 
-    if failed:
-        short = shrink(
-            random_history(failed[0]), lambda h: failure_of(h, make_store)[1] is not None
-        )
-        world, error = failure_of(short, make_store)
-        assert error is not None
-        print(tell(short, world, error))
+    for seed, error in islice(failed.items(), 1):
+        print(tell_shrunk(seed, type(error), make_store))
     print(f"store        {name}")
     print(f"histories    {len(seeds)}, seeds {seeds.start} to {seeds.stop - 1}")
     for what, count in sorted(totals.items()):
         print(f"{what:<12} {count}")
-    print(f"failed       {len(failed)} {failed[:10] if failed else ''}".rstrip())
+    diverged = sum(isinstance(error, Diverged) for error in failed.values())
+    print(f"diverged     {diverged}")
+    print(f"failed       {len(failed)} {list(failed)[:10] if failed else ''}".rstrip())
     return len(failed)
 
 

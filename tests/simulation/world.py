@@ -5,18 +5,35 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
-from mobync import Mobync, Synchronizer, SyncReport
+from mobync import FilterType, Mobync, ReadFilter, Synchronizer
 
+from .claims import (
+    MAX_CLOCK_SKEW_MS,
+    OWNER,
+    Diverged,
+    Ledger,
+    ObjectName,
+    OwnDiffsCameBack,
+    RetryCounted,
+    Write,
+    check_by_the_rules,
+    creates_without_trace,
+    deletes_that_look_new,
+    is_ahead,
+    rows_by_replaying,
+    without,
+)
 from .devices import (
     CarefulDevice,
     Device,
+    DiffRow,
     FlutterDevice,
-    LocalError,
     PagingDevice,
     Request,
     Row,
@@ -24,20 +41,17 @@ from .devices import (
     object_of,
 )
 
-OWNER = "owner"
-MODELS = ("tasks", "notes")
+MODELS = ("tasks", "notes", "lists", "tags")
 FIELDS = ("a", "b", "c")
 START_MS = 1_000_000_000
-MAX_CLOCK_SKEW_MS = 300_000
-
-
-class Diverged(AssertionError):
-    """What must hold for every history does not hold for this one."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens.  `what` says which of the other fields mean something."""
+    """Something that happens, a millisecond after the event before or `at_once` with it.
+
+    `what` says which of the other fields mean something.
+    """
 
     what: str
     device: str = ""
@@ -45,14 +59,13 @@ class Event:
     object_id: str = ""
     fields: tuple[tuple[str, int], ...] = ()
     number: int = 0
+    refuse: bool = False
+    at_once: bool = False
 
-
-@dataclass
-class Write:
-    """An edit of a field, named by its value where every value of a history is another one."""
-
-    diff_id: str
-    replaced: int | None
+    def __repr__(self) -> str:
+        values = ((f.name, getattr(self, f.name), f.default) for f in dataclass_fields(self))
+        told = (f"{name}={value!r}" for name, value, default in values if value != default)
+        return f"Event({', '.join(told)})"
 
 
 class SimulatedServer(Mobync):
@@ -73,7 +86,7 @@ class World:
         seed: for what the published client leaves to chance: the order of ties in a sort.
         whole_rows: every create has all fields, so on the devices they are NOT NULL.
         distinct_values: every edit writes values of its own, so each tells who wrote it.
-        refuses: a rule refuses some diffs, and the sync goes on without them.
+        refuses: a sync goes on without the diffs that a rule refuses, those of events that say so.
     """
 
     def __init__(
@@ -87,15 +100,17 @@ class World:
         refuses: bool,
     ) -> None:
         self.refuses = refuses
-        self.last_report: SyncReport | None = None
         self.rng = random.Random(seed)
         self.store = store
         self.server = self.start_server()
         self.counts: Counter[str] = Counter()
         self.story: list[str] = []
         self.diffs_made = 0
+        self.log: list[DiffRow] = []
         self.delivered: set[str] = set()
-        self.writes: dict[int, Write] = {}
+        self.unanswered: dict[str, Request] = {}
+        self.looked_new: set[ObjectName] = set()
+        self.ledger = Ledger()
         kind_of = {"flutter": FlutterDevice, "careful": CarefulDevice, "paging": PagingDevice}
         self.devices: dict[str, Device] = {
             f"{kind}{i}": kind_of[kind](
@@ -106,22 +121,17 @@ class World:
         self.distinct_values = distinct_values
 
     def start_server(self) -> SimulatedServer:
-        server = SimulatedServer(
+        return SimulatedServer(
             self.store,
             max_clock_skew_ms=MAX_CLOCK_SKEW_MS,
             on_refusal="skip" if self.refuses else "raise",
         )
-        server.listen(self.note)
-        return server
-
-    def note(self, report: SyncReport) -> None:
-        self.last_report = report
 
     # ---- events ----------------------------------------------------------------------------
 
     def play(self, events: list[Event]) -> None:
         for event in events:
-            self.server.now_ms += 1
+            self.server.now_ms += not event.at_once
             getattr(self, f"on_{event.what}")(event)
         self.settle()
 
@@ -162,18 +172,26 @@ class World:
             "model": event.model,
             "json_data": json.dumps({"id": event.object_id, **fields}),
         }
-        if self.refuses and self.rng.random() < 0.2:
+        if event.refuse:
             diff["refuse"] = True
         seen = dict(device.rows.get((event.model, event.object_id), {}))
         if device.edit(kind, event.model, event.object_id, fields, diff):
-            for name, value in fields.items():
-                self.writes[value] = Write(str(diff["id"]), seen.get(name))
+            self.note_edit(device, diff, fields, seen)
             self.diffs_made += 1
             self.counts["edits"] += 1
             shown = ", ".join(f"{name}={value}" for name, value in fields.items())
             self.tell(
                 f"{event.device}: {kind} {event.model}/{event.object_id} {shown}".rstrip()
                 + f"  [{diff['id']} at {now_ms - START_MS}]"
+            )
+
+    def note_edit(self, device: Device, diff: DiffRow, fields: Row, seen: Row) -> None:
+        name, number = object_of(diff), self.diffs_made
+        if diff["type"] == "delete":
+            self.ledger.own_deletes[name].append((device.name, number))
+        for field, value in fields.items():
+            self.ledger.writes[value] = Write(
+                device.name, number, diff["id"], name, field, seen.get(field), device.logical_clock
             )
 
     def on_send(self, event: Event) -> None:
@@ -189,14 +207,16 @@ class World:
         if request is not None and not request.delivered:
             request.reply = self.deliver(event.device, request)
             request.delivered = True
+            self.unanswered[event.device] = request
 
     def on_receive(self, event: Event) -> None:
         device = self.devices[event.device]
         request = device.in_flight
         if request is not None and request.reply is not None:
             device.in_flight = None
+            self.unanswered.pop(event.device, None)
             self.tell(f"{event.device} receives the reply")
-            self.take_reply(device, request)
+            device.receive(request, request.reply, self.rng)
 
     def on_lose(self, event: Event) -> None:
         """The request or its reply is lost; the device gives up and will try again."""
@@ -215,6 +235,29 @@ class World:
             self.tell(f"a copy of request {event.number % len(sent)} of {event.device} arrives")
             self.deliver(event.device, sent[event.number % len(sent)])
 
+    def on_retry(self, event: Event) -> None:
+        """A request of which the device has no reply yet arrives once more, whatever others did."""
+        request = self.unanswered.get(event.device)
+        if request is None:
+            return
+        self.tell(f"the last request of {event.device} arrives once more")
+        self.counts["late retries"] += 1
+        no_trace = deletes_that_look_new(request, self.log)
+        no_trace |= creates_without_trace(request, self.log)
+        written = self.apply(request)[1]
+        self.looked_new |= objects_of(written) & no_trace
+        if not self.may_be_news(request) and not objects_of(written) <= no_trace:
+            raise RetryCounted(f"a late retry wrote {written}")
+
+    def may_be_news(self, request: Request) -> bool:
+        """Whether any edit of a request may count as news when others have synced in between.
+
+        Of two edits that write the same the second is not logged, a compacted log has lost ids, and
+        a time that is limited for skew is limited to a later one.
+        """
+        ahead = any(is_ahead(diff, self.server.now_ms) for diff in request.diffs)
+        return not self.distinct_values or self.counts["compactions"] > 0 or ahead
+
     def on_backup(self, event: Event) -> None:
         self.devices[event.device].save()
         self.tell(f"{event.device} is backed up")
@@ -224,6 +267,7 @@ class World:
         if device.backup is not None:
             self.counts["restored"] += 1
             device.restore()
+            self.unanswered.pop(event.device, None)
             self.tell(f"{event.device} is restored from its backup")
 
     def on_restart(self, event: Event) -> None:
@@ -242,11 +286,14 @@ class World:
             fields = {name: value + i + 1 for name, value in event.fields}
             operations.append((kind, event.model, {"id": key[1], **fields}))
         self.server.push(OWNER, operations)
+        self.follow_log()
         self.counts["pushes"] += 1
         self.tell(f"the backend pushes {operations}")
 
     def on_compact(self, event: Event) -> None:
+        self.check_tables_follow_log()
         result = self.server.compact(OWNER)
+        self.log = self.logged_since(0)
         self.counts["compactions"] += 1
         self.tell(f"the log is compacted from {result.rows_before} to {result.rows_after} rows")
 
@@ -254,7 +301,7 @@ class World:
 
     def deliver(self, name: str, request: Request) -> Any:
         ids = {diff["id"] for diff in request.diffs}
-        reply = self.apply(request)
+        reply, _ = self.apply(request)
         self.counts["syncs"] += 1
         pushed, sent_back = map(objects_of, (request.diffs, reply["diffs"]))
         self.counts["conflicts"] += len(pushed & sent_back)
@@ -262,38 +309,64 @@ class World:
             f"{d['type']} {d['json_data']} as {d['logical_clock']}" for d in reply["diffs"]
         )
         self.tell(f"the server answers {name}: clock {reply['logical_clock']} [{shown}]")
-        self.counts["pages"] += reply.get("more", False)
         refused = {refusal["id"] for refusal in reply.get("refused", ())}
         self.counts["refused"] += len(refused)
-        if not deletes_and_creates_anew(request):
-            self.check_retry(request, all_new=not (ids & self.delivered or refused))
-        self.delivered = (self.delivered | ids) - refused
+        self.check_retry(request, reply, all_new=not (ids & self.delivered or refused))
+        if reply.get("more"):
+            self.counts["pages"] += 1
+        else:
+            self.delivered = (self.delivered | ids) - refused
         return json.loads(json.dumps(reply))
 
-    def check_retry(self, request: Request, *, all_new: bool) -> None:
+    def check_retry(self, request: Request, reply: Any, *, all_new: bool) -> None:
         """The same request once more changes nothing; if all of it was new, nothing comes back.
 
         What restores an object of which something was refused may be the device's own.
         """
-        again = self.apply(request)
+        looks_new = deletes_that_look_new(request, self.log)
+        rows = self.server_rows()
+        again, written = self.apply(request)
         self.counts["retries"] += 1
-        if self.last_report is None or self.last_report.accepted:
-            raise Diverged(f"a retry was accepted: {again}")
+        self.looked_new |= objects_of(written) & looks_new
+        if not objects_of(written) <= looks_new:
+            raise RetryCounted(f"a retry wrote {written}")
+        if without(looks_new, self.server_rows()) != without(looks_new, rows):
+            raise RetryCounted(f"a retry made {self.server_rows()} of {rows}")
+        # What was one page may be two when the request's own diffs are in the log.
+        turned_page = again.get("more", False) and not reply["more"]
+        clock = request.logical_clock if turned_page else reply["logical_clock"] + len(written)
+        if again["logical_clock"] != clock:
+            raise RetryCounted(f"a retry is answered {again} after {reply}")
         own = {diff["id"] for diff in request.diffs} & {d["id"] for d in again["diffs"]}
         if all_new and own:
-            raise Diverged(f"a retry is answered with the device's own diffs {own}")
+            raise OwnDiffsCameBack(f"a retry is answered with the device's own diffs {own}")
 
-    def apply(self, request: Request) -> Any:
+    def apply(self, request: Request) -> tuple[Any, list[DiffRow]]:
+        """The reply, and what the log got."""
         diffs = json.loads(json.dumps(request.diffs))
-        return self.server.apply(
+        before = list(self.log)
+        reply = self.server.apply(
             request.logical_clock, diffs, OWNER, limit=request.limit, cursor=request.cursor
         )
+        written = self.follow_log()
+        check_by_the_rules(before, request, self.server.now_ms, reply, written)
+        return reply, written
 
-    def take_reply(self, device: Device, request: Request) -> None:
-        try:
-            device.receive(request, request.reply, self.rng)
-        except LocalError as error:
-            raise Diverged(str(error)) from None
+    def follow_log(self) -> list[DiffRow]:
+        """Read what was added to the log."""
+        written = self.logged_since(self.log[-1]["logical_clock"] + 1 if self.log else 0)
+        self.log += written
+        self.ledger.note_logged(written)
+        return written
+
+    def logged_since(self, clock: int) -> list[DiffRow]:
+        filters = [
+            ReadFilter("owner", FilterType.equal, OWNER),
+            ReadFilter("logical_clock", FilterType.majorOrEqual, clock),
+        ]
+        with self.store.transaction(OWNER) as inside:
+            rows = rows_of(inside, "diffs", filters)
+        return sorted(rows, key=lambda diff: int(diff["logical_clock"]))
 
     def sync(self, device: Device) -> None:
         more = True
@@ -302,7 +375,7 @@ class World:
             request = device.send(self.rng)
             request.reply = self.deliver(device.name, request)
             device.in_flight = None
-            self.take_reply(device, request)
+            device.receive(request, request.reply, self.rng)
             more = request.reply.get("more", False)
 
     def settle(self) -> None:
@@ -310,26 +383,23 @@ class World:
         for _ in range(3):  # a device in the middle of its pages sends what is new after them
             for device in self.devices.values():
                 self.sync(device)
-        server_rows = self.server_rows()
+        rows = self.server_rows()
         for device in self.devices.values():
-            if device.rows != server_rows:
-                raise Diverged(f"{device.name} has {device.rows}, the server has {server_rows}")
-        # What these bring back, all devices get alike (docs/protocol.md, "Known limits").
-        brings_back = ("compactions", "late", "restored")
-        if self.distinct_values and not any(self.counts[what] for what in brings_back):
-            self.check_no_edit_came_back(server_rows)
+            if device.rows != rows:
+                raise Diverged(f"{device.name} has {device.rows}, the server has {rows}")
+        self.check_tables_follow_log()
+        if self.distinct_values:
+            # These bring old values back, and all devices get them alike (docs/protocol.md,
+            # "Known limits").
+            anything = any(self.counts[what] for what in ("compactions", "late", "restored"))
+            self.ledger.check_nothing_is_lost(
+                rows, self.delivered, may_come_back=None if anything else self.looked_new
+            )
 
-    def check_no_edit_came_back(self, rows: Rows) -> None:
-        """What an edit replaced, having seen it, is not what is there in the end."""
-        replaced_by: dict[int, list[int]] = {}
-        for value, write in self.writes.items():
-            if write.replaced is not None and write.diff_id in self.delivered:
-                replaced_by.setdefault(write.replaced, []).append(value)
-        for key, row in rows.items():
-            for name, value in row.items():
-                if value in replaced_by:
-                    newer = [self.writes[v].diff_id for v in replaced_by[value]]
-                    raise Diverged(f"{key} has {name}={value}, which {newer} had replaced")
+    def check_tables_follow_log(self) -> None:
+        rows, replayed = self.server_rows(), rows_by_replaying(self.logged_since(0))
+        if replayed != rows:
+            raise Diverged(f"the log leads to {replayed}, the server has {rows}")
 
     def server_rows(self) -> Rows:
         rows: Rows = {}
@@ -345,19 +415,8 @@ def objects_of(diffs: list[Row]) -> set[tuple[str, str]]:
     return {object_of(diff) for diff in diffs}
 
 
-def deletes_and_creates_anew(request: Request) -> bool:
-    """Whether a retry of it may be taken for news (docs/protocol.md, "Known limits")."""
-    deleted: set[tuple[str, str]] = set()
-    for diff in request.diffs:
-        if diff["type"] == "delete":
-            deleted.add(object_of(diff))
-        elif diff["type"] == "create" and object_of(diff) in deleted:
-            return True
-    return False
-
-
-def rows_of(store: Synchronizer, model: str) -> list[Row]:
-    rows = store.read(model, [])
+def rows_of(store: Synchronizer, where: str, filters: Sequence[ReadFilter] = ()) -> list[Row]:
+    rows = store.read(where, filters)
     return json.loads(rows) if isinstance(rows, (str, bytes)) else [dict(row) for row in rows]
 
 
