@@ -103,6 +103,7 @@ class _Asking:
         self._owner_id = owner_id
         self._misfits = misfits
         self._raises = raises
+        self._asked: set[int] = set()
         self._refused: dict[int, RefusedDiff] = {}
         self._without_ground: dict[ObjectName, int] = {}  # from which diff on
 
@@ -111,9 +112,10 @@ class _Asking:
         return [self._refused[index] for index in sorted(self._refused)]
 
     def leave_out_refused(self) -> bool:
-        """Ask of all that ``news`` gives; return whether some of it was refused."""
+        """Ask of all news that was not asked of yet; return whether some of it was refused."""
         refused_before = len(self._refused)
-        for index, diff_id, kind, sent in self._exchange.news():
+        for index, diff_id, kind, sent in self._exchange.news(self._asked):
+            self._asked.add(index)
             depends = bool(self._without_ground) and self._depends(index)
             error: InvalidDiffError | UnauthorizedError | None = self._misfits.get(index)
             if error is None and not depends:
@@ -432,7 +434,7 @@ class Mobync:
         exchange = _core.Exchange([diff], self.diffs_model_name, **self._limits())
         exchange.meet([])
         rules = _rules_of(self.synchronizer)
-        for index, diff_id, kind, sent in exchange.news():
+        for index, diff_id, kind, sent in exchange.news(set()):
             refusal = _answer_of_rule(rules, owner_id, index, diff_id, kind, sent)
             if refusal is not None:
                 raise refusal

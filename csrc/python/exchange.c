@@ -6,7 +6,7 @@
  *     meet(rows)          the window is known, and with it what of the request is new
  *     select()            where only a part is wanted: a page, or the objects of the request
  *     news()              what the app's rules must be asked; leave_out() what they refuse
- *     merge()             after which news() gives what is written and was not asked yet
+ *     merge()             after which news() gives only what is written
  *     operations()        what goes upstream: to the models and to the log
  *     acknowledge()       the caller's dicts get their new clocks, once all of that is written
  *     downstream()        the reply; or reply_json()
@@ -29,7 +29,6 @@ typedef struct {
     mb_merge_result result;
     PyObject *callers; /* a tuple of the caller's dicts; NULL where the request came as JSON */
     PyObject **sent;   /* copies of them, as the device sent them; NULL where not yet copied */
-    bool *asked;       /* of each diff, whether news() gave it since meet() */
     PyObject *logical_clock; /* the text in the JSON, or NULL; so the next two */
     PyObject *limit;
     PyObject *cursor;
@@ -223,7 +222,6 @@ static void exchange_dealloc(Exchange *self)
     PyObject_GC_UnTrack(self);
     exchange_clear(self);
     PyMem_Free(self->sent);
-    PyMem_Free(self->asked);
     diff_list_clear(&self->request);
     diff_list_clear(&self->window);
     mb_arena_free(self->arena);
@@ -257,10 +255,7 @@ static PyObject *exchange_meet(Exchange *self, PyObject *args)
     self->window = window;
     self->stage = CHECKED;
     diff_list_clear(&before);
-    PyMem_Free(self->asked);
-    self->asked = PyMem_Calloc(self->request.diffs.count, sizeof *self->asked);
-    if (self->asked == NULL ||
-        mb_recognize(self->arena, &self->window.diffs, &self->request.diffs) != MB_OK)
+    if (mb_recognize(self->arena, &self->window.diffs, &self->request.diffs) != MB_OK)
         return PyErr_NoMemory();
     self->stage = MET;
 
@@ -311,30 +306,46 @@ static PyObject *make_news(const Exchange *self, size_t index)
     return entry;
 }
 
-PyDoc_STRVAR(news_doc,
-             "news($self, /)\n--\n\n"
-             "(index, diff id, type, diff as sent) of each diff that the window lacks; after\n"
-             "merge() only of those of which something goes upstream.  Gives each diff once.");
+/* Whether a set has an index: 1, 0, or -1 with an error. */
+static int has_index(PyObject *set, size_t index)
+{
+    if (PySet_GET_SIZE(set) == 0)
+        return 0;
+    PyObject *number = PyLong_FromSize_t(index);
+    const int found = number != NULL ? PySet_Contains(set, number) : -1;
+    Py_XDECREF(number);
+    return found;
+}
 
-static PyObject *exchange_news(Exchange *self, PyObject *Py_UNUSED(ignored))
+PyDoc_STRVAR(news_doc,
+             "news($self, asked, /)\n--\n\n"
+             "(index, diff id, type, diff as sent) of each diff that the window lacks, but for\n"
+             "those whose index is in the set; after merge() of what goes upstream only.");
+
+static PyObject *exchange_news(Exchange *self, PyObject *asked)
 {
     bool *written = NULL;
     if (self->stage != MERGED && require(self, MET) < 0)
         return NULL;
+    if (!PySet_Check(asked)) {
+        PyErr_SetString(PyExc_TypeError, "asked must be a set");
+        return NULL;
+    }
     if (self->stage == MERGED && mb_find_written(&self->request.diffs, &self->result.upstream,
                                                  self->arena, &written) != MB_OK)
         return PyErr_NoMemory();
     PyObject *news = PyList_New(0);
     for (size_t i = 0; news != NULL && i < self->request.diffs.count; i++) {
         const mb_diff *diff = &self->request.diffs.items[i];
-        if (diff->known || diff->repeated || diff->left_out || self->asked[i] ||
-            (written != NULL && !written[i]))
+        if (diff->known || diff->repeated || diff->left_out || (written != NULL && !written[i]))
             continue;
-        PyObject *entry = make_news(self, i);
+        const int is_asked = has_index(asked, i);
+        if (is_asked > 0)
+            continue;
+        PyObject *entry = is_asked == 0 ? make_news(self, i) : NULL;
         if (entry == NULL || PyList_Append(news, entry) < 0)
             Py_CLEAR(news);
         Py_XDECREF(entry);
-        self->asked[i] = true;
     }
     return news;
 }
@@ -713,7 +724,7 @@ static PyMethodDef exchange_methods[] = {
      METH_CLASS | METH_VARARGS | METH_KEYWORDS, from_json_doc},
     {"reply_json", (PyCFunction)exchange_reply_json, METH_O, reply_json_doc},
     {"meet", (PyCFunction)exchange_meet, METH_VARARGS, meet_doc},
-    {"news", (PyCFunction)exchange_news, METH_NOARGS, news_doc},
+    {"news", (PyCFunction)exchange_news, METH_O, news_doc},
     {"leave_out_dead", (PyCFunction)exchange_leave_out_dead, METH_NOARGS, leave_out_dead_doc},
     {"leave_out", (PyCFunction)exchange_leave_out, METH_O, leave_out_doc},
     {"diff", (PyCFunction)exchange_diff, METH_O, diff_doc},

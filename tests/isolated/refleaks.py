@@ -93,7 +93,7 @@ def merged() -> Any:
 def from_json() -> Any:
     made = _core.Exchange.from_json(BODY, "diffs")
     made.meet(json.dumps(SERVER))
-    made.news()
+    made.news(set())
     made.merge()
     return made
 
@@ -104,7 +104,7 @@ def news_of(json_number: str) -> Any:
         text.replace('"id": "n1"', f'"id": "n1", "extra": {json_number}')
     )
     made.meet([])
-    return made.news()
+    return made.news(set())
 
 
 def unwritable_clock() -> None:
@@ -299,8 +299,9 @@ PATHS: dict[str, Callable[[], object]] = {
         _core.text_member(b"\xff", "a"),
     ),
     "operations": lambda: merged().operations("owner", 7),
-    "news": lambda: met().news(),
-    "news of what is written": lambda: (merged().news(), merged().is_retry),
+    "news": lambda: met().news(set()),
+    "news of what is written": lambda: (merged().news({0}), merged().is_retry),
+    "news without a set": raises(lambda: met().news([])),
     "meet twice": lambda: met().meet(SERVER),
     "meet a tuple": lambda: request().meet(tuple(SERVER)),
     "meet an iterator": lambda: request().meet(iter(SERVER)),
@@ -320,7 +321,7 @@ PATHS: dict[str, Callable[[], object]] = {
     "compaction": compacted,
     "validate": lambda: (Diff.validate(ONE), Diff.validate({}), Diff.validate(7)),
     "too early": raises(lambda: _core.Exchange([]).upstream()),
-    "news too early": raises(lambda: _core.Exchange([]).news()),
+    "news too early": raises(lambda: _core.Exchange([]).news(set())),
     "merge too early": raises(lambda: _core.Exchange([]).merge()),
     "operations too early": raises(lambda: met().operations("o", 1)),
     "acknowledge too early": raises(lambda: met().acknowledge(1)),
