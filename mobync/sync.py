@@ -9,7 +9,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, islice
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -58,6 +58,7 @@ T = TypeVar("T")
 
 Listener = Callable[[SyncReport], object]
 Rule = Callable[..., bool]
+RuleError = InvalidDiffError | UnauthorizedError
 
 _owner_locks = KeyedLocks()
 
@@ -93,7 +94,7 @@ class _Asking:
     def __init__(
         self,
         exchange: _core.Exchange,
-        rules: dict[str, Rule],
+        rules: tuple[Rule, Rule, Rule],
         owner_id: str,
         misfits: dict[int, InvalidDiffError],
         raises: bool,
@@ -114,22 +115,47 @@ class _Asking:
     def leave_out_refused(self) -> bool:
         """Ask of all news that was not asked of yet; return whether some of it was refused."""
         refused_before = len(self._refused)
-        for index, diff_id, kind, sent in self._exchange.news(self._asked):
-            self._asked.add(index)
-            depends = bool(self._without_ground) and self._depends(index)
-            error: InvalidDiffError | UnauthorizedError | None = self._misfits.get(index)
-            if error is None and not depends:
-                error = _answer_of_rule(self._rules, self._owner_id, index, diff_id, kind, sent)
-            if not depends and error is None:
-                continue
+        news = self._exchange.news(self._asked)
+        self._asked.update(news)
+        for index, error in self._refusals(iter(news)):
             if self._raises and error is not None:
                 raise error
+            diff_id, kind, *_ = self._exchange.diff(index)
+            sent = self._exchange.sent(index)
             self._exchange.leave_out(index)
-            refusal = refusal_of(diff_id, None if depends else error)
-            self._refused[index] = RefusedDiff(sent, refusal)
-            if kind != "update" and not depends:
+            self._refused[index] = RefusedDiff(sent, refusal_of(diff_id, error))
+            if kind != "update" and error is not None:
                 self._without_ground[object_of(self._exchange, index)] = index
         return len(self._refused) > refused_before
+
+    def _refusals(self, unasked: Iterator[int]) -> Iterator[tuple[int, RuleError | None]]:
+        """Each diff that is refused, with the error; None for one that depends on another."""
+        while not self._misfits and not self._without_ground:
+            refusal = self._next_refusal(unasked)
+            if refusal is None:
+                return
+            yield refusal
+        for index in unasked:
+            if self._depends(index):
+                yield index, None
+            elif index in self._misfits:
+                yield index, self._misfits[index]
+            elif (refusal := self._next_refusal(iter((index,)))) is not None:
+                yield refusal
+
+    def _next_refusal(self, unasked: Iterator[int]) -> tuple[int, RuleError] | None:
+        """Ask the rules until one refuses; the error says where."""
+        try:
+            index = self._exchange.ask(self._rules, self._owner_id, unasked)
+        except (InvalidDiffError, UnauthorizedError) as error:
+            index = self._exchange.asking
+            if error.index is None:
+                error.index, error.diff_id = index, self._exchange.diff(index)[0]
+            return index, error
+        if index is None:
+            return None
+        diff_id, kind, *_ = self._exchange.diff(index)
+        return index, UnauthorizedError(f"validate_{kind} refused it", index, diff_id)
 
     def _depends(self, index: int) -> bool:
         return index > self._without_ground.get(object_of(self._exchange, index), index)
@@ -434,10 +460,7 @@ class Mobync:
         exchange = _core.Exchange([diff], self.diffs_model_name, **self._limits())
         exchange.meet([])
         rules = _rules_of(self.synchronizer)
-        for index, diff_id, kind, sent in exchange.news(set()):
-            refusal = _answer_of_rule(rules, owner_id, index, diff_id, kind, sent)
-            if refusal is not None:
-                raise refusal
+        _Asking(exchange, rules, owner_id, {}, raises=True).leave_out_refused()
         return True
 
     def push(self, owner_id: str, operations: Iterable[Operation]) -> int:
@@ -840,31 +863,8 @@ def _read_clock(logical_clock: int | str | None) -> int:
     return clock
 
 
-def _rules_of(store: Synchronizer) -> dict[str, Rule]:
-    return {
-        "create": store.validate_create,
-        "update": store.validate_update,
-        "delete": store.validate_delete,
-    }
-
-
-def _answer_of_rule(
-    rules: dict[str, Rule],
-    owner_id: str,
-    index: int,
-    diff_id: str,
-    kind: str,
-    sent: dict[str, Any],
-) -> InvalidDiffError | UnauthorizedError | None:
-    """Ask the app's rule of a diff; what it refuses with, which says where."""
-    try:
-        if rules[kind](owner_id, **sent):
-            return None
-    except (InvalidDiffError, UnauthorizedError) as refusal:
-        if refusal.index is None:
-            refusal.index, refusal.diff_id = index, diff_id
-        return refusal
-    return UnauthorizedError(f"validate_{kind} refused it", index, diff_id)
+def _rules_of(store: Synchronizer) -> tuple[Rule, Rule, Rule]:
+    return store.validate_create, store.validate_update, store.validate_delete
 
 
 def _check_not_ahead(clock: int, highest: int) -> None:
