@@ -117,33 +117,36 @@ class _Asking:
         refused_before = len(self._refused)
         news = self._exchange.news(self._asked)
         self._asked.update(news)
-        for index, error in self._refusals(iter(news)):
-            if self._raises and error is not None:
-                raise error
-            diff_id, kind, *_ = self._exchange.diff(index)
-            sent = self._exchange.sent(index)
-            self._exchange.leave_out(index)
-            self._refused[index] = RefusedDiff(sent, refusal_of(diff_id, error))
-            if kind != "update" and error is not None:
-                self._without_ground[object_of(self._exchange, index)] = index
+        unasked = iter(news)
+        while (refusal := self._next_refusal(unasked)) is not None:
+            self._leave_out(*refusal)
         return len(self._refused) > refused_before
 
-    def _refusals(self, unasked: Iterator[int]) -> Iterator[tuple[int, RuleError | None]]:
-        """Each diff that is refused, with the error; None for one that depends on another."""
-        while not self._misfits and not self._without_ground:
-            refusal = self._next_refusal(unasked)
-            if refusal is None:
-                return
-            yield refusal
+    def _leave_out(self, index: int, error: RuleError | None) -> None:
+        if self._raises and error is not None:
+            raise error
+        diff_id, kind, *_ = self._exchange.diff(index)
+        refused = RefusedDiff(self._exchange.sent(index), refusal_of(diff_id, error))
+        self._exchange.leave_out(index)
+        self._refused[index] = refused
+        if kind != "update" and error is not None:
+            self._without_ground[object_of(self._exchange, index)] = index
+
+    def _next_refusal(self, unasked: Iterator[int]) -> tuple[int, RuleError | None] | None:
+        """The next diff that is refused, with the error; None if it depends on another."""
+        if not self._misfits and not self._without_ground:
+            return self._ask(unasked)
         for index in unasked:
             if self._depends(index):
-                yield index, None
-            elif index in self._misfits:
-                yield index, self._misfits[index]
-            elif (refusal := self._next_refusal(iter((index,)))) is not None:
-                yield refusal
+                return index, None
+            if index in self._misfits:
+                return index, self._misfits[index]
+            refusal = self._ask(iter((index,)))
+            if refusal is not None:
+                return refusal
+        return None
 
-    def _next_refusal(self, unasked: Iterator[int]) -> tuple[int, RuleError] | None:
+    def _ask(self, unasked: Iterator[int]) -> tuple[int, RuleError] | None:
         """Ask the rules until one refuses; the error says where."""
         try:
             index = self._exchange.ask(self._rules, self._owner_id, unasked)
