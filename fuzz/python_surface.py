@@ -199,7 +199,7 @@ def steps_out_of_order(d: Decisions, request: Any) -> None:
             lambda: exchange.meet(hostile.stumbling([hostile.diff(d, 1)], d), "ann", d.below(3)),
             exchange.merge,
             lambda a=arguments: exchange.merge(*a),
-            lambda: exchange.news({d.below(3)}),
+            lambda: exchange.news(bool(d.below(2))),
             lambda a=arguments: exchange.ask((rule, rule, rule), "ann", iter(a)),
             lambda a=arguments: exchange.sent(*a),
             exchange.upstream,

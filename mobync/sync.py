@@ -49,7 +49,6 @@ MAX_DEPTH = 1000  # what cJSON is built for
 ADOPT_PIECE_ROWS = 1000
 COMPACT_PIECE_CLOCKS = 10_000
 
-MOST_ROUNDS = 10  # of a retry's questions to the rules; then all that is new is asked
 MOST_MISFITS = 100  # of one request that are left out, a transaction each
 
 RETRY_PAUSES_S = (0.02, 0.1, 0.5)  # about; after an error that the Synchronizer calls transient
@@ -81,87 +80,6 @@ class _Synced(NamedTuple):
     next_page: int | None = None  # the clock with which it begins
     refused: Sequence[RefusedDiff] = ()
     downstream: list[DiffDict] | None = None  # where it is not what the merge says
-
-
-class _Asking:
-    """Shows the app's rules what is new of a request, and leaves out what they refuse.
-
-    Args:
-        misfits: what the app's tables refused in an earlier try.
-        raises: whether a refusal is raised.
-    """
-
-    def __init__(
-        self,
-        exchange: _core.Exchange,
-        rules: tuple[Rule, Rule, Rule],
-        owner_id: str,
-        misfits: dict[int, InvalidDiffError],
-        raises: bool,
-    ) -> None:
-        self._exchange = exchange
-        self._rules = rules
-        self._owner_id = owner_id
-        self._misfits = misfits
-        self._raises = raises
-        self._asked: set[int] = set()
-        self._refused: dict[int, RefusedDiff] = {}
-        self._without_ground: dict[ObjectName, int] = {}  # from which diff on
-
-    def refused(self) -> list[RefusedDiff]:
-        """What was refused so far, in the order of the request."""
-        return [self._refused[index] for index in sorted(self._refused)]
-
-    def leave_out_refused(self) -> bool:
-        """Ask of all news that was not asked of yet; return whether some of it was refused."""
-        refused_before = len(self._refused)
-        news = self._exchange.news(self._asked)
-        self._asked.update(news)
-        unasked = iter(news)
-        while (refusal := self._next_refusal(unasked)) is not None:
-            self._leave_out(*refusal)
-        return len(self._refused) > refused_before
-
-    def _leave_out(self, index: int, error: RuleError | None) -> None:
-        if self._raises and error is not None:
-            raise error
-        diff_id, kind, *_ = self._exchange.diff(index)
-        refused = RefusedDiff(self._exchange.sent(index), refusal_of(diff_id, error))
-        self._exchange.leave_out(index)
-        self._refused[index] = refused
-        if kind != "update" and error is not None:
-            self._without_ground[object_of(self._exchange, index)] = index
-
-    def _next_refusal(self, unasked: Iterator[int]) -> tuple[int, RuleError | None] | None:
-        """The next diff that is refused, with the error; None if it depends on another."""
-        if not self._misfits and not self._without_ground:
-            return self._ask(unasked)
-        for index in unasked:
-            if self._depends(index):
-                return index, None
-            if index in self._misfits:
-                return index, self._misfits[index]
-            refusal = self._ask(iter((index,)))
-            if refusal is not None:
-                return refusal
-        return None
-
-    def _ask(self, unasked: Iterator[int]) -> tuple[int, RuleError] | None:
-        """Ask the rules until one refuses; the error says where."""
-        try:
-            index = self._exchange.ask(self._rules, self._owner_id, unasked)
-        except (InvalidDiffError, UnauthorizedError) as error:
-            index = self._exchange.asking
-            if error.index is None:
-                error.index, error.diff_id = index, self._exchange.diff(index)[0]
-            return index, error
-        if index is None:
-            return None
-        diff_id, kind, *_ = self._exchange.diff(index)
-        return index, UnauthorizedError(f"validate_{kind} refused it", index, diff_id)
-
-    def _depends(self, index: int) -> bool:
-        return index > self._without_ground.get(object_of(self._exchange, index), index)
 
 
 class Mobync:
@@ -415,20 +333,60 @@ class Mobync:
     ) -> list[RefusedDiff]:
         """Merge what the app's rules allow; return what was left out.
 
-        Of a retry only what it would write is asked.  The rest has been accepted by the first try
-        or is of no account, and the rule may say no by now, of a row that the first try locked,
-        say.  Without a diff that is refused, one that it replaced may be written instead.
+        Of a retry only what it would write is asked: for the rest the rule may have said yes at
+        the first try and say no by now, of a row that the first try locked, say.
         """
-        asking = _Asking(exchange, _rules_of(store), owner_id, misfits, self.on_refusal == "raise")
         now_ms = self._now_ms()
-        if exchange.is_retry:
-            for _ in range(MOST_ROUNDS):
-                exchange.merge(now_ms, self.max_clock_skew_ms)
-                if not asking.leave_out_refused():
-                    return asking.refused()
-        asking.leave_out_refused()
-        exchange.merge(now_ms, self.max_clock_skew_ms)
-        return asking.refused()
+        is_retry = exchange.is_retry
+        if is_retry:
+            exchange.merge(now_ms, self.max_clock_skew_ms)
+        refused = self._ask_rules(exchange, store, owner_id, misfits)
+        if refused or not is_retry:
+            exchange.merge(now_ms, self.max_clock_skew_ms)
+        return refused
+
+    def _ask_rules(
+        self,
+        exchange: _core.Exchange,
+        store: Synchronizer,
+        owner_id: str,
+        misfits: dict[int, InvalidDiffError],
+    ) -> list[RefusedDiff]:
+        """Show the app's rules what is new; leave out what they refuse, or raise.
+
+        What is left out can change what else of its object is written, so where that may happen
+        an object is asked of as a whole.
+
+        ``misfits`` are what the app's tables refused in an earlier try.
+        """
+        refused: list[RefusedDiff] = []
+        without_ground: set[ObjectName] = set()
+        rules = _rules_of(store)
+        unasked = iter(exchange.news(self.on_refusal == "skip"))
+
+        def next_refusal() -> tuple[int, RuleError | None] | None:
+            if not misfits and not without_ground:
+                return _first_refusal(exchange, rules, owner_id, unasked)
+            for index in unasked:
+                if object_of(exchange, index) in without_ground:
+                    return index, None
+                if index in misfits:
+                    return index, misfits[index]
+                refusal = _first_refusal(exchange, rules, owner_id, iter((index,)))
+                if refusal is not None:
+                    return refusal
+            return None
+
+        while (refusal := next_refusal()) is not None:
+            index, error = refusal
+            if self.on_refusal == "raise" and error is not None:
+                raise error
+            diff_id, kind, *_ = exchange.diff(index)
+            refused.append(RefusedDiff(exchange.sent(index), refusal_of(diff_id, error)))
+            exchange.leave_out(index)
+            if kind != "update":
+                without_ground.add(object_of(exchange, index))
+        return refused
 
     def _tell(self, report: SyncReport) -> None:
         logger.info(
@@ -463,7 +421,9 @@ class Mobync:
         exchange = _core.Exchange([diff], self.diffs_model_name, **self._limits())
         exchange.meet([])
         rules = _rules_of(self.synchronizer)
-        _Asking(exchange, rules, owner_id, {}, raises=True).leave_out_refused()
+        refusal = _first_refusal(exchange, rules, owner_id, iter(exchange.news()))
+        if refusal is not None:
+            raise refusal[1]
         return True
 
     def push(self, owner_id: str, operations: Iterable[Operation]) -> int:
@@ -868,6 +828,23 @@ def _read_clock(logical_clock: int | str | None) -> int:
 
 def _rules_of(store: Synchronizer) -> tuple[Rule, Rule, Rule]:
     return store.validate_create, store.validate_update, store.validate_delete
+
+
+def _first_refusal(
+    exchange: _core.Exchange, rules: tuple[Rule, Rule, Rule], owner_id: str, unasked: Iterator[int]
+) -> tuple[int, RuleError] | None:
+    """Ask the app's rules of diffs until they refuse one; the error says which."""
+    try:
+        index = exchange.ask(rules, owner_id, unasked)
+    except (InvalidDiffError, UnauthorizedError) as error:
+        index = exchange.asking
+        if error.index is None:
+            error.index, error.diff_id = index, exchange.diff(index)[0]
+        return index, error
+    if index is None:
+        return None
+    diff_id, kind, *_ = exchange.diff(index)
+    return index, UnauthorizedError(f"validate_{kind} refused it", index, diff_id)
 
 
 def _check_not_ahead(clock: int, highest: int) -> None:

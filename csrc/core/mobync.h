@@ -290,6 +290,10 @@ mb_status mb_merge(mb_arena *arena, const mb_diffs *window, const mb_diffs *requ
 mb_status mb_find_written(const mb_diffs *request, const mb_outcomes *upstream, mb_arena *arena,
                           bool **written);
 
+/* The same, but finds all diffs of each object of which something goes upstream. */
+mb_status mb_find_of_written_objects(const mb_diffs *request, const mb_outcomes *upstream,
+                                     mb_arena *arena, bool **found);
+
 /* Prints the reply to a sync request: success, message, logical_clock and the downstream diffs.
  * Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_reply_print(const mb_diffs *window, const mb_outcomes *downstream,

@@ -133,3 +133,41 @@ mb_status mb_find_written(const mb_diffs *request, const mb_outcomes *upstream, 
     *written = f.written;
     return MB_OK;
 }
+
+/* ---- whole objects ------------------------------------------------------------------------- */
+
+static mb_status note_object(mb_table *objects, const mb_diff *diff, mb_arena *arena)
+{
+    mb_slot *slot;
+    if (mb_find_object(objects, diff->model, diff->object_id, arena, &slot) != MB_OK)
+        return MB_NO_MEMORY;
+    if (slot->item != NULL)
+        return MB_OK;
+    mb_object_name *name = mb_arena_get_array(arena, 1, sizeof *name);
+    if (name == NULL)
+        return MB_NO_MEMORY;
+    *name = (mb_object_name){diff->model, diff->object_id, objects->item_count};
+    mb_table_fill(objects, slot, name);
+    return MB_OK;
+}
+
+mb_status mb_find_of_written_objects(const mb_diffs *request, const mb_outcomes *upstream,
+                                     mb_arena *arena, bool **found)
+{
+    mb_table objects;
+    mb_slot *slot;
+    bool *marks = mb_arena_get_array(arena, request->count, sizeof *marks);
+    if (marks == NULL || mb_table_init(&objects, upstream->count, arena) != MB_OK)
+        return MB_NO_MEMORY;
+    for (size_t i = 0; i < upstream->count; i++)
+        if (note_object(&objects, &request->items[upstream->items[i].source], arena) != MB_OK)
+            return MB_NO_MEMORY;
+    for (size_t i = 0; i < request->count; i++) {
+        const mb_diff *diff = &request->items[i];
+        if (mb_find_object(&objects, diff->model, diff->object_id, arena, &slot) != MB_OK)
+            return MB_NO_MEMORY;
+        marks[i] = slot->item != NULL;
+    }
+    *found = marks;
+    return MB_OK;
+}

@@ -275,30 +275,28 @@ static PyObject *exchange_meet(Exchange *self, PyObject *args)
 }
 
 PyDoc_STRVAR(news_doc,
-             "news($self, asked, /)\n--\n\n"
-             "The index of each diff that the window lacks, but for those in the set; after\n"
-             "merge() of what goes upstream only.");
+             "news($self, whole_objects=False, /)\n--\n\n"
+             "The index of each diff that the window lacks; after merge() only of those of which\n"
+             "something goes upstream, or of whose object.");
 
-static PyObject *exchange_news(Exchange *self, PyObject *asked)
+static PyObject *exchange_news(Exchange *self, PyObject *args)
 {
+    int whole_objects = 0;
     bool *written = NULL;
-    if (self->stage != MERGED && require(self, MET) < 0)
+    if (!PyArg_ParseTuple(args, "|p:news", &whole_objects) ||
+        (self->stage != MERGED && require(self, MET) < 0))
         return NULL;
-    if (!PySet_Check(asked)) {
-        PyErr_SetString(PyExc_TypeError, "asked must be a set");
-        return NULL;
-    }
-    if (self->stage == MERGED && mb_find_written(&self->request.diffs, &self->result.upstream,
-                                                 self->arena, &written) != MB_OK)
+    if (self->stage == MERGED &&
+        (whole_objects ? mb_find_of_written_objects : mb_find_written)(
+            &self->request.diffs, &self->result.upstream, self->arena, &written) != MB_OK)
         return PyErr_NoMemory();
     PyObject *news = PyList_New(0);
     for (size_t i = 0; news != NULL && i < self->request.diffs.count; i++) {
         const mb_diff *diff = &self->request.diffs.items[i];
-        if (diff->known || diff->repeated || diff->left_out || (written != NULL && !written[i]))
+        if (diff->known || diff->repeated || (written != NULL && !written[i]))
             continue;
         PyObject *index = PyLong_FromSize_t(i);
-        const int is_asked = index != NULL ? PySet_Contains(asked, index) : -1;
-        if (is_asked < 0 || (is_asked == 0 && PyList_Append(news, index) < 0))
+        if (index == NULL || PyList_Append(news, index) < 0)
             Py_CLEAR(news);
         Py_XDECREF(index);
     }
@@ -795,7 +793,7 @@ static PyMethodDef exchange_methods[] = {
      METH_CLASS | METH_VARARGS | METH_KEYWORDS, from_json_doc},
     {"reply_json", (PyCFunction)exchange_reply_json, METH_O, reply_json_doc},
     {"meet", (PyCFunction)exchange_meet, METH_VARARGS, meet_doc},
-    {"news", (PyCFunction)exchange_news, METH_O, news_doc},
+    {"news", (PyCFunction)exchange_news, METH_VARARGS, news_doc},
     {"sent", (PyCFunction)exchange_sent, METH_O, sent_doc},
     {"ask", (PyCFunction)exchange_ask, METH_VARARGS, ask_doc},
     {"leave_out_dead", (PyCFunction)exchange_leave_out_dead, METH_NOARGS, leave_out_dead_doc},

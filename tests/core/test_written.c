@@ -46,6 +46,13 @@ static lists read_lists(mb_arena *arena, const edit *window, const edit *request
     return l;
 }
 
+static void tell_found(FILE *told, const mb_diffs *request, const bool *found)
+{
+    for (size_t i = 0; i < request->count; i++)
+        if (found[i])
+            fprintf(told, "%.*s ", (int)request->items[i].id.size, request->items[i].id.at);
+}
+
 static mb_status tell_written(const lists *l, mb_arena *arena, FILE *told)
 {
     mb_merge_result result;
@@ -53,13 +60,24 @@ static mb_status tell_written(const lists *l, mb_arena *arena, FILE *told)
     if (mb_merge(arena, &l->window, &l->request, &result) != MB_OK ||
         mb_find_written(&l->request, &result.upstream, arena, &written) != MB_OK)
         return MB_NO_MEMORY;
-    for (size_t i = 0; i < l->request.count; i++)
-        if (written[i])
-            fprintf(told, "%.*s ", (int)l->request.items[i].id.size, l->request.items[i].id.at);
+    tell_found(told, &l->request, written);
     return MB_OK;
 }
 
-static void check_written(const edit *window, const edit *request, const char *wanted)
+static mb_status tell_of_written_objects(const lists *l, mb_arena *arena, FILE *told)
+{
+    mb_merge_result result;
+    bool *found;
+    if (mb_merge(arena, &l->window, &l->request, &result) != MB_OK ||
+        mb_find_of_written_objects(&l->request, &result.upstream, arena, &found) != MB_OK)
+        return MB_NO_MEMORY;
+    tell_found(told, &l->request, found);
+    return MB_OK;
+}
+
+typedef mb_status (*telling)(const lists *l, mb_arena *arena, FILE *told);
+
+static void check_told(telling tell, const edit *window, const edit *request, const char *wanted)
 {
     mb_arena *arena;
     char *text;
@@ -67,11 +85,16 @@ static void check_written(const edit *window, const edit *request, const char *w
     CHECK(mb_arena_new(NULL, 0, &arena) == MB_OK);
     const lists l = read_lists(arena, window, request);
     FILE *told = open_memstream(&text, &size);
-    CHECK(tell_written(&l, arena, told) == MB_OK);
+    CHECK(tell(&l, arena, told) == MB_OK);
     fclose(told);
     CHECK_TEXT(text, wanted);
     free(text);
     mb_arena_free(arena);
+}
+
+static void check_written(const edit *window, const edit *request, const char *wanted)
+{
+    check_told(tell_written, window, request, wanted);
 }
 
 #define EDITS(...) ((const edit[]){__VA_ARGS__, {NULL, MB_CREATE, 0, NULL}})
@@ -141,9 +164,20 @@ TEST(of_a_row_that_both_have_what_wins_is_written)
         "won ");
 }
 
-static mb_status find_written(void *context, mb_arena *arena, FILE *told)
+TEST(of_an_object_of_which_something_is_written_all_is_found)
 {
-    return tell_written(context, arena, told);
+    check_told(tell_of_written_objects, EDITS({"s", MB_CREATE, 30, "{'id': 'y', 'a': 9}"}),
+               EDITS({"x1", MB_UPDATE, 20, "{'id': 'x', 'a': 1}"},
+                     {"y1", MB_UPDATE, 20, "{'id': 'y', 'a': 1}"},
+                     {"x2", MB_UPDATE, 30, "{'id': 'x', 'a': 2}"}),
+               "x1 x2 ");
+}
+
+static mb_status find_both(void *context, mb_arena *arena, FILE *told)
+{
+    if (tell_written(context, arena, told) != MB_OK)
+        return MB_NO_MEMORY;
+    return tell_of_written_objects(context, arena, told);
 }
 
 TEST(what_is_written_is_found_or_memory_is_out)
@@ -155,7 +189,7 @@ TEST(what_is_written_is_found_or_memory_is_out)
                    EDITS({"x", MB_CREATE, 10, "{'id': 'x'}"}, {"y", MB_CREATE, 10, "{'id': 'y'}"},
                          {"x1", MB_UPDATE, 20, "{'id': 'x', 'a': 1, 'b': 2}"},
                          {"y1", MB_UPDATE, 20, "{'id': 'y', 'a': 1, 'b': 2}"}));
-    CHECK(check_survives_scarcity(find_written, &l) == 0);
+    CHECK(check_survives_scarcity(find_both, &l) == 0);
     mb_arena_free(arena);
 }
 
@@ -167,6 +201,7 @@ int main(void)
     RUN(an_edit_that_is_older_than_the_create_after_it_is_not_written);
     RUN(what_is_of_an_earlier_life_is_not_written);
     RUN(of_a_row_that_both_have_what_wins_is_written);
+    RUN(of_an_object_of_which_something_is_written_all_is_found);
     RUN(what_is_written_is_found_or_memory_is_out);
     return tests_end();
 }

@@ -97,7 +97,7 @@ def merged() -> Any:
 def from_json() -> Any:
     made = _core.Exchange.from_json(BODY, "diffs")
     made.meet(json.dumps(SERVER))
-    made.ask(RULES, "o", iter(made.news(set())))
+    made.ask(RULES, "o", iter(made.news()))
     made.merge()
     return made
 
@@ -108,7 +108,7 @@ def asked_of(json_number: str) -> Any:
         text.replace('"id": "n1"', f'"id": "n1", "extra": {json_number}')
     )
     made.meet([])
-    return made.ask(RULES, "o", iter(made.news(set()))), made.sent(0)
+    return made.ask(RULES, "o", iter(made.news())), made.sent(0)
 
 
 def unwritable_clock() -> None:
@@ -303,9 +303,8 @@ PATHS: dict[str, Callable[[], object]] = {
         _core.text_member(b"\xff", "a"),
     ),
     "operations": lambda: merged().operations("owner", 7),
-    "news": lambda: met().news(set()),
-    "news of what is written": lambda: (merged().news({0}), merged().is_retry),
-    "news without a set": raises(lambda: met().news([])),
+    "news": lambda: met().news(),
+    "news of what is written": lambda: (merged().news(), merged().news(True), merged().is_retry),
     "meet twice": lambda: met().meet(SERVER),
     "meet a tuple": lambda: request().meet(tuple(SERVER)),
     "meet an iterator": lambda: request().meet(iter(SERVER)),
@@ -339,7 +338,7 @@ PATHS: dict[str, Callable[[], object]] = {
     "ask two rules": raises(lambda: met().ask(RULES[:2], "o", iter(()))),
     "ask without rules": raises(lambda: met().ask(None, "o", iter(()))),
     "sent what": raises(lambda: met().sent(99)),
-    "news too early": raises(lambda: _core.Exchange([]).news(set())),
+    "news too early": raises(lambda: _core.Exchange([]).news()),
     "merge too early": raises(lambda: _core.Exchange([]).merge()),
     "operations too early": raises(lambda: met().operations("o", 1)),
     "acknowledge too early": raises(lambda: met().acknowledge(1)),

@@ -266,21 +266,21 @@ class World:
         refused = {refusal["id"] for refusal in reply.get("refused", ())}
         self.counts["refused"] += len(refused)
         if not deletes_and_creates_anew(request):
-            self.check_retry(request, first_time=not ids & self.delivered)
+            self.check_retry(request, all_new=not (ids & self.delivered or refused))
         self.delivered = (self.delivered | ids) - refused
         return json.loads(json.dumps(reply))
 
-    def check_retry(self, request: Request, *, first_time: bool) -> None:
-        """The same request once more changes nothing; if all of it was new, nothing comes back."""
+    def check_retry(self, request: Request, *, all_new: bool) -> None:
+        """The same request once more changes nothing; if all of it was new, nothing comes back.
+
+        What restores an object of which something was refused may be the device's own.
+        """
         again = self.apply(request)
         self.counts["retries"] += 1
         if self.last_report is None or self.last_report.accepted:
             raise Diverged(f"a retry was accepted: {again}")
-        refused_ids = {refusal["id"] for refusal in again.get("refused", ())}
-        if refused_ids:
-            return  # what restores an object may be the device's own
         own = {diff["id"] for diff in request.diffs} & {d["id"] for d in again["diffs"]}
-        if first_time and own:
+        if all_new and own:
             raise Diverged(f"a retry is answered with the device's own diffs {own}")
 
     def apply(self, request: Request) -> Any:
