@@ -48,6 +48,10 @@ MAX_DEPTH = 1000  # what cJSON is built for
 
 ADOPT_PIECE_ROWS = 1000
 COMPACT_PIECE_CLOCKS = 10_000
+COMPACT_LARGEST_PIECE_CLOCKS = (
+    160_000  # where the log has gaps; its rows fit in memory if it has none
+)
+COMPACT_PAUSE_S = 0.11  # SQLite looks for its lock every 0.1 s, at the least
 
 MOST_MISFITS = 100  # of one request that are left out, a transaction each
 
@@ -556,7 +560,8 @@ class Mobync:
             owner_id, lambda store: store.highest_logical_clock(owner_id)
         )
         end_clock = MAX_LOGICAL_CLOCK if end_clock is None else end_clock + 1
-        size = COMPACT_PIECE_CLOCKS if end_clock < MAX_LOGICAL_CLOCK else MAX_LOGICAL_CLOCK
+        whole_log = end_clock == MAX_LOGICAL_CLOCK
+        size = MAX_LOGICAL_CLOCK if whole_log else COMPACT_PIECE_CLOCKS
         totals = [0, 0, 0, 0]
         while end_clock > 0:
             first_clock = max(0, end_clock - size)
@@ -573,6 +578,11 @@ class Mobync:
             )
             totals = [total + count for total, count in zip(totals, counts, strict=True)]
             end_clock = first_clock
+            if counts[0] == 0:
+                size = min(size * 2, COMPACT_LARGEST_PIECE_CLOCKS)
+            elif end_clock > 0:
+                size = COMPACT_PIECE_CLOCKS
+                time.sleep(COMPACT_PAUSE_S)  # locks are seldom fair: who waits for it shall have it
         return CompactResult(*totals)
 
     def _compact_piece(
