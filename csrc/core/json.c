@@ -232,8 +232,8 @@ static bool is_plain(char c)
     return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
 }
 
-/* Steps over ASCII and escapes of two bytes: to a quote, or to what must be looked at. */
-static const char *skip_plain(const char *at, const char *end)
+/* Steps over ASCII and escapes of two bytes, noting them: to a quote, or to what must be looked at. */
+static const char *skip_plain(const char *at, const char *end, bool *escaped)
 {
     while (at < end) {
         if (end - at >= 8) {
@@ -247,12 +247,12 @@ static const char *skip_plain(const char *at, const char *end)
             at += (unsigned)__builtin_ctzll(stops) / 8;
 #endif
         }
-        if (is_plain(*at))
-            at++;
-        else if (*at == '\\' && end - at > 1 && escape_meaning[(unsigned char)at[1]] != '\0')
-            at += 2;
-        else
+        const bool is_escape =
+            *at == '\\' && end - at > 1 && escape_meaning[(unsigned char)at[1]] != '\0';
+        if (!is_escape && !is_plain(*at))
             break;
+        *escaped |= is_escape;
+        at += is_escape ? 2 : 1;
     }
     return at;
 }
@@ -260,8 +260,9 @@ static const char *skip_plain(const char *at, const char *end)
 static mb_status skip_string(mb_json *json)
 {
     json->at++;
+    json->escaped = false;
     for (;;) {
-        const char *at = json->at = skip_plain(json->at, json->end);
+        const char *at = json->at = skip_plain(json->at, json->end, &json->escaped);
         if (at == json->end)
             return fail(json, "");
         const unsigned char c = (unsigned char)*at;
@@ -270,6 +271,7 @@ static mb_status skip_string(mb_json *json)
             return MB_OK;
         }
         if (c == '\\') {
+            json->escaped = true;
             const mb_status status = skip_escape(json);
             if (status != MB_OK)
                 return status;
@@ -638,9 +640,12 @@ mb_status mb_json_next_member(mb_json *json, mb_arena *arena, size_t *read, bool
     mb_status status = next_item(json, '}', "expected ',' or '}'", read, more);
     if (status == MB_OK && *more)
         status = skip_name(json, &name->quoted);
-    if (status == MB_OK && *more)
-        status = mb_json_decode_string(name->quoted, arena, &name->name);
-    return status;
+    if (status != MB_OK || !*more)
+        return status;
+    if (json->escaped)
+        return mb_json_decode_string(name->quoted, arena, &name->name);
+    name->name = (mb_text){name->quoted.at + 1, name->quoted.size - 2};
+    return MB_OK;
 }
 
 /* Keeps the members in arena that were collected on the stack. */

@@ -15,6 +15,7 @@ typedef struct {
     const char *end;
     unsigned depth; /* arrays and objects that are open */
     unsigned deepest;
+    bool escaped;    /* whether the last string had an escape */
     mb_error *error; /* filled on MB_INVALID */
 } mb_json;
 

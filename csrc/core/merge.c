@@ -137,7 +137,7 @@ struct step {
 typedef struct {
     mb_arena *arena;
     mb_table objects;
-    mb_table fields;
+    mb_table fields; /* but for the first few of each object */
     object *first;
     object **last;
     step *window;
@@ -168,22 +168,43 @@ static mb_status find_object(merge *m, const mb_diff *diff, object **found)
     return MB_OK;
 }
 
+static mb_status add_field(merge *m, object *o, mb_text name, field **added)
+{
+    field *f = mb_arena_get_array(m->arena, 1, sizeof *f);
+    if (f == NULL)
+        return MB_NO_MEMORY;
+    f->name = (mb_field_name){o->name.ordinal, name};
+    f->of = o;
+    *o->fields_end = f;
+    o->fields_end = &f->next;
+    *added = f;
+    return MB_OK;
+}
+
+/* The first few fields of an object are looked through, which takes less than one hash; only those
+ * beyond are in the table. */
 static mb_status find_field(merge *m, object *o, mb_text name, field **found)
 {
+    enum { FEW = 8 };
+    size_t passed = 0;
+    for (field *f = o->fields; f != NULL && passed < FEW; f = f->next, passed++) {
+        if (mb_text_equal(f->name.field, name)) {
+            *found = f;
+            return MB_OK;
+        }
+    }
+    if (passed < FEW)
+        return add_field(m, o, name, found);
+
     mb_slot *slot;
     if (mb_find_field(&m->fields, o->name.ordinal, name, m->arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
-    if (slot->item == NULL) {
-        field *f = mb_arena_get_array(m->arena, 1, sizeof *f);
-        if (f == NULL)
-            return MB_NO_MEMORY;
-        f->name = (mb_field_name){o->name.ordinal, name};
-        f->of = o;
-        *o->fields_end = f;
-        o->fields_end = &f->next;
-        mb_table_fill(&m->fields, slot, f);
-    }
     *found = slot->item;
+    if (slot->item != NULL)
+        return MB_OK;
+    if (add_field(m, o, name, found) != MB_OK)
+        return MB_NO_MEMORY;
+    mb_table_fill(&m->fields, slot, *found);
     return MB_OK;
 }
 
@@ -739,7 +760,7 @@ mb_status mb_merge(mb_arena *arena, const mb_diffs *window, const mb_diffs *requ
 
     if (make_window_steps(&m, window) != MB_OK || make_request_steps(&m, request) != MB_OK ||
         mb_table_init(&m.objects, diff_count, arena) != MB_OK ||
-        mb_table_init(&m.fields, diff_count, arena) != MB_OK || fold(&m) != MB_OK)
+        mb_table_init(&m.fields, 0, arena) != MB_OK || fold(&m) != MB_OK)
         return MB_NO_MEMORY;
     for (object *o = m.first; o != NULL; o = o->next)
         decide(o);
