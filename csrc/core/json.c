@@ -346,15 +346,14 @@ bool mb_json_is_plain(mb_text text)
  * compiler can count many bytes at once. */
 static size_t encoded_size(mb_text text)
 {
-    size_t short_escapes = 0, long_escapes = 0;
+    size_t quotes = 0, controls = 0, short_controls = 0;
     for (size_t i = 0; i < text.size; i++) {
         const unsigned char c = (unsigned char)text.at[i];
-        const unsigned is_short =
-            (c == '"') | (c == '\\') | ((c >= '\b') & (c <= '\r') & (c != '\v'));
-        short_escapes += is_short;
-        long_escapes += (c < 0x20) & !is_short;
+        quotes += (c == '"') | (c == '\\');
+        controls += c < 0x20;
+        short_controls += (c >= '\b') & (c <= '\r') & (c != '\v');
     }
-    return text.size + 2 + short_escapes + 5 * long_escapes;
+    return text.size + 2 + quotes + 5 * controls - 4 * short_controls;
 }
 
 /* Writes a text as a JSON string; false if it has a control character. */
