@@ -180,6 +180,7 @@ def test_an_app_that_listens_hears_of_the_statement(connection: Connection) -> N
 def test_a_schema_is_translated(engine: Engine) -> None:
     with engine.connect() as connection:
         connection.exec_driver_sql("ATTACH ':memory:' AS elsewhere")
+        connection.exec_driver_sql("CREATE TABLE main.things (another INTEGER)")
         translated = connection.execution_options(schema_translate_map={None: "elsewhere"})
         check_alike(translated, things(), [thing(number) for number in range(ROWS)])
 

@@ -49,23 +49,17 @@ def _takes_tuples(connection: Connection) -> bool:
 
 
 def _names_in_order(compiled: SQLCompiler, row: Row) -> list[str] | None:
-    """The names of the values of a row in the statement's order; None if it takes more than that.
+    """The names of a row's values in the statement's order.
 
-    More are defaults that Python makes, values that are part of the statement, names that had to be
-    changed, and rows to give back.
+    None if the statement takes more than the row has, as a default that Python makes, or values
+    that become part of its text.
     """
     names = compiled.positiontup
     if not names or not row.keys() >= set(names):
         return None
-    special = (
-        compiled.insert_prefetch,
-        compiled.update_prefetch,
-        compiled.literal_execute_params,
-        compiled.post_compile_params,
-        compiled.escaped_bind_names,
-        compiled.effective_returning,
-    )
-    return None if any(special) else names
+    if compiled.literal_execute_params or compiled.post_compile_params:
+        return None
+    return names
 
 
 def _tuples(
