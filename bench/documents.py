@@ -1,8 +1,8 @@
 """Puts the results of a full run into documents.
 
-    python bench/documents.py docs/performance.md README.md
+    python bench/documents.py
 
-Each table stands between its own two lines:
+A full run does it by itself.  Each table stands between its own two lines:
 
     <!-- bench: history -->
     <!-- end of bench -->
@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,17 @@ from tables import RESULTS, Table, markdown, shown
 Results = dict[str, Any]
 Row = dict[str, Any]
 
+_ROOT = Path(__file__).resolve().parents[1]
+WITH_TABLES = (_ROOT / "README.md", _ROOT / "docs" / "performance.md")
+
 _PLACE = re.compile(r"<!-- bench: (\w+) -->.*?<!-- end of bench -->", re.DOTALL)
 
 
-def main() -> None:
-    results = json.loads(RESULTS.read_text())
+def fill(results: Results, documents: Iterable[Path]) -> None:
+    """Write the tables of some results into documents, each in its place."""
     texts = {stored["name"]: markdown(Table(**stored)) for stored in results["tables"]}
     texts |= {"summary": markdown(summary(results)), "machine": _provenance(results)}
-    for path in map(Path, sys.argv[1:]):
+    for path in documents:
         path.write_text(_PLACE.sub(lambda place: _filled(place, texts), path.read_text()))
 
 
@@ -43,11 +45,12 @@ def _filled(place: re.Match[str], texts: dict[str, str]) -> str:
 
 
 def _provenance(results: Results) -> str:
-    """The machine, how busy it was, the versions, the command."""
+    """The machine, how busy it was when sections began, the versions, the command."""
     loads = results["load"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     lines = [
-        f"Machine: {results['machine']}; load average {min(loads):.1f} to {max(loads):.1f}.",
+        f"Machine: {results['machine']}; load average {min(loads):.1f} to {max(loads):.1f} when a "
+        "section began.",
         f"{results['compiler']}; {results['postgresql']}; {versions}.",
         f"Command: `{results['command']}`.",
     ]
@@ -58,7 +61,7 @@ def _provenance(results: Results) -> str:
 
 
 def summary(results: Results) -> Table:
-    """What there is to know in a dozen lines."""
+    """What there is to know in a few lines for each goal."""
     table = Table("summary", "Measured", ["what", "mobync", "beside", "", "ratio"])
     for describe in (_history, _merge, _end_to_end, _over_http, _json_text, _memory, _compaction):
         describe(table, lambda name, **wanted: _rows(results, name, wanted))
@@ -94,14 +97,18 @@ def _history(table: Table, find: Find) -> None:
 
 def _merge(table: Table, find: Find) -> None:
     for name, what in (
-        ("crdts_records", "merge of offline devices, an edit"),
-        ("crdts_one_key", "merge of one key set by all, an edit"),
+        ("crdts_records", "merge of offline devices"),
+        ("crdts_one_key", "merge of one key set by all"),
     ):
-        (ours,) = find(name, who="mobync.merge")
-        for row in find(name):
-            if not row["who"].startswith("mobync"):
-                took, took_they = ours["one takes all µs"], row["one takes all µs"]
-                _add(table, what, took, row["who"], took_they, "µs")
+        peers = [row for row in find(name) if not row["who"].startswith("mobync")]
+        (core,), (ours,) = find(name, who="mobync core"), find(name, who="mobync.merge")
+        at_once, in_turn = "one takes all µs", "each in turn µs"
+        fastest = min(peers, key=lambda row: row[at_once])
+        place = f"{what}, in the core"
+        _add(table, place, core[at_once], fastest["who"], fastest[at_once], "µs/edit")
+        for column, how in ((at_once, "all at once"), (in_turn, "one after the other")):
+            for row in peers:
+                _add(table, f"{what}, {how}", ours[column], row["who"], row[column], "µs/edit")
 
 
 def _end_to_end(table: Table, find: Find) -> None:
@@ -144,4 +151,4 @@ def _compaction(table: Table, find: Find) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    fill(json.loads(RESULTS.read_text()), WITH_TABLES)

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,17 @@ PACKAGES = (
     "flask",
     "gunicorn",
 )
+
+QUIET_LOAD = 0.7  # processes that run or wait to, averaged over a minute
+LONGEST_WAIT_S = 40  # so that eight sections fit in twenty minutes with their waits
+
+
+def wait_for_quiet() -> tuple[float, int]:
+    """Wait until the load average is low, not for ever; returns it, and the seconds waited."""
+    begin = time.monotonic()
+    while os.getloadavg()[0] > QUIET_LOAD and time.monotonic() - begin < LONGEST_WAIT_S:
+        time.sleep(1)
+    return os.getloadavg()[0], round(time.monotonic() - begin)
 
 
 def described() -> dict[str, Any]:

@@ -186,6 +186,12 @@ def call(d: Decisions, server: mobync.Mobync, request: Any) -> Any:
 def steps_out_of_order(d: Decisions, request: Any) -> None:
     """The extension's own type, its methods in any order with any arguments."""
     exchange = mobync.sync._core.Exchange(request)
+
+    def rule(*_: Any, **__: Any) -> Any:
+        if d.rarely():
+            exchange.meet(hostile.diffs(d))
+        return hostile.strange(d)
+
     for _ in range(d.below(8)):
         arguments = [hostile.strange(d) if d.rarely() else d.below(9) for _ in range(d.below(3))]
         steps: Sequence[Callable[[], Any]] = (
@@ -193,7 +199,9 @@ def steps_out_of_order(d: Decisions, request: Any) -> None:
             lambda: exchange.meet(hostile.stumbling([hostile.diff(d, 1)], d), "ann", d.below(3)),
             exchange.merge,
             lambda a=arguments: exchange.merge(*a),
-            exchange.news,
+            lambda: exchange.news(bool(d.below(2))),
+            lambda a=arguments: exchange.ask((rule, rule, rule), "ann", iter(a)),
+            lambda a=arguments: exchange.sent(*a),
             exchange.upstream,
             exchange.downstream,
             lambda a=arguments: exchange.operations("ann", *a),

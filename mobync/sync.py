@@ -55,6 +55,10 @@ MAX_DEPTH = 1000  # what cJSON is built for
 
 ADOPT_PIECE_ROWS = 1000
 COMPACT_PIECE_CLOCKS = 10_000
+COMPACT_LARGEST_PIECE_CLOCKS = (
+    160_000  # where the log has gaps; its rows fit in memory if it has none
+)
+COMPACT_PAUSE_S = 0.11  # SQLite looks for its lock every 0.1 s, at the least
 
 MOST_TRIES = 100  # after the first, to leave out what a try found that does not fit
 
@@ -64,6 +68,7 @@ T = TypeVar("T")
 
 Listener = Callable[[SyncReport], object]
 Rule = Callable[..., bool]
+RuleError = InvalidDiffError | UnauthorizedError
 
 _owner_locks = KeyedLocks()
 
@@ -384,17 +389,28 @@ class Mobync:
         refused: list[RefusedDiff] = []
         without_ground: set[ObjectName] = set()
         rules = _rules_of(store)
-        for index, diff_id, kind, sent in exchange.news(self.on_refusal == "skip"):
-            depends = bool(without_ground) and object_of(exchange, index) in without_ground
-            error: InvalidDiffError | UnauthorizedError | None = misfits.get(index)
-            if error is None and not depends:
-                error = _answer_of_rule(rules, owner_id, index, diff_id, kind, sent)
-            if not depends and error is None:
-                continue
+        unasked = iter(exchange.news(self.on_refusal == "skip"))
+
+        def next_refusal() -> tuple[int, RuleError | None] | None:
+            if not misfits and not without_ground:
+                return _first_refusal(exchange, rules, owner_id, unasked)
+            for index in unasked:
+                if object_of(exchange, index) in without_ground:
+                    return index, None
+                if index in misfits:
+                    return index, misfits[index]
+                refusal = _first_refusal(exchange, rules, owner_id, iter((index,)))
+                if refusal is not None:
+                    return refusal
+            return None
+
+        while (refusal := next_refusal()) is not None:
+            index, error = refusal
             if self.on_refusal == "raise" and error is not None:
                 raise error
+            diff_id, kind, *_ = exchange.diff(index)
+            refused.append(RefusedDiff(exchange.sent(index), refusal_of(diff_id, error)))
             exchange.leave_out(index)
-            refused.append(RefusedDiff(sent, refusal_of(diff_id, None if depends else error)))
             if kind != "update":
                 without_ground.add(object_of(exchange, index))
         return refused
@@ -432,10 +448,9 @@ class Mobync:
         exchange = _core.Exchange([diff], self.diffs_model_name, **self._limits())
         exchange.meet([])
         rules = _rules_of(self.synchronizer)
-        for index, diff_id, kind, sent in exchange.news():
-            refusal = _answer_of_rule(rules, owner_id, index, diff_id, kind, sent)
-            if refusal is not None:
-                raise refusal
+        refusal = _first_refusal(exchange, rules, owner_id, iter(exchange.news()))
+        if refusal is not None:
+            raise refusal[1]
         return True
 
     def push(self, owner_id: str, operations: Iterable[Operation]) -> int:
@@ -607,7 +622,8 @@ class Mobync:
             owner_id, lambda store: store.highest_logical_clock(owner_id)
         )
         end_clock = MAX_LOGICAL_CLOCK if end_clock is None else end_clock + 1
-        size = COMPACT_PIECE_CLOCKS if end_clock < MAX_LOGICAL_CLOCK else MAX_LOGICAL_CLOCK
+        whole_log = end_clock == MAX_LOGICAL_CLOCK
+        size = MAX_LOGICAL_CLOCK if whole_log else COMPACT_PIECE_CLOCKS
         totals = [0, 0, 0, 0]
         while end_clock > 0:
             first_clock = max(0, end_clock - size)
@@ -624,6 +640,11 @@ class Mobync:
             )
             totals = [total + count for total, count in zip(totals, counts, strict=True)]
             end_clock = first_clock
+            if counts[0] == 0:
+                size = min(size * 2, COMPACT_LARGEST_PIECE_CLOCKS)
+            elif end_clock > 0:
+                size = COMPACT_PIECE_CLOCKS
+                time.sleep(COMPACT_PAUSE_S)  # locks are seldom fair: who waits for it shall have it
         return CompactResult(*totals)
 
     def _compact_piece(
@@ -874,31 +895,25 @@ def _read_clock(logical_clock: int | str | None) -> int:
     return clock
 
 
-def _rules_of(store: Synchronizer) -> dict[str, Rule]:
-    return {
-        "create": store.validate_create,
-        "update": store.validate_update,
-        "delete": store.validate_delete,
-    }
+def _rules_of(store: Synchronizer) -> tuple[Rule, Rule, Rule]:
+    return store.validate_create, store.validate_update, store.validate_delete
 
 
-def _answer_of_rule(
-    rules: dict[str, Rule],
-    owner_id: str,
-    index: int,
-    diff_id: str,
-    kind: str,
-    sent: dict[str, Any],
-) -> InvalidDiffError | UnauthorizedError | None:
-    """Ask the app's rule of a diff; what it refuses with, which says where."""
+def _first_refusal(
+    exchange: _core.Exchange, rules: tuple[Rule, Rule, Rule], owner_id: str, unasked: Iterator[int]
+) -> tuple[int, RuleError] | None:
+    """Ask the app's rules of diffs until they refuse one; the error says which."""
     try:
-        if rules[kind](owner_id, **sent):
-            return None
-    except (InvalidDiffError, UnauthorizedError) as refusal:
-        if refusal.index is None:
-            refusal.index, refusal.diff_id = index, diff_id
-        return refusal
-    return UnauthorizedError(f"validate_{kind} refused it", index, diff_id)
+        index = exchange.ask(rules, owner_id, unasked)
+    except (InvalidDiffError, UnauthorizedError) as error:
+        index = exchange.asking
+        if error.index is None:
+            error.index, error.diff_id = index, exchange.diff(index)[0]
+        return index, error
+    if index is None:
+        return None
+    diff_id, kind, *_ = exchange.diff(index)
+    return index, UnauthorizedError(f"validate_{kind} refused it", index, diff_id)
 
 
 def _locate(misfit: InvalidDiffError, exchange: _core.Exchange, places: Sequence[int]) -> None:

@@ -107,6 +107,28 @@ def test_the_rules_see_the_diff_as_it_was_sent() -> None:
     assert (refusal.value.index, refusal.value.diff_id) == (1, "refused")
 
 
+def test_a_rule_may_sync_for_another_owner_meanwhile() -> None:
+    class Forwarding(JsonStore):
+        def validate_create(self, owner_id: str, **kwargs: Any) -> bool:
+            if owner_id == "ann":
+                forwarded = {**kwargs, "id": f"of {kwargs['id']}", "model": "copies"}
+                mobync.apply_json(body(*[forwarded] * 50), "bob")
+            return True
+
+    mobync = Mobync(Forwarding())
+    diffs = [
+        {**GOOD, "id": f"d{i}", "json_data": json.dumps({"id": f"x{i}", "n": "\n" * i})}
+        for i in range(30)
+    ]
+    mobync.apply_json(body(*diffs), "ann")
+    reply = json.loads(Mobync(mobync.synchronizer).apply_json(body(), "ann"))
+    assert [(d["id"], d["json_data"]) for d in reply["diffs"]] == [
+        (d["id"], d["json_data"]) for d in diffs
+    ]
+    copies = json.loads(Mobync(mobync.synchronizer).apply_json(body(), "bob"))["diffs"]
+    assert [d["json_data"] for d in copies] == [d["json_data"] for d in diffs]
+
+
 def test_a_retry_writes_nothing() -> None:
     store = JsonStore()
     mobync = Mobync(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,6 +133,31 @@ def test_a_long_log_is_compacted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
     store.reads.clear()
     assert mobync.compact("ann")[:2] == (35, 3)
     assert store.reads == [10, 10, 10, 5]
+
+
+def test_between_two_pieces_the_log_is_let_go_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "COMPACT_PIECE_CLOCKS", 10)
+    mobync = Mobync(MemorySynchronizer())
+    for i in range(35):
+        mobync.push("ann", [("update", "tasks", {"id": f"x{i % 3}", "a": i})])
+    synced = []
+
+    def sync_meanwhile(pause_s: float) -> None:
+        assert pause_s > 0.1  # SQLite's busy handler sleeps that long
+        synced.append(mobync.apply(35, [], "ann"))
+
+    monkeypatch.setattr(time, "sleep", sync_meanwhile)
+    mobync.compact("ann")
+    assert len(synced) == 3
+
+
+def test_a_gap_of_the_log_is_crossed_in_growing_steps() -> None:
+    store = Recording()
+    for clock in (0, 10**7):
+        store.create("diffs", json.dumps(diff(f"d{clock}", "create", {"id": f"x{clock}"}, clock)))
+    assert Mobync(store).compact("ann")[:2] == (2, 2)
+    assert len(store.reads) < 100
+    assert sum(store.reads) == 2
 
 
 def test_a_store_that_knows_only_the_two_filters_is_read_whole() -> None:

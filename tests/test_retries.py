@@ -255,7 +255,7 @@ def test_just_those_are_asked_that_have_a_part_in_what_goes_upstream(
     exchange = _core.Exchange(request)
     exchange.meet([{**d, "logical_clock": clock} for clock, d in enumerate(window)])
     exchange.merge()
-    asked = {diff_id for _, diff_id, _, _ in exchange.news()}
+    asked = {request[index]["id"] for index in exchange.news()}
     writers = set()
     for sent in exchange.upstream():
         fields = json.loads(sent["json_data"])

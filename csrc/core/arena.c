@@ -2,9 +2,10 @@
  *
  * A merge makes many small things and drops all of them together.  So memory is cut from blocks,
  * each twice as large as the one before up to a mebibyte, and no piece is ever freed alone: no
- * ownership to track, no leak on an error path, and few calls of the allocator.
+ * ownership to track, no leak on an error path, and few calls of the allocator.  An arena that is
+ * emptied keeps its blocks: pages that the system just gave cost more than what is done in them.
  *
- * Does not: shrink, reuse, or serve two threads.
+ * Does not: shrink, reuse a piece, or serve two threads.
  */
 #include "arena.h"
 
@@ -17,6 +18,7 @@ enum { FIRST_BLOCK = 4096, LARGEST_BLOCK = 1 << 20 };
 
 typedef struct block {
     struct block *previous;
+    size_t size; /* bytes of memory */
     max_align_t memory[];
 } block;
 
@@ -24,6 +26,7 @@ struct mb_arena {
     mb_allocator allocator;
     uint64_t hash_seed;
     block *last;
+    block *spare;      /* kept by mb_arena_empty for the next merge */
     char *next;        /* where the next piece begins */
     size_t left;       /* bytes behind it in the last block */
     size_t block_size; /* bytes of the next block */
@@ -55,33 +58,75 @@ mb_status mb_arena_new(const mb_allocator *allocator, uint64_t hash_seed, mb_are
     return MB_OK;
 }
 
+/* Moves blocks to the spare ones as long as there is room for them; releases the others. */
+static void keep_blocks(mb_arena *arena, block *blocks, size_t *room)
+{
+    while (blocks != NULL) {
+        block *b = blocks;
+        blocks = b->previous;
+        if (b->size > *room) {
+            arena->allocator.release(arena->allocator.context, b);
+            continue;
+        }
+        *room -= b->size;
+        b->previous = arena->spare;
+        arena->spare = b;
+    }
+}
+
+void mb_arena_empty(mb_arena *arena, size_t keep_bytes)
+{
+    block *spare = arena->spare;
+    arena->spare = NULL;
+    keep_blocks(arena, spare, &keep_bytes);
+    keep_blocks(arena, arena->last, &keep_bytes);
+    arena->last = NULL;
+    arena->next = NULL;
+    arena->left = 0;
+    arena->block_size = FIRST_BLOCK;
+}
+
 void mb_arena_free(mb_arena *arena)
 {
     if (arena == NULL)
         return;
     const mb_allocator allocator = arena->allocator;
-    for (block *b = arena->last; b != NULL;) {
-        block *previous = b->previous;
-        allocator.release(allocator.context, b);
-        b = previous;
-    }
+    mb_arena_empty(arena, 0);
     allocator.release(allocator.context, arena);
+}
+
+/* A spare block, or a new one. */
+static block *get_block(mb_arena *arena, size_t at_least)
+{
+    block **place = &arena->spare;
+    while (*place != NULL && (*place)->size < at_least)
+        place = &(*place)->previous;
+    block *found = *place;
+    if (found != NULL) {
+        *place = found->previous;
+        return found;
+    }
+    const size_t size = at_least > arena->block_size ? at_least : arena->block_size;
+    if (size > SIZE_MAX - sizeof(block))
+        return NULL;
+    found = arena->allocator.allocate(arena->allocator.context, sizeof(block) + size);
+    if (found == NULL)
+        return NULL;
+    found->size = size;
+    if (arena->block_size < LARGEST_BLOCK)
+        arena->block_size *= 2;
+    return found;
 }
 
 static bool add_block(mb_arena *arena, size_t at_least)
 {
-    size_t size = at_least > arena->block_size ? at_least : arena->block_size;
-    if (size > SIZE_MAX - sizeof(block))
-        return false;
-    block *added = arena->allocator.allocate(arena->allocator.context, sizeof(block) + size);
+    block *added = get_block(arena, at_least);
     if (added == NULL)
         return false;
     added->previous = arena->last;
     arena->last = added;
     arena->next = (char *)added->memory;
-    arena->left = size;
-    if (arena->block_size < LARGEST_BLOCK)
-        arena->block_size *= 2;
+    arena->left = added->size;
     return true;
 }
 
@@ -98,11 +143,16 @@ void *mb_arena_get(mb_arena *arena, size_t bytes)
     return piece;
 }
 
-void *mb_arena_get_array(mb_arena *arena, size_t count, size_t size)
+void *mb_arena_get_items(mb_arena *arena, size_t count, size_t size)
 {
     if (size != 0 && count > SIZE_MAX / size)
         return NULL;
-    void *array = mb_arena_get(arena, count * size);
+    return mb_arena_get(arena, count * size);
+}
+
+void *mb_arena_get_array(mb_arena *arena, size_t count, size_t size)
+{
+    void *array = mb_arena_get_items(arena, count, size);
     if (array != NULL && count != 0)
         memset(array, 0, count * size);
     return array;

@@ -8,6 +8,10 @@
  * want of bytes: none is as good as one.  Lives as long as the arena. */
 void *mb_arena_get(mb_arena *arena, size_t bytes);
 
+/* As mb_arena_get for `count` items of `size` bytes, as they are; NULL also when the product
+ * overflows. */
+void *mb_arena_get_items(mb_arena *arena, size_t count, size_t size);
+
 /* As mb_arena_get for `count` items of `size` bytes, zeroed; NULL also when the product overflows.
  */
 void *mb_arena_get_array(mb_arena *arena, size_t count, size_t size);

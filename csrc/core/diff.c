@@ -168,14 +168,39 @@ static mb_status read_integer(const mb_member *member, const char *field, int64_
     return MB_OK;
 }
 
-/* The last member of that name, or NULL. */
-static const mb_member *find(const mb_member *members, size_t count, const char *name)
+/* In the order in which they mostly stand. */
+enum { ID, OWNER, LOGICAL_CLOCK, UTC_TIMESTAMP, TYPE, MODEL, JSON_DATA, FIELDS };
+
+static const mb_text field_names[FIELDS] = {
+    [ID] = {"id", 2},
+    [OWNER] = {"owner", 5},
+    [LOGICAL_CLOCK] = {"logical_clock", 13},
+    [UTC_TIMESTAMP] = {"utc_timestamp", 13},
+    [TYPE] = {"type", 4},
+    [MODEL] = {"model", 5},
+    [JSON_DATA] = {"json_data", 9},
+};
+
+/* Which of the seven has that name; FIELDS if none.  The guess is the one that is tried first. */
+static size_t field_of(mb_text name, size_t guess)
 {
-    const mb_text wanted = {name, strlen(name)};
-    while (count-- > 0)
-        if (mb_text_equal(members[count].name, wanted))
-            return &members[count];
-    return NULL;
+    if (guess < FIELDS && mb_text_equal(name, field_names[guess]))
+        return guess;
+    size_t field = 0;
+    while (field < FIELDS && !mb_text_equal(name, field_names[field]))
+        field++;
+    return field;
+}
+
+/* Finds the seven fields, NULL where one is missing; of a name that stands twice the last counts. */
+static void find_fields(const mb_member *members, size_t count, const mb_member *found[FIELDS])
+{
+    memset(found, 0, FIELDS * sizeof *found);
+    for (size_t i = 0; i < count; i++) {
+        const size_t field = field_of(members[i].name, i);
+        if (field < FIELDS)
+            found[field] = &members[i];
+    }
 }
 
 static mb_status read_type(const mb_member *member, mb_arena *arena, mb_type *type, mb_error *error)
@@ -191,24 +216,23 @@ static mb_status read_type(const mb_member *member, mb_arena *arena, mb_type *ty
 static mb_status read_diff(const mb_member *members, size_t count, mb_arena *arena, mb_diff *diff,
                            mb_error *error)
 {
-    const mb_member *json_data = find(members, count, "json_data");
-    mb_status status = read_text(find(members, count, "id"), "id", arena, &diff->id, error);
+    const mb_member *found[FIELDS];
+    find_fields(members, count, found);
+    mb_status status = read_text(found[ID], "id", arena, &diff->id, error);
     if (status == MB_OK)
-        status = read_text(find(members, count, "owner"), "owner", arena, &diff->owner, error);
+        status = read_text(found[OWNER], "owner", arena, &diff->owner, error);
     if (status == MB_OK)
-        status = read_integer(find(members, count, "logical_clock"), "logical_clock",
-                              &diff->logical_clock, error);
+        status = read_integer(found[LOGICAL_CLOCK], "logical_clock", &diff->logical_clock, error);
     if (status == MB_OK)
-        status = read_integer(find(members, count, "utc_timestamp"), "utc_timestamp",
-                              &diff->utc_timestamp, error);
+        status = read_integer(found[UTC_TIMESTAMP], "utc_timestamp", &diff->utc_timestamp, error);
     if (status == MB_OK)
-        status = read_type(find(members, count, "type"), arena, &diff->type, error);
+        status = read_type(found[TYPE], arena, &diff->type, error);
     if (status == MB_OK)
-        status = read_text(find(members, count, "model"), "model", arena, &diff->model, error);
+        status = read_text(found[MODEL], "model", arena, &diff->model, error);
     if (status == MB_OK)
-        status = read_text(json_data, "json_data", arena, &diff->json_data, error);
+        status = read_text(found[JSON_DATA], "json_data", arena, &diff->json_data, error);
     if (status == MB_OK)
-        diff->quoted_json_data = json_data->value;
+        diff->quoted_json_data = found[JSON_DATA]->value;
     return status;
 }
 
@@ -238,8 +262,6 @@ static mb_status check_reserved(const mb_member *members, size_t count, const ch
                 return refuse(error, *name, "may not be a key of a diff");
     return MB_OK;
 }
-
-enum { FIELDS = 7 };
 
 /* Reads the diff where the reader stands; with rules, for one of a request, checks it too. */
 static mb_status read_next_diff(mb_json *json, const mb_request_rules *rules, mb_arena *arena,
@@ -376,40 +398,63 @@ static char *put_integer(char *at, int64_t value)
     return mb_text_put(at, (mb_text){digits + first, sizeof digits - first});
 }
 
-/* The four texts of a diff as JSON strings. */
+/* A text as a JSON string; most need nothing but quotes, and for those no copy is made. */
 typedef struct {
-    mb_text id;
-    mb_text owner;
-    mb_text model;
-    mb_text json_data;
+    mb_text text;
+    bool lacks_quotes;
+} json_string;
+
+/* The four texts of a diff. */
+typedef struct {
+    json_string id;
+    json_string owner;
+    json_string model;
+    json_string json_data;
 } quoted_texts;
+
+static mb_status quote(mb_text text, mb_arena *arena, json_string *quoted)
+{
+    quoted->text = text;
+    quoted->lacks_quotes = mb_json_is_plain(text);
+    return quoted->lacks_quotes ? MB_OK : mb_json_encode_string(text, arena, &quoted->text);
+}
 
 static mb_status quote_texts(const mb_diff *diff, mb_arena *arena, quoted_texts *quoted)
 {
-    if (mb_json_encode_string(diff->id, arena, &quoted->id) != MB_OK ||
-        mb_json_encode_string(diff->owner, arena, &quoted->owner) != MB_OK ||
-        mb_json_encode_string(diff->model, arena, &quoted->model) != MB_OK)
+    if (quote(diff->id, arena, &quoted->id) != MB_OK ||
+        quote(diff->owner, arena, &quoted->owner) != MB_OK ||
+        quote(diff->model, arena, &quoted->model) != MB_OK)
         return MB_NO_MEMORY;
-    quoted->json_data = diff->quoted_json_data;
-    if (quoted->json_data.size != 0)
-        return MB_OK;
-    return mb_json_encode_string(diff->json_data, arena, &quoted->json_data);
+    if (diff->quoted_json_data.size == 0)
+        return quote(diff->json_data, arena, &quoted->json_data);
+    quoted->json_data = (json_string){diff->quoted_json_data, false};
+    return MB_OK;
 }
 
-enum { NAMES_AND_NUMBERS = 160 }; /* bytes of a printed diff beside its four texts, at most */
+enum { NAMES_AND_NUMBERS = 168 }; /* bytes of a printed diff beside its four texts, at most */
 
 static size_t printed_size(const quoted_texts *quoted)
 {
-    return NAMES_AND_NUMBERS + quoted->id.size + quoted->owner.size + quoted->model.size +
-           quoted->json_data.size;
+    return NAMES_AND_NUMBERS + quoted->id.text.size + quoted->owner.text.size +
+           quoted->model.text.size + quoted->json_data.text.size;
+}
+
+static char *put_string(char *at, const json_string *string)
+{
+    if (!string->lacks_quotes)
+        return mb_text_put(at, string->text);
+    *at++ = '"';
+    at = mb_text_put(at, string->text);
+    *at++ = '"';
+    return at;
 }
 
 static char *put_diff(char *at, const mb_diff *diff, const quoted_texts *quoted)
 {
     at = mb_text_put(at, MB_TEXT("{\"id\": "));
-    at = mb_text_put(at, quoted->id);
+    at = put_string(at, &quoted->id);
     at = mb_text_put(at, MB_TEXT(", \"owner\": "));
-    at = mb_text_put(at, quoted->owner);
+    at = put_string(at, &quoted->owner);
     at = mb_text_put(at, MB_TEXT(", \"logical_clock\": "));
     at = put_integer(at, diff->logical_clock);
     at = mb_text_put(at, MB_TEXT(", \"utc_timestamp\": "));
@@ -417,9 +462,9 @@ static char *put_diff(char *at, const mb_diff *diff, const quoted_texts *quoted)
     at = mb_text_put(at, MB_TEXT(", \"type\": \""));
     at = mb_text_put(at, mb_type_name(diff->type));
     at = mb_text_put(at, MB_TEXT("\", \"model\": "));
-    at = mb_text_put(at, quoted->model);
+    at = put_string(at, &quoted->model);
     at = mb_text_put(at, MB_TEXT(", \"json_data\": "));
-    at = mb_text_put(at, quoted->json_data);
+    at = put_string(at, &quoted->json_data);
     return mb_text_put(at, MB_TEXT("}"));
 }
 

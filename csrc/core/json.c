@@ -4,9 +4,12 @@
  * So what is needed of a value is where its text begins and ends, and that it is valid.  cJSON,
  * which keeps numbers as doubles, gives neither (it takes 01, cuts strings at U+0000 and lets
  * invalid UTF-8 through), and when it says no it does not say whether the text was bad or the
- * memory out.  The scanner here therefore checks every byte, once, and notes the spans; cJSON does
- * what is then left, the escapes: decoding and encoding strings, where after the check a failure
- * can only mean memory.
+ * memory out.  The scanner here therefore checks every byte, once, and notes the spans.  What is
+ * then left are the escapes.  Those of two bytes, of which json_data is full, are decoded and
+ * encoded here; the \u of all others is cJSON's, where after the check a failure can only mean
+ * memory.
+ *
+ * Most bytes of a string say nothing, so strings are walked eight bytes at a time.
  *
  * The scanner is a loop, not a recursion: its stack is one bit for each open bracket.
  *
@@ -112,6 +115,32 @@ static size_t utf8_length(const char *at, const char *end)
     return 0;
 }
 
+#define EACH_BYTE UINT64_C(0x0101010101010101)
+#define HIGH_BITS (EACH_BYTE << 7)
+
+static uint64_t load_word(const char *at)
+{
+    uint64_t word;
+    memcpy(&word, at, sizeof word);
+    return word;
+}
+
+/* The high bit of each of eight bytes that is a control character, a quote or a backslash; perhaps
+ * also of bytes more significant than the first such.  After Mycroft's test for a zero byte. */
+static uint64_t bytes_to_escape(uint64_t word)
+{
+    const uint64_t quote = word ^ (EACH_BYTE * '"'), backslash = word ^ (EACH_BYTE * '\\');
+    return (((word - EACH_BYTE * 0x20) & ~word) | ((quote - EACH_BYTE) & ~quote) |
+            ((backslash - EACH_BYTE) & ~backslash)) &
+           HIGH_BITS;
+}
+
+/* Whether eight bytes are ASCII without a zero: adding 0x7f gives each its high bit but a zero. */
+static bool is_clean_ascii(uint64_t word)
+{
+    return (word & HIGH_BITS) == 0 && ((word + EACH_BYTE * 0x7f) & HIGH_BITS) == HIGH_BITS;
+}
+
 bool mb_json_is_clean_text(mb_text text)
 {
     if (text.size == 0)
@@ -119,6 +148,10 @@ bool mb_json_is_clean_text(mb_text text)
     const char *at = text.at;
     const char *end = at + text.size;
     while (at < end) {
+        if (end - at >= 8 && is_clean_ascii(load_word(at))) {
+            at += 8;
+            continue;
+        }
         const size_t length = (unsigned char)*at < 0x80 ? *at != '\0' : utf8_length(at, end);
         if (length == 0)
             return false;
@@ -189,82 +222,164 @@ static mb_status skip_escape(mb_json *json)
     }
 }
 
+/* What the byte behind a backslash stands for; 0 for u, and for what is no escape. */
+static const char escape_meaning[256] = {['"'] = '"',  ['\\'] = '\\', ['/'] = '/',  ['b'] = '\b',
+                                         ['f'] = '\f', ['n'] = '\n',  ['r'] = '\r', ['t'] = '\t'};
+
+static bool is_plain(char c)
+{
+    const unsigned char byte = (unsigned char)c;
+    return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
+}
+
+/* Steps over ASCII and escapes of two bytes, noting them: to a quote, or to what must be looked at. */
+static const char *skip_plain(const char *at, const char *end, bool *escaped)
+{
+    while (at < end) {
+        if (end - at >= 8) {
+            const uint64_t word = load_word(at);
+            const uint64_t stops = bytes_to_escape(word) | (word & HIGH_BITS);
+            if (stops == 0) {
+                at += 8;
+                continue;
+            }
+#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+            at += (unsigned)__builtin_ctzll(stops) / 8;
+#endif
+        }
+        const bool is_escape =
+            *at == '\\' && end - at > 1 && escape_meaning[(unsigned char)at[1]] != '\0';
+        if (!is_escape && !is_plain(*at))
+            break;
+        *escaped |= is_escape;
+        at += is_escape ? 2 : 1;
+    }
+    return at;
+}
+
 static mb_status skip_string(mb_json *json)
 {
     json->at++;
-    while (json->at < json->end) {
-        const unsigned char c = (unsigned char)*json->at;
+    json->escaped = false;
+    for (;;) {
+        const char *at = json->at = skip_plain(json->at, json->end, &json->escaped);
+        if (at == json->end)
+            return fail(json, "");
+        const unsigned char c = (unsigned char)*at;
         if (c == '"') {
             json->at++;
             return MB_OK;
         }
         if (c == '\\') {
+            json->escaped = true;
             const mb_status status = skip_escape(json);
             if (status != MB_OK)
                 return status;
         } else if (c < 0x20) {
             return fail(json, "a control character in a string must be escaped");
-        } else if (c < 0x80) {
-            json->at++;
         } else {
-            const size_t length = utf8_length(json->at, json->end);
+            const size_t length = utf8_length(at, json->end);
             if (length == 0)
                 return fail(json, "not UTF-8");
             json->at += length;
         }
     }
-    return fail(json, "");
+}
+
+/* Decodes a string whose first escape is given.  Returns its size, or 0 if it has an escape of more
+ * than two bytes. */
+static size_t decode_short_escapes(mb_text text, const char *escape, char *decoded)
+{
+    const char *end = text.at + text.size;
+    size_t size = (size_t)(escape - text.at);
+    memcpy(decoded, text.at, size);
+    for (const char *at = escape; at < end;) {
+        char c = *at++;
+        if (c == '\\')
+            c = escape_meaning[(unsigned char)*at++];
+        if (c == '\0')
+            return 0;
+        decoded[size++] = c;
+    }
+    return size;
 }
 
 mb_status mb_json_decode_string(mb_text quoted, mb_arena *arena, mb_text *decoded)
 {
     const mb_text inside = {quoted.at + 1, quoted.size - 2};
-    if (inside.size == 0 || memchr(inside.at, '\\', inside.size) == NULL) {
+    const char *escape = inside.size != 0 ? memchr(inside.at, '\\', inside.size) : NULL;
+    if (escape == NULL) {
         *decoded = inside;
         return MB_OK;
     }
-
-    cJSON *parsed = cJSON_ParseWithLength(quoted.at, quoted.size);
-    if (parsed == NULL)
+    char *made = mb_arena_get(arena, inside.size); /* decoded, a string is shorter */
+    if (made == NULL)
         return MB_NO_MEMORY;
-    const size_t size = strlen(parsed->valuestring);
-    char *copy = mb_arena_get(arena, size);
-    if (copy != NULL) {
-        memcpy(copy, parsed->valuestring, size);
-        *decoded = (mb_text){copy, size};
+    size_t size = decode_short_escapes(inside, escape, made);
+    if (size == 0) {
+        cJSON *parsed = cJSON_ParseWithLength(quoted.at, quoted.size);
+        if (parsed == NULL)
+            return MB_NO_MEMORY;
+        size = strlen(parsed->valuestring);
+        memcpy(made, parsed->valuestring, size);
+        cJSON_Delete(parsed);
     }
-    cJSON_Delete(parsed);
-    return copy != NULL ? MB_OK : MB_NO_MEMORY;
+    *decoded = (mb_text){made, size};
+    return MB_OK;
 }
 
-/* Two for a short escape, six for another control character. */
-size_t mb_json_encoded_size(mb_text text)
+bool mb_json_is_plain(mb_text text)
 {
-    size_t size = text.size + 2;
+    size_t i = 0;
+    for (; text.size - i >= 8; i += 8)
+        if (bytes_to_escape(load_word(text.at + i)) != 0)
+            return false;
+    for (; i < text.size; i++) {
+        const unsigned char c = (unsigned char)text.at[i];
+        if (c < 0x20 || c == '"' || c == '\\')
+            return false;
+    }
+    return true;
+}
+
+/* Two bytes for a short escape, six for another control character.  Without a branch, so that a
+ * compiler can count many bytes at once. */
+static size_t encoded_size(mb_text text)
+{
+    size_t quotes = 0, controls = 0, short_controls = 0;
     for (size_t i = 0; i < text.size; i++) {
         const unsigned char c = (unsigned char)text.at[i];
-        if (c == '"' || c == '\\' || (c >= '\b' && c <= '\r' && c != '\v'))
-            size += 1;
-        else if (c < 0x20)
-            size += 5;
+        quotes += (c == '"') | (c == '\\');
+        controls += c < 0x20;
+        short_controls += (c >= '\b') & (c <= '\r') & (c != '\v');
     }
-    return size;
+    return text.size + 2 + quotes + 5 * controls - 4 * short_controls;
+}
+
+/* Writes a text as a JSON string; false if it has a control character. */
+static bool encode_without_controls(mb_text text, char *at)
+{
+    *at++ = '"';
+    for (size_t i = 0; i < text.size; i++) {
+        const char c = text.at[i];
+        if ((unsigned char)c < 0x20)
+            return false;
+        if (c == '"' || c == '\\')
+            *at++ = '\\';
+        *at++ = c;
+    }
+    *at = '"';
+    return true;
 }
 
 mb_status mb_json_encode_string(mb_text text, mb_arena *arena, mb_text *quoted)
 {
     enum { CJSON_SLACK = 6 }; /* cJSON wants five bytes more than it writes, and a terminator */
-    const size_t size = mb_json_encoded_size(text);
+    const size_t size = encoded_size(text);
     char *printed = mb_arena_get(arena, size + CJSON_SLACK);
     if (printed == NULL)
         return MB_NO_MEMORY;
-
-    if (size == text.size + 2) {
-        printed[0] = '"';
-        if (text.size != 0)
-            memcpy(printed + 1, text.at, text.size);
-        printed[size - 1] = '"';
-    } else {
+    if (!encode_without_controls(text, printed)) {
         char *terminated = mb_arena_get(arena, text.size + 1);
         if (terminated == NULL)
             return MB_NO_MEMORY;
@@ -482,7 +597,8 @@ mb_status mb_json_read_value(mb_json *json, mb_text *value)
 {
     skip_space(json);
     const char *begin = json->at;
-    const mb_status status = skip_value(json);
+    const bool is_scalar = peek(json) != '{' && peek(json) != '[';
+    const mb_status status = is_scalar ? skip_scalar(json) : skip_value(json);
     *value = (mb_text){begin, (size_t)(json->at - begin)};
     return status;
 }
@@ -523,9 +639,12 @@ mb_status mb_json_next_member(mb_json *json, mb_arena *arena, size_t *read, bool
     mb_status status = next_item(json, '}', "expected ',' or '}'", read, more);
     if (status == MB_OK && *more)
         status = skip_name(json, &name->quoted);
-    if (status == MB_OK && *more)
-        status = mb_json_decode_string(name->quoted, arena, &name->name);
-    return status;
+    if (status != MB_OK || !*more)
+        return status;
+    if (json->escaped)
+        return mb_json_decode_string(name->quoted, arena, &name->name);
+    name->name = (mb_text){name->quoted.at + 1, name->quoted.size - 2};
+    return MB_OK;
 }
 
 /* Keeps the members in arena that were collected on the stack. */

@@ -15,6 +15,7 @@ typedef struct {
     const char *end;
     unsigned depth; /* arrays and objects that are open */
     unsigned deepest;
+    bool escaped;    /* whether the last string had an escape */
     mb_error *error; /* filled on MB_INVALID */
 } mb_json;
 
@@ -70,8 +71,8 @@ mb_status mb_json_decode_string(mb_text quoted, mb_arena *arena, mb_text *decode
  * no longer than MB_MAX_JSON_DATA.  Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_json_encode_string(mb_text text, mb_arena *arena, mb_text *quoted);
 
-/* Bytes of the text as a JSON string, quotes and all. */
-size_t mb_json_encoded_size(mb_text text);
+/* Whether the text is a JSON string as soon as quotes stand around it: nothing is to be escaped. */
+bool mb_json_is_plain(mb_text text);
 
 /* Prints an object of some members, each as it stood, in arena.  Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_json_print_object(const mb_member *const *members, size_t count, mb_arena *arena,

@@ -41,7 +41,7 @@ static void merge_runs(const mb_diff **from, const mb_diff **to, size_t begin, s
 static mb_status sort(const mb_diff ***diffs, size_t count, mb_arena *arena)
 {
     const mb_diff **from = *diffs;
-    const mb_diff **to = mb_arena_get_array(arena, count, sizeof *to);
+    const mb_diff **to = mb_arena_get_items(arena, count, sizeof *to);
     if (to == NULL)
         return MB_NO_MEMORY;
     for (size_t width = 1; width < count; width *= 2) {
@@ -60,7 +60,7 @@ static mb_status sort(const mb_diff ***diffs, size_t count, mb_arena *arena)
 
 mb_status mb_log_order(const mb_diffs *diffs, mb_arena *arena, const mb_diff ***in_order)
 {
-    const mb_diff **given = mb_arena_get_array(arena, diffs->count, sizeof *given);
+    const mb_diff **given = mb_arena_get_items(arena, diffs->count, sizeof *given);
     if (given == NULL)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < diffs->count; i++)

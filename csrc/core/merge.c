@@ -137,7 +137,7 @@ struct step {
 typedef struct {
     mb_arena *arena;
     mb_table objects;
-    mb_table fields;
+    mb_table fields; /* but for the first few of each object */
     object *first;
     object **last;
     step *window;
@@ -168,22 +168,43 @@ static mb_status find_object(merge *m, const mb_diff *diff, object **found)
     return MB_OK;
 }
 
+static mb_status add_field(merge *m, object *o, mb_text name, field **added)
+{
+    field *f = mb_arena_get_array(m->arena, 1, sizeof *f);
+    if (f == NULL)
+        return MB_NO_MEMORY;
+    f->name = (mb_field_name){o->name.ordinal, name};
+    f->of = o;
+    *o->fields_end = f;
+    o->fields_end = &f->next;
+    *added = f;
+    return MB_OK;
+}
+
+/* The first few fields of an object are looked through, which takes less than one hash; only those
+ * beyond are in the table. */
 static mb_status find_field(merge *m, object *o, mb_text name, field **found)
 {
+    enum { FEW = 8 };
+    size_t passed = 0;
+    for (field *f = o->fields; f != NULL && passed < FEW; f = f->next, passed++) {
+        if (mb_text_equal(f->name.field, name)) {
+            *found = f;
+            return MB_OK;
+        }
+    }
+    if (passed < FEW)
+        return add_field(m, o, name, found);
+
     mb_slot *slot;
     if (mb_find_field(&m->fields, o->name.ordinal, name, m->arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
-    if (slot->item == NULL) {
-        field *f = mb_arena_get_array(m->arena, 1, sizeof *f);
-        if (f == NULL)
-            return MB_NO_MEMORY;
-        f->name = (mb_field_name){o->name.ordinal, name};
-        f->of = o;
-        *o->fields_end = f;
-        o->fields_end = &f->next;
-        mb_table_fill(&m->fields, slot, f);
-    }
     *found = slot->item;
+    if (slot->item != NULL)
+        return MB_OK;
+    if (add_field(m, o, name, found) != MB_OK)
+        return MB_NO_MEMORY;
+    mb_table_fill(&m->fields, slot, *found);
     return MB_OK;
 }
 
@@ -200,7 +221,7 @@ static void take_place(field *f, step *s, size_t at_member)
 static mb_status find_fields(merge *m, step *s)
 {
     const mb_diff *diff = s->diff;
-    s->fields = mb_arena_get_array(m->arena, diff->member_count, sizeof *s->fields);
+    s->fields = mb_arena_get_items(m->arena, diff->member_count, sizeof *s->fields);
     if (s->fields == NULL)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < diff->member_count; i++) {
@@ -208,6 +229,7 @@ static mb_status find_fields(merge *m, step *s)
         field *f;
         if (mb_is_id(member)) {
             s->id = member;
+            s->fields[i] = NULL;
             continue;
         }
         if (find_field(m, s->object, member->name, &f) != MB_OK)
@@ -222,7 +244,7 @@ static mb_status find_fields(merge *m, step *s)
 static mb_status make_window_steps(merge *m, const mb_diffs *window)
 {
     const mb_diff **in_order;
-    m->window = mb_arena_get_array(m->arena, window->count, sizeof *m->window);
+    m->window = mb_arena_get_items(m->arena, window->count, sizeof *m->window);
     if (m->window == NULL || mb_log_order(window, m->arena, &in_order) != MB_OK)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < window->count; i++)
@@ -234,7 +256,7 @@ static mb_status make_window_steps(merge *m, const mb_diffs *window)
 
 static mb_status make_request_steps(merge *m, const mb_diffs *request)
 {
-    m->request = mb_arena_get_array(m->arena, request->count, sizeof *m->request);
+    m->request = mb_arena_get_items(m->arena, request->count, sizeof *m->request);
     if (m->request == NULL)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < request->count; i++)
@@ -565,23 +587,30 @@ static mb_status select_fields(mb_arena *arena, const step *s, member_goes goes,
                                bool *some)
 {
     const mb_diff *diff = s->diff;
-    const mb_member **chosen = mb_arena_get_array(arena, diff->member_count, sizeof *chosen);
+    size_t going = 0, lost = 0;
+    for (size_t i = 0; i < diff->member_count; i++) {
+        if (s->fields[i] == NULL)
+            continue;
+        if (goes(s, s->fields[i], &diff->members[i]))
+            going++;
+        else
+            lost++;
+    }
+    *some = going != 0;
+    *json_data = diff->json_data;
+    if (lost == 0 || going == 0)
+        return MB_OK;
+
+    const mb_member **chosen = mb_arena_get_items(arena, going + 1, sizeof *chosen);
     if (chosen == NULL)
         return MB_NO_MEMORY;
-
-    size_t chosen_count = 0, lost = 0;
+    size_t count = 0;
     for (size_t i = 0; i < diff->member_count; i++) {
         const mb_member *member = &diff->members[i];
         if (s->fields[i] != NULL ? goes(s, s->fields[i], member) : member == s->id)
-            chosen[chosen_count++] = member;
-        else if (s->fields[i] != NULL)
-            lost++;
+            chosen[count++] = member;
     }
-    *some = chosen_count > 1; /* one is the id */
-    if (lost != 0 && *some)
-        return mb_json_print_object(chosen, chosen_count, arena, json_data);
-    *json_data = diff->json_data;
-    return MB_OK;
+    return mb_json_print_object(chosen, count, arena, json_data);
 }
 
 /* Gives a create with the device's later edits in it: its own fields in their order, then new. */
@@ -704,9 +733,9 @@ static mb_status make_outcomes(merge *m, mb_merge_result *result)
 {
     mb_merge_result made = {{NULL, 0}, {NULL, 0}, 0};
     made.upstream.items =
-        mb_arena_get_array(m->arena, m->request_count, sizeof *made.upstream.items);
+        mb_arena_get_items(m->arena, m->request_count, sizeof *made.upstream.items);
     made.downstream.items =
-        mb_arena_get_array(m->arena, m->window_count, sizeof *made.downstream.items);
+        mb_arena_get_items(m->arena, m->window_count, sizeof *made.downstream.items);
     if (made.upstream.items == NULL || made.downstream.items == NULL)
         return MB_NO_MEMORY;
 
@@ -731,7 +760,7 @@ mb_status mb_merge(mb_arena *arena, const mb_diffs *window, const mb_diffs *requ
 
     if (make_window_steps(&m, window) != MB_OK || make_request_steps(&m, request) != MB_OK ||
         mb_table_init(&m.objects, diff_count, arena) != MB_OK ||
-        mb_table_init(&m.fields, diff_count, arena) != MB_OK || fold(&m) != MB_OK)
+        mb_table_init(&m.fields, 0, arena) != MB_OK || fold(&m) != MB_OK)
         return MB_NO_MEMORY;
     for (object *o = m.first; o != NULL; o = o->next)
         decide(o);
@@ -750,6 +779,11 @@ mb_status mb_recognize(mb_arena *arena, mb_diffs *window, mb_diffs *request)
     const uint64_t hash_seed = mb_arena_hash_seed(arena);
     mb_table ids;
     mb_slot *slot;
+    if (request->count == 0) { /* a pull: nothing to look up */
+        for (size_t i = 0; i < window->count; i++)
+            window->items[i].known = window->items[i].repeated = window->items[i].left_out = false;
+        return MB_OK;
+    }
     if (mb_table_init(&ids, request->count, arena) != MB_OK)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < request->count; i++) {

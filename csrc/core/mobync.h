@@ -67,6 +67,12 @@ typedef struct mb_arena mb_arena;
  */
 mb_status mb_arena_new(const mb_allocator *allocator, uint64_t hash_seed, mb_arena **arena);
 
+/* Makes an arena as good as new for another merge.  Everything that was made in it is gone.
+ *
+ * keep_bytes   memory that may stay with it, so that the next merge need not ask for it again
+ */
+void mb_arena_empty(mb_arena *arena, size_t keep_bytes);
+
 /* Frees the arena and everything that was made in it.  NULL is allowed. */
 void mb_arena_free(mb_arena *arena);
 

@@ -13,6 +13,7 @@ typedef struct {
     PyObject *invalid_diff_error; /* mobync.errors.InvalidDiffError */
     PyObject *operation_type;     /* mobync.types.OperationType */
     uint64_t hash_seed;
+    mb_arena *idle_arena; /* of a call that is over, for the next one; or NULL */
 
     /* Interned: the seven fields, the types, and an enum's attribute. */
     PyObject *id;
@@ -25,6 +26,9 @@ typedef struct {
     PyObject *type_names[3];
     PyObject *name;
 
+    PyObject *fields; /* a tuple of the seven, in the order of a diff */
+    PyObject *blank;  /* a dict of them: its copies have room for seven from the start */
+
     PyObject *json_loads; /* json.loads */
     PyObject *shown;      /* mobync.errors.shown */
 } module_state;
@@ -34,7 +38,7 @@ extern PyType_Spec exchange_spec;
 extern PyType_Spec compaction_spec;
 
 /* A diff's texts as Python objects: they keep the memory alive that the mb_diff borrows, and are
- * what goes out again.  All NULL where the diff came as JSON. */
+ * what goes out again.  NULL where the diff came as JSON and nobody has asked for them yet. */
 typedef struct {
     PyObject *id;
     PyObject *owner;
@@ -45,7 +49,7 @@ typedef struct {
 /* A list of diffs that came from Python.  All zero: an empty list. */
 typedef struct {
     mb_diffs diffs;        /* in an arena */
-    diff_objects *objects; /* one for each diff; NULL where they came as JSON */
+    diff_objects *objects; /* one for each diff; NULL for rows that came as JSON */
     PyObject *json;        /* the text that they were read from, or NULL */
 } diff_list;
 
@@ -96,20 +100,26 @@ int check_window(const diff_list *window, mb_text owner, int64_t first_clock);
  * list             the list that it came from
  * logical_clock    what to put there
  */
-PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome, const diff_list *list,
+PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome, diff_list *list,
                           int64_t logical_clock);
 
-/* A new dict of a diff that was read from JSON and is_whole; `id` is its id as a str. */
-PyObject *whole_diff_to_dict(module_state *state, const mb_diff *diff, PyObject *id);
+enum { FIELDS = 7 };
+
+/* The fields of a diff that was read from JSON and is_whole, in the order of state->fields: new
+ * references.  Returns 0, or -1 with MemoryError. */
+int whole_diff_values(module_state *state, diff_list *list, size_t index, PyObject *values[FIELDS]);
+
+/* A new dict of such a diff. */
+PyObject *whole_diff_to_dict(module_state *state, diff_list *list, size_t index);
 
 /* The text of JSON that came as str or bytes; borrowed.  Returns 0, or -1 with TypeError, or with
  * InvalidDiffError for a str that is no Unicode. */
 int borrow_json(module_state *state, PyObject *json, mb_text *text);
 
 /* The id, the model or the json_data of a diff as a new reference to a str. */
-PyObject *diff_id(const diff_list *list, size_t index);
-PyObject *diff_model(const diff_list *list, size_t index);
-PyObject *outcome_json_data(const mb_outcome *outcome, const diff_list *list);
+PyObject *diff_id(diff_list *list, size_t index);
+PyObject *diff_model(diff_list *list, size_t index);
+PyObject *outcome_json_data(const mb_outcome *outcome, diff_list *list);
 
 /* Raises InvalidDiffError(reason, index, diff_id).  `id` may be NULL; `index` -1 means none.
  * Always returns -1. */
@@ -122,6 +132,13 @@ int raise_status(module_state *state, mb_status status, Py_ssize_t index, PyObje
 /* The same for a status of what reads JSON, with the index that it gave. */
 int raise_read_status(module_state *state, mb_status status, size_t index, const mb_error *error);
 
-mb_status new_arena(module_state *state, mb_arena **arena);
+/* An arena for one call, which nobody else has.  Returns MB_OK or MB_NO_MEMORY. */
+mb_status take_arena(module_state *state, mb_arena **arena);
+
+/* Ends the use of an arena: it is kept for the next call, or freed.  NULL is allowed for both. */
+void give_back_arena(module_state *state, mb_arena *arena);
+
+/* The state of an instance's module; NULL once the collector has taken the module from its type. */
+module_state *state_at_end(PyTypeObject *type);
 
 #endif

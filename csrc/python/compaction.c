@@ -19,7 +19,7 @@ static PyObject *compaction_new(PyTypeObject *type, PyObject *args, PyObject *kw
     Compaction *self = (Compaction *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    if (new_arena(PyType_GetModuleState(type), &self->arena) != MB_OK ||
+    if (take_arena(PyType_GetModuleState(type), &self->arena) != MB_OK ||
         mb_compaction_new(self->arena, &self->compaction) != MB_OK) {
         PyErr_NoMemory();
         Py_CLEAR(self);
@@ -30,7 +30,7 @@ static PyObject *compaction_new(PyTypeObject *type, PyObject *args, PyObject *kw
 static void compaction_dealloc(Compaction *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    mb_arena_free(self->arena);
+    give_back_arena(state_at_end(type), self->arena);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -141,11 +141,11 @@ static PyObject *compaction_piece(Compaction *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "Os#LL:piece", &rows, &owner, &owner_size, &first_clock,
                           &end_clock))
         return NULL;
-    if (new_arena(PyType_GetModuleState(Py_TYPE(self)), &arena) != MB_OK)
+    if (take_arena(PyType_GetModuleState(Py_TYPE(self)), &arena) != MB_OK)
         return PyErr_NoMemory();
     PyObject *result = compact_rows(self, rows, (mb_text){owner, (size_t)owner_size}, first_clock,
                                     end_clock, arena);
-    mb_arena_free(arena);
+    give_back_arena(PyType_GetModuleState(Py_TYPE(self)), arena);
     return result;
 }
 

@@ -67,10 +67,34 @@ static void release_with_python(void *context, void *block)
     PyMem_Free(block);
 }
 
-mb_status new_arena(module_state *state, mb_arena **arena)
+/* One arena is kept, taken out while it is in use: two calls that overlap have two.  The GIL is held
+ * in both functions. */
+mb_status take_arena(module_state *state, mb_arena **arena)
 {
+    if (state->idle_arena != NULL) {
+        *arena = state->idle_arena;
+        state->idle_arena = NULL;
+        return MB_OK;
+    }
     const mb_allocator allocator = {allocate_with_python, release_with_python, NULL};
     return mb_arena_new(&allocator, state->hash_seed, arena);
+}
+
+void give_back_arena(module_state *state, mb_arena *arena)
+{
+    enum { KEPT_BYTES = 8 << 20 }; /* what a sync of some thousand diffs takes */
+    if (arena == NULL || state == NULL || state->idle_arena != NULL) {
+        mb_arena_free(arena);
+        return;
+    }
+    mb_arena_empty(arena, KEPT_BYTES);
+    state->idle_arena = arena;
+}
+
+module_state *state_at_end(PyTypeObject *type)
+{
+    PyObject *module = ((PyHeapTypeObject *)type)->ht_module;
+    return module != NULL ? PyModule_GetState(module) : NULL;
 }
 
 int raise_invalid(module_state *state, Py_ssize_t index, PyObject *id, const char *format, ...)
@@ -380,75 +404,119 @@ static PyObject *text_to_str(mb_text text)
     return PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
 }
 
-/* A text of a diff: the object that it came in, or a new one where it came as JSON. */
-static PyObject *object_or_str(const diff_list *list, PyObject *object, mb_text text)
+/* A text of a diff: the object that it came in, or one that is made when first asked for.
+ *
+ * place     where the list keeps it
+ * before    the same text of the diff before, or NULL: owners and models are mostly the same
+ */
+static PyObject *object_or_str(PyObject **place, mb_text text, PyObject *before,
+                               mb_text text_before)
 {
-    return list->objects != NULL ? Py_NewRef(object) : text_to_str(text);
+    if (*place == NULL && before != NULL && mb_text_equal(text, text_before))
+        *place = Py_NewRef(before);
+    if (*place == NULL)
+        *place = text_to_str(text);
+    return Py_XNewRef(*place);
 }
 
-PyObject *diff_id(const diff_list *list, size_t index)
+static const mb_text no_text = {NULL, 0};
+
+PyObject *diff_id(diff_list *list, size_t index)
 {
-    PyObject *id = list->objects != NULL ? list->objects[index].id : NULL;
-    return object_or_str(list, id, list->diffs.items[index].id);
+    const mb_text id = list->diffs.items[index].id;
+    if (list->objects == NULL)
+        return text_to_str(id);
+    return object_or_str(&list->objects[index].id, id, NULL, no_text);
 }
 
-PyObject *diff_model(const diff_list *list, size_t index)
+static PyObject *diff_owner(diff_list *list, size_t index)
 {
-    PyObject *model = list->objects != NULL ? list->objects[index].model : NULL;
-    return object_or_str(list, model, list->diffs.items[index].model);
+    const mb_diff *diff = &list->diffs.items[index];
+    if (list->objects == NULL)
+        return text_to_str(diff->owner);
+    diff_objects *objects = &list->objects[index];
+    if (index == 0)
+        return object_or_str(&objects->owner, diff->owner, NULL, no_text);
+    return object_or_str(&objects->owner, diff->owner, objects[-1].owner, diff[-1].owner);
 }
 
-PyObject *outcome_json_data(const mb_outcome *outcome, const diff_list *list)
+PyObject *diff_model(diff_list *list, size_t index)
 {
-    const mb_diff *source = &list->diffs.items[outcome->source];
-    if (list->objects != NULL && outcome->json_data.at == source->json_data.at)
-        return Py_NewRef(list->objects[outcome->source].json_data);
+    const mb_diff *diff = &list->diffs.items[index];
+    if (list->objects == NULL)
+        return text_to_str(diff->model);
+    diff_objects *objects = &list->objects[index];
+    if (index == 0)
+        return object_or_str(&objects->model, diff->model, NULL, no_text);
+    return object_or_str(&objects->model, diff->model, objects[-1].model, diff[-1].model);
+}
+
+static PyObject *diff_json_data(diff_list *list, size_t index)
+{
+    const mb_text json_data = list->diffs.items[index].json_data;
+    if (list->objects == NULL)
+        return text_to_str(json_data);
+    return object_or_str(&list->objects[index].json_data, json_data, NULL, no_text);
+}
+
+PyObject *outcome_json_data(const mb_outcome *outcome, diff_list *list)
+{
+    if (outcome->json_data.at == list->diffs.items[outcome->source].json_data.at)
+        return diff_json_data(list, outcome->source);
     return text_to_str(outcome->json_data);
 }
 
-/* Puts a value, whose reference it takes, into a dict. */
-static int put(PyObject *dict, PyObject *key, PyObject *value)
+/* Makes a dict of the seven fields, whose references it takes; one may be NULL, with an error. */
+static PyObject *values_to_dict(module_state *state, PyObject *const values[FIELDS])
 {
-    if (value == NULL)
-        return -1;
-    const int result = PyDict_SetItem(dict, key, value);
-    Py_DECREF(value);
-    return result;
-}
-
-PyObject *whole_diff_to_dict(module_state *state, const mb_diff *diff, PyObject *id)
-{
-    PyObject *dict = PyDict_New();
-    if (dict == NULL)
-        return NULL;
-    if (put(dict, state->id, Py_NewRef(id)) < 0 ||
-        put(dict, state->owner, text_to_str(diff->owner)) < 0 ||
-        put(dict, state->logical_clock, PyLong_FromLongLong(diff->logical_clock)) < 0 ||
-        put(dict, state->utc_timestamp, PyLong_FromLongLong(diff->utc_timestamp)) < 0 ||
-        put(dict, state->type, Py_NewRef(state->type_names[diff->type])) < 0 ||
-        put(dict, state->model, text_to_str(diff->model)) < 0 ||
-        put(dict, state->json_data, text_to_str(diff->json_data)) < 0)
-        Py_CLEAR(dict);
+    PyObject *dict = PyDict_Copy(state->blank);
+    for (Py_ssize_t i = 0; i < FIELDS; i++) {
+        if (dict != NULL &&
+            (values[i] == NULL ||
+             PyDict_SetItem(dict, PyTuple_GET_ITEM(state->fields, i), values[i]) < 0))
+            Py_CLEAR(dict);
+        Py_XDECREF(values[i]);
+    }
     return dict;
 }
 
-PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome, const diff_list *list,
+int whole_diff_values(module_state *state, diff_list *list, size_t index, PyObject *values[FIELDS])
+{
+    const mb_diff *diff = &list->diffs.items[index];
+    values[0] = diff_id(list, index);
+    values[1] = diff_owner(list, index);
+    values[2] = PyLong_FromLongLong(diff->logical_clock);
+    values[3] = PyLong_FromLongLong(diff->utc_timestamp);
+    values[4] = Py_NewRef(state->type_names[diff->type]);
+    values[5] = diff_model(list, index);
+    values[6] = diff_json_data(list, index);
+    bool all = true;
+    for (int i = 0; i < FIELDS; i++)
+        all = all && values[i] != NULL;
+    for (int i = 0; !all && i < FIELDS; i++)
+        Py_CLEAR(values[i]);
+    return all ? 0 : -1;
+}
+
+PyObject *whole_diff_to_dict(module_state *state, diff_list *list, size_t index)
+{
+    PyObject *values[FIELDS];
+    if (whole_diff_values(state, list, index, values) < 0)
+        return NULL;
+    return values_to_dict(state, values);
+}
+
+PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome, diff_list *list,
                           int64_t logical_clock)
 {
-    static const diff_objects none = {NULL, NULL, NULL, NULL};
-    const mb_diff *source = &list->diffs.items[outcome->source];
-    const diff_objects *objects = list->objects != NULL ? &list->objects[outcome->source] : &none;
-
-    PyObject *dict = PyDict_New();
-    if (dict == NULL)
-        return NULL;
-    if (put(dict, state->id, object_or_str(list, objects->id, source->id)) < 0 ||
-        put(dict, state->owner, object_or_str(list, objects->owner, source->owner)) < 0 ||
-        put(dict, state->logical_clock, PyLong_FromLongLong(logical_clock)) < 0 ||
-        put(dict, state->utc_timestamp, PyLong_FromLongLong(outcome->utc_timestamp)) < 0 ||
-        put(dict, state->type, Py_NewRef(state->type_names[outcome->type])) < 0 ||
-        put(dict, state->model, diff_model(list, outcome->source)) < 0 ||
-        put(dict, state->json_data, outcome_json_data(outcome, list)) < 0)
-        Py_CLEAR(dict);
-    return dict;
+    PyObject *values[FIELDS] = {
+        diff_id(list, outcome->source),
+        diff_owner(list, outcome->source),
+        PyLong_FromLongLong(logical_clock),
+        PyLong_FromLongLong(outcome->utc_timestamp),
+        Py_NewRef(state->type_names[outcome->type]),
+        diff_model(list, outcome->source),
+        outcome_json_data(outcome, list),
+    };
+    return values_to_dict(state, values);
 }

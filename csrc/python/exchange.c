@@ -5,14 +5,14 @@
  *     Exchange(diffs)     the form of every diff is checked; Exchange.from_json(body) likewise
  *     meet(rows)          the window is known, and with it what of the request is new
  *     select()            where only a part is wanted: a page, or the objects of the request
- *     news()              what the app's rules must be asked; leave_out() what they refuse
+ *     news()              what the app's rules must be asked: ask(); leave_out() what they refuse
  *     merge()             after which news() gives only what is written
  *     operations()        what goes upstream: to the models and to the log
  *     acknowledge()       the caller's dicts get their new clocks, once all of that is written
  *     downstream()        the reply; or reply_json()
  *
  * It copies what it needs of the caller's objects when it is made, so nothing that runs between
- * two steps can change what the merge sees.  It calls nothing of the app's itself.  After meet() a
+ * two steps can change what the merge sees.  Of the app's it calls the rules, in ask().  After meet() a
  * transaction that failed may begin again with meet().
  */
 #include "binding.h"
@@ -29,6 +29,7 @@ typedef struct {
     mb_merge_result result;
     PyObject *callers; /* a tuple of the caller's dicts; NULL where the request came as JSON */
     PyObject **sent;   /* copies of them, as the device sent them; NULL where not yet copied */
+    Py_ssize_t asking; /* which diff a rule was asked of last */
     PyObject *logical_clock; /* the text in the JSON, or NULL; so the next two */
     PyObject *limit;
     PyObject *cursor;
@@ -128,6 +129,11 @@ static int read_json_request(module_state *state, Exchange *self, PyObject *body
     if (status != MB_OK)
         return raise_read_status(state, status, index, &error);
 
+    self->request.objects = PyMem_Calloc(request.diffs.count, sizeof *self->request.objects);
+    if (self->request.objects == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
     self->request.diffs = request.diffs;
     if (read_member(&self->logical_clock, request.logical_clock) < 0 ||
         read_member(&self->limit, request.limit) < 0 ||
@@ -164,7 +170,7 @@ static PyObject *make_exchange(PyTypeObject *type, PyObject *source, const mb_re
     if (self == NULL)
         return NULL;
     module_state *state = state_of((PyObject *)self);
-    if (new_arena(state, &self->arena) != MB_OK) {
+    if (take_arena(state, &self->arena) != MB_OK) {
         PyErr_NoMemory();
         Py_CLEAR(self);
     } else if (read(state, self, source, rules) < 0) {
@@ -224,7 +230,7 @@ static void exchange_dealloc(Exchange *self)
     PyMem_Free(self->sent);
     diff_list_clear(&self->request);
     diff_list_clear(&self->window);
-    mb_arena_free(self->arena);
+    give_back_arena(state_at_end(type), self->arena);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -268,48 +274,10 @@ static PyObject *exchange_meet(Exchange *self, PyObject *args)
     return PyLong_FromLongLong(highest);
 }
 
-/* A diff as the device sent it: a new reference to a dict.  JSON may hold what Python's own reader
- * has no room for. */
-static PyObject *sent_diff(const Exchange *self, size_t index, PyObject *id)
-{
-    if (self->sent != NULL)
-        return Py_NewRef(self->sent[index]);
-    module_state *state = state_of((PyObject *)self);
-    if (self->request.diffs.items[index].is_whole)
-        return whole_diff_to_dict(state, &self->request.diffs.items[index], id);
-    const mb_text text = self->request.diffs.items[index].text;
-    PyObject *json = PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
-    if (json == NULL)
-        return NULL;
-    PyObject *dict = PyObject_CallOneArg(state->json_loads, json);
-    Py_DECREF(json);
-    if (dict == NULL && (PyErr_ExceptionMatches(PyExc_ValueError) ||
-                         PyErr_ExceptionMatches(PyExc_RecursionError))) {
-        PyErr_Clear();
-        raise_invalid(state, (Py_ssize_t)index, id,
-                      "a number too long or nesting too deep for the rules to be asked");
-    }
-    return dict;
-}
-
-static PyObject *make_news(const Exchange *self, size_t index)
-{
-    const mb_diff *diff = &self->request.diffs.items[index];
-    PyObject *id = diff_id(&self->request, index);
-    PyObject *sent = id != NULL ? sent_diff(self, index, id) : NULL;
-    PyObject *entry = NULL;
-    if (sent != NULL)
-        entry = Py_BuildValue("(nOOO)", (Py_ssize_t)index, id,
-                              state_of((PyObject *)self)->type_names[diff->type], sent);
-    Py_XDECREF(id);
-    Py_XDECREF(sent);
-    return entry;
-}
-
 PyDoc_STRVAR(news_doc,
              "news($self, whole_objects=False, /)\n--\n\n"
-             "(index, diff id, type, diff as sent) of each diff that the window lacks; after\n"
-             "merge() only of those of which something goes upstream, or of whose object.");
+             "The index of each diff that the window lacks; after merge() only of those of which\n"
+             "something goes upstream, or of whose object.");
 
 static PyObject *exchange_news(Exchange *self, PyObject *args)
 {
@@ -327,10 +295,10 @@ static PyObject *exchange_news(Exchange *self, PyObject *args)
         const mb_diff *diff = &self->request.diffs.items[i];
         if (diff->known || diff->repeated || (written != NULL && !written[i]))
             continue;
-        PyObject *entry = make_news(self, i);
-        if (entry == NULL || PyList_Append(news, entry) < 0)
+        PyObject *index = PyLong_FromSize_t(i);
+        if (index == NULL || PyList_Append(news, index) < 0)
             Py_CLEAR(news);
-        Py_XDECREF(entry);
+        Py_XDECREF(index);
     }
     return news;
 }
@@ -345,6 +313,115 @@ static mb_diff *request_diff(Exchange *self, PyObject *index)
         return NULL;
     }
     return &self->request.diffs.items[i];
+}
+
+/* Reads a diff with Python's own reader.  JSON may hold what that has no room for. */
+static PyObject *load_diff(Exchange *self, size_t index)
+{
+    module_state *state = state_of((PyObject *)self);
+    const mb_text text = self->request.diffs.items[index].text;
+    PyObject *json = PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
+    if (json == NULL)
+        return NULL;
+    PyObject *dict = PyObject_CallOneArg(state->json_loads, json);
+    Py_DECREF(json);
+    if (dict == NULL && (PyErr_ExceptionMatches(PyExc_ValueError) ||
+                         PyErr_ExceptionMatches(PyExc_RecursionError))) {
+        PyErr_Clear();
+        PyObject *id = diff_id(&self->request, index);
+        if (id != NULL)
+            raise_invalid(state, (Py_ssize_t)index, id,
+                          "a number too long or nesting too deep for the rules to be asked");
+        Py_XDECREF(id);
+    }
+    return dict;
+}
+
+/* A diff as the device sent it: a new reference to a dict. */
+static PyObject *sent_diff(Exchange *self, size_t index)
+{
+    if (self->sent != NULL)
+        return Py_NewRef(self->sent[index]);
+    if (self->request.diffs.items[index].is_whole)
+        return whole_diff_to_dict(state_of((PyObject *)self), &self->request, index);
+    return load_diff(self, index);
+}
+
+PyDoc_STRVAR(sent_doc, "sent($self, index, /)\n--\n\n"
+                       "A diff of the request as the device sent it.");
+
+static PyObject *exchange_sent(Exchange *self, PyObject *index)
+{
+    const mb_diff *diff = request_diff(self, index);
+    return diff == NULL ? NULL : sent_diff(self, (size_t)(diff - self->request.diffs.items));
+}
+
+/* Calls rule(owner_id, **diff); for a whole diff from JSON without a dict in between. */
+static PyObject *call_rule(Exchange *self, PyObject *rule, PyObject *owner_id, size_t index)
+{
+    module_state *state = state_of((PyObject *)self);
+    PyObject *answer;
+    if (self->sent == NULL && self->request.diffs.items[index].is_whole) {
+        PyObject *arguments[2 + FIELDS] = {NULL, owner_id};
+        PyObject **values = &arguments[2];
+        if (whole_diff_values(state, &self->request, index, values) < 0)
+            return NULL;
+        answer = PyObject_Vectorcall(rule, &arguments[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                     state->fields);
+        for (int i = 0; i < FIELDS; i++)
+            Py_DECREF(values[i]);
+        return answer;
+    }
+    PyObject *sent = sent_diff(self, index);
+    if (sent == NULL)
+        return NULL;
+    answer = PyObject_VectorcallDict(rule, &owner_id, 1, sent);
+    Py_DECREF(sent);
+    return answer;
+}
+
+/* Asks the rule for its type of one diff.  Returns 1 for yes, 0 for no, -1 with an exception. */
+static int ask_of(Exchange *self, PyObject *rules, PyObject *owner_id, PyObject *index)
+{
+    const mb_diff *diff = request_diff(self, index);
+    if (diff == NULL)
+        return -1;
+    self->asking = diff - self->request.diffs.items;
+    PyObject *answer =
+        call_rule(self, PyTuple_GET_ITEM(rules, diff->type), owner_id, (size_t)self->asking);
+    if (answer == NULL)
+        return -1;
+    const int yes = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return yes;
+}
+
+PyDoc_STRVAR(ask_doc,
+             "ask($self, rules, owner_id, indexes, /)\n--\n\n"
+             "Ask the rules, one for each type, of diffs until they refuse one; return its index.");
+
+static PyObject *exchange_ask(Exchange *self, PyObject *args)
+{
+    PyObject *rules, *owner_id, *indexes;
+    if (!PyArg_ParseTuple(args, "O!UO:ask", &PyTuple_Type, &rules, &owner_id, &indexes))
+        return NULL;
+    if (PyTuple_GET_SIZE(rules) != 3 || !PyIter_Check(indexes)) {
+        PyErr_SetString(PyExc_TypeError, "ask() takes three rules and an iterator");
+        return NULL;
+    }
+    int yes = 1;
+    PyObject *index;
+    while ((index = PyIter_Next(indexes)) != NULL) {
+        yes = ask_of(self, rules, owner_id, index);
+        if (yes == 0)
+            return index;
+        Py_DECREF(index);
+        if (yes < 0)
+            return NULL;
+    }
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(leave_out_dead_doc,
@@ -473,8 +550,7 @@ static PyObject *exchange_merge(Exchange *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *outcomes_to_list(Exchange *self, const mb_outcomes *outcomes,
-                                  const diff_list *source)
+static PyObject *outcomes_to_list(Exchange *self, const mb_outcomes *outcomes, diff_list *source)
 {
     if (require(self, MERGED) < 0)
         return NULL;
@@ -643,6 +719,13 @@ static PyObject *exchange_downstream_count(Exchange *self, void *Py_UNUSED(closu
     return PyLong_FromSize_t(self->result.downstream.count);
 }
 
+PyDoc_STRVAR(asking_doc, "The index of the diff that a rule was asked of last.");
+
+static PyObject *exchange_asking(Exchange *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSsize_t(self->asking);
+}
+
 PyDoc_STRVAR(is_retry_doc, "Whether the window has diffs of the request.");
 
 static PyObject *exchange_is_retry(Exchange *self, void *Py_UNUSED(closure))
@@ -695,6 +778,7 @@ static PyObject *exchange_cursor(Exchange *self, void *Py_UNUSED(closure))
 
 static PyGetSetDef exchange_attributes[] = {
     {"downstream_count", (getter)exchange_downstream_count, NULL, downstream_count_doc, NULL},
+    {"asking", (getter)exchange_asking, NULL, asking_doc, NULL},
     {"is_retry", (getter)exchange_is_retry, NULL, is_retry_doc, NULL},
     {"conflicts", (getter)exchange_conflicts, NULL, conflicts_doc, NULL},
     {"fingerprint", (getter)exchange_fingerprint, NULL, fingerprint_doc, NULL},
@@ -710,6 +794,8 @@ static PyMethodDef exchange_methods[] = {
     {"reply_json", (PyCFunction)exchange_reply_json, METH_O, reply_json_doc},
     {"meet", (PyCFunction)exchange_meet, METH_VARARGS, meet_doc},
     {"news", (PyCFunction)exchange_news, METH_VARARGS, news_doc},
+    {"sent", (PyCFunction)exchange_sent, METH_O, sent_doc},
+    {"ask", (PyCFunction)exchange_ask, METH_VARARGS, ask_doc},
     {"leave_out_dead", (PyCFunction)exchange_leave_out_dead, METH_NOARGS, leave_out_dead_doc},
     {"leave_out", (PyCFunction)exchange_leave_out, METH_O, leave_out_doc},
     {"diff", (PyCFunction)exchange_diff, METH_O, diff_doc},

@@ -60,6 +60,19 @@ static int intern_names(module_state *state)
     return 0;
 }
 
+static int make_fields(module_state *state)
+{
+    state->fields = PyTuple_Pack(FIELDS, state->id, state->owner, state->logical_clock,
+                                 state->utc_timestamp, state->type, state->model, state->json_data);
+    state->blank = PyDict_New();
+    if (state->fields == NULL || state->blank == NULL)
+        return -1;
+    for (Py_ssize_t i = 0; i < FIELDS; i++)
+        if (PyDict_SetItem(state->blank, PyTuple_GET_ITEM(state->fields, i), Py_None) < 0)
+            return -1;
+    return 0;
+}
+
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
 {
     *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
@@ -69,7 +82,7 @@ static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
 static int module_exec(PyObject *module)
 {
     module_state *state = get_state(module);
-    if (intern_names(state) < 0 || make_hash_seed(state) < 0 ||
+    if (intern_names(state) < 0 || make_fields(state) < 0 || make_hash_seed(state) < 0 ||
         import_attribute("mobync.errors", "InvalidDiffError", &state->invalid_diff_error) < 0 ||
         import_attribute("mobync.types", "OperationType", &state->operation_type) < 0 ||
         import_attribute("mobync.errors", "shown", &state->shown) < 0 ||
@@ -89,6 +102,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->operation_type);
     Py_VISIT(state->json_loads);
     Py_VISIT(state->shown);
+    Py_VISIT(state->fields);
+    Py_VISIT(state->blank);
     return 0;
 }
 
@@ -101,6 +116,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->operation_type);
     Py_CLEAR(state->json_loads);
     Py_CLEAR(state->shown);
+    Py_CLEAR(state->fields);
+    Py_CLEAR(state->blank);
     Py_CLEAR(state->id);
     Py_CLEAR(state->owner);
     Py_CLEAR(state->logical_clock);
@@ -116,7 +133,10 @@ static int module_clear(PyObject *module)
 
 static void module_free(void *module)
 {
+    module_state *state = get_state(module);
     module_clear(module);
+    mb_arena_free(state->idle_arena);
+    state->idle_arena = NULL;
 }
 
 PyDoc_STRVAR(text_member_doc,
@@ -135,7 +155,7 @@ static PyObject *module_text_member(PyObject *module, PyObject *args)
     name.size = (size_t)name_size;
     if (borrow_json(state, body, &json) < 0)
         return NULL;
-    if (new_arena(state, &arena) != MB_OK)
+    if (take_arena(state, &arena) != MB_OK)
         return PyErr_NoMemory();
 
     PyObject *text = NULL;
@@ -145,7 +165,7 @@ static PyObject *module_text_member(PyObject *module, PyObject *args)
         text = Py_NewRef(Py_None);
     else
         text = PyUnicode_DecodeUTF8(found.at, (Py_ssize_t)found.size, NULL);
-    mb_arena_free(arena);
+    give_back_arena(state, arena);
     return text;
 }
 

@@ -28,6 +28,7 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql import Insert
 
 from ..types import Diff
+from ._many import execute_many
 from ._model import Model
 
 _PRINTED = re.compile(
@@ -81,7 +82,7 @@ class PrintedLog:
         statement = self._insert(connection.dialect)
         assert statement is not None
         if connection.dialect.name == "sqlite":
-            connection.execute(statement, [{_ROW: row} for row in rows_json])
+            execute_many(connection, statement, [{_ROW: row} for row in rows_json])
             return
         for piece in _pieces(rows_json):
             connection.execute(statement, {_ROWS: f"[{','.join(piece)}]"})

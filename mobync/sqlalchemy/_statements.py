@@ -46,6 +46,7 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql import ClauseElement, ColumnElement
 
 from ..types import Diff, FilterType, ReadFilter
+from ._many import execute_many
 from ._model import Model, Row, plain_type
 from ._values import DoesNotFit, is_mysql
 
@@ -94,7 +95,7 @@ def insert_rows(connection: Connection, model: Model, rows: list[Row]) -> None:
     """Insert rows in their order."""
     first = rows[0].keys()
     if all(row.keys() == first for row in rows):
-        connection.execute(insert(model.table), rows)
+        execute_many(connection, insert(model.table), rows)
         return
     carried = {key for row in rows for key in row}
     fillers = {
@@ -111,7 +112,7 @@ def _insert_alike(connection: Connection, model: Model, rows: list[Row]) -> None
     """Insert rows that all carry the same columns."""
     statement = insert(model.table)
     if not any(isinstance(value, ClauseElement) for row in rows for value in row.values()):
-        connection.execute(statement, rows)
+        execute_many(connection, statement, rows)
         return
     for piece in _pieces(rows, len(model.table.columns)):
         connection.execute(statement.values(piece), execution_options={"compiled_cache": None})
@@ -199,7 +200,7 @@ def update_rows(
             row[carries] = True
         parameters.append(row)
     own_row = _own_row(model, connection.dialect)
-    connection.execute(update(model.table).where(own_row).values(values), parameters)
+    execute_many(connection, update(model.table).where(own_row).values(values), parameters)
 
 
 def delete_rows(connection: Connection, model: Model, owner: Any, ids: Sequence[Any]) -> None:

@@ -162,6 +162,42 @@ TEST(small_pieces_seldom_ask_the_allocator)
     CHECK(memory.live == 0);
 }
 
+TEST(an_emptied_arena_does_the_same_again_without_asking)
+{
+    enum { PIECES = 20000 };
+    scarce_memory memory = {0};
+    mb_arena *arena = arena_on(&memory);
+    size_t asked = 0;
+    for (size_t round = 0; round < 3; round++) {
+        for (size_t i = 0; i < PIECES; i++) {
+            unsigned char *piece = mb_arena_get(arena, i % 90);
+            CHECK(piece != NULL && is_aligned(piece));
+            memset(piece, 1, i % 90);
+        }
+        CHECK(round == 0 || memory.asked == asked);
+        asked = memory.asked;
+        mb_arena_empty(arena, SIZE_MAX);
+    }
+    mb_arena_free(arena);
+    CHECK(memory.live == 0);
+}
+
+TEST(an_emptied_arena_keeps_no_more_than_it_may)
+{
+    enum { ALONE = 1, KEPT = 100000 };
+    scarce_memory memory = {0};
+    mb_arena *arena = arena_on(&memory);
+    CHECK(mb_arena_get(arena, KEPT) != NULL);
+    CHECK(mb_arena_get(arena, KEPT * 2) != NULL);
+    mb_arena_empty(arena, KEPT);
+    CHECK(memory.live == ALONE + 1);
+    mb_arena_empty(arena, KEPT - 1000);
+    CHECK(memory.live == ALONE);
+    CHECK(mb_arena_get(arena, KEPT) != NULL);
+    mb_arena_free(arena);
+    CHECK(memory.live == 0);
+}
+
 int main(void)
 {
     RUN(every_piece_is_aligned_and_no_one_elses);
@@ -174,5 +210,7 @@ int main(void)
     RUN(the_allocator_is_copied);
     RUN(without_an_allocator_it_is_malloc);
     RUN(small_pieces_seldom_ask_the_allocator);
+    RUN(an_emptied_arena_does_the_same_again_without_asking);
+    RUN(an_emptied_arena_keeps_no_more_than_it_may);
     return tests_end();
 }

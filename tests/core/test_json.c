@@ -814,6 +814,36 @@ TEST(every_character_survives_encoding)
     CHECK(check_round_trip("", 0) == 2);
 }
 
+/* A string is walked eight bytes at a time: no byte may mean something else for where it stands. */
+TEST(a_byte_means_the_same_wherever_it_stands_in_a_word)
+{
+    enum { WORDS = 24 };
+    for (size_t size = 1; size <= WORDS; size++) {
+        for (size_t place = 0; place < size; place++) {
+            for (unsigned byte = 0; byte < 0x100; byte++) {
+                char text[WORDS + 7] = "{\"\":\"";
+                char *inside = text + 5;
+                char plain[WORDS];
+                memset(plain, 'x', size);
+                plain[place] = (char)byte;
+                memcpy(inside, plain, size);
+                memcpy(inside + size, "\"}", 2);
+                at_row("byte %02x at %zu of %zu", byte, place, size);
+
+                const bool escapes = byte < 0x20 || byte == '"' || byte == '\\';
+                const mb_text alone = {plain, size};
+                CHECK(mb_json_is_plain(alone) == !escapes);
+                CHECK(mb_json_is_clean_text(alone) == (byte != 0 && byte < 0x80));
+                document d = read_document(text, size + 7);
+                CHECK((d.status == MB_OK) == (!escapes && byte < 0x80));
+                close_document(&d);
+                if (byte != 0 && byte < 0x80)
+                    (void)check_round_trip(plain, size);
+            }
+        }
+    }
+}
+
 TEST(encoding_stays_within_its_memory_at_any_size)
 {
     static char text[3000];
@@ -1009,7 +1039,7 @@ TEST(an_object_of_many_members_is_read_or_memory_is_out)
     size_t size;
     FILE *out = open_memstream(&many, &size);
     for (size_t i = 0; i < 60; i++)
-        fprintf(out, "%c\"%zu%s\":[]", i == 0 ? '{' : ',', i, i % 20 == 0 ? "\\n" : "");
+        fprintf(out, "%c\"%zu%s\":[]", i == 0 ? '{' : ',', i, i % 20 == 0 ? "\\u000a" : "");
     fputs("}", out);
     fclose(out);
     mb_text text = {many, size};
@@ -1067,6 +1097,7 @@ int main(void)
     RUN(the_ends_of_every_range_of_utf8_are_taken);
     RUN(every_escaped_code_point_is_decoded);
     RUN(every_character_survives_encoding);
+    RUN(a_byte_means_the_same_wherever_it_stands_in_a_word);
     RUN(encoding_stays_within_its_memory_at_any_size);
     RUN(an_encoded_string_larger_than_a_block_does_not_overrun_it);
     RUN(a_string_without_escapes_is_borrowed);

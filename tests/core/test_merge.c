@@ -1022,7 +1022,7 @@ TEST(edits_that_come_again_after_they_were_taken_do_not_move_up_again)
 static void tell_of_everything(story *s)
 {
     server_logged(s, "s2", MB_UPDATE, 30, "{'id': 'x', 'a': 1, 'b': 1}")->logical_clock = 9;
-    server_logged(s, "s1", MB_UPDATE, 10, "{'id': 'x', 'c': 1, 'd': 1}")->logical_clock = 8;
+    server_logged(s, "s1", MB_UPDATE, 10, "{'id': 'x', '\\u0063': 1, 'd': 1}")->logical_clock = 8;
     device_sends(s, "l1", MB_UPDATE, 20, "{'id': 'x', 'b': 2, 'c': 2}");
     device_sends(s, "l2", MB_CREATE, 20, "{'id': 'y', 'e': 1, 'f': 2}");
     device_sends(s, "l3", MB_UPDATE, 30, "{'id': 'y', 'f': 3, 'g': 3, 'h': 4, 'i': 5}");

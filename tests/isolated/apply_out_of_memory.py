@@ -82,6 +82,7 @@ def fail_once(scarcity: Scarcity, before: Any, after: Any, expected: Any) -> boo
     store = filled_store()
     server = Mobync(store, lock_timeout_s=0)
     diffs = [dict(d) for d in CLIENT]
+    alone = _core.Exchange([])  # takes the memory that is kept between calls: that of apply is new
     sync._core = SimpleNamespace(Exchange=partial(ScarceExchange, scarcity))
     try:
         reply = server.apply(3, diffs, "o")
@@ -92,6 +93,7 @@ def fail_once(scarcity: Scarcity, before: Any, after: Any, expected: Any) -> boo
         return False
     finally:
         sync._core = _core
+        del alone
 
     assert len(sync._owner_locks) == 0, "a lock is left"
     assert contents(store) in (before, after), "half written"

@@ -7,8 +7,8 @@
 Each failure must be a MemoryError, leave no block and no reference behind, and leave what was
 called in a state in which the same call, repeated with enough memory, gives what it always gives.
 
-Left out is news() of a request that came as JSON: it calls json.loads, and CPython 3.13 crashes
-when a dict of that runs out of memory.
+Left out is sent() of a diff from JSON that has keys of its own: it calls json.loads, and CPython
+3.13 crashes when a dict of that runs out of memory.
 
 Python's allocators fail through _testcapi.set_nomemory, cJSON's through its hooks.  Run alone, in
 a process of its own: the whole process runs out of memory.  On a debug build of Python
@@ -77,6 +77,8 @@ BAD = [*CLIENT, diff("l10", "create", '{"id":"x","\\u0061": tru}')]
 ON_THE_LOG = [diff("l11", "create", '{"id":"x"}') | {"model": "diffs"}]
 LOG_BODY = json.dumps({"logical_clock": 3, "diffs": ON_THE_LOG})
 BAD_BODY = json.dumps({"logical_clock": 3, "diffs": BAD})
+
+RULES = (partial(partial, bool),) * 3  # C code that takes any arguments and is true
 
 
 def first(_: object, result: object) -> object:
@@ -224,6 +226,10 @@ CASES: dict[str, Case] = {
     "news": Case(met, lambda e: e.news),
     "news of what is written": Case(merged, lambda e: e.news),
     "news of written objects": Case(merged, lambda e: partial(e.news, True)),
+    "ask": Case(met, lambda e: lambda: e.ask(RULES, "o", iter((0, 1, 2)))),
+    "ask of JSON": Case(met_json, lambda e: lambda: e.ask(RULES, "o", iter((0, 1, 2)))),
+    "sent": Case(met, lambda e: partial(e.sent, 2)),
+    "sent as JSON": Case(met_json, lambda e: partial(e.sent, 2)),
     "diff": Case(met, lambda e: partial(e.diff, 2)),
     "page_end": Case(met, lambda e: partial(e.page_end, 1)),
     "leave_out_dead": Case(met, lambda e: e.leave_out_dead, both_lists_merged),
@@ -361,7 +367,9 @@ def outcome(case: Case, subject: Any) -> Any:
 
 def fail_once(case: Case, fault: Fault, nth: int, expected: Any, spent: int = 0) -> bool:
     """Refuse one allocation; whether the call failed."""
+    alone = _core.Exchange([])  # takes the memory that is kept between calls: the subject's is new
     subject = case.subject(spent)
+    del alone
     result, error = attempt(case.call(subject), fault, nth)
     if error is None:
         assert case.look(subject, result) == expected, "another result in spite of success"

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from out_of_memory import CLIENT, LOG, ON_THE_LOG, SERVER, diff, leaks
+from out_of_memory import CLIENT, LOG, ON_THE_LOG, RULES, SERVER, diff, leaks
 
 from mobync import Diff, Mobync, UnauthorizedError, _core, merge
 from mobync.memory import MemorySynchronizer
@@ -74,6 +74,10 @@ def broken_iterator() -> Any:
 # ---- the extension -------------------------------------------------------------------------------
 
 
+def no(*_: object, **__: object) -> bool:
+    return False
+
+
 def request(*more: Any, **limits: Any) -> Any:
     return _core.Exchange([*CLIENT, *more], "diffs", **limits)
 
@@ -93,18 +97,18 @@ def merged() -> Any:
 def from_json() -> Any:
     made = _core.Exchange.from_json(BODY, "diffs")
     made.meet(json.dumps(SERVER))
-    made.news()
+    made.ask(RULES, "o", iter(made.news()))
     made.merge()
     return made
 
 
-def news_of(json_number: str) -> Any:
+def asked_of(json_number: str) -> Any:
     text = json.dumps({"logical_clock": 0, "diffs": [diff("n1", "create", '{"id":"x"}')]})
     made = _core.Exchange.from_json(
         text.replace('"id": "n1"', f'"id": "n1", "extra": {json_number}')
     )
     made.meet([])
-    return made.news()
+    return made.ask(RULES, "o", iter(made.news())), made.sent(0)
 
 
 def unwritable_clock() -> None:
@@ -320,6 +324,20 @@ PATHS: dict[str, Callable[[], object]] = {
     "compaction": compacted,
     "validate": lambda: (Diff.validate(ONE), Diff.validate({}), Diff.validate(7)),
     "too early": raises(lambda: _core.Exchange([]).upstream()),
+    "ask": lambda: met().ask(RULES, "o", iter((0, 1, 1))),
+    "ask of JSON": lambda: asked_of("1"),
+    "ask of whole JSON": lambda: from_json().ask(RULES, "o", iter((0, 1, 1))),
+    "sent": lambda: (met().sent(0), from_json().sent(1)),
+    "a rule says no": lambda: met().ask((no, no, no), "o", iter((1,))),
+    "a rule raises": raises(lambda: met().ask((int, int, int), "o", iter((1,)))),
+    "a rule raises, of JSON": raises(lambda: from_json().ask((int, int, int), "o", iter((1,)))),
+    "ask of what": raises(lambda: met().ask(RULES, "o", iter((0, len(CLIENT))))),
+    "ask of no index": raises(lambda: met().ask(RULES, "o", iter(("0",)))),
+    "ask a broken iterator": raises(lambda: met().ask(RULES, "o", broken_iterator())),
+    "ask no iterator": raises(lambda: met().ask(RULES, "o", [0])),
+    "ask two rules": raises(lambda: met().ask(RULES[:2], "o", iter(()))),
+    "ask without rules": raises(lambda: met().ask(None, "o", iter(()))),
+    "sent what": raises(lambda: met().sent(99)),
     "news too early": raises(lambda: _core.Exchange([]).news()),
     "merge too early": raises(lambda: _core.Exchange([]).merge()),
     "operations too early": raises(lambda: met().operations("o", 1)),
@@ -338,7 +356,7 @@ PATHS: dict[str, Callable[[], object]] = {
     "bad clock of a reply": raises(lambda: merged().reply_json("1")),
     "bad clock to acknowledge": raises(lambda: merged().acknowledge(2**70)),
     "unwritable clock": raises(unwritable_clock),
-    "number too long for the rules": raises(lambda: news_of("9" * 5000)),
+    "number too long for the rules": raises(lambda: asked_of("9" * 5000)),
     "no diff": raises(lambda: met().diff(len(CLIENT))),
     "diff of what": raises(lambda: met().diff("0")),
     "leave out the dead": lambda: met().leave_out_dead(),
