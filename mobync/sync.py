@@ -80,9 +80,15 @@ class _Writing:
         self.singly = singly  # rows one by one, where a run would not say which it is
         self.places: Sequence[int] | None = None  # of the operations that are being written
 
-    def runs(self, order: Iterable[int], of: Callable[[int], object]) -> Iterator[list[int]]:
-        """The places to write at once, each time those that are alike; keeps book of them."""
-        for _, run in groupby(order, key=(lambda place: place) if self.singly else of):
+    def runs(self, order: Sequence[int], kinds: Sequence[object]) -> Iterator[Sequence[int]]:
+        """The places to write at once, each time those of one kind; keeps book of them."""
+        if self.singly:
+            kinds = range(len(kinds))
+        elif kinds and kinds.count(kinds[0]) == len(kinds):  # as most requests are
+            self.places = order
+            yield order
+            return
+        for _, run in groupby(order, key=kinds.__getitem__):
             self.places = places = list(run)
             yield places
 
@@ -838,10 +844,10 @@ class Mobync:
         order = store.write_order([operation[:3] for operation in operations])
         if sorted(order) != list(range(len(operations))):
             raise ValueError("write_order() must give each place once")
-        for run in writing.runs(order, of=lambda place: operations[place][:2]):
+        for run in writing.runs(order, [operation[:2] for operation in operations]):
             kind, model, _, _ = operations[run[0]]
             getattr(store, f"{kind}_many")(model, [operations[place][2] for place in run])
-        for run in writing.runs(range(len(operations)), of=lambda place: None):
+        for run in writing.runs(range(len(operations)), [self.diffs_model_name] * len(operations)):
             store.create_many(self.diffs_model_name, [operations[place][3] for place in run])
 
 
