@@ -150,7 +150,9 @@ def merge_object(
         delete = server.dead_by
         if client.create is not None:
             assert client.alive is not None
-            if delete["id"] in known or client.alive.time > delete["utc_timestamp"]:
+            unheard = not any(diff["id"] in known for diff in client.alive.diffs)
+            later = client.alive.time > delete["utc_timestamp"]
+            if delete["id"] in known or (unheard and later):
                 return [client.merged_create()], []
         return [], [delete] if delete["id"] not in known and may_hold_dead else []
 

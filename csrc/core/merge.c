@@ -19,7 +19,8 @@
  *
  * The rules, in the order in which decide() asks them:
  *
- *     dead on the server      A create of the device's own lives if it is later than the delete.
+ *     dead on the server      A create of the device's own lives if it is later than the delete
+ *                             and of a life that the log has not.
  *                             Otherwise the delete wins: a delete beats edits, whoever made them.
  *     deleted by the device   The delete goes upstream and takes concurrent edits with it, unless
  *                             the object now alive was born elsewhere: then it was another life.
@@ -426,8 +427,10 @@ static void decide_dead(object *o)
     const mb_diff *delete = o->server.dead_by;
     const device_side *device = &o->device;
     o->conflicts = !delete->known && device->unheard && !device->deleted;
-    if (device->unsent_create != NULL &&
-        (delete->known || device->incarnation_latest > delete->utc_timestamp))
+    /* A delete in a log that has edits of this life was made by one who saw them. */
+    const bool is_concurrent = !device->heard_by_server;
+    const bool is_later = device->incarnation_latest > delete->utc_timestamp;
+    if (device->unsent_create != NULL && (delete->known || (is_concurrent && is_later)))
         o->create_goes_up = true;
     else if (!delete->known && may_hold_dead_row(o))
         o->delete_down = delete;

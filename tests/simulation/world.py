@@ -315,6 +315,8 @@ class World:
         if reply.get("more"):
             self.counts["pages"] += 1
         else:
+            # Of a retry that writes nothing of it, a refused edit is not listed once more.
+            refused |= {diff["id"] for diff in request.diffs if "refuse" in diff}
             self.delivered = (self.delivered | ids) - refused
         return json.loads(json.dumps(reply))
 
