@@ -55,9 +55,7 @@ MAX_DEPTH = 1000  # what cJSON is built for
 
 ADOPT_PIECE_ROWS = 1000
 COMPACT_PIECE_CLOCKS = 10_000
-COMPACT_LARGEST_PIECE_CLOCKS = (
-    160_000  # where the log has gaps; its rows fit in memory if it has none
-)
+COMPACT_LARGEST_PIECE_CLOCKS = 160_000  # across gaps; rows fit in memory if there are none
 COMPACT_PAUSE_S = 0.11  # SQLite looks for its lock every 0.1 s, at the least
 
 MOST_TRIES = 100  # after the first, to leave out what a try found that does not fit

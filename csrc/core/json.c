@@ -693,12 +693,6 @@ mb_status mb_json_read_object(mb_json *json, mb_arena *arena, const mb_member **
 
 /* ---- printing ------------------------------------------------------------------------------ */
 
-static char *put(char *at, mb_text text)
-{
-    memcpy(at, text.at, text.size);
-    return at + text.size;
-}
-
 mb_status mb_json_print_object(const mb_member *const *members, size_t count, mb_arena *arena,
                                mb_text *json)
 {
@@ -714,9 +708,9 @@ mb_status mb_json_print_object(const mb_member *const *members, size_t count, mb
     for (size_t i = 0; i < count; i++) {
         if (i != 0)
             *at++ = ',';
-        at = put(at, members[i]->quoted);
+        at = mb_text_put(at, members[i]->quoted);
         *at++ = ':';
-        at = put(at, members[i]->value);
+        at = mb_text_put(at, members[i]->value);
     }
     *at++ = '}';
     *json = (mb_text){printed, (size_t)(at - printed)};
