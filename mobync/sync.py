@@ -71,6 +71,15 @@ RuleError = InvalidDiffError | UnauthorizedError
 _owner_locks = KeyedLocks()
 
 
+class _Operations(NamedTuple):
+    """What is written of a request, in its order, a list for each column."""
+
+    types: list[str]
+    models: list[str]
+    rows: list[str]  # as JSON; so the log's
+    log_rows: list[str]
+
+
 class _Writing:
     """How far the writes of a transaction have come."""
 
@@ -78,17 +87,20 @@ class _Writing:
         self.singly = singly  # rows one by one, where a run would not say which it is
         self.places: Sequence[int] | None = None  # of the operations that are being written
 
-    def runs(self, order: Sequence[int], kinds: Sequence[object]) -> Iterator[Sequence[int]]:
-        """The places to write at once, each time those of one kind; keeps book of them."""
+    def runs(
+        self, order: Sequence[int], types: Sequence[str], models: Sequence[str]
+    ) -> Iterator[Sequence[int]]:
+        """The places to write at once, each time those of one type and model; keeps book of them."""
         if self.singly:
-            kinds = range(len(kinds))
-        elif kinds and kinds.count(kinds[0]) == len(kinds):  # as most requests are
-            self.places = order
-            yield order
-            return
-        for _, run in groupby(order, key=kinds.__getitem__):
-            self.places = places = list(run)
-            yield places
+            runs: Iterable[Sequence[int]] = ((place,) for place in order)
+        elif _all_alike(types) and _all_alike(models):  # as in most requests
+            runs = (order,) if types else ()
+        else:
+            groups = groupby(order, key=lambda place: (types[place], models[place]))
+            runs = (list(run) for _, run in groups)
+        for run in runs:
+            self.places = run
+            yield run
 
 
 class _Synced(NamedTuple):
@@ -342,9 +354,9 @@ class Mobync:
         if (client_clock if page is None else page.first_clock) == 0:
             exchange.leave_out_dead()
         refused = self._merge_allowed(exchange, store, owner_id, misfits)
-        operations = exchange.operations(owner_id, highest + 1)
+        operations = _Operations(*exchange.operations(owner_id, highest + 1))
         self._write(store, operations, writing)
-        accepted = len(operations)
+        accepted = len(operations.types)
         clock = highest + accepted + 1
         downstream = None
         if refused:
@@ -494,9 +506,10 @@ class Mobync:
             next_clock = 0 if highest is None else highest + 1
             exchange.meet([])
             exchange.merge()
-            operations = exchange.operations(owner_id, next_clock)
+            operations = _Operations(*exchange.operations(owner_id, next_clock))
             self._write(store, operations, writing)
-            return next_clock + len(operations), len(operations)
+            accepted = len(operations.types)
+            return next_clock + accepted, accepted
 
         return self._in_writing_transaction(exchange, owner_id, write)
 
@@ -589,13 +602,13 @@ class Mobync:
             exchange = _core.Exchange(diffs, self.diffs_model_name)
         exchange.meet([])
         exchange.merge()
-        operations = exchange.operations(owner_id, alive.next_clock)
-        if operations:
-            store.create_many(self.diffs_model_name, [log_row for *_, log_row in operations])
+        *_, log_rows = exchange.operations(owner_id, alive.next_clock)
+        if log_rows:
+            store.create_many(self.diffs_model_name, log_rows)
         return _Adopted(
             seen=len(piece),
             added=sum(kind == "create" for kind, _, _ in missing),
-            accepted=len(operations),
+            accepted=len(log_rows),
             last_id=object_id(piece[-1]) if piece else None,
         )
 
@@ -829,24 +842,29 @@ class Mobync:
     def _write(
         self,
         store: Synchronizer,
-        operations: list[tuple[str, str, str, str]],
+        operations: _Operations,
         writing: _Writing,
     ) -> None:
+        types, models, rows, log_rows = operations
+        places = range(len(types))
         if type(self.synchronizer).transaction is Synchronizer.transaction:
             # Diff by diff, so that a crash leaves at most one that is in a table but not logged.
-            for place, (kind, model, json_data, log_row) in enumerate(operations):
+            for place in places:
                 writing.places = (place,)
-                getattr(store, kind)(model, json_data)
-                store.create(self.diffs_model_name, log_row)
+                getattr(store, types[place])(models[place], rows[place])
+                store.create(self.diffs_model_name, log_rows[place])
             return
-        order = store.write_order([operation[:3] for operation in operations])
-        if sorted(order) != list(range(len(operations))):
-            raise ValueError("write_order() must give each place once")
-        for run in writing.runs(order, [operation[:2] for operation in operations]):
-            kind, model, _, _ = operations[run[0]]
-            getattr(store, f"{kind}_many")(model, [operations[place][2] for place in run])
-        for run in writing.runs(range(len(operations)), [self.diffs_model_name] * len(operations)):
-            store.create_many(self.diffs_model_name, [operations[place][3] for place in run])
+        order: Sequence[int] = places
+        if type(store).write_order is not Synchronizer.write_order:
+            order = store.write_order(list(zip(types, models, rows, strict=True)))
+            if order != places and sorted(order) != list(places):
+                raise ValueError("write_order() must give each place once")
+        for run in writing.runs(order, types, models):
+            write_many = getattr(store, f"{types[run[0]]}_many")
+            write_many(models[run[0]], _at(rows, run))
+        log = [self.diffs_model_name] * len(places)
+        for run in writing.runs(places, log, log):
+            store.create_many(self.diffs_model_name, _at(log_rows, run))
 
 
 def merge(
@@ -869,6 +887,16 @@ def merge(
     exchange.meet(server_diffs)
     exchange.merge()
     return MergeResult(exchange.upstream(), exchange.downstream())
+
+
+def _all_alike(items: Sequence[str]) -> bool:
+    return not items or items.count(items[0]) == len(items)
+
+
+def _at(rows: list[str], places: Sequence[int]) -> list[str]:
+    if places == range(len(rows)):
+        return rows
+    return [rows[place] for place in places]
 
 
 def _check_text(name: str, text: object) -> None:

@@ -619,25 +619,34 @@ static PyObject *print_log_row(const Exchange *self, const mb_outcome *outcome, 
     return PyUnicode_DecodeUTF8(row.at, (Py_ssize_t)row.size, NULL);
 }
 
-static PyObject *make_operation(Exchange *self, const mb_outcome *outcome, mb_text owner,
-                                int64_t clock)
+/* What is written, a list for each column, filled row by row. */
+typedef struct {
+    PyObject *types;
+    PyObject *models;
+    PyObject *json_data;
+    PyObject *log_rows;
+} operation_columns;
+
+static int fill_operation(Exchange *self, size_t place, mb_text owner, int64_t clock,
+                          const operation_columns *columns)
 {
+    const mb_outcome *outcome = &self->result.upstream.items[place];
+    const Py_ssize_t at = (Py_ssize_t)place;
     PyObject *type = state_of((PyObject *)self)->type_names[outcome->type];
     PyObject *model = diff_model(&self->request, outcome->source);
     PyObject *json_data = outcome_json_data(outcome, &self->request);
-    PyObject *row = print_log_row(self, outcome, owner, clock);
-    PyObject *operation = NULL;
-    if (model != NULL && json_data != NULL && row != NULL)
-        operation = PyTuple_Pack(4, type, model, json_data, row);
-    Py_XDECREF(model);
-    Py_XDECREF(json_data);
-    Py_XDECREF(row);
-    return operation;
+    PyObject *log_row = print_log_row(self, outcome, owner, clock);
+    PyList_SET_ITEM(columns->types, at, Py_NewRef(type));
+    PyList_SET_ITEM(columns->models, at, model);
+    PyList_SET_ITEM(columns->json_data, at, json_data);
+    PyList_SET_ITEM(columns->log_rows, at, log_row);
+    return model == NULL || json_data == NULL || log_row == NULL ? -1 : 0;
 }
 
 PyDoc_STRVAR(operations_doc,
              "operations($self, owner_id, first_clock, /)\n--\n\n"
-             "(type, model, json_data, log row as JSON) of each diff that goes upstream.");
+             "(types, models, json_data, log rows as JSON) of the diffs that go upstream, a list\n"
+             "each.");
 
 static PyObject *exchange_operations(Exchange *self, PyObject *args)
 {
@@ -647,21 +656,29 @@ static PyObject *exchange_operations(Exchange *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "s#L:operations", &owner, &owner_size, &first_clock) ||
         require(self, MERGED) < 0)
         return NULL;
-    const mb_outcomes *upstream = &self->result.upstream;
-    if (first_clock < 0 || first_clock > MB_MAX_INTEGER - (int64_t)upstream->count) {
+    const size_t count = self->result.upstream.count;
+    if (first_clock < 0 || first_clock > MB_MAX_INTEGER - (int64_t)count) {
         PyErr_SetString(PyExc_OverflowError, "the owner's logical clock is used up");
         return NULL;
     }
-    PyObject *operations = PyList_New((Py_ssize_t)upstream->count);
-    for (size_t i = 0; operations != NULL && i < upstream->count; i++) {
-        PyObject *operation =
-            make_operation(self, &upstream->items[i], (mb_text){owner, (size_t)owner_size},
-                           first_clock + (int64_t)i);
-        if (operation == NULL)
-            Py_CLEAR(operations);
-        else
-            PyList_SET_ITEM(operations, (Py_ssize_t)i, operation);
-    }
+    const Py_ssize_t size = (Py_ssize_t)count;
+    const operation_columns columns = {PyList_New(size), PyList_New(size), PyList_New(size),
+                                       PyList_New(size)};
+    PyObject *operations = NULL;
+    if (columns.types == NULL || columns.models == NULL || columns.json_data == NULL ||
+        columns.log_rows == NULL)
+        goto done;
+    for (size_t i = 0; i < count; i++)
+        if (fill_operation(self, i, (mb_text){owner, (size_t)owner_size}, first_clock + (int64_t)i,
+                           &columns) < 0)
+            goto done;
+    operations =
+        PyTuple_Pack(4, columns.types, columns.models, columns.json_data, columns.log_rows);
+done:
+    Py_XDECREF(columns.types);
+    Py_XDECREF(columns.models);
+    Py_XDECREF(columns.json_data);
+    Py_XDECREF(columns.log_rows);
     return operations;
 }
 
