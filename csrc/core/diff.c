@@ -46,13 +46,14 @@ static mb_status refuse(mb_error *error, const char *field, const char *reason)
 
 /* ---- checking ------------------------------------------------------------------------------ */
 
-static mb_status check_text(mb_text text, const char *field, mb_error *error)
+/* A text that was read from JSON is clean: whoever read it has looked at each byte. */
+static mb_status check_text(mb_text text, const char *field, bool is_clean, mb_error *error)
 {
     if (text.size == 0)
         return refuse(error, field, "must not be empty");
     if (text.size > MB_MAX_JSON_DATA)
         return refuse(error, field, "is longer than 256 MiB");
-    if (!mb_json_is_clean_text(text))
+    if (!is_clean && !mb_json_is_clean_text(text))
         return refuse(error, field, "must be UTF-8 without U+0000");
     return MB_OK;
 }
@@ -102,15 +103,16 @@ static mb_status check_json_data(mb_diff *diff, mb_arena *arena, mb_error *error
 mb_status mb_diff_check(mb_diff *diff, mb_arena *arena, mb_error *error)
 {
     *error = (mb_error){.reason = NULL};
-    mb_status status = check_text(diff->id, "id", error);
+    const bool from_json = diff->text.size != 0;
+    mb_status status = check_text(diff->id, "id", from_json, error);
     if (status == MB_OK)
-        status = check_text(diff->owner, "owner", error);
+        status = check_text(diff->owner, "owner", from_json, error);
     if (status == MB_OK)
         status = check_integer(diff->logical_clock, "logical_clock", error);
     if (status == MB_OK)
         status = check_integer(diff->utc_timestamp, "utc_timestamp", error);
     if (status == MB_OK)
-        status = check_text(diff->model, "model", error);
+        status = check_text(diff->model, "model", from_json, error);
     if (status == MB_OK)
         status = check_json_data(diff, arena, error);
     return status;
@@ -147,27 +149,6 @@ void mb_diffs_limit_skew(mb_diffs *diffs, int64_t now_ms, int64_t max_skew_ms)
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-/* The text of a member's value; error on anything but a string. */
-static mb_status read_text(const mb_member *member, const char *field, mb_arena *arena,
-                           mb_text *text, mb_error *error)
-{
-    if (member == NULL)
-        return refuse(error, field, "is missing");
-    if (member->value.at[0] != '"')
-        return refuse(error, field, "must be a string");
-    return mb_json_decode_string(member->value, arena, text);
-}
-
-static mb_status read_integer(const mb_member *member, const char *field, int64_t *integer,
-                              mb_error *error)
-{
-    if (member == NULL)
-        return refuse(error, field, "is missing");
-    if (!mb_json_read_integer(member->value, integer))
-        return refuse(error, field, "must be an integer of 0 to 9007199254740991");
-    return MB_OK;
-}
-
 /* In the order in which they mostly stand. */
 enum { ID, OWNER, LOGICAL_CLOCK, UTC_TIMESTAMP, TYPE, MODEL, JSON_DATA, FIELDS };
 
@@ -181,10 +162,18 @@ static const mb_text field_names[FIELDS] = {
     [JSON_DATA] = {"json_data", 9},
 };
 
+/* A diff as it stands: the text of each value, empty where a field is missing. */
+typedef struct {
+    mb_text values[FIELDS];
+    size_t member_count;
+    const char *reserved; /* the first key that the rules reserve, or NULL */
+} diff_members;
+
 /* Which of the seven has that name; FIELDS if none.  The guess is the one that is tried first. */
 static size_t field_of(mb_text name, size_t guess)
 {
-    if (guess < FIELDS && mb_text_equal(name, field_names[guess]))
+    if (guess < FIELDS && (name.at == field_names[guess].at ||
+                           mb_text_equal(name, field_names[guess])))
         return guess;
     size_t field = 0;
     while (field < FIELDS && !mb_text_equal(name, field_names[field]))
@@ -192,47 +181,95 @@ static size_t field_of(mb_text name, size_t guess)
     return field;
 }
 
-/* Finds the seven fields, NULL where one is missing; of a name that stands twice the last counts. */
-static void find_fields(const mb_member *members, size_t count, const mb_member *found[FIELDS])
+static const char *find_reserved(mb_text name, const mb_request_rules *rules)
 {
-    memset(found, 0, FIELDS * sizeof *found);
-    for (size_t i = 0; i < count; i++) {
-        const size_t field = field_of(members[i].name, i);
-        if (field < FIELDS)
-            found[field] = &members[i];
-    }
+    for (const char *const *key = rules->reserved; *key != NULL; key++)
+        if (mb_text_equal(name, (mb_text){*key, strlen(*key)}))
+            return *key;
+    return NULL;
 }
 
-static mb_status read_type(const mb_member *member, mb_arena *arena, mb_type *type, mb_error *error)
+/* Reads the members of a diff.  Of a name that stands twice the last counts. */
+static mb_status read_members(mb_json *json, const mb_request_rules *rules, mb_arena *arena,
+                              diff_members *members)
+{
+    size_t read = 0;
+    bool more = true;
+
+    *members = (diff_members){.member_count = 0};
+    mb_status status = mb_json_enter(json, '{');
+    while (status == MB_OK && more) {
+        const size_t place = members->member_count;
+        const mb_text guess = place < FIELDS ? field_names[place] : (mb_text){NULL, 0};
+        mb_member name;
+        mb_text value;
+        status = mb_json_next_member(json, guess, arena, &read, &more, &name);
+        if (status == MB_OK && more)
+            status = mb_json_read_value(json, &value);
+        if (status != MB_OK || !more)
+            continue;
+        const size_t field = field_of(name.name, place);
+        if (field < FIELDS)
+            members->values[field] = value;
+        else if (rules != NULL && members->reserved == NULL)
+            members->reserved = find_reserved(name.name, rules);
+        members->member_count++;
+    }
+    return status;
+}
+
+/* The text of a value; error on anything but a string. */
+static mb_status read_text(const diff_members *members, size_t field, mb_arena *arena,
+                           mb_text *text, mb_error *error)
+{
+    const mb_text value = members->values[field];
+    if (value.size == 0)
+        return refuse(error, field_names[field].at, "is missing");
+    if (value.at[0] != '"')
+        return refuse(error, field_names[field].at, "must be a string");
+    return mb_json_decode_string(value, arena, text);
+}
+
+static mb_status read_integer(const diff_members *members, size_t field, int64_t *integer,
+                              mb_error *error)
+{
+    const mb_text value = members->values[field];
+    if (value.size == 0)
+        return refuse(error, field_names[field].at, "is missing");
+    if (!mb_json_read_integer(value, integer))
+        return refuse(error, field_names[field].at, "must be an integer of 0 to 9007199254740991");
+    return MB_OK;
+}
+
+static mb_status read_type(const diff_members *members, mb_arena *arena, mb_type *type,
+                           mb_error *error)
 {
     mb_text name = {NULL, 0};
-    const mb_status status = read_text(member, "type", arena, &name, error);
+    const mb_status status = read_text(members, TYPE, arena, &name, error);
     if (status == MB_OK && !mb_type_read(name, type))
         return refuse(error, "type", "must be \"create\", \"update\" or \"delete\"");
     return status;
 }
 
 /* Reads the seven fields in the order in which a person reads them: the first bad one is named. */
-static mb_status read_diff(const mb_member *members, size_t count, mb_arena *arena, mb_diff *diff,
-                           mb_error *error)
+static mb_status read_fields(const diff_members *members, mb_arena *arena, mb_diff *diff,
+                             mb_error *error)
 {
-    const mb_member *found[FIELDS];
-    find_fields(members, count, found);
-    mb_status status = read_text(found[ID], "id", arena, &diff->id, error);
+    mb_status status = read_text(members, ID, arena, &diff->id, error);
     if (status == MB_OK)
-        status = read_text(found[OWNER], "owner", arena, &diff->owner, error);
+        status = read_text(members, OWNER, arena, &diff->owner, error);
     if (status == MB_OK)
-        status = read_integer(found[LOGICAL_CLOCK], "logical_clock", &diff->logical_clock, error);
+        status = read_integer(members, LOGICAL_CLOCK, &diff->logical_clock, error);
     if (status == MB_OK)
-        status = read_integer(found[UTC_TIMESTAMP], "utc_timestamp", &diff->utc_timestamp, error);
+        status = read_integer(members, UTC_TIMESTAMP, &diff->utc_timestamp, error);
     if (status == MB_OK)
-        status = read_type(found[TYPE], arena, &diff->type, error);
+        status = read_type(members, arena, &diff->type, error);
     if (status == MB_OK)
-        status = read_text(found[MODEL], "model", arena, &diff->model, error);
+        status = read_text(members, MODEL, arena, &diff->model, error);
     if (status == MB_OK)
-        status = read_text(found[JSON_DATA], "json_data", arena, &diff->json_data, error);
+        status = read_text(members, JSON_DATA, arena, &diff->json_data, error);
     if (status == MB_OK)
-        diff->quoted_json_data = found[JSON_DATA]->value;
+        diff->quoted_json_data = members->values[JSON_DATA];
     return status;
 }
 
@@ -253,32 +290,21 @@ static mb_status add_diff(mb_diffs *diffs, size_t *room, mb_arena *arena, mb_dif
     return MB_OK;
 }
 
-static mb_status check_reserved(const mb_member *members, size_t count, const char *const *reserved,
-                                mb_error *error)
-{
-    for (size_t i = 0; i < count; i++)
-        for (const char *const *name = reserved; *name != NULL; name++)
-            if (mb_text_equal(members[i].name, (mb_text){*name, strlen(*name)}))
-                return refuse(error, *name, "may not be a key of a diff");
-    return MB_OK;
-}
-
 /* Reads the diff where the reader stands; with rules, for one of a request, checks it too. */
 static mb_status read_next_diff(mb_json *json, const mb_request_rules *rules, mb_arena *arena,
                                 mb_diff *diff)
 {
     const char *begin = json->at;
-    const mb_member *members;
-    size_t count;
-    mb_status status = mb_json_read_object(json, arena, &members, &count);
+    diff_members members;
+    mb_status status = read_members(json, rules, arena, &members);
     if (status == MB_OK)
-        status = read_diff(members, count, arena, diff, json->error);
+        status = read_fields(&members, arena, diff, json->error);
     diff->text = (mb_text){begin, (size_t)(json->at - begin)};
-    diff->is_whole = count == FIELDS;
+    diff->is_whole = members.member_count == FIELDS;
     if (status == MB_OK && rules != NULL)
         status = mb_diff_check(diff, arena, json->error);
-    if (status == MB_OK && rules != NULL)
-        status = check_reserved(members, count, rules->reserved, json->error);
+    if (status == MB_OK && members.reserved != NULL)
+        status = refuse(json->error, members.reserved, "may not be a key of a diff");
     if (status == MB_OK && rules != NULL)
         status = mb_diff_check_rules(diff, rules, json->error);
     if (status == MB_INVALID)
@@ -360,6 +386,7 @@ static mb_status read_request_member(mb_json *json, mb_text name, const mb_reque
 mb_status mb_request_read(mb_text body, const mb_request_rules *rules, mb_arena *arena,
                           mb_request *request, size_t *index, mb_error *error)
 {
+    const mb_text no_guess = {NULL, 0};
     *error = (mb_error){.reason = NULL};
     *index = SIZE_MAX;
     mb_request found = {.diffs = {NULL, SIZE_MAX}};
@@ -370,7 +397,7 @@ mb_status mb_request_read(mb_text body, const mb_request_rules *rules, mb_arena 
     mb_status status = mb_json_enter(&json, '{');
     while (status == MB_OK && more) {
         mb_member name;
-        status = mb_json_next_member(&json, arena, &read, &more, &name);
+        status = mb_json_next_member(&json, no_guess, arena, &read, &more, &name);
         if (status == MB_OK && more)
             status = read_request_member(&json, name.name, rules, arena, &found, index);
     }
@@ -404,13 +431,16 @@ typedef struct {
     bool lacks_quotes;
 } json_string;
 
-/* The four texts of a diff. */
-typedef struct {
+struct mb_printable {
+    mb_text verbatim; /* the diff as it came, if it leaves so; else the fields below */
     json_string id;
     json_string owner;
     json_string model;
     json_string json_data;
-} quoted_texts;
+    int64_t logical_clock;
+    int64_t utc_timestamp;
+    mb_type type;
+};
 
 static mb_status quote(mb_text text, mb_arena *arena, json_string *quoted)
 {
@@ -419,24 +449,31 @@ static mb_status quote(mb_text text, mb_arena *arena, json_string *quoted)
     return quoted->lacks_quotes ? MB_OK : mb_json_encode_string(text, arena, &quoted->text);
 }
 
-static mb_status quote_texts(const mb_diff *diff, mb_arena *arena, quoted_texts *quoted)
+static mb_status prepare(const mb_diff *diff, const mb_outcome *outcome, mb_arena *arena,
+                         struct mb_printable *made)
 {
-    if (quote(diff->id, arena, &quoted->id) != MB_OK ||
-        quote(diff->owner, arena, &quoted->owner) != MB_OK ||
-        quote(diff->model, arena, &quoted->model) != MB_OK)
+    const bool has_own_data = outcome->json_data.at == diff->json_data.at;
+    *made = (struct mb_printable){.logical_clock = diff->logical_clock,
+                                  .utc_timestamp = outcome->utc_timestamp,
+                                  .type = outcome->type};
+    if (quote(diff->id, arena, &made->id) != MB_OK ||
+        quote(diff->owner, arena, &made->owner) != MB_OK ||
+        quote(diff->model, arena, &made->model) != MB_OK)
         return MB_NO_MEMORY;
-    if (diff->quoted_json_data.size == 0)
-        return quote(diff->json_data, arena, &quoted->json_data);
-    quoted->json_data = (json_string){diff->quoted_json_data, false};
+    if (!has_own_data || diff->quoted_json_data.size == 0)
+        return quote(outcome->json_data, arena, &made->json_data);
+    made->json_data = (json_string){diff->quoted_json_data, false};
     return MB_OK;
 }
 
-enum { NAMES_AND_NUMBERS = 168 }; /* bytes of a printed diff beside its four texts, at most */
-
-static size_t printed_size(const quoted_texts *quoted)
+/* Bytes that a prepared diff takes, at most. */
+static size_t most_bytes_of(const struct mb_printable *diff)
 {
-    return NAMES_AND_NUMBERS + quoted->id.text.size + quoted->owner.text.size +
-           quoted->model.text.size + quoted->json_data.text.size;
+    enum { NAMES_AND_NUMBERS = 168 };
+    if (diff->verbatim.size != 0)
+        return diff->verbatim.size;
+    return NAMES_AND_NUMBERS + diff->id.text.size + diff->owner.text.size + diff->model.text.size +
+           diff->json_data.text.size;
 }
 
 static char *put_string(char *at, const json_string *string)
@@ -449,12 +486,14 @@ static char *put_string(char *at, const json_string *string)
     return at;
 }
 
-static char *put_diff(char *at, const mb_diff *diff, const quoted_texts *quoted)
+static char *put_diff(char *at, const struct mb_printable *diff)
 {
+    if (diff->verbatim.size != 0)
+        return mb_text_put(at, diff->verbatim);
     at = mb_text_put(at, MB_TEXT("{\"id\": "));
-    at = put_string(at, &quoted->id);
+    at = put_string(at, &diff->id);
     at = mb_text_put(at, MB_TEXT(", \"owner\": "));
-    at = put_string(at, &quoted->owner);
+    at = put_string(at, &diff->owner);
     at = mb_text_put(at, MB_TEXT(", \"logical_clock\": "));
     at = put_integer(at, diff->logical_clock);
     at = mb_text_put(at, MB_TEXT(", \"utc_timestamp\": "));
@@ -462,64 +501,66 @@ static char *put_diff(char *at, const mb_diff *diff, const quoted_texts *quoted)
     at = mb_text_put(at, MB_TEXT(", \"type\": \""));
     at = mb_text_put(at, mb_type_name(diff->type));
     at = mb_text_put(at, MB_TEXT("\", \"model\": "));
-    at = put_string(at, &quoted->model);
+    at = put_string(at, &diff->model);
     at = mb_text_put(at, MB_TEXT(", \"json_data\": "));
-    at = put_string(at, &quoted->json_data);
+    at = put_string(at, &diff->json_data);
     return mb_text_put(at, MB_TEXT("}"));
 }
 
 mb_status mb_diff_print(const mb_diff *diff, mb_arena *arena, mb_text *text)
 {
-    quoted_texts quoted;
-    if (quote_texts(diff, arena, &quoted) != MB_OK)
+    const mb_outcome unchanged = {.type = diff->type,
+                                  .utc_timestamp = diff->utc_timestamp,
+                                  .json_data = diff->json_data};
+    struct mb_printable ready;
+    if (prepare(diff, &unchanged, arena, &ready) != MB_OK)
         return MB_NO_MEMORY;
-    char *printed = mb_arena_get(arena, printed_size(&quoted));
+    char *printed = mb_arena_get(arena, most_bytes_of(&ready));
     if (printed == NULL)
         return MB_NO_MEMORY;
-    *text = (mb_text){printed, (size_t)(put_diff(printed, diff, &quoted) - printed)};
+    *text = (mb_text){printed, (size_t)(put_diff(printed, &ready) - printed)};
     return MB_OK;
 }
 
-/* A diff of the window as it goes downstream. */
-static mb_diff sent_diff(const mb_diffs *window, const mb_outcome *outcome)
+static bool leaves_as_it_came(const mb_diff *diff, const mb_outcome *outcome)
 {
-    mb_diff diff = window->items[outcome->source];
-    if (outcome->json_data.at != diff.json_data.at)
-        diff.quoted_json_data = (mb_text){NULL, 0};
-    diff.type = outcome->type;
-    diff.utc_timestamp = outcome->utc_timestamp;
-    diff.json_data = outcome->json_data;
-    return diff;
+    return diff->is_whole && outcome->type == diff->type &&
+           outcome->utc_timestamp == diff->utc_timestamp &&
+           outcome->json_data.at == diff->json_data.at;
 }
 
-mb_status mb_reply_print(const mb_diffs *window, const mb_outcomes *downstream,
-                         int64_t logical_clock, mb_arena *arena, mb_text *reply)
+mb_status mb_reply_prepare(const mb_diffs *window, const mb_outcomes *downstream,
+                           int64_t logical_clock, mb_arena *arena, mb_reply *reply)
 {
-    quoted_texts *quoted = mb_arena_get_array(arena, downstream->count, sizeof *quoted);
-    if (quoted == NULL)
+    enum { HEAD_AND_TAIL = 96, SEPARATOR = 2 };
+    struct mb_printable *diffs = mb_arena_get_array(arena, downstream->count, sizeof *diffs);
+    if (diffs == NULL)
         return MB_NO_MEMORY;
-    size_t size = NAMES_AND_NUMBERS;
+    size_t most_bytes = HEAD_AND_TAIL;
     for (size_t i = 0; i < downstream->count; i++) {
-        const mb_diff diff = sent_diff(window, &downstream->items[i]);
-        if (quote_texts(&diff, arena, &quoted[i]) != MB_OK)
+        const mb_outcome *outcome = &downstream->items[i];
+        const mb_diff *diff = &window->items[outcome->source];
+        if (leaves_as_it_came(diff, outcome))
+            diffs[i].verbatim = diff->text;
+        else if (prepare(diff, outcome, arena, &diffs[i]) != MB_OK)
             return MB_NO_MEMORY;
-        size += printed_size(&quoted[i]);
+        most_bytes += most_bytes_of(&diffs[i]) + SEPARATOR;
     }
-    char *printed = mb_arena_get(arena, size);
-    if (printed == NULL)
-        return MB_NO_MEMORY;
+    *reply = (mb_reply){diffs, downstream->count, logical_clock, most_bytes};
+    return MB_OK;
+}
 
-    char *at =
-        mb_text_put(printed, MB_TEXT("{\"success\": true, \"message\": \"\", \"logical_clock\": "));
-    at = put_integer(at, logical_clock);
+size_t mb_reply_put(const mb_reply *reply, char *at)
+{
+    const char *begin = at;
+    at = mb_text_put(at, MB_TEXT("{\"success\": true, \"message\": \"\", \"logical_clock\": "));
+    at = put_integer(at, reply->logical_clock);
     at = mb_text_put(at, MB_TEXT(", \"diffs\": ["));
-    for (size_t i = 0; i < downstream->count; i++) {
-        const mb_diff diff = sent_diff(window, &downstream->items[i]);
+    for (size_t i = 0; i < reply->count; i++) {
         if (i != 0)
             at = mb_text_put(at, MB_TEXT(", "));
-        at = put_diff(at, &diff, &quoted[i]);
+        at = put_diff(at, &reply->diffs[i]);
     }
     at = mb_text_put(at, MB_TEXT("]}"));
-    *reply = (mb_text){printed, (size_t)(at - printed)};
-    return MB_OK;
+    return (size_t)(at - begin);
 }

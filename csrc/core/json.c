@@ -125,14 +125,31 @@ static uint64_t load_word(const char *at)
     return word;
 }
 
-/* The high bit of each of eight bytes that is a control character, a quote or a backslash; perhaps
- * also of bytes more significant than the first such.  After Mycroft's test for a zero byte. */
+/* The high bit of each of eight bytes that is the wanted one; perhaps also of bytes more significant
+ * than the first such.  After Mycroft's test for a zero byte. */
+static uint64_t bytes_equal(uint64_t word, unsigned char wanted)
+{
+    const uint64_t zero_where_equal = word ^ (EACH_BYTE * wanted);
+    return (zero_where_equal - EACH_BYTE) & ~zero_where_equal & HIGH_BITS;
+}
+
+/* The same for control characters, quotes and backslashes. */
 static uint64_t bytes_to_escape(uint64_t word)
 {
-    const uint64_t quote = word ^ (EACH_BYTE * '"'), backslash = word ^ (EACH_BYTE * '\\');
-    return (((word - EACH_BYTE * 0x20) & ~word) | ((quote - EACH_BYTE) & ~quote) |
-            ((backslash - EACH_BYTE) & ~backslash)) &
-           HIGH_BITS;
+    const uint64_t controls = (word - EACH_BYTE * 0x20) & ~word & HIGH_BITS;
+    return controls | bytes_equal(word, '"') | bytes_equal(word, '\\');
+}
+
+/* How many of eight bytes stand before the first that is marked by its high bit; where that is not to
+ * be had from one instruction, 0. */
+static unsigned bytes_before(uint64_t marks)
+{
+#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    return (unsigned)__builtin_ctzll(marks) / 8;
+#else
+    (void)marks;
+    return 0;
+#endif
 }
 
 /* Whether eight bytes are ASCII without a zero: adding 0x7f gives each its high bit but a zero. */
@@ -243,9 +260,7 @@ static const char *skip_plain(const char *at, const char *end, bool *escaped)
                 at += 8;
                 continue;
             }
-#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-            at += (unsigned)__builtin_ctzll(stops) / 8;
-#endif
+            at += bytes_before(stops);
         }
         const bool is_escape =
             *at == '\\' && end - at > 1 && escape_meaning[(unsigned char)at[1]] != '\0';
@@ -294,6 +309,15 @@ static size_t decode_short_escapes(mb_text text, const char *escape, char *decod
     size_t size = (size_t)(escape - text.at);
     memcpy(decoded, text.at, size);
     for (const char *at = escape; at < end;) {
+        if (end - at >= 8) {
+            const uint64_t backslashes = bytes_equal(load_word(at), '\\');
+            const unsigned plain = backslashes == 0 ? 8 : bytes_before(backslashes);
+            memcpy(decoded + size, at, 8);
+            at += plain;
+            size += plain;
+            if (plain == 8)
+                continue;
+        }
         char c = *at++;
         if (c == '\\')
             c = escape_meaning[(unsigned char)*at++];
@@ -633,13 +657,31 @@ mb_status mb_json_next_element(mb_json *json, size_t *read, bool *more)
     return next_item(json, ']', "expected ',' or ']'", read, more);
 }
 
-mb_status mb_json_next_member(mb_json *json, mb_arena *arena, size_t *read, bool *more,
-                              mb_member *name)
+/* Steps over `"name":` where just that stands. */
+static bool take_name(mb_json *json, mb_text name, mb_text *quoted)
+{
+    const char *at = json->at;
+    const size_t quoted_size = name.size + 2;
+    if ((size_t)(json->end - at) <= quoted_size || at[0] != '"' || at[quoted_size - 1] != '"' ||
+        at[quoted_size] != ':' || memcmp(at + 1, name.at, name.size) != 0)
+        return false;
+    *quoted = (mb_text){at, quoted_size};
+    json->at += quoted_size + 1;
+    return true;
+}
+
+mb_status mb_json_next_member(mb_json *json, mb_text guess, mb_arena *arena, size_t *read,
+                              bool *more, mb_member *name)
 {
     mb_status status = next_item(json, '}', "expected ',' or '}'", read, more);
-    if (status == MB_OK && *more)
-        status = skip_name(json, &name->quoted);
     if (status != MB_OK || !*more)
+        return status;
+    if (guess.size != 0 && take_name(json, guess, &name->quoted)) {
+        name->name = guess;
+        return MB_OK;
+    }
+    status = skip_name(json, &name->quoted);
+    if (status != MB_OK)
         return status;
     if (json->escaped)
         return mb_json_decode_string(name->quoted, arena, &name->name);
@@ -663,6 +705,7 @@ static mb_status keep_members(member_list *list, mb_arena *arena)
 mb_status mb_json_read_object(mb_json *json, mb_arena *arena, const mb_member **members,
                               size_t *count)
 {
+    const mb_text no_guess = {NULL, 0};
     member_list list;
     list.all = list.few;
     list.room = sizeof list.few / sizeof *list.few;
@@ -673,7 +716,7 @@ mb_status mb_json_read_object(mb_json *json, mb_arena *arena, const mb_member **
     mb_status status = mb_json_enter(json, '{');
     while (status == MB_OK && more) {
         mb_member name;
-        status = mb_json_next_member(json, arena, &read, &more, &name);
+        status = mb_json_next_member(json, no_guess, arena, &read, &more, &name);
         if (status != MB_OK || !more)
             continue;
         mb_member *member = add_member(&list, arena);
@@ -730,7 +773,7 @@ mb_status mb_json_text_member(mb_text text, mb_text name, mb_arena *arena, mb_te
 
     mb_status status = mb_json_enter(&json, '{');
     while (status == MB_OK && more) {
-        status = mb_json_next_member(&json, arena, &read, &more, &member);
+        status = mb_json_next_member(&json, name, arena, &read, &more, &member);
         if (status == MB_OK && more)
             status = mb_json_read_value(&json, &value);
         if (status == MB_OK && more && mb_text_equal(member.name, name))

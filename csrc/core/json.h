@@ -40,14 +40,15 @@ mb_status mb_json_enter(mb_json *json, char bracket);
 
 /* Steps to the next member of the object that was entered; the caller then reads its value.
  *
- * read   in, out: members read so far; counts up
- * more   out: false when the object was closed instead
- * name   out: decoded, and as it stood
+ * guess   a name that is likely to stand there; reading it takes one comparison
+ * read    in, out: members read so far; counts up
+ * more    out: false when the object was closed instead
+ * name    out: decoded, and as it stood
  *
  * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
  */
-mb_status mb_json_next_member(mb_json *json, mb_arena *arena, size_t *read, bool *more,
-                              mb_member *name);
+mb_status mb_json_next_member(mb_json *json, mb_text guess, mb_arena *arena, size_t *read,
+                              bool *more, mb_member *name);
 
 /* Steps to the next element of the array that was entered; as mb_json_next_member. */
 mb_status mb_json_next_element(mb_json *json, size_t *read, bool *more);

@@ -294,10 +294,32 @@ mb_status mb_find_written(const mb_diffs *request, const mb_outcomes *upstream, 
 mb_status mb_find_of_written_objects(const mb_diffs *request, const mb_outcomes *upstream,
                                      mb_arena *arena, bool **found);
 
-/* Prints the reply to a sync request: success, message, logical_clock and the downstream diffs.
- * Returns MB_OK or MB_NO_MEMORY. */
-mb_status mb_reply_print(const mb_diffs *window, const mb_outcomes *downstream,
-                         int64_t logical_clock, mb_arena *arena, mb_text *reply);
+/* A reply that is ready to be printed; borrows from what it was made of. */
+typedef struct {
+    const struct mb_printable *diffs;
+    size_t count;
+    int64_t logical_clock;
+    size_t most_bytes; /* that it takes, printed */
+} mb_reply;
+
+/* Prepares the reply to a sync request: success, message, logical_clock and the downstream diffs.
+ * A diff that was read from JSON with the seven fields alone, and that leaves unchanged, is printed
+ * byte for byte.
+ *
+ * reply    out: in arena
+ *
+ * Returns MB_OK or MB_NO_MEMORY.
+ */
+mb_status mb_reply_prepare(const mb_diffs *window, const mb_outcomes *downstream,
+                           int64_t logical_clock, mb_arena *arena, mb_reply *reply);
+
+/* Prints a reply as JSON.
+ *
+ * at    room for reply->most_bytes; nothing is terminated
+ *
+ * Returns the bytes that were printed.
+ */
+size_t mb_reply_put(const mb_reply *reply, char *at);
 
 /* ---- compaction --------------------------------------------------------------------------- */
 

@@ -592,11 +592,16 @@ static PyObject *exchange_reply_json(Exchange *self, PyObject *clock)
     const long long logical_clock = PyLong_AsLongLong(clock);
     if ((logical_clock == -1 && PyErr_Occurred()) || require(self, MERGED) < 0)
         return NULL;
-    mb_text reply;
-    if (mb_reply_print(&self->window.diffs, &self->result.downstream, logical_clock, self->arena,
-                       &reply) != MB_OK)
+    mb_reply reply;
+    if (mb_reply_prepare(&self->window.diffs, &self->result.downstream, logical_clock, self->arena,
+                         &reply) != MB_OK)
         return PyErr_NoMemory();
-    return PyBytes_FromStringAndSize(reply.at, (Py_ssize_t)reply.size);
+    PyObject *printed = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)reply.most_bytes);
+    if (printed != NULL) {
+        const size_t size = mb_reply_put(&reply, PyBytes_AS_STRING(printed));
+        _PyBytes_Resize(&printed, (Py_ssize_t)size);
+    }
+    return printed;
 }
 
 /* ---- written ------------------------------------------------------------------------------- */

@@ -895,9 +895,12 @@ TEST(what_was_read_is_printed_with_its_json_data_as_it_stood)
 static char *reply_to(const mb_diffs *window, const mb_outcomes *downstream, int64_t clock)
 {
     mb_arena *arena = new_arena();
-    mb_text reply;
-    CHECK(mb_reply_print(window, downstream, clock, arena, &reply) == MB_OK);
-    char *printed = strndup(reply.at, reply.size);
+    mb_reply reply;
+    CHECK(mb_reply_prepare(window, downstream, clock, arena, &reply) == MB_OK);
+    char *printed = malloc(reply.most_bytes + 1);
+    const size_t size = mb_reply_put(&reply, printed);
+    CHECK(size <= reply.most_bytes);
+    printed[size] = '\0';
     for (char *at = printed; *at != '\0'; at++)
         if (*at == '"')
             *at = '\'';
@@ -922,8 +925,8 @@ TEST(a_reply_holds_the_clock_and_what_goes_down)
     free(reply);
     reply = reply_to(&l.diffs, &(mb_outcomes){items, 2}, 0);
     CHECK_TEXT(reply, "{'success': true, 'message': '', 'logical_clock': 0, 'diffs': ["
-                      "{'id': 'a', 'owner': 'o', 'logical_clock': 1, 'utc_timestamp': 2, "
-                      "'type': 'create', 'model': 'm', 'json_data': '\\u007b}'}, "
+                      "{'id':'a','owner':'o','model':'m','type':'create',"
+                      "'json_data':'\\u007b}','logical_clock':1,'utc_timestamp':2}, "
                       "{'id': 'a', 'owner': 'o', 'logical_clock': 1, 'utc_timestamp': 3, "
                       "'type': 'update', 'model': 'm', 'json_data': '{'new':\\n}'}]}");
     free(reply);

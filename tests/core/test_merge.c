@@ -1091,15 +1091,19 @@ static mb_status sync_from_text(void *context, mb_arena *arena, FILE *told)
     const printed_lists *lists = context;
     mb_diffs window, request;
     mb_merge_result result;
-    mb_text reply;
+    mb_reply reply;
     if (read_checked(lists->window, arena, &window) != MB_OK ||
         read_checked(lists->request, arena, &request) != MB_OK ||
         mb_recognize(arena, &window, &request) != MB_OK ||
         mb_merge(arena, &window, &request, &result) != MB_OK ||
-        mb_reply_print(&window, &result.downstream, 7, arena, &reply) != MB_OK)
+        mb_reply_prepare(&window, &result.downstream, 7, arena, &reply) != MB_OK)
         return MB_NO_MEMORY;
+    char *printed = malloc(reply.most_bytes);
+    CHECK(printed != NULL);
+    const size_t size = mb_reply_put(&reply, printed);
     tell(told, &request, &result.upstream);
-    fprintf(told, "%.*s\n", (int)reply.size, reply.at);
+    fprintf(told, "%.*s\n", (int)size, printed);
+    free(printed);
     return MB_OK;
 }
 
