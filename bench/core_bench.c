@@ -146,17 +146,12 @@ static void check_all(mb_diffs *diffs, mb_arena *arena)
         require(mb_diff_check(&diffs->items[i], arena, &error), "a diff is malformed");
 }
 
-static void print_all(const mb_outcomes *downstream, const mb_diffs *window, mb_arena *arena)
+static void print_reply(const mb_outcomes *downstream, const mb_diffs *window)
 {
-    for (size_t i = 0; i < downstream->count; i++) {
-        const mb_outcome *outcome = &downstream->items[i];
-        mb_diff sent = window->items[outcome->source];
-        sent.utc_timestamp = outcome->utc_timestamp;
-        sent.type = outcome->type;
-        sent.json_data = outcome->json_data;
-        mb_text text;
-        require(mb_diff_print(&sent, arena, &text), "no memory to print");
-    }
+    char *reply = malloc(mb_reply_most_bytes(window, downstream));
+    require(reply != NULL ? MB_OK : MB_NO_MEMORY, "no memory to print");
+    (void)mb_reply_put(window, downstream, 0, reply);
+    free(reply);
 }
 
 /* What reading a request would cost if cJSON did it all. */
@@ -210,7 +205,7 @@ static sync_cost sync_device(server_log *log, mb_text line)
     cost.upstream = result.upstream.count;
     cost.downstream = result.downstream.count;
 
-    print_all(&result.downstream, &window, arena);
+    print_reply(&result.downstream, &window);
     count_phase(&cost, PRINT, &since);
 
     for (size_t i = 0; i < result.upstream.count; i++) {

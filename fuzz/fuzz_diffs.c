@@ -1,9 +1,9 @@
 /* fuzz_diffs.c - a JSON array of diffs: read, checked, printed, read again.
  *
  * The input is the JSON text itself.  Holds: an error points into the input; the members of a
- * json_data are spans of it, in order; what is read, printed (with json_data as it was quoted and
- * quoted anew) and read again is the same diff, with the same verdict of mb_diff_check; and printing
- * is a fixed point.
+ * json_data are spans of it, in order; what is read, printed (with json_data as it was quoted and,
+ * where it is good, quoted anew) and read again is the same diff, with the same verdict of
+ * mb_diff_check; and printing is a fixed point.
  */
 #include "oracle.h"
 
@@ -23,8 +23,13 @@ static void expect_members_in_order(const mb_diff *diff)
 
 static mb_text print(const mb_diff *diff, mb_arena *arena)
 {
-    mb_text printed;
-    HOLDS(mb_diff_print(diff, arena, &printed) == MB_OK);
+    const mb_outcome outcome = {
+        .type = diff->type, .utc_timestamp = diff->utc_timestamp, .json_data = diff->json_data};
+    const size_t most = mb_log_row_most_bytes(diff, &outcome, diff->owner);
+    char *at = mb_arena_get(arena, most);
+    const mb_text printed = {at,
+                             mb_log_row_put(diff, &outcome, diff->owner, diff->logical_clock, at)};
+    HOLDS(printed.size <= most);
     return printed;
 }
 
@@ -72,6 +77,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         mb_diff *diff = &diffs.items[i];
         HOLDS(lies_inside(diff->text, input) && lies_inside(diff->quoted_json_data, diff->text));
         expect_same_when_read_again(diff, print(diff, arena), arena);
+        if (mb_diff_check(diff, arena, &error) != MB_OK)
+            continue;
         diff->quoted_json_data = (mb_text){NULL, 0};
         expect_same_when_read_again(diff, print(diff, arena), arena);
     }

@@ -90,7 +90,7 @@ class _Writing:
     def runs(
         self, order: Sequence[int], types: Sequence[str], models: Sequence[str]
     ) -> Iterator[Sequence[int]]:
-        """The places to write at once, each time those of one type and model; keeps book of them."""
+        """The places to write at once, those of one type and model; keeps book of them."""
         if self.singly:
             runs: Iterable[Sequence[int]] = ((place,) for place in order)
         elif _all_alike(types) and _all_alike(models):  # as in most requests

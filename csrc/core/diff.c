@@ -172,8 +172,8 @@ typedef struct {
 /* Which of the seven has that name; FIELDS if none.  The guess is the one that is tried first. */
 static size_t field_of(mb_text name, size_t guess)
 {
-    if (guess < FIELDS && (name.at == field_names[guess].at ||
-                           mb_text_equal(name, field_names[guess])))
+    if (guess < FIELDS &&
+        (name.at == field_names[guess].at || mb_text_equal(name, field_names[guess])))
         return guess;
     size_t field = 0;
     while (field < FIELDS && !mb_text_equal(name, field_names[field]))
@@ -425,101 +425,47 @@ static char *put_integer(char *at, int64_t value)
     return mb_text_put(at, (mb_text){digits + first, sizeof digits - first});
 }
 
-/* A text as a JSON string; most need nothing but quotes, and for those no copy is made. */
-typedef struct {
-    mb_text text;
-    bool lacks_quotes;
-} json_string;
-
-struct mb_printable {
-    mb_text verbatim; /* the diff as it came, if it leaves so; else the fields below */
-    json_string id;
-    json_string owner;
-    json_string model;
-    json_string json_data;
-    int64_t logical_clock;
-    int64_t utc_timestamp;
-    mb_type type;
-};
-
-static mb_status quote(mb_text text, mb_arena *arena, json_string *quoted)
-{
-    quoted->text = text;
-    quoted->lacks_quotes = mb_json_is_plain(text);
-    return quoted->lacks_quotes ? MB_OK : mb_json_encode_string(text, arena, &quoted->text);
-}
-
-static mb_status prepare(const mb_diff *diff, const mb_outcome *outcome, mb_arena *arena,
-                         struct mb_printable *made)
-{
-    const bool has_own_data = outcome->json_data.at == diff->json_data.at;
-    *made = (struct mb_printable){.logical_clock = diff->logical_clock,
-                                  .utc_timestamp = outcome->utc_timestamp,
-                                  .type = outcome->type};
-    if (quote(diff->id, arena, &made->id) != MB_OK ||
-        quote(diff->owner, arena, &made->owner) != MB_OK ||
-        quote(diff->model, arena, &made->model) != MB_OK)
-        return MB_NO_MEMORY;
-    if (!has_own_data || diff->quoted_json_data.size == 0)
-        return quote(outcome->json_data, arena, &made->json_data);
-    made->json_data = (json_string){diff->quoted_json_data, false};
-    return MB_OK;
-}
-
-/* Bytes that a prepared diff takes, at most. */
-static size_t most_bytes_of(const struct mb_printable *diff)
+/* Bytes that a diff takes, at most, with an owner and an outcome in place of its own.  A character
+ * that is escaped takes six, but for those that stand in JSON itself: two. */
+size_t mb_log_row_most_bytes(const mb_diff *diff, const mb_outcome *outcome, mb_text owner)
 {
     enum { NAMES_AND_NUMBERS = 168 };
-    if (diff->verbatim.size != 0)
-        return diff->verbatim.size;
-    return NAMES_AND_NUMBERS + diff->id.text.size + diff->owner.text.size + diff->model.text.size +
-           diff->json_data.text.size;
+    return NAMES_AND_NUMBERS + 6 * (diff->id.size + owner.size + diff->model.size) +
+           2 * outcome->json_data.size + diff->quoted_json_data.size;
 }
 
-static char *put_string(char *at, const json_string *string)
+static char *put_json_data(char *at, const mb_diff *diff, const mb_outcome *outcome)
 {
-    if (!string->lacks_quotes)
-        return mb_text_put(at, string->text);
-    *at++ = '"';
-    at = mb_text_put(at, string->text);
-    *at++ = '"';
-    return at;
+    const bool is_its_own = outcome->json_data.at == diff->json_data.at;
+    if (is_its_own && diff->quoted_json_data.size != 0)
+        return mb_text_put(at, diff->quoted_json_data);
+    return mb_json_put_string(at, outcome->json_data);
 }
 
-static char *put_diff(char *at, const struct mb_printable *diff)
+static char *put_diff(char *at, const mb_diff *diff, const mb_outcome *outcome, mb_text owner,
+                      int64_t logical_clock)
 {
-    if (diff->verbatim.size != 0)
-        return mb_text_put(at, diff->verbatim);
     at = mb_text_put(at, MB_TEXT("{\"id\": "));
-    at = put_string(at, &diff->id);
+    at = mb_json_put_string(at, diff->id);
     at = mb_text_put(at, MB_TEXT(", \"owner\": "));
-    at = put_string(at, &diff->owner);
+    at = mb_json_put_string(at, owner);
     at = mb_text_put(at, MB_TEXT(", \"logical_clock\": "));
-    at = put_integer(at, diff->logical_clock);
+    at = put_integer(at, logical_clock);
     at = mb_text_put(at, MB_TEXT(", \"utc_timestamp\": "));
-    at = put_integer(at, diff->utc_timestamp);
+    at = put_integer(at, outcome->utc_timestamp);
     at = mb_text_put(at, MB_TEXT(", \"type\": \""));
-    at = mb_text_put(at, mb_type_name(diff->type));
+    at = mb_text_put(at, mb_type_name(outcome->type));
     at = mb_text_put(at, MB_TEXT("\", \"model\": "));
-    at = put_string(at, &diff->model);
+    at = mb_json_put_string(at, diff->model);
     at = mb_text_put(at, MB_TEXT(", \"json_data\": "));
-    at = put_string(at, &diff->json_data);
+    at = put_json_data(at, diff, outcome);
     return mb_text_put(at, MB_TEXT("}"));
 }
 
-mb_status mb_diff_print(const mb_diff *diff, mb_arena *arena, mb_text *text)
+size_t mb_log_row_put(const mb_diff *diff, const mb_outcome *outcome, mb_text owner,
+                      int64_t logical_clock, char *at)
 {
-    const mb_outcome unchanged = {.type = diff->type,
-                                  .utc_timestamp = diff->utc_timestamp,
-                                  .json_data = diff->json_data};
-    struct mb_printable ready;
-    if (prepare(diff, &unchanged, arena, &ready) != MB_OK)
-        return MB_NO_MEMORY;
-    char *printed = mb_arena_get(arena, most_bytes_of(&ready));
-    if (printed == NULL)
-        return MB_NO_MEMORY;
-    *text = (mb_text){printed, (size_t)(put_diff(printed, &ready) - printed)};
-    return MB_OK;
+    return (size_t)(put_diff(at, diff, outcome, owner, logical_clock) - at);
 }
 
 static bool leaves_as_it_came(const mb_diff *diff, const mb_outcome *outcome)
@@ -529,37 +475,35 @@ static bool leaves_as_it_came(const mb_diff *diff, const mb_outcome *outcome)
            outcome->json_data.at == diff->json_data.at;
 }
 
-mb_status mb_reply_prepare(const mb_diffs *window, const mb_outcomes *downstream,
-                           int64_t logical_clock, mb_arena *arena, mb_reply *reply)
+size_t mb_reply_most_bytes(const mb_diffs *window, const mb_outcomes *downstream)
 {
     enum { HEAD_AND_TAIL = 96, SEPARATOR = 2 };
-    struct mb_printable *diffs = mb_arena_get_array(arena, downstream->count, sizeof *diffs);
-    if (diffs == NULL)
-        return MB_NO_MEMORY;
-    size_t most_bytes = HEAD_AND_TAIL;
+    size_t bytes = HEAD_AND_TAIL;
     for (size_t i = 0; i < downstream->count; i++) {
         const mb_outcome *outcome = &downstream->items[i];
         const mb_diff *diff = &window->items[outcome->source];
-        if (leaves_as_it_came(diff, outcome))
-            diffs[i].verbatim = diff->text;
-        else if (prepare(diff, outcome, arena, &diffs[i]) != MB_OK)
-            return MB_NO_MEMORY;
-        most_bytes += most_bytes_of(&diffs[i]) + SEPARATOR;
+        bytes += SEPARATOR + (leaves_as_it_came(diff, outcome)
+                                  ? diff->text.size
+                                  : mb_log_row_most_bytes(diff, outcome, diff->owner));
     }
-    *reply = (mb_reply){diffs, downstream->count, logical_clock, most_bytes};
-    return MB_OK;
+    return bytes;
 }
 
-size_t mb_reply_put(const mb_reply *reply, char *at)
+size_t mb_reply_put(const mb_diffs *window, const mb_outcomes *downstream, int64_t logical_clock,
+                    char *at)
 {
     const char *begin = at;
     at = mb_text_put(at, MB_TEXT("{\"success\": true, \"message\": \"\", \"logical_clock\": "));
-    at = put_integer(at, reply->logical_clock);
+    at = put_integer(at, logical_clock);
     at = mb_text_put(at, MB_TEXT(", \"diffs\": ["));
-    for (size_t i = 0; i < reply->count; i++) {
+    for (size_t i = 0; i < downstream->count; i++) {
+        const mb_outcome *outcome = &downstream->items[i];
+        const mb_diff *diff = &window->items[outcome->source];
         if (i != 0)
             at = mb_text_put(at, MB_TEXT(", "));
-        at = put_diff(at, &reply->diffs[i]);
+        at = leaves_as_it_came(diff, outcome)
+                 ? mb_text_put(at, diff->text)
+                 : put_diff(at, diff, outcome, diff->owner, diff->logical_clock);
     }
     at = mb_text_put(at, MB_TEXT("]}"));
     return (size_t)(at - begin);

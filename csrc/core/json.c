@@ -5,9 +5,8 @@
  * which keeps numbers as doubles, gives neither (it takes 01, cuts strings at U+0000 and lets
  * invalid UTF-8 through), and when it says no it does not say whether the text was bad or the
  * memory out.  The scanner here therefore checks every byte, once, and notes the spans.  What is
- * then left are the escapes.  Those of two bytes, of which json_data is full, are decoded and
- * encoded here; the \u of all others is cJSON's, where after the check a failure can only mean
- * memory.
+ * then left are the escapes.  Those of two bytes, of which json_data is full, are decoded here;
+ * the \u of all others is cJSON's, where after the check a failure can only mean memory.
  *
  * Most bytes of a string say nothing, so strings are walked eight bytes at a time.
  *
@@ -21,10 +20,7 @@
 #include "text.h"
 
 #include <cjson/cJSON.h>
-#include <limits.h>
 #include <string.h>
-
-_Static_assert(MB_MAX_JSON_DATA < (INT_MAX - 16) / 6, "cJSON counts printed bytes in an int");
 
 static mb_status fail_at(mb_json *json, const char *at, const char *reason)
 {
@@ -352,69 +348,46 @@ mb_status mb_json_decode_string(mb_text quoted, mb_arena *arena, mb_text *decode
     return MB_OK;
 }
 
-bool mb_json_is_plain(mb_text text)
+static char *put_escape(char *at, unsigned char c)
 {
-    size_t i = 0;
-    for (; text.size - i >= 8; i += 8)
-        if (bytes_to_escape(load_word(text.at + i)) != 0)
-            return false;
-    for (; i < text.size; i++) {
-        const unsigned char c = (unsigned char)text.at[i];
-        if (c < 0x20 || c == '"' || c == '\\')
-            return false;
+    static const char letters[] = {['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\f'] = 'f',
+                                   ['\r'] = 'r', ['"'] = '"',  ['\\'] = '\\'};
+    static const char digits[] = "0123456789abcdef";
+    *at++ = '\\';
+    if (letters[c] != '\0') {
+        *at++ = letters[c];
+        return at;
     }
-    return true;
+    at = mb_text_put(at, MB_TEXT("u00"));
+    *at++ = digits[c >> 4];
+    *at++ = digits[c & 0xf];
+    return at;
 }
 
-/* Two bytes for a short escape, six for another control character.  Without a branch, so that a
- * compiler can count many bytes at once. */
-static size_t encoded_size(mb_text text)
+char *mb_json_put_string(char *at, mb_text text)
 {
-    size_t quotes = 0, controls = 0, short_controls = 0;
-    for (size_t i = 0; i < text.size; i++) {
-        const unsigned char c = (unsigned char)text.at[i];
-        quotes += (c == '"') | (c == '\\');
-        controls += c < 0x20;
-        short_controls += (c >= '\b') & (c <= '\r') & (c != '\v');
-    }
-    return text.size + 2 + quotes + 5 * controls - 4 * short_controls;
-}
-
-/* Writes a text as a JSON string; false if it has a control character. */
-static bool encode_without_controls(mb_text text, char *at)
-{
+    const char *from = text.at;
+    const char *end = from + text.size;
     *at++ = '"';
-    for (size_t i = 0; i < text.size; i++) {
-        const char c = text.at[i];
-        if ((unsigned char)c < 0x20)
-            return false;
-        if (c == '"' || c == '\\')
-            *at++ = '\\';
-        *at++ = c;
+    while (from < end) {
+        if (end - from >= 8) {
+            const uint64_t word = load_word(from);
+            const uint64_t stops = bytes_to_escape(word);
+            const unsigned plain = stops == 0 ? 8 : bytes_before(stops);
+            memcpy(at, &word, 8); /* there is room, since as much is left of the text */
+            at += plain;
+            from += plain;
+            if (plain == 8)
+                continue;
+        }
+        const unsigned char c = (unsigned char)*from++;
+        if (c < 0x20 || c == '"' || c == '\\')
+            at = put_escape(at, c);
+        else
+            *at++ = (char)c;
     }
-    *at = '"';
-    return true;
-}
-
-mb_status mb_json_encode_string(mb_text text, mb_arena *arena, mb_text *quoted)
-{
-    enum { CJSON_SLACK = 6 }; /* cJSON wants five bytes more than it writes, and a terminator */
-    const size_t size = encoded_size(text);
-    char *printed = mb_arena_get(arena, size + CJSON_SLACK);
-    if (printed == NULL)
-        return MB_NO_MEMORY;
-    if (!encode_without_controls(text, printed)) {
-        char *terminated = mb_arena_get(arena, text.size + 1);
-        if (terminated == NULL)
-            return MB_NO_MEMORY;
-        memcpy(terminated, text.at, text.size);
-        terminated[text.size] = '\0';
-        cJSON string = {.type = cJSON_String, .valuestring = terminated};
-        if (!cJSON_PrintPreallocated(&string, printed, (int)(size + CJSON_SLACK), false))
-            return MB_NO_MEMORY;
-    }
-    *quoted = (mb_text){printed, size};
-    return MB_OK;
+    *at++ = '"';
+    return at;
 }
 
 /* ---- numbers and literals ------------------------------------------------------------------ */

@@ -68,12 +68,14 @@ size_t mb_json_offset(const mb_json *json, mb_text span);
  * Borrows from it where nothing is escaped.  Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_json_decode_string(mb_text quoted, mb_arena *arena, mb_text *decoded);
 
-/* Writes text as a JSON string, quotes and all, in arena.  The text is UTF-8 without U+0000 and
- * no longer than MB_MAX_JSON_DATA.  Returns MB_OK or MB_NO_MEMORY. */
-mb_status mb_json_encode_string(mb_text text, mb_arena *arena, mb_text *quoted);
-
-/* Whether the text is a JSON string as soon as quotes stand around it: nothing is to be escaped. */
-bool mb_json_is_plain(mb_text text);
+/* Writes a text as a JSON string, quotes and all.
+ *
+ * at    room for two bytes, and six for each byte of the text; two for each if the text has no
+ *       control characters but those that JSON itself may have: tab, line feed, carriage return
+ *
+ * Returns the place behind it.
+ */
+char *mb_json_put_string(char *at, mb_text text);
 
 /* Prints an object of some members, each as it stood, in arena.  Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_json_print_object(const mb_member *const *members, size_t count, mb_arena *arena,

@@ -201,11 +201,6 @@ mb_status mb_request_read(mb_text body, const mb_request_rules *rules, mb_arena 
  */
 mb_status mb_json_text_member(mb_text json, mb_text name, mb_arena *arena, mb_text *found);
 
-/* Prints a checked diff as a JSON object of the seven fields, in arena.  Of json_data, the quoted
- * form is printed where it is set: who changes json_data clears it.
- * Returns MB_OK or MB_NO_MEMORY. */
-mb_status mb_diff_print(const mb_diff *diff, mb_arena *arena, mb_text *text);
-
 /* Lowers each utc_timestamp to now_ms that is more than max_skew_ms ahead of it.  The diffs are
  * checked; both arguments are of 0 ... MB_MAX_INTEGER. */
 void mb_diffs_limit_skew(mb_diffs *diffs, int64_t now_ms, int64_t max_skew_ms);
@@ -294,32 +289,37 @@ mb_status mb_find_written(const mb_diffs *request, const mb_outcomes *upstream, 
 mb_status mb_find_of_written_objects(const mb_diffs *request, const mb_outcomes *upstream,
                                      mb_arena *arena, bool **found);
 
-/* A reply that is ready to be printed; borrows from what it was made of. */
-typedef struct {
-    const struct mb_printable *diffs;
-    size_t count;
-    int64_t logical_clock;
-    size_t most_bytes; /* that it takes, printed */
-} mb_reply;
+/* ---- printing ----------------------------------------------------------------------------- */
 
-/* Prepares the reply to a sync request: success, message, logical_clock and the downstream diffs.
- * A diff that was read from JSON with the seven fields alone, and that leaves unchanged, is printed
- * byte for byte.
- *
- * reply    out: in arena
- *
- * Returns MB_OK or MB_NO_MEMORY.
- */
-mb_status mb_reply_prepare(const mb_diffs *window, const mb_outcomes *downstream,
-                           int64_t logical_clock, mb_arena *arena, mb_reply *reply);
+/* Bytes that mb_log_row_put needs, at most. */
+size_t mb_log_row_most_bytes(const mb_diff *diff, const mb_outcome *outcome, mb_text owner);
 
-/* Prints a reply as JSON.
+/* Prints what is stored of a diff that goes upstream: a JSON object of the seven fields.
  *
- * at    room for reply->most_bytes; nothing is terminated
+ * diff             checked
+ * outcome          what the merge made of it
+ * owner            who was authenticated, whoever the diff says; UTF-8 without U+0000
+ * logical_clock    the server's, 0 or more
+ * at               room for mb_log_row_most_bytes; nothing is terminated
  *
  * Returns the bytes that were printed.
  */
-size_t mb_reply_put(const mb_reply *reply, char *at);
+size_t mb_log_row_put(const mb_diff *diff, const mb_outcome *outcome, mb_text owner,
+                      int64_t logical_clock, char *at);
+
+/* Bytes that mb_reply_put needs, at most. */
+size_t mb_reply_most_bytes(const mb_diffs *window, const mb_outcomes *downstream);
+
+/* Prints the reply to a sync request: success, message, logical_clock and the downstream diffs, as
+ * JSON.  A diff that was read from JSON, had the seven fields and no more, and leaves unchanged is
+ * printed byte for byte.
+ *
+ * at    room for mb_reply_most_bytes; nothing is terminated
+ *
+ * Returns the bytes that were printed.
+ */
+size_t mb_reply_put(const mb_diffs *window, const mb_outcomes *downstream, int64_t logical_clock,
+                    char *at);
 
 /* ---- compaction --------------------------------------------------------------------------- */
 

@@ -592,37 +592,19 @@ static PyObject *exchange_reply_json(Exchange *self, PyObject *clock)
     const long long logical_clock = PyLong_AsLongLong(clock);
     if ((logical_clock == -1 && PyErr_Occurred()) || require(self, MERGED) < 0)
         return NULL;
-    mb_reply reply;
-    if (mb_reply_prepare(&self->window.diffs, &self->result.downstream, logical_clock, self->arena,
-                         &reply) != MB_OK)
-        return PyErr_NoMemory();
-    PyObject *printed = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)reply.most_bytes);
-    if (printed != NULL) {
-        const size_t size = mb_reply_put(&reply, PyBytes_AS_STRING(printed));
-        _PyBytes_Resize(&printed, (Py_ssize_t)size);
+    const mb_diffs *window = &self->window.diffs;
+    const mb_outcomes *downstream = &self->result.downstream;
+    const size_t most = mb_reply_most_bytes(window, downstream);
+    PyObject *reply = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)most);
+    if (reply != NULL) {
+        const size_t size =
+            mb_reply_put(window, downstream, logical_clock, PyBytes_AS_STRING(reply));
+        _PyBytes_Resize(&reply, (Py_ssize_t)size);
     }
-    return printed;
+    return reply;
 }
 
 /* ---- written ------------------------------------------------------------------------------- */
-
-/* What is stored of an outcome: the owner is who was authenticated, the clock the server's. */
-static PyObject *print_log_row(const Exchange *self, const mb_outcome *outcome, mb_text owner,
-                               int64_t clock)
-{
-    mb_diff stored = self->request.diffs.items[outcome->source];
-    if (outcome->json_data.at != stored.json_data.at)
-        stored.quoted_json_data = (mb_text){NULL, 0};
-    stored.owner = owner;
-    stored.logical_clock = clock;
-    stored.utc_timestamp = outcome->utc_timestamp;
-    stored.type = outcome->type;
-    stored.json_data = outcome->json_data;
-    mb_text row;
-    if (mb_diff_print(&stored, self->arena, &row) != MB_OK)
-        return PyErr_NoMemory();
-    return PyUnicode_DecodeUTF8(row.at, (Py_ssize_t)row.size, NULL);
-}
 
 /* What is written, a list for each column, filled row by row. */
 typedef struct {
@@ -630,17 +612,35 @@ typedef struct {
     PyObject *models;
     PyObject *json_data;
     PyObject *log_rows;
+    char *row; /* the log's row that is being printed */
+    size_t row_room;
 } operation_columns;
 
+static PyObject *print_log_row(Exchange *self, const mb_outcome *outcome, mb_text owner,
+                               int64_t clock, operation_columns *columns)
+{
+    const mb_diff *diff = &self->request.diffs.items[outcome->source];
+    const size_t most = mb_log_row_most_bytes(diff, outcome, owner);
+    if (most > columns->row_room) {
+        PyMem_Free(columns->row);
+        columns->row = PyMem_Malloc(2 * most);
+        if (columns->row == NULL)
+            return PyErr_NoMemory();
+        columns->row_room = 2 * most;
+    }
+    const size_t size = mb_log_row_put(diff, outcome, owner, clock, columns->row);
+    return PyUnicode_DecodeUTF8(columns->row, (Py_ssize_t)size, NULL);
+}
+
 static int fill_operation(Exchange *self, size_t place, mb_text owner, int64_t clock,
-                          const operation_columns *columns)
+                          operation_columns *columns)
 {
     const mb_outcome *outcome = &self->result.upstream.items[place];
     const Py_ssize_t at = (Py_ssize_t)place;
     PyObject *type = state_of((PyObject *)self)->type_names[outcome->type];
     PyObject *model = diff_model(&self->request, outcome->source);
     PyObject *json_data = outcome_json_data(outcome, &self->request);
-    PyObject *log_row = print_log_row(self, outcome, owner, clock);
+    PyObject *log_row = print_log_row(self, outcome, owner, clock, columns);
     PyList_SET_ITEM(columns->types, at, Py_NewRef(type));
     PyList_SET_ITEM(columns->models, at, model);
     PyList_SET_ITEM(columns->json_data, at, json_data);
@@ -667,8 +667,10 @@ static PyObject *exchange_operations(Exchange *self, PyObject *args)
         return NULL;
     }
     const Py_ssize_t size = (Py_ssize_t)count;
-    const operation_columns columns = {PyList_New(size), PyList_New(size), PyList_New(size),
-                                       PyList_New(size)};
+    operation_columns columns = {.types = PyList_New(size),
+                                 .models = PyList_New(size),
+                                 .json_data = PyList_New(size),
+                                 .log_rows = PyList_New(size)};
     PyObject *operations = NULL;
     if (columns.types == NULL || columns.models == NULL || columns.json_data == NULL ||
         columns.log_rows == NULL)
@@ -684,6 +686,7 @@ done:
     Py_XDECREF(columns.models);
     Py_XDECREF(columns.json_data);
     Py_XDECREF(columns.log_rows);
+    PyMem_Free(columns.row);
     return operations;
 }
 

@@ -1091,32 +1091,36 @@ static mb_status sync_from_text(void *context, mb_arena *arena, FILE *told)
     const printed_lists *lists = context;
     mb_diffs window, request;
     mb_merge_result result;
-    mb_reply reply;
     if (read_checked(lists->window, arena, &window) != MB_OK ||
         read_checked(lists->request, arena, &request) != MB_OK ||
         mb_recognize(arena, &window, &request) != MB_OK ||
-        mb_merge(arena, &window, &request, &result) != MB_OK ||
-        mb_reply_prepare(&window, &result.downstream, 7, arena, &reply) != MB_OK)
+        mb_merge(arena, &window, &request, &result) != MB_OK)
         return MB_NO_MEMORY;
-    char *printed = malloc(reply.most_bytes);
+    char *printed = malloc(mb_reply_most_bytes(&window, &result.downstream));
     CHECK(printed != NULL);
-    const size_t size = mb_reply_put(&reply, printed);
+    const size_t size = mb_reply_put(&window, &result.downstream, 7, printed);
     tell(told, &request, &result.upstream);
     fprintf(told, "%.*s\n", (int)size, printed);
     free(printed);
     return MB_OK;
 }
 
-static char *print_list(story *s, const mb_diffs *list)
+static char *print_list(const mb_diffs *list)
 {
     char *text;
     size_t size;
     FILE *out = open_memstream(&text, &size);
     fputc('[', out);
     for (size_t i = 0; i < list->count; i++) {
-        mb_text printed;
-        CHECK(mb_diff_print(&list->items[i], s->arena, &printed) == MB_OK);
-        fprintf(out, "%s%.*s", i == 0 ? "" : ",", (int)printed.size, printed.at);
+        const mb_diff *diff = &list->items[i];
+        const mb_outcome unchanged = {
+            .type = diff->type, .utc_timestamp = diff->utc_timestamp, .json_data = diff->json_data};
+        char *printed = malloc(mb_log_row_most_bytes(diff, &unchanged, diff->owner));
+        CHECK(printed != NULL);
+        const size_t bytes =
+            mb_log_row_put(diff, &unchanged, diff->owner, diff->logical_clock, printed);
+        fprintf(out, "%s%.*s", i == 0 ? "" : ",", (int)bytes, printed);
+        free(printed);
     }
     fputc(']', out);
     fclose(out);
@@ -1127,8 +1131,8 @@ TEST(a_whole_sync_from_text_to_text_succeeds_or_memory_is_out)
 {
     story s = begin();
     tell_of_everything(&s);
-    char *window = print_list(&s, &s.window);
-    char *request = print_list(&s, &s.request);
+    char *window = print_list(&s.window);
+    char *request = print_list(&s.request);
     printed_lists lists = {{window, strlen(window)}, {request, strlen(request)}};
     CHECK(check_survives_scarcity(sync_from_text, &lists) > 0);
     free(request);

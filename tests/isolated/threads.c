@@ -56,7 +56,7 @@ static void play(char *told, size_t size)
     const mb_request_rules rules = {no_keys, {NULL, 0}, SIZE_MAX, SIZE_MAX, SIZE_MAX};
     mb_error error;
     size_t index;
-    mb_text reply, row;
+    char reply[1024], row[1024];
     expect(mb_arena_new(NULL, 7, &arena) == MB_OK, "no arena");
     expect(mb_diffs_read((mb_text){window_json, sizeof window_json - 1}, arena, &window, &index,
                          &error) == MB_OK,
@@ -68,12 +68,17 @@ static void play(char *told, size_t size)
     check_all(&request.diffs, arena);
     expect(mb_recognize(arena, &window, &request.diffs) == MB_OK, "recognize");
     expect(mb_merge(arena, &window, &request.diffs, &result) == MB_OK, "merge");
-    expect(mb_reply_print(&window, &result.downstream, 6, arena, &reply) == MB_OK, "reply");
-    expect(mb_diff_print(&request.diffs.items[0], arena, &row) == MB_OK, "row");
+    expect(mb_reply_most_bytes(&window, &result.downstream) < sizeof reply, "reply");
+    reply[mb_reply_put(&window, &result.downstream, 6, reply)] = '\0';
+    const mb_outcome *up = &result.upstream.items[0];
+    const mb_diff *diff = &request.diffs.items[up->source];
+    expect(result.upstream.count > 0 && mb_log_row_most_bytes(diff, up, diff->owner) < sizeof row,
+           "row");
+    row[mb_log_row_put(diff, up, diff->owner, 9, row)] = '\0';
     expect(mb_compaction_new(arena, &compaction) == MB_OK, "compaction");
     expect(mb_compact(compaction, &window, arena, &fates) == MB_OK, "compact");
-    (void)snprintf(told, size, "%zu up, %.*s, %.*s, %d", result.upstream.count, (int)reply.size,
-                   reply.at, (int)row.size, row.at, (int)fates[0].fate);
+    (void)snprintf(told, size, "%zu up, %s, %s, %d", result.upstream.count, reply, row,
+                   (int)fates[0].fate);
     mb_arena_free(arena);
 }
 
