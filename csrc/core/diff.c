@@ -277,7 +277,7 @@ static mb_status add_diff(mb_diffs *diffs, size_t *room, mb_arena *arena, mb_dif
 {
     if (diffs->count == *room) {
         const size_t more = *room == 0 ? 16 : *room * 2;
-        mb_diff *items = mb_arena_get_array(arena, more, sizeof *items);
+        mb_diff *items = mb_arena_get_items(arena, more, sizeof *items);
         if (items == NULL)
             return MB_NO_MEMORY;
         if (diffs->count != 0)
