@@ -175,6 +175,7 @@ def call(d: Decisions, server: mobync.Mobync, request: Any) -> Any:
         lambda: mobync.Diff.validate(hostile.strange(d)),
         lambda: server.apply_json(hostile.strange(d), owner),
         lambda: sync._core.text_member(hostile.strange(d), hostile.strange(d)),
+        lambda: sync._core.log_values(hostile.strange(d)),
         lambda: steps_out_of_order(d, request),
         lambda: mobync.Mobync(hostile.strange(d)),
         lambda: mobync.Mobync(Store(), max_depth=hostile.strange(d), max_diffs=hostile.strange(d)),

@@ -3,6 +3,9 @@ from typing import Any, final
 
 from .types import DiffDict
 
+def log_values(
+    rows: Iterable[str | bytes], /
+) -> list[tuple[str, str, int, int, str, str, str]] | None: ...
 def text_member(body: str | bytes, name: str, /) -> str | None: ...
 
 @final

@@ -275,3 +275,59 @@ def test_one_text_of_a_body_can_be_read_alone(body: str | bytes, found: str | No
 def test_only_text_has_members() -> None:
     with pytest.raises(TypeError):
         _core.text_member(1, "auth_token")  # type: ignore[arg-type]
+
+
+# ---- log_values -------------------------------------------------------------------------------
+
+ROW = {
+    "id": "d1",
+    "owner": "anna",
+    "logical_clock": 3,
+    "utc_timestamp": 2**53 - 1,
+    "type": "create",
+    "model": "tasks",
+    "json_data": '{"id": "ä\\n\\"", "n": 1.50}',
+}
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_the_values_of_log_rows_are_read_in_order_whatever_the_order_of_the_members(ascii_only):
+    others = dict(reversed({**ROW, "id": "d2", "owner": "bob", "type": "delete"}.items()))
+    rows = [json.dumps(row, ensure_ascii=ascii_only) for row in (ROW, others, ROW)]
+    assert _core.log_values(rows) == [
+        tuple(ROW.values()),
+        ("d2", "bob", *tuple(ROW.values())[2:4], "delete", *tuple(ROW.values())[5:]),
+        tuple(ROW.values()),
+    ]
+    assert _core.log_values(tuple(row.encode() for row in rows)) == _core.log_values(rows)
+    assert _core.log_values([]) == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "",
+        "{}",
+        "[]",
+        json.dumps({**ROW, "more": 1}),
+        json.dumps({name: value for name, value in ROW.items() if name != "model"}),
+        json.dumps({**ROW, "logical_clock": 1.0}),
+        json.dumps({**ROW, "logical_clock": 2**53}),
+        json.dumps({**ROW, "type": "merge"}),
+        json.dumps({**ROW, "owner": None}),
+        json.dumps({**ROW, "id": "a\0"}),
+        json.dumps(ROW) + "x",
+        b"\xff",
+    ],
+)
+def test_the_values_of_what_is_no_log_row_are_none(row):
+    assert _core.log_values([json.dumps(ROW), row, json.dumps(ROW)]) is None
+
+
+def test_log_values_takes_nothing_but_text():
+    with pytest.raises(TypeError, match="not int"):
+        _core.log_values([json.dumps(ROW), 7])  # type: ignore[list-item]
+    with pytest.raises(TypeError):
+        _core.log_values(7)  # type: ignore[arg-type]
+    with pytest.raises(InvalidDiffError, match="lone surrogate"):
+        _core.log_values(["\ud800"])

@@ -342,6 +342,19 @@ static mb_status read_diffs(mb_json *json, const mb_request_rules *rules, mb_are
     return status;
 }
 
+mb_status mb_diff_read(mb_text text, mb_arena *arena, mb_diff *diff, mb_error *error)
+{
+    *error = (mb_error){.reason = NULL};
+    mb_diff found = {.type = MB_CREATE};
+    mb_json json = mb_json_begin(text, error);
+    mb_status status = read_next_diff(&json, NULL, arena, &found);
+    if (status == MB_OK)
+        status = mb_json_end(&json);
+    if (status == MB_OK)
+        *diff = found;
+    return status;
+}
+
 mb_status mb_diffs_read(mb_text text, mb_arena *arena, mb_diffs *diffs, size_t *index,
                         mb_error *error)
 {

@@ -145,6 +145,16 @@ mb_text mb_type_name(mb_type type);
  */
 mb_status mb_diff_check(mb_diff *diff, mb_arena *arena, mb_error *error);
 
+/* Reads one diff, a JSON object; other members than the seven are passed over.
+ *
+ * text    borrowed: the diff's texts point into it or into arena
+ * diff    out: not yet checked by mb_diff_check
+ * error   out on MB_INVALID
+ *
+ * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
+ */
+mb_status mb_diff_read(mb_text text, mb_arena *arena, mb_diff *diff, mb_error *error);
+
 /* Reads a JSON array of diff objects; other members than the seven are passed over.
  *
  * text    borrowed: the diffs' texts point into it or into arena

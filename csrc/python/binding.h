@@ -112,6 +112,15 @@ int whole_diff_values(module_state *state, diff_list *list, size_t index, PyObje
 /* A new dict of such a diff. */
 PyObject *whole_diff_to_dict(module_state *state, diff_list *list, size_t index);
 
+/* The values of rows that are whole diffs as JSON text: a new list of a tuple each, in the order of
+ * state->fields; None if a row is anything else.
+ *
+ * rows    an exact tuple
+ *
+ * Returns NULL with TypeError, InvalidDiffError for a str that is no Unicode, or MemoryError.
+ */
+PyObject *read_log_values(module_state *state, PyObject *rows, mb_arena *arena);
+
 /* The text of JSON that came as str or bytes; borrowed.  Returns 0, or -1 with TypeError, or with
  * InvalidDiffError for a str that is no Unicode. */
 int borrow_json(module_state *state, PyObject *json, mb_text *text);

@@ -520,3 +520,54 @@ PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome, diff_l
     };
     return values_to_dict(state, values);
 }
+
+static PyObject *values_to_tuple(PyObject *const values[FIELDS])
+{
+    PyObject *tuple = PyTuple_New(FIELDS);
+    for (Py_ssize_t i = 0; i < FIELDS; i++) {
+        if (tuple != NULL)
+            PyTuple_SET_ITEM(tuple, i, values[i]);
+        else
+            Py_DECREF(values[i]);
+    }
+    return tuple;
+}
+
+/* The values of one row as a tuple, or None. */
+static PyObject *read_row_values(module_state *state, PyObject *row, Py_ssize_t index,
+                                 mb_arena *arena, diff_list *list)
+{
+    mb_text text = {NULL, 0};
+    mb_error error;
+    PyObject *values[FIELDS];
+    mb_diff *diff = &list->diffs.items[index];
+    if (borrow_json(state, row, &text) < 0)
+        return NULL;
+    const mb_status status = mb_diff_read(text, arena, diff, &error);
+    if (status == MB_NO_MEMORY)
+        return PyErr_NoMemory();
+    if (status != MB_OK || !diff->is_whole)
+        return Py_NewRef(Py_None);
+    if (whole_diff_values(state, list, (size_t)index, values) < 0)
+        return NULL;
+    return values_to_tuple(values);
+}
+
+PyObject *read_log_values(module_state *state, PyObject *rows, mb_arena *arena)
+{
+    const Py_ssize_t count = PyTuple_GET_SIZE(rows);
+    diff_list list = {.json = NULL};
+    PyObject *read = NULL;
+    if (diff_list_new(&list, count, arena) < 0)
+        return NULL;
+    read = PyList_New(count);
+    for (Py_ssize_t i = 0; read != NULL && read != Py_None && i < count; i++) {
+        PyObject *values = read_row_values(state, PyTuple_GET_ITEM(rows, i), i, arena, &list);
+        if (values == NULL || values == Py_None)
+            Py_SETREF(read, values);
+        else
+            PyList_SET_ITEM(read, i, values);
+    }
+    diff_list_clear(&list);
+    return read;
+}

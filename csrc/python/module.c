@@ -169,7 +169,32 @@ static PyObject *module_text_member(PyObject *module, PyObject *args)
     return text;
 }
 
+PyDoc_STRVAR(
+    log_values_doc,
+    "log_values(rows, /)\n--\n\n"
+    "The values of rows of the log that are JSON text, a tuple each in the order in which\n"
+    "mobync prints them; None if a row has anything but the seven fields.");
+
+static PyObject *module_log_values(PyObject *module, PyObject *rows)
+{
+    mb_arena *arena;
+    module_state *state = get_state(module);
+    PyObject *taken = snapshot(rows);
+    if (taken == NULL)
+        return NULL;
+    PyObject *values = NULL;
+    if (take_arena(state, &arena) == MB_OK) {
+        values = read_log_values(state, taken, arena);
+        give_back_arena(state, arena);
+    } else {
+        PyErr_NoMemory();
+    }
+    Py_DECREF(taken);
+    return values;
+}
+
 static PyMethodDef module_functions[] = {
+    {"log_values", module_log_values, METH_O, log_values_doc},
     {"text_member", module_text_member, METH_VARARGS, text_member_doc},
     {NULL, NULL, 0, NULL},
 };

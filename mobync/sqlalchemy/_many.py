@@ -8,6 +8,7 @@ that needs it, the driver gets the rows as tuples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy.engine import Connection, Dialect
@@ -22,18 +23,41 @@ _FEWEST_ROWS = 100  # for which it is worth to compile the statement, which SQLA
 def execute_many(connection: Connection, statement: Insert | Update, rows: Sequence[Row]) -> None:
     """Execute a statement once for each row; all rows carry the same keys."""
     if len(rows) >= _FEWEST_ROWS and _takes_tuples(connection):
-        compiled = statement.compile(
-            dialect=connection.dialect,
-            column_keys=list(rows[0]) if isinstance(statement, Insert) else None,
-            for_executemany=True,
-        )
-        assert isinstance(compiled, SQLCompiler)
-        names = _names_in_order(compiled, rows[0])
+        keys = list(rows[0])
+        compiled = _compile(connection, statement, keys)
+        names = _names_in_order(compiled, keys)
         if names is not None:
             values = _tuples(compiled, names, rows, connection.dialect)
             connection.exec_driver_sql(str(compiled), values)
             return
     connection.execute(statement, list(rows))
+
+
+def insert_plain(
+    connection: Connection, statement: Insert, keys: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert rows whose values stand in the order of the keys, and are what the driver takes."""
+    if len(rows) >= _FEWEST_ROWS and _takes_tuples(connection):
+        compiled = _compile(connection, statement, keys)
+        names = _names_in_order(compiled, keys)
+        if names is not None:
+            in_order = itemgetter(*map(keys.index, names))
+            values = rows if names == keys else list(map(in_order, rows))
+            connection.exec_driver_sql(str(compiled), values)
+            return
+    connection.execute(statement, [dict(zip(keys, row, strict=True)) for row in rows])
+
+
+def _compile(
+    connection: Connection, statement: Insert | Update, keys: Sequence[str]
+) -> SQLCompiler:
+    compiled = statement.compile(
+        dialect=connection.dialect,
+        column_keys=list(keys) if isinstance(statement, Insert) else None,
+        for_executemany=True,
+    )
+    assert isinstance(compiled, SQLCompiler)
+    return compiled
 
 
 def _takes_tuples(connection: Connection) -> bool:
@@ -48,14 +72,14 @@ def _takes_tuples(connection: Connection) -> bool:
     )
 
 
-def _names_in_order(compiled: SQLCompiler, row: Row) -> list[str] | None:
+def _names_in_order(compiled: SQLCompiler, keys: Sequence[str]) -> list[str] | None:
     """The names of a row's values in the statement's order.
 
     None if the statement takes more than the row has, as a default that Python makes, or values
     that become part of its text.
     """
     names = compiled.positiontup
-    if not names or not row.keys() >= set(names):
+    if not names or not set(keys) >= set(names):
         return None
     if compiled.literal_execute_params or compiled.post_compile_params:
         return None

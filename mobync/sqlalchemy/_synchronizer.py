@@ -30,7 +30,7 @@ from ._locking import (
     waiting,
 )
 from ._model import Model, Row, describe, describe_log, first_of, table_and_fields
-from ._printed_log import PrintedLog
+from ._printed_log import LogValues, PrintedLog, highest_clock
 from ._statements import (
     delete_rows,
     existing_ids,
@@ -325,13 +325,13 @@ class SQLAlchemySynchronizer(Synchronizer):
         if not rows_json:
             return
         connection = opened.connection
-        clock: int | None = None
+        printed: list[LogValues] | None = None
         if model is self._log:
-            clock = self._printed_log.highest_clock(rows_json, owner, connection.dialect)
+            printed = self._printed_log.values(rows_json, owner, connection.dialect)
         rows: list[Row] = []
         try:
-            if clock is not None:
-                self._printed_log.insert(connection, rows_json)
+            if printed is not None:
+                self._printed_log.insert(connection, rows_json, printed)
             else:
                 rows = model.new_rows(rows_json, owner, connection.dialect)
                 with _refusing_misfits(model):
@@ -342,7 +342,9 @@ class SQLAlchemySynchronizer(Synchronizer):
             opened.refused = _RefusedInsert(error, connection.engine, model, owner, ids)
             raise
         if model is self._log:
-            if clock is None:
+            if printed is not None:
+                clock = highest_clock(printed)
+            else:
                 key = self._log.fields[Diff.LOGICAL_CLOCK].key
                 clock = max(row[key] for row in rows)
             opened.clock = max(opened.clock, clock)

@@ -234,6 +234,9 @@ CASES: dict[str, Case] = {
     "page_end": Case(met, lambda e: partial(e.page_end, 1)),
     "leave_out_dead": Case(met, lambda e: e.leave_out_dead, both_lists_merged),
     "select": Case(met, lambda e: partial(e.select, True, True, 0, 9), both_lists_merged),
+    "log_values": Case(
+        merged, lambda exchange: partial(_core.log_values, exchange.operations("o", 1)[3])
+    ),
     "text_member": Case(nothing, lambda _: partial(_core.text_member, BODY, "cursor")),
     "merge": Case(met, lambda e: partial(e.merge, 100, 5), both_lists),
     "upstream": Case(merged, lambda e: e.upstream),
