@@ -170,47 +170,68 @@ static int borrow_text(module_state *state, PyObject *str, PyObject *key, Py_ssi
     return 0;
 }
 
-/* A member of a dict as a new reference; InvalidDiffError where it is missing. */
-static PyObject *get_field(module_state *state, PyObject *dict, PyObject *key, Py_ssize_t index,
-                           PyObject *id)
+/* Finds the values of a dict whose first keys are the fields in their order, as those of most stores
+ * and devices are: to walk along takes less than to look each key up. */
+static bool find_values_in_order(module_state *state, PyObject *dict, PyObject *values[FIELDS])
 {
-    PyObject *value = PyDict_GetItemWithError(dict, key);
-    if (value == NULL) {
-        if (!PyErr_Occurred())
-            raise_invalid(state, index, id, "%U is missing", key);
-        return NULL;
-    }
-    return Py_NewRef(value);
+    PyObject *key;
+    Py_ssize_t position = 0;
+    for (Py_ssize_t i = 0; i < FIELDS; i++)
+        if (!PyDict_Next(dict, &position, &key, &values[i]) ||
+            key != PyTuple_GET_ITEM(state->fields, i))
+            return false;
+    return true;
 }
 
-static int read_text_field(module_state *state, PyObject *dict, PyObject *key, Py_ssize_t index,
+static void release_values(PyObject *const *values, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        Py_XDECREF(values[i]);
+}
+
+/* Takes references to the values of the fields, NULL where one is missing.  Returns 0, or -1 with
+ * what a strange key raised. */
+static int take_values(module_state *state, PyObject *dict, PyObject *values[FIELDS])
+{
+    const bool found = find_values_in_order(state, dict, values);
+    for (Py_ssize_t i = 0; i < FIELDS; i++) {
+        if (!found)
+            values[i] = PyDict_GetItemWithError(dict, PyTuple_GET_ITEM(state->fields, i));
+        if (!found && values[i] == NULL && PyErr_Occurred()) {
+            release_values(values, i);
+            return -1;
+        }
+        Py_XINCREF(values[i]);
+    }
+    return 0;
+}
+
+static int refuse_missing(module_state *state, PyObject *key, Py_ssize_t index, PyObject *id)
+{
+    return raise_invalid(state, index, id, "%U is missing", key);
+}
+
+static int read_text_field(module_state *state, PyObject *value, PyObject *key, Py_ssize_t index,
                            PyObject *id, PyObject **object, mb_text *text)
 {
-    PyObject *value = get_field(state, dict, key, index, id);
     if (value == NULL)
-        return -1;
-    if (!PyUnicode_Check(value)) {
-        raise_invalid(state, index, id, "%U must be a string", key);
-        Py_DECREF(value);
-        return -1;
-    }
+        return refuse_missing(state, key, index, id);
+    if (!PyUnicode_Check(value))
+        return raise_invalid(state, index, id, "%U must be a string", key);
     *object = PyUnicode_FromObject(value); /* an exact str, whatever subclass came in */
-    Py_DECREF(value);
     if (*object == NULL)
         return -1;
     return borrow_text(state, *object, key, index, id, text);
 }
 
-static int read_integer_field(module_state *state, PyObject *dict, PyObject *key, Py_ssize_t index,
+static int read_integer_field(module_state *state, PyObject *value, PyObject *key, Py_ssize_t index,
                               PyObject *id, int64_t *integer)
 {
-    PyObject *value = get_field(state, dict, key, index, id);
     if (value == NULL)
-        return -1;
+        return refuse_missing(state, key, index, id);
     int overflow = 0;
     const bool is_integer = PyLong_Check(value) && !PyBool_Check(value);
     *integer = is_integer ? PyLong_AsLongLongAndOverflow(value, &overflow) : -1;
-    Py_DECREF(value);
     if (*integer == -1 && PyErr_Occurred())
         return -1;
     if (overflow != 0 || *integer < 0 || *integer > MB_MAX_INTEGER)
@@ -220,54 +241,68 @@ static int read_integer_field(module_state *state, PyObject *dict, PyObject *key
 }
 
 /* A type is its name; a row may also hold the member of OperationType. */
-static int read_type_field(module_state *state, PyObject *dict, Py_ssize_t index, PyObject *id,
+static int read_type_field(module_state *state, PyObject *value, Py_ssize_t index, PyObject *id,
                            mb_type *type)
 {
-    PyObject *value = get_field(state, dict, state->type, index, id);
     if (value == NULL)
-        return -1;
-    if (Py_IS_TYPE(value, (PyTypeObject *)state->operation_type))
-        Py_SETREF(value, PyObject_GetAttr(value, state->name));
-    if (value == NULL)
+        return refuse_missing(state, state->type, index, id);
+    PyObject *name = Py_IS_TYPE(value, (PyTypeObject *)state->operation_type)
+                         ? PyObject_GetAttr(value, state->name)
+                         : Py_NewRef(value);
+    if (name == NULL)
         return -1;
 
     int result = -1;
-    mb_text name = {NULL, 0};
-    if (!PyUnicode_Check(value))
+    mb_text text = {NULL, 0};
+    if (!PyUnicode_Check(name))
         raise_invalid(state, index, id, "type must be a string");
-    else if (borrow_text(state, value, state->type, index, id, &name) == 0) {
-        if (mb_type_read(name, type))
+    else if (borrow_text(state, name, state->type, index, id, &text) == 0) {
+        if (mb_type_read(text, type))
             result = 0;
         else
             raise_invalid(state, index, id, "type must be \"create\", \"update\" or \"delete\"");
     }
-    Py_DECREF(value);
+    Py_DECREF(name);
     return result;
+}
+
+/* Reads the fields in the order in which a person reads them: the first bad one is named. */
+static int read_fields(module_state *state, PyObject *const values[FIELDS], Py_ssize_t index,
+                       mb_diff *diff, diff_objects *objects)
+{
+    if (read_text_field(state, values[0], state->id, index, NULL, &objects->id, &diff->id) < 0)
+        return -1;
+    PyObject *id = objects->id;
+    if (read_text_field(state, values[1], state->owner, index, id, &objects->owner, &diff->owner) <
+            0 ||
+        read_integer_field(state, values[2], state->logical_clock, index, id,
+                           &diff->logical_clock) < 0 ||
+        read_integer_field(state, values[3], state->utc_timestamp, index, id,
+                           &diff->utc_timestamp) < 0 ||
+        read_type_field(state, values[4], index, id, &diff->type) < 0 ||
+        read_text_field(state, values[5], state->model, index, id, &objects->model, &diff->model) <
+            0)
+        return -1;
+    return read_text_field(state, values[6], state->json_data, index, id, &objects->json_data,
+                           &diff->json_data);
 }
 
 int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, mb_arena *arena,
               diff_list *list)
 {
     mb_diff *diff = &list->diffs.items[index];
-    diff_objects *objects = &list->objects[index];
-    if (read_text_field(state, dict, state->id, index, NULL, &objects->id, &diff->id) < 0)
+    PyObject *values[FIELDS];
+    if (take_values(state, dict, values) < 0)
         return -1;
-    PyObject *id = objects->id;
-    if (read_text_field(state, dict, state->owner, index, id, &objects->owner, &diff->owner) < 0 ||
-        read_integer_field(state, dict, state->logical_clock, index, id, &diff->logical_clock) <
-            0 ||
-        read_integer_field(state, dict, state->utc_timestamp, index, id, &diff->utc_timestamp) <
-            0 ||
-        read_type_field(state, dict, index, id, &diff->type) < 0 ||
-        read_text_field(state, dict, state->model, index, id, &objects->model, &diff->model) < 0 ||
-        read_text_field(state, dict, state->json_data, index, id, &objects->json_data,
-                        &diff->json_data) < 0)
+    const int result = read_fields(state, values, index, diff, &list->objects[index]);
+    release_values(values, FIELDS);
+    if (result < 0)
         return -1;
 
     mb_error error = {.reason = NULL};
     const mb_status status = mb_diff_check(diff, arena, &error);
     if (status != MB_OK)
-        return raise_status(state, status, index, id, &error);
+        return raise_status(state, status, index, list->objects[index].id, &error);
     return 0;
 }
 
