@@ -3,9 +3,10 @@
  * The input is a row of decisions: which ids, objects, fields and times the diffs of both lists
  * have, out of few, so that they meet.  Holds whatever they are: the outcomes come in order, each
  * from another diff, none from one that the server knows; what leaves is a well-formed diff of the
- * same object; the lists are as they were; the hash seed makes no difference; what the request
- * touches and the rest, merged apart, make the whole; and the same request again sends up nothing of
- * an object that nobody deleted.
+ * same object; marked as written are those that outcomes come from and, of objects whose create goes
+ * up, edits; the lists are as they were; the hash seed makes no difference; what the request touches
+ * and the rest, merged apart, make the whole; and the same request again sends up nothing of an
+ * object that nobody deleted.
  */
 #include "oracle.h"
 
@@ -84,6 +85,27 @@ static mb_diff expect_well_formed(const mb_outcome *outcome, const mb_diffs *lis
     return diff;
 }
 
+static bool same_object(const mb_diff *a, const mb_diff *b)
+{
+    return mb_text_equal(a->model, b->model) && mb_text_equal(a->object_id, b->object_id);
+}
+
+static void expect_written(const mb_diffs *request, const mb_merge_result *result)
+{
+    for (size_t i = 0; i < request->count; i++) {
+        const mb_diff *diff = &request->items[i];
+        bool is_source = false, is_folded = false;
+        for (size_t k = 0; k < result->upstream.count; k++) {
+            const mb_outcome *outcome = &result->upstream.items[k];
+            is_source |= outcome->source == i;
+            is_folded |= outcome->type == MB_CREATE && diff->type != MB_DELETE && !diff->repeated &&
+                         same_object(&request->items[outcome->source], diff);
+        }
+        HOLDS(!is_source || result->written[i]);
+        HOLDS(!result->written[i] || is_source || is_folded);
+    }
+}
+
 static void expect_same_outcome(const mb_outcome *a, const mb_outcome *b)
 {
     HOLDS(a->source == b->source && a->type == b->type);
@@ -141,12 +163,10 @@ static void expect_page_is_some(mb_arena *arena, const mb_diffs *window, size_t 
     HOLDS(end == -1 || (on_page > 0 && on_page < window->count));
 }
 
-static bool has_delete_of(const mb_diffs *diffs, const mb_diff *same_object)
+static bool has_delete_of(const mb_diffs *diffs, const mb_diff *diff)
 {
     for (size_t i = 0; i < diffs->count; i++)
-        if (diffs->items[i].type == MB_DELETE &&
-            mb_text_equal(diffs->items[i].model, same_object->model) &&
-            mb_text_equal(diffs->items[i].object_id, same_object->object_id))
+        if (diffs->items[i].type == MB_DELETE && same_object(&diffs->items[i], diff))
             return true;
     return false;
 }
@@ -194,9 +214,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         HOLDS(i == 0 || is_before(&window.items[result.downstream.items[i - 1].source],
                                   &window.items[outcome->source]));
     }
+    expect_written(&request, &result);
     const mb_merge_result same = merge(other, &window, &request);
     expect_same_outcomes(same.upstream, result.upstream);
     expect_same_outcomes(same.downstream, result.downstream);
+    HOLDS(memcmp(same.written, result.written, request.count * sizeof *result.written) == 0);
     HOLDS(memcmp(as_it_was[0], window.items, window.count * sizeof *window.items) == 0);
     HOLDS(memcmp(as_it_was[1], request.items, request.count * sizeof *request.items) == 0);
     expect_parts_make_the_whole(arena, &window, &request, &result);

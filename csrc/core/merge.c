@@ -36,6 +36,10 @@
  * object dies, its fields are not cleared one by one; each write remembers the life that it was
  * made in, and a write of an earlier life is no write (life, floor).  So the walk stays linear.
  *
+ * An edit that was folded into a create has no outcome of its own.  Whoever asks whether the edits of
+ * a request are allowed must know of it all the same, so each diff is marked of which something goes
+ * upstream (written).
+ *
  * Does not: read a value's meaning, look behind the window, or change its input.
  */
 #include "arena.h"
@@ -49,8 +53,8 @@ typedef struct step step;
 
 /* Who last wrote a field, on one side. */
 typedef struct {
-    const mb_diff *diff;
-    const mb_member *member; /* of that diff; NULL: nobody wrote it */
+    const step *step;
+    const mb_member *member; /* of its diff; NULL: nobody wrote it */
     int64_t time;            /* milliseconds; at least that of what it replaced */
     size_t life;             /* of the object on that side */
 } field_write;
@@ -317,7 +321,7 @@ static void fold_window_step(step *s)
         const int64_t replaced = server_wrote(f) ? f->server.time : 0;
         const int64_t time = diff->utc_timestamp > replaced ? diff->utc_timestamp : replaced;
         f->server = (field_write){
-            .diff = diff, .member = &diff->members[i], .time = time, .life = server->life};
+            .step = s, .member = &diff->members[i], .time = time, .life = server->life};
     }
 }
 
@@ -332,7 +336,7 @@ static void write_device_fields(const step *s, bool only_where_unwritten)
             continue;
         if (only_where_unwritten && device_wrote(f))
             continue;
-        f->device = (field_write){.diff = diff,
+        f->device = (field_write){.step = s,
                                   .member = &diff->members[i],
                                   .time = s->time,
                                   .life = s->object->device.life};
@@ -453,7 +457,7 @@ static verdict compare(const field *f)
 static void decide_field(object *o, field *f)
 {
     f->verdict = compare(f);
-    const bool both_wrote = server_wrote(f) && !f->server.diff->known;
+    const bool both_wrote = server_wrote(f) && !f->server.step->diff->known;
     if (f->verdict == SERVER_WINS || (f->verdict == DEVICE_WINS && both_wrote))
         o->conflicts++;
 }
@@ -463,7 +467,7 @@ static void decide_field(object *o, field *f)
 static bool row_has_leftovers(const object *o, bool edits_count)
 {
     for (const field *f = o->fields; f != NULL; f = f->next)
-        if (device_wrote(f) && !server_wrote(f) && (!edits_count || f->device.diff->known))
+        if (device_wrote(f) && !server_wrote(f) && (!edits_count || f->device.step->diff->known))
             return true;
     return false;
 }
@@ -531,8 +535,7 @@ static void recognize_folded_edits(object *o)
     if (last == NULL)
         return;
     for (field *f = o->fields; f != NULL; f = f->next)
-        if (device_wrote(f) &&
-            f->device.diff <= last->diff) /* diffs of one request, in its order */
+        if (device_wrote(f) && f->device.step <= last) /* steps of one request, in its order */
             f->verdict = FOLDED_BEFORE;
 }
 
@@ -555,7 +558,7 @@ static void decide_fields(object *o)
     if (edits_count) {
         recognize_folded_edits(o);
         for (field *f = o->fields; f != NULL; f = f->next)
-            if (device_wrote(f) && !f->device.diff->known && f->verdict != FOLDED_BEFORE)
+            if (device_wrote(f) && !f->device.step->diff->known && f->verdict != FOLDED_BEFORE)
                 decide_field(o, f);
     }
     o->fields_go_up = edits_count;
@@ -616,24 +619,26 @@ static mb_status select_fields(mb_arena *arena, const step *s, member_goes goes,
     return mb_json_print_object(chosen, count, arena, json_data);
 }
 
-/* Gives a create with the device's later edits in it: its own fields in their order, then new. */
-static mb_status print_create(mb_arena *arena, const step *s, mb_text *json_data)
+/* Gives a create with the device's later edits in it: its own fields in their order, then new.
+ * Marks those edits as written. */
+static mb_status print_create(mb_arena *arena, const step *s, bool *written, mb_text *json_data)
 {
     const mb_diff *create = s->diff;
     bool changed = false;
-    size_t written = 1; /* the id */
+    size_t going = 1; /* the id */
     for (const field *f = s->object->fields; f != NULL; f = f->next) {
-        if (device_wrote(f)) {
-            changed |= f->device.diff != create;
-            written++;
-        }
+        if (!device_wrote(f))
+            continue;
+        going++;
+        written[f->device.step->source] = true;
+        changed |= f->device.step != s;
     }
     if (!changed) {
         *json_data = create->json_data;
         return MB_OK;
     }
 
-    const mb_member **members = mb_arena_get_array(arena, written, sizeof *members);
+    const mb_member **members = mb_arena_get_array(arena, going, sizeof *members);
     if (members == NULL)
         return MB_NO_MEMORY;
     size_t count = 0;
@@ -678,7 +683,14 @@ static void add(mb_outcomes *list, const step *s, mb_type type, int64_t time, mb
         .source = s->source, .type = type, .utc_timestamp = time, .json_data = json_data};
 }
 
-static mb_status send_up(mb_arena *arena, const step *s, mb_outcomes *upstream)
+static void add_upstream(mb_merge_result *made, const step *s, mb_type type, int64_t time,
+                         mb_text json_data)
+{
+    made->written[s->source] = true;
+    add(&made->upstream, s, type, time, json_data);
+}
+
+static mb_status send_up(mb_arena *arena, const step *s, mb_merge_result *made)
 {
     const object *o = s->object;
     const mb_diff *diff = s->diff;
@@ -686,13 +698,13 @@ static mb_status send_up(mb_arena *arena, const step *s, mb_outcomes *upstream)
 
     if (diff == o->device.pending_delete) {
         if (o->delete_goes_up)
-            add(upstream, s, MB_DELETE, s->time, diff->json_data);
+            add_upstream(made, s, MB_DELETE, s->time, diff->json_data);
         return MB_OK;
     }
     if (o->create_goes_up && diff == o->device.unsent_create) {
-        if (print_create(arena, s, &json_data) != MB_OK)
+        if (print_create(arena, s, made->written, &json_data) != MB_OK)
             return MB_NO_MEMORY;
-        add(upstream, s, MB_CREATE, o->device.incarnation_latest, json_data);
+        add_upstream(made, s, MB_CREATE, o->device.incarnation_latest, json_data);
         return MB_OK;
     }
     if (!o->fields_go_up || s->ignored || diff->type == MB_DELETE || s->life != o->device.life)
@@ -702,7 +714,7 @@ static mb_status send_up(mb_arena *arena, const step *s, mb_outcomes *upstream)
     if (select_fields(arena, s, wins_upstream, &json_data, &some) != MB_OK)
         return MB_NO_MEMORY;
     if (some)
-        add(upstream, s, MB_UPDATE, s->time, json_data);
+        add_upstream(made, s, MB_UPDATE, s->time, json_data);
     return MB_OK;
 }
 
@@ -732,18 +744,19 @@ static mb_status send_down(mb_arena *arena, const step *s, mb_outcomes *downstre
     return MB_OK;
 }
 
-static mb_status make_outcomes(merge *m, mb_merge_result *result)
+static mb_status make_outcomes(merge *m, const mb_diffs *request, mb_merge_result *result)
 {
-    mb_merge_result made = {{NULL, 0}, {NULL, 0}, 0};
+    mb_merge_result made = {.conflicts = 0};
     made.upstream.items =
         mb_arena_get_items(m->arena, m->request_count, sizeof *made.upstream.items);
     made.downstream.items =
         mb_arena_get_items(m->arena, m->window_count, sizeof *made.downstream.items);
-    if (made.upstream.items == NULL || made.downstream.items == NULL)
+    made.written = mb_arena_get_array(m->arena, request->count, sizeof *made.written);
+    if (made.upstream.items == NULL || made.downstream.items == NULL || made.written == NULL)
         return MB_NO_MEMORY;
 
     for (size_t i = 0; i < m->request_count; i++)
-        if (send_up(m->arena, &m->request[i], &made.upstream) != MB_OK)
+        if (send_up(m->arena, &m->request[i], &made) != MB_OK)
             return MB_NO_MEMORY;
     for (size_t i = 0; i < m->window_count; i++)
         if (send_down(m->arena, &m->window[i], &made.downstream) != MB_OK)
@@ -767,7 +780,7 @@ mb_status mb_merge(mb_arena *arena, const mb_diffs *window, const mb_diffs *requ
         return MB_NO_MEMORY;
     for (object *o = m.first; o != NULL; o = o->next)
         decide(o);
-    return make_outcomes(&m, result);
+    return make_outcomes(&m, request, result);
 }
 
 /* ---- what the server has already ----------------------------------------------------------- */

@@ -268,6 +268,8 @@ typedef struct {
 typedef struct {
     mb_outcomes upstream;   /* from the request, in its order */
     mb_outcomes downstream; /* from the window, in log order */
+    bool *written;    /* for each diff of the request, by index: something of it goes upstream, by
+                       * itself or folded into a create */
     size_t conflicts; /* fields that both sides wrote, and objects that one side deleted and the
                        * other edited */
 } mb_merge_result;
@@ -284,20 +286,15 @@ typedef struct {
 mb_status mb_merge(mb_arena *arena, const mb_diffs *window, const mb_diffs *request,
                    mb_merge_result *result);
 
-/* Finds the diffs of a merged request of which something goes upstream: those that an outcome comes
- * from, and those that were folded into a create and have a field in it.
+/* Finds all diffs of a merged request that are of an object of which something goes upstream.
  *
- * upstream   what mb_merge made of the request
- * written    out: for each diff of the request, by index; in arena
+ * written   which diffs of the request something goes upstream of, by index: mb_merge's result
+ * found     out: by index; in arena
  *
  * Returns MB_OK or MB_NO_MEMORY.
  */
-mb_status mb_find_written(const mb_diffs *request, const mb_outcomes *upstream, mb_arena *arena,
-                          bool **written);
-
-/* The same, but finds all diffs of each object of which something goes upstream. */
-mb_status mb_find_of_written_objects(const mb_diffs *request, const mb_outcomes *upstream,
-                                     mb_arena *arena, bool **found);
+mb_status mb_find_of_written_objects(const mb_diffs *request, const bool *written, mb_arena *arena,
+                                     bool **found);
 
 /* ---- printing ----------------------------------------------------------------------------- */
 

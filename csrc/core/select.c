@@ -1,6 +1,6 @@
 /* select.c - merging a part of what there is.
  *
- * Each object is decided alone, so a part of the objects can be merged now and the rest later.  Three
+ * Each object is decided alone, so a part of the objects can be merged now and the rest later.  Four
  * things use that:
  *
  * A long window goes to the device in pages.  All pages but the last have only objects that the
@@ -14,6 +14,9 @@
  *
  * A device whose edit was refused is told the true state of the object.  That is the merge of the
  * whole log with nothing, for the objects of the refused diffs alone.
+ *
+ * A refused diff that is left out of the merge changes what else of its object is written, and of no
+ * other.  So who asks about what is written asks about all of the objects concerned.
  *
  * Does not: cut an object in two.
  */
@@ -32,13 +35,20 @@ static mb_status note(mb_arena *arena, mb_table *objects, mb_slot *slot, const m
     return MB_OK;
 }
 
-static mb_status note_touched(mb_arena *arena, const mb_diffs *request, mb_table *touched)
+/* Notes the objects of the request's diffs.
+ *
+ * among   of those diffs alone, by index; NULL: of all
+ */
+static mb_status note_touched(mb_arena *arena, const mb_diffs *request, const bool *among,
+                              mb_table *touched)
 {
     mb_slot *slot;
     if (mb_table_init(touched, request->count, arena) != MB_OK)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < request->count; i++) {
         const mb_diff *diff = &request->items[i];
+        if (among != NULL && !among[i])
+            continue;
         if (mb_find_object(touched, diff->model, diff->object_id, arena, &slot) != MB_OK)
             return MB_NO_MEMORY;
         if (slot->item == NULL && note(arena, touched, slot, diff) != MB_OK)
@@ -52,7 +62,7 @@ mb_status mb_select(mb_arena *arena, mb_diffs *window, mb_diffs *request,
 {
     mb_table touched;
     mb_slot *slot;
-    if (note_touched(arena, request, &touched) != MB_OK)
+    if (note_touched(arena, request, NULL, &touched) != MB_OK)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < window->count; i++) {
         mb_diff *diff = &window->items[i];
@@ -72,7 +82,7 @@ mb_status mb_leave_out_dead(mb_arena *arena, mb_diffs *window, const mb_diffs *r
     mb_table seen;
     mb_slot *slot;
     const mb_diff **in_order;
-    if (note_touched(arena, request, &seen) != MB_OK ||
+    if (note_touched(arena, request, NULL, &seen) != MB_OK ||
         mb_log_order(window, arena, &in_order) != MB_OK)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < window->count; i++) {
@@ -86,6 +96,24 @@ mb_status mb_leave_out_dead(mb_arena *arena, mb_diffs *window, const mb_diffs *r
         else if (note(arena, &seen, slot, diff) != MB_OK)
             return MB_NO_MEMORY;
     }
+    return MB_OK;
+}
+
+mb_status mb_find_of_written_objects(const mb_diffs *request, const bool *written, mb_arena *arena,
+                                     bool **found)
+{
+    mb_table objects;
+    mb_slot *slot;
+    bool *of_them = mb_arena_get_items(arena, request->count, sizeof *of_them);
+    if (of_them == NULL || note_touched(arena, request, written, &objects) != MB_OK)
+        return MB_NO_MEMORY;
+    for (size_t i = 0; i < request->count; i++) {
+        const mb_diff *diff = &request->items[i];
+        if (mb_find_object(&objects, diff->model, diff->object_id, arena, &slot) != MB_OK)
+            return MB_NO_MEMORY;
+        of_them[i] = slot->item != NULL;
+    }
+    *found = of_them;
     return MB_OK;
 }
 

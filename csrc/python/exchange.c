@@ -282,13 +282,12 @@ PyDoc_STRVAR(news_doc,
 static PyObject *exchange_news(Exchange *self, PyObject *args)
 {
     int whole_objects = 0;
-    bool *written = NULL;
     if (!PyArg_ParseTuple(args, "|p:news", &whole_objects) ||
         (self->stage != MERGED && require(self, MET) < 0))
         return NULL;
-    if (self->stage == MERGED &&
-        (whole_objects ? mb_find_of_written_objects : mb_find_written)(
-            &self->request.diffs, &self->result.upstream, self->arena, &written) != MB_OK)
+    bool *written = self->stage == MERGED ? self->result.written : NULL;
+    if (written != NULL && whole_objects &&
+        mb_find_of_written_objects(&self->request.diffs, written, self->arena, &written) != MB_OK)
         return PyErr_NoMemory();
     PyObject *news = PyList_New(0);
     for (size_t i = 0; news != NULL && i < self->request.diffs.count; i++) {

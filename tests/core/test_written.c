@@ -56,11 +56,9 @@ static void tell_found(FILE *told, const mb_diffs *request, const bool *found)
 static mb_status tell_written(const lists *l, mb_arena *arena, FILE *told)
 {
     mb_merge_result result;
-    bool *written;
-    if (mb_merge(arena, &l->window, &l->request, &result) != MB_OK ||
-        mb_find_written(&l->request, &result.upstream, arena, &written) != MB_OK)
+    if (mb_merge(arena, &l->window, &l->request, &result) != MB_OK)
         return MB_NO_MEMORY;
-    tell_found(told, &l->request, written);
+    tell_found(told, &l->request, result.written);
     return MB_OK;
 }
 
@@ -69,7 +67,7 @@ static mb_status tell_of_written_objects(const lists *l, mb_arena *arena, FILE *
     mb_merge_result result;
     bool *found;
     if (mb_merge(arena, &l->window, &l->request, &result) != MB_OK ||
-        mb_find_of_written_objects(&l->request, &result.upstream, arena, &found) != MB_OK)
+        mb_find_of_written_objects(&l->request, result.written, arena, &found) != MB_OK)
         return MB_NO_MEMORY;
     tell_found(told, &l->request, found);
     return MB_OK;
