@@ -43,3 +43,22 @@ class Ready(Synchronizer):
         return True
 
     validate_update = validate_delete = validate_create
+
+
+class ReadyWithNamedRules(Ready):
+    """The same with rules that name the fields, which Python calls in a quarter of the time."""
+
+    def validate_create(
+        self,
+        owner_id: str,
+        id: str,
+        owner: str,
+        logical_clock: int,
+        utc_timestamp: int,
+        type: str,
+        model: str,
+        json_data: str,
+    ) -> bool:
+        return True
+
+    validate_update = validate_delete = validate_create
