@@ -15,6 +15,7 @@ from itertools import groupby, islice
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from . import _core
+from ._arguments import check_count, check_text, read_clock
 from ._locks import KeyedLocks
 from ._paging import Page, read_page, write_cursor
 from ._refusals import (
@@ -162,11 +163,11 @@ class Mobync:
             raise TypeError(
                 f"synchronizer must be a Synchronizer, not {type(synchronizer).__name__}"
             )
-        _check_text("diffs_model_name", diffs_model_name)
-        _check_count("max_clock_skew_ms", max_clock_skew_ms, MAX_LOGICAL_CLOCK)
-        _check_count("max_diffs", max_diffs, sys.maxsize)
-        _check_count("max_json_data_bytes", max_json_data_bytes, MAX_JSON_DATA_BYTES)
-        _check_count("max_depth", max_depth, MAX_DEPTH)
+        check_text("diffs_model_name", diffs_model_name)
+        check_count("max_clock_skew_ms", max_clock_skew_ms, MAX_LOGICAL_CLOCK)
+        check_count("max_diffs", max_diffs, sys.maxsize)
+        check_count("max_json_data_bytes", max_json_data_bytes, MAX_JSON_DATA_BYTES)
+        check_count("max_depth", max_depth, MAX_DEPTH)
         if not isinstance(lock_timeout_s, (int, float)) or isinstance(lock_timeout_s, bool):
             raise TypeError("lock_timeout_s must be a number (seconds)")
         if not (math.isfinite(lock_timeout_s) and 0 <= lock_timeout_s <= threading.TIMEOUT_MAX):
@@ -232,7 +233,7 @@ class Mobync:
             TypeError, ValueError: ``owner_id`` is no text, or the Synchronizer returned no rows.
         """
         exchange = _core.Exchange(diffs, self.diffs_model_name, **self._limits())
-        client_clock = _read_clock(logical_clock)
+        client_clock = read_clock(logical_clock)
         page = read_page(limit, cursor, client_clock, exchange)
         synced = self._sync(exchange, client_clock, owner_id, page)
         return self._reply(exchange, synced, client_clock, page)
@@ -256,7 +257,7 @@ class Mobync:
             What else :meth:`apply` raises.
         """
         exchange = _core.Exchange.from_json(body, self.diffs_model_name, **self._limits())
-        client_clock = _read_clock(exchange.logical_clock)
+        client_clock = read_clock(exchange.logical_clock)
         page = read_page(exchange.limit, exchange.cursor, client_clock, exchange)
         synced = self._sync(exchange, client_clock, owner_id, page)
         if synced.refused:
@@ -297,7 +298,7 @@ class Mobync:
         self, exchange: _core.Exchange, client_clock: int, owner_id: str, page: Page | None
     ) -> _Synced:
         """Take an exchange from its checked form to its written end."""
-        _check_text("owner_id", owner_id)
+        check_text("owner_id", owner_id)
 
         misfits: dict[int, InvalidDiffError] = {}
 
@@ -460,7 +461,7 @@ class Mobync:
             InvalidDiffError: the diff is malformed.
             UnauthorizedError: the rule refused it.
         """
-        _check_text("owner_id", owner_id)
+        check_text("owner_id", owner_id)
         exchange = _core.Exchange([diff], self.diffs_model_name, **self._limits())
         exchange.meet([])
         rules = _rules_of(self.synchronizer)
@@ -488,7 +489,7 @@ class Mobync:
             InvalidDiffError: an operation is malformed; ``index`` says which.
             BusyError: a sync of this owner took too long.
         """
-        _check_text("owner_id", owner_id)
+        check_text("owner_id", owner_id)
         operations = list(operations)
         diffs = diffs_of(operations, owner_id, self._now_ms())
         with naming_rows(operations):
@@ -544,8 +545,8 @@ class Mobync:
                 stay adopted.
             BusyError: a sync of this owner took too long.
         """
-        _check_text("owner_id", owner_id)
-        _check_text("model", model)
+        check_text("owner_id", owner_id)
+        check_text("model", model)
         alive = LiveObjects(model)
         given = None if rows is None else iter(rows)
         added = seen = 0
@@ -633,7 +634,7 @@ class Mobync:
         What interrupts it leaves a log that is right, and smaller by the pieces that were done;
         calling again goes on.
         """
-        _check_text("owner_id", owner_id)
+        check_text("owner_id", owner_id)
         compaction = _core.Compaction()
         end_clock = self._in_transaction(
             owner_id, lambda store: store.highest_logical_clock(owner_id)
@@ -897,34 +898,6 @@ def _at(rows: list[str], places: Sequence[int]) -> list[str]:
     if places == range(len(rows)):
         return rows
     return [rows[place] for place in places]
-
-
-def _check_text(name: str, text: object) -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"{name} must be a str, not {type(text).__name__}")
-    if not text or "\0" in text:
-        raise ValueError(f"{name} must be text that is not empty and has no U+0000")
-    text.encode()
-
-
-def _check_count(name: str, count: object, most: int) -> None:
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise TypeError(f"{name} must be an int, not {type(count).__name__}")
-    if not 0 <= count <= most:
-        raise ValueError(f"{name} must be of 0 to {most}")
-
-
-def _read_clock(logical_clock: int | str | None) -> int:
-    clock: object = logical_clock
-    if isinstance(clock, str):
-        digits = clock.removeprefix("-")
-        if digits.isascii() and digits.isdigit():
-            clock = int(clock) if len(digits) < 20 else -1  # out of range, whatever it is
-    if not isinstance(clock, int) or isinstance(clock, bool):
-        raise LogicalClockError(f"logical_clock must be an int, not {shown(logical_clock)}")
-    if not 0 <= clock <= MAX_LOGICAL_CLOCK:
-        raise LogicalClockError("logical_clock must be of 0 to 2**53 - 1")
-    return clock
 
 
 def _rules_of(store: Synchronizer) -> tuple[Rule, Rule, Rule]:
