@@ -35,10 +35,10 @@ except ImportError:
 if atheris is not None:
     with atheris.instrument_imports(include=["mobync"]):
         import mobync
-        from mobync import memory, sync
+        from mobync import _transactions, memory, sync
 else:
     import mobync
-    from mobync import memory, sync
+    from mobync import _transactions, memory, sync
 
 LAST = Path(__file__).parent.parent / "build" / "fuzz" / "python.last"
 
@@ -238,7 +238,7 @@ def hostile_call(d: Decisions) -> None:
         failed = error
     store.plan = {"when": -1, "mischief": None}
 
-    assert len(sync._owner_locks) == 0, "a lock is left"
+    assert len(_transactions._owner_locks) == 0, "a lock is left"
     if failed is not None and sound:
         assert store.rows_of("ann") == before, f"written in spite of {failed!r:.200}"
     good = dict(GOOD)

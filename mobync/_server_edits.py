@@ -8,10 +8,46 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from . import _core
+from ._log import OwnerLog
+from ._transactions import OwnerTransactions
+from ._writing import Writing
 from .errors import InvalidDiffError
 from .types import DiffDict
 
 Operation = tuple[str, str, Mapping[str, Any] | str]
+
+
+def push_operations(
+    transactions: OwnerTransactions, operations: Sequence[Operation], now_ms: int
+) -> tuple[int, int]:
+    """Write edits into the models and the log.
+
+    Args:
+        transactions: of the owner.
+        operations: the edits.
+        now_ms: when they were made.
+
+    Returns:
+        The owner's logical clock afterwards, and how many diffs went into the log.
+
+    Raises:
+        InvalidDiffError: an operation is malformed or does not fit; ``index`` says which.
+        BusyError: another transaction of this owner took too long.
+    """
+    diffs = diffs_of(operations, transactions.owner_id, now_ms)
+    with naming_rows(operations):
+        exchange = _core.Exchange(diffs, transactions.log_model)
+        writing = Writing(transactions, exchange)
+
+        def write(log: OwnerLog) -> tuple[int, int]:
+            next_clock = log.highest_clock(0) + 1
+            exchange.meet([])
+            exchange.merge()
+            accepted = writing.write(log, next_clock)
+            return next_clock + accepted, accepted
+
+        return writing.run(write)
 
 
 def diffs_of(operations: Iterable[Operation], owner_id: str, now_ms: int) -> list[DiffDict]:
@@ -88,50 +124,3 @@ def _id_of(row: Mapping[str, Any] | str) -> str | None:
     except (ValueError, LookupError, TypeError):
         return None
     return found if isinstance(found, str) else None
-
-
-class LiveObjects:
-    """Which objects of one model an owner's log says are alive.
-
-    Of some a log may know updates only: they were edited before they were adopted.
-
-    Attributes:
-        next_clock: how far the log has been followed.
-    """
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        self.next_clock = 0
-        self._created: set[str] = set()
-        self._only_updated: set[str] = set()
-
-    def follow(self, downstream: Iterable[DiffDict], highest: int | None) -> None:
-        """Take in what a device would be sent that had seen everything before ``next_clock``."""
-        for diff in downstream:
-            if diff["model"] != self.model:
-                continue
-            id_ = object_id(diff["json_data"])
-            if diff["type"] == "update" and id_ not in self._created:
-                self._only_updated.add(id_)
-            else:
-                self._only_updated.discard(id_)
-            if diff["type"] == "create":
-                self._created.add(id_)
-            elif diff["type"] == "delete":
-                self._created.discard(id_)
-        if highest is not None:
-            self.next_clock = highest + 1
-
-    def missing(self, rows: Iterable[Mapping[str, Any] | str]) -> list[Operation]:
-        """What brings each row into the log whose object it has not, or not whole.
-
-        A create that follows updates of the same life would reach the devices as one more update;
-        so a delete ends that life first.
-        """
-        new = {id_: row for row in rows if (id_ := object_id(row)) not in self._created}
-        operations: list[Operation] = []
-        for id_, row in new.items():
-            if id_ in self._only_updated:
-                operations.append(("delete", self.model, {"id": id_}))
-            operations.append(("create", self.model, row))
-        return operations

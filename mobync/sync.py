@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import math
-import random
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import groupby, islice
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from . import _core
+from ._adopting import Adoption
 from ._arguments import check_count, check_text, read_clock
-from ._locks import KeyedLocks
+from ._compacting import compact_log
+from ._log import OwnerLog
 from ._paging import Page, read_page, write_cursor
 from ._refusals import (
     ObjectName,
@@ -26,14 +25,9 @@ from ._refusals import (
     refusal_of,
     restored_downstream,
 )
-from ._server_edits import (
-    LiveObjects,
-    Operation,
-    diffs_of,
-    json_text,
-    naming_rows,
-    object_id,
-)
+from ._server_edits import Operation, push_operations
+from ._transactions import OwnerTransactions
+from ._writing import Writing
 from .errors import InvalidDiffError, LogicalClockError, UnauthorizedError, shown
 from .synchronizer import Synchronizer
 from .types import (
@@ -54,54 +48,11 @@ logger = logging.getLogger("mobync")
 MAX_JSON_DATA_BYTES = 256 * 1024 * 1024  # what the core can print
 MAX_DEPTH = 1000  # what cJSON is built for
 
-ADOPT_PIECE_ROWS = 1000
-COMPACT_PIECE_CLOCKS = 10_000
-COMPACT_LARGEST_PIECE_CLOCKS = 160_000  # across gaps; rows fit in memory if there are none
-COMPACT_PAUSE_S = 0.11  # SQLite looks for its lock every 0.1 s, at the least
-
 MOST_TRIES = 100  # after the first, to leave out what a try found that does not fit
-
-RETRY_PAUSES_S = (0.02, 0.1, 0.5)  # about; after an error that the Synchronizer calls transient
-
-T = TypeVar("T")
 
 Listener = Callable[[SyncReport], object]
 Rule = Callable[..., bool]
 RuleError = InvalidDiffError | UnauthorizedError
-
-_owner_locks = KeyedLocks()
-
-
-class _Operations(NamedTuple):
-    """What is written of a request, in its order, a list for each column."""
-
-    types: list[str]
-    models: list[str]
-    rows: list[str]  # as JSON; so the log's
-    log_rows: list[str]
-
-
-class _Writing:
-    """How far the writes of a transaction have come."""
-
-    def __init__(self, *, singly: bool) -> None:
-        self.singly = singly  # rows one by one, where a run would not say which it is
-        self.places: Sequence[int] | None = None  # of the operations that are being written
-
-    def runs(
-        self, order: Sequence[int], types: Sequence[str], models: Sequence[str]
-    ) -> Iterator[Sequence[int]]:
-        """The places to write at once, those of one type and model; keeps book of them."""
-        if self.singly:
-            runs: Iterable[Sequence[int]] = ((place,) for place in order)
-        elif _all_alike(types) and _all_alike(models):  # as in most requests
-            runs = (order,) if types else ()
-        else:
-            groups = groupby(order, key=lambda place: (types[place], models[place]))
-            runs = (list(run) for _, run in groups)
-        for run in runs:
-            self.places = run
-            yield run
 
 
 class _Synced(NamedTuple):
@@ -113,15 +64,6 @@ class _Synced(NamedTuple):
     next_page: int | None = None  # the clock with which it begins
     refused: Sequence[RefusedDiff] = ()
     downstream: list[DiffDict] | None = None  # where it is not what the merge says
-
-
-class _Adopted(NamedTuple):
-    """What came of a piece of rows to adopt."""
-
-    seen: int
-    added: int
-    accepted: int  # diffs of the log
-    last_id: str | None
 
 
 class Mobync:
@@ -301,20 +243,19 @@ class Mobync:
         check_text("owner_id", owner_id)
 
         misfits: dict[int, InvalidDiffError] = {}
+        writing = Writing(self._transactions(owner_id), exchange)
 
-        def merge_and_write(store: Synchronizer, writing: _Writing) -> _Synced:
+        def merge_and_write(log: OwnerLog) -> _Synced:
             if page is not None and page.limit is not None:
-                next_page = self._meet_page(exchange, store, owner_id, page.first_clock, page.limit)
+                next_page = self._meet_page(exchange, log, page.first_clock, page.limit)
                 if next_page is not None:
                     exchange.merge()
                     return _Synced(client_clock, next_page=next_page)
-            return self._merge_and_write(
-                exchange, store, client_clock, owner_id, page, misfits, writing
-            )
+            return self._merge_and_write(exchange, log, client_clock, page, misfits, writing)
 
         for tries_left in range(MOST_TRIES, -1, -1):
             try:
-                synced = self._in_writing_transaction(exchange, owner_id, merge_and_write)
+                synced = writing.run(merge_and_write)
                 break
             except InvalidDiffError as misfit:
                 left_out = misfit.index is None or misfit.index in misfits
@@ -339,33 +280,30 @@ class Mobync:
     def _merge_and_write(
         self,
         exchange: _core.Exchange,
-        store: Synchronizer,
+        log: OwnerLog,
         client_clock: int,
-        owner_id: str,
         page: Page | None,
         misfits: dict[int, InvalidDiffError],
-        writing: _Writing,
+        writing: Writing,
     ) -> _Synced:
         pulls_only = page is not None and len(exchange) == 0
         first_clock = page.first_clock if page is not None and pulls_only else client_clock
-        highest = self._meet_window(exchange, store, first_clock, owner_id)
+        highest = self._meet_window(exchange, log, first_clock)
         if page is not None:
             _check_not_ahead(page.first_clock, highest)
             exchange.select(True, True, page.first_clock, MAX_LOGICAL_CLOCK + 1)
         if (client_clock if page is None else page.first_clock) == 0:
             exchange.leave_out_dead()
-        refused = self._merge_allowed(exchange, store, owner_id, misfits)
-        operations = _Operations(*exchange.operations(owner_id, highest + 1))
-        self._write(store, operations, writing)
-        accepted = len(operations.types)
+        refused = self._merge_allowed(exchange, log.store, log.owner_id, misfits)
+        accepted = writing.write(log, highest + 1)
         clock = highest + accepted + 1
         downstream = None
         if refused:
             history = history_of(refused)
-            self._meet(history, store, owner_id, 0)
+            log.meet(history, 0)
             history.select(False, True, 0, 0)
             history.merge()
-            downstream = restored_downstream(exchange, history, client_clock, owner_id, clock)
+            downstream = restored_downstream(exchange, history, client_clock, log.owner_id, clock)
         return _Synced(clock, highest, accepted, refused=refused, downstream=downstream)
 
     def _merge_allowed(
@@ -491,28 +429,10 @@ class Mobync:
         """
         check_text("owner_id", owner_id)
         operations = list(operations)
-        diffs = diffs_of(operations, owner_id, self._now_ms())
-        with naming_rows(operations):
-            clock, accepted = self._push(owner_id, diffs)
-        self._tell(SyncReport(owner_id, clock, len(diffs), accepted))
+        transactions = self._transactions(owner_id)
+        clock, accepted = push_operations(transactions, operations, self._now_ms())
+        self._tell(SyncReport(owner_id, clock, len(operations), accepted))
         return clock
-
-    def _push(self, owner_id: str, diffs: list[DiffDict]) -> tuple[int, int]:
-        exchange = _core.Exchange(diffs, self.diffs_model_name)
-
-        def write(store: Synchronizer, writing: _Writing) -> tuple[int, int]:
-            highest = store.highest_logical_clock(owner_id)
-            if highest is None:
-                highest = self._meet(_core.Exchange([]), store, owner_id, 0)
-            next_clock = 0 if highest is None else highest + 1
-            exchange.meet([])
-            exchange.merge()
-            operations = _Operations(*exchange.operations(owner_id, next_clock))
-            self._write(store, operations, writing)
-            accepted = len(operations.types)
-            return next_clock + accepted, accepted
-
-        return self._in_writing_transaction(exchange, owner_id, write)
 
     def adopt(
         self,
@@ -547,71 +467,14 @@ class Mobync:
         """
         check_text("owner_id", owner_id)
         check_text("model", model)
-        alive = LiveObjects(model)
-        given = None if rows is None else iter(rows)
-        added = seen = 0
-        after: str | None = None
-        while True:
-            piece = None if given is None else list(islice(given, ADOPT_PIECE_ROWS))
-            adopted = self._in_transaction(
-                owner_id,
-                partial(
-                    self._adopt_piece,
-                    owner_id=owner_id,
-                    alive=alive,
-                    piece=piece,
-                    seen=seen,
-                    after=after,
-                ),
-            )
-            if adopted.seen:
-                added += adopted.added
-                seen += adopted.seen
-                after = adopted.last_id
-                clock = alive.next_clock + adopted.accepted
-                self._tell(SyncReport(owner_id, clock, adopted.seen, adopted.accepted))
+        adoption = Adoption(self._transactions(owner_id), model, rows, self._now_ms)
+        while not adoption.is_done:
+            piece = adoption.adopt_piece()
+            if piece.seen:
+                self._tell(SyncReport(owner_id, piece.clock, piece.seen, piece.accepted))
                 if progress is not None:
-                    progress(seen)
-            if adopted.seen < ADOPT_PIECE_ROWS:
-                return added
-
-    def _adopt_piece(
-        self,
-        store: Synchronizer,
-        owner_id: str,
-        alive: LiveObjects,
-        piece: list[Mapping[str, Any] | str] | None,
-        seen: int,
-        after: str | None,
-    ) -> _Adopted:
-        """Adopt the rows of a piece, or those after an id that the Synchronizer reads now.
-
-        ``seen`` rows came before it.
-        """
-        store.create_many(alive.model, [])  # refused where a push would be
-        if piece is None:
-            rows = store.owned_rows(owner_id, alive.model, after)
-            piece = list(islice(rows, ADOPT_PIECE_ROWS))
-        logged = _core.Exchange([])
-        highest = self._meet(logged, store, owner_id, alive.next_clock)
-        logged.merge()
-        alive.follow(logged.downstream(), highest)
-        missing = alive.missing(piece)
-        places = {object_id(row): place for place, row in enumerate(piece, seen)}
-        with naming_rows(missing, [places[object_id(row)] for _, _, row in missing]):
-            diffs = diffs_of(missing, owner_id, self._now_ms())
-            exchange = _core.Exchange(diffs, self.diffs_model_name)
-        exchange.meet([])
-        exchange.merge()
-        *_, log_rows = exchange.operations(owner_id, alive.next_clock)
-        if log_rows:
-            store.create_many(self.diffs_model_name, log_rows)
-        return _Adopted(
-            seen=len(piece),
-            added=sum(kind == "create" for kind, _, _ in missing),
-            accepted=len(log_rows),
-            last_id=object_id(piece[-1]) if piece else None,
-        )
+                    progress(adoption.seen)
+        return adoption.added
 
     def compact(self, owner_id: str) -> CompactResult:
         """Drop from an owner's log what no device can need.
@@ -635,67 +498,7 @@ class Mobync:
         calling again goes on.
         """
         check_text("owner_id", owner_id)
-        compaction = _core.Compaction()
-        end_clock = self._in_transaction(
-            owner_id, lambda store: store.highest_logical_clock(owner_id)
-        )
-        end_clock = MAX_LOGICAL_CLOCK if end_clock is None else end_clock + 1
-        whole_log = end_clock == MAX_LOGICAL_CLOCK
-        size = MAX_LOGICAL_CLOCK if whole_log else COMPACT_PIECE_CLOCKS
-        totals = [0, 0, 0, 0]
-        while end_clock > 0:
-            first_clock = max(0, end_clock - size)
-            counts = self._in_transaction(
-                owner_id,
-                partial(
-                    self._compact_piece,
-                    owner_id=owner_id,
-                    compaction=compaction,
-                    first_clock=first_clock,
-                    end_clock=end_clock,
-                ),
-                pauses_s=(),  # a second try would take what the first one saw for later diffs
-            )
-            totals = [total + count for total, count in zip(totals, counts, strict=True)]
-            end_clock = first_clock
-            if counts[0] == 0:
-                size = min(size * 2, COMPACT_LARGEST_PIECE_CLOCKS)
-            elif end_clock > 0:
-                size = COMPACT_PIECE_CLOCKS
-                time.sleep(COMPACT_PAUSE_S)  # locks are seldom fair: who waits for it shall have it
-        return CompactResult(*totals)
-
-    def _compact_piece(
-        self,
-        store: Synchronizer,
-        owner_id: str,
-        compaction: _core.Compaction,
-        first_clock: int,
-        end_clock: int,
-    ) -> tuple[int, int, int, int]:
-        before = [ReadFilter(Diff.LOGICAL_CLOCK, FilterType.minor, end_clock)]
-        whole_log = end_clock == MAX_LOGICAL_CLOCK
-        rows = self._read_log(store, owner_id, first_clock, *([] if whole_log else before))
-        try:
-            changes, *counts = compaction.piece(rows, owner_id, first_clock, end_clock)
-        except InvalidDiffError as damage:
-            raise ValueError(f"read({self.diffs_model_name!r}) gave an {damage}") from damage
-        trimmed = [
-            json_text({Diff.ID: diff_id, Diff.OWNER: owner_id, Diff.JSON_DATA: left})
-            for diff_id, left in changes
-            if left is not None
-        ]
-        dropped = [
-            json_text({Diff.ID: diff_id, Diff.OWNER: owner_id})
-            for diff_id, left in changes
-            if left is None
-        ]
-        if trimmed:
-            store.update_many(self.diffs_model_name, trimmed)
-        if dropped:
-            store.delete_many(self.diffs_model_name, dropped)
-        rows_before, rows_after, bytes_before, bytes_after = counts
-        return rows_before, rows_after, bytes_before, bytes_after
+        return compact_log(self._transactions(owner_id))
 
     def _limits(self) -> dict[str, int]:
         return {
@@ -707,103 +510,38 @@ class Mobync:
     def _now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
-    def _in_transaction(
-        self,
-        owner_id: str,
-        work: Callable[[Synchronizer], T],
-        pauses_s: Sequence[float] = RETRY_PAUSES_S,
-    ) -> T:
-        """Do ``work`` alone with the owner's data, all or nothing; again after a passing error."""
-        with _owner_locks.hold((id(self.synchronizer), owner_id), self.lock_timeout_s):
-            for pause_s in (*pauses_s, None):
-                try:
-                    return self._try_transaction(owner_id, work)
-                except Exception as error:
-                    if pause_s is None or not self.synchronizer.is_transient(error):
-                        raise
-                time.sleep(pause_s * random.uniform(0.5, 1.5))
-        raise AssertionError("the last try returns or raises")
+    def _transactions(self, owner_id: str) -> OwnerTransactions:
+        return OwnerTransactions(
+            self.synchronizer, self.diffs_model_name, owner_id, self.lock_timeout_s
+        )
 
-    def _in_writing_transaction(
-        self,
-        exchange: _core.Exchange,
-        owner_id: str,
-        work: Callable[[Synchronizer, _Writing], T],
-    ) -> T:
-        """Do what writes an exchange; an InvalidDiffError says which of its diffs it means.
-
-        Where a run of rows was at fault and the Synchronizer does not say which row it was, all
-        is done once more row by row to find the one.
-        """
-        for singly in (False, True):
-            writing = _Writing(singly=singly)
-
-            def attempt(store: Synchronizer, writing: _Writing = writing) -> T:
-                return work(store, writing)
-
-            try:
-                return self._in_transaction(owner_id, attempt)
-            except InvalidDiffError as misfit:
-                if writing.places is None:
-                    raise
-                if misfit.index is None and len(writing.places) == 1:
-                    misfit.index = 0
-                if misfit.index is not None:
-                    for each in (misfit, *misfit.others):
-                        _locate(each, exchange, writing.places)
-                    raise
-                if singly or not self.synchronizer.may_begin_again():
-                    raise
-        raise AssertionError("the second try returns or raises")
-
-    def _try_transaction(self, owner_id: str, work: Callable[[Synchronizer], T]) -> T:
-        results = []
-        with self.synchronizer.transaction(owner_id) as store:
-            if not isinstance(store, Synchronizer):
-                raise TypeError(
-                    f"transaction() must yield a Synchronizer, not {type(store).__name__}"
-                )
-            results.append(work(store))
-        if not results:
-            raise RuntimeError("transaction() swallowed an exception")
-        return results[0]
-
-    def _meet_window(
-        self, exchange: _core.Exchange, store: Synchronizer, client_clock: int, owner_id: str
-    ) -> int:
+    def _meet_window(self, exchange: _core.Exchange, log: OwnerLog, client_clock: int) -> int:
         """Give the window to the exchange and return the owner's highest clock, -1 if none."""
-        highest = self._meet(exchange, store, owner_id, client_clock)
+        highest = log.meet(exchange, client_clock)
         if highest is None and client_clock > 0:
-            highest = store.highest_logical_clock(owner_id)
-            if highest is None:
-                highest = self._meet(_core.Exchange([]), store, owner_id, client_clock - 1)
-            _check_not_ahead(client_clock, -1 if highest is None else highest)
+            highest = log.highest_clock(client_clock - 1)
+            _check_not_ahead(client_clock, highest)
         return -1 if highest is None else highest
 
     def _meet_page(
-        self,
-        exchange: _core.Exchange,
-        store: Synchronizer,
-        owner_id: str,
-        first_clock: int,
-        limit: int,
+        self, exchange: _core.Exchange, log: OwnerLog, first_clock: int, limit: int
     ) -> int | None:
         """Give a page to the exchange; the clock after it, None if it is the last.
 
         Reads about as much as the page has where the store offers ``highest_logical_clock``; else
         all that is left of the window.
         """
-        highest = store.highest_logical_clock(owner_id)
+        highest = log.store.highest_logical_clock(log.owner_id)
         begin, clocks = first_clock, limit
         met = None
         while met is None and highest is not None and begin + clocks <= highest:
             end = begin + clocks
             before = ReadFilter(Diff.LOGICAL_CLOCK, FilterType.minor, end)
-            met = self._meet(exchange, store, owner_id, begin, before)
+            met = log.meet(exchange, begin, before)
             if met is None:  # a gap that compaction left, of any width
                 begin, clocks = end, clocks * 2
         if met is None:
-            self._meet(exchange, store, owner_id, begin)
+            log.meet(exchange, begin)
             next_page = exchange.page_end(limit)
         else:
             next_page = exchange.page_end(limit) or end
@@ -812,60 +550,6 @@ class Mobync:
             if first_clock == 0:
                 exchange.leave_out_dead()
         return next_page
-
-    def _meet(
-        self,
-        exchange: _core.Exchange,
-        store: Synchronizer,
-        owner_id: str,
-        first_clock: int,
-        *more: ReadFilter,
-    ) -> int | None:
-        """Show an exchange the log from ``first_clock`` on; return the highest clock in it."""
-        rows = self._read_log(store, owner_id, first_clock, *more)
-        try:
-            return exchange.meet(rows, owner_id, first_clock)
-        except InvalidDiffError as damage:
-            raise ValueError(f"read({self.diffs_model_name!r}) gave an {damage}") from damage
-
-    def _read_log(
-        self, store: Synchronizer, owner_id: str, first_clock: int, *more: ReadFilter
-    ) -> Any:
-        return store.read(
-            self.diffs_model_name,
-            [
-                ReadFilter(Diff.OWNER, FilterType.equal, owner_id),
-                ReadFilter(Diff.LOGICAL_CLOCK, FilterType.majorOrEqual, first_clock),
-                *more,
-            ],
-        )
-
-    def _write(
-        self,
-        store: Synchronizer,
-        operations: _Operations,
-        writing: _Writing,
-    ) -> None:
-        types, models, rows, log_rows = operations
-        places = range(len(types))
-        if type(self.synchronizer).transaction is Synchronizer.transaction:
-            # Diff by diff, so that a crash leaves at most one that is in a table but not logged.
-            for place in places:
-                writing.places = (place,)
-                getattr(store, types[place])(models[place], rows[place])
-                store.create(self.diffs_model_name, log_rows[place])
-            return
-        order: Sequence[int] = places
-        if type(store).write_order is not Synchronizer.write_order:
-            order = store.write_order(list(zip(types, models, rows, strict=True)))
-            if order != places and sorted(order) != list(places):
-                raise ValueError("write_order() must give each place once")
-        for run in writing.runs(order, types, models):
-            write_many = getattr(store, f"{types[run[0]]}_many")
-            write_many(models[run[0]], _at(rows, run))
-        log = [self.diffs_model_name] * len(places)
-        for run in writing.runs(places, log, log):
-            store.create_many(self.diffs_model_name, _at(log_rows, run))
 
 
 def merge(
@@ -890,16 +574,6 @@ def merge(
     return MergeResult(exchange.upstream(), exchange.downstream())
 
 
-def _all_alike(items: Sequence[str]) -> bool:
-    return not items or items.count(items[0]) == len(items)
-
-
-def _at(rows: list[str], places: Sequence[int]) -> list[str]:
-    if places == range(len(rows)):
-        return rows
-    return [rows[place] for place in places]
-
-
 def _rules_of(store: Synchronizer) -> tuple[Rule, Rule, Rule]:
     return store.validate_create, store.validate_update, store.validate_delete
 
@@ -919,12 +593,6 @@ def _first_refusal(
         return None
     diff_id, kind, *_ = exchange.diff(index)
     return index, UnauthorizedError(f"validate_{kind} refused it", index, diff_id)
-
-
-def _locate(misfit: InvalidDiffError, exchange: _core.Exchange, places: Sequence[int]) -> None:
-    """Turn the place of a row in a run into that of its diff in the request."""
-    misfit.index = exchange.upstream_index(places[cast(int, misfit.index)])
-    misfit.diff_id = exchange.diff(misfit.index)[0]
 
 
 def _check_not_ahead(clock: int, highest: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobync import CompactResult, FilterType, Mobync, ReadFilter, _core, sync
+from mobync import CompactResult, FilterType, Mobync, ReadFilter, _compacting, _core
 from mobync.memory import MemorySynchronizer
 
 
@@ -125,7 +125,7 @@ class Recording(MemorySynchronizer):
 
 
 def test_a_long_log_is_compacted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "COMPACT_PIECE_CLOCKS", 10)
+    monkeypatch.setattr(_compacting, "COMPACT_PIECE_CLOCKS", 10)
     store = Recording()
     mobync = Mobync(store)
     for i in range(35):
@@ -136,7 +136,7 @@ def test_a_long_log_is_compacted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_between_two_pieces_the_log_is_let_go_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "COMPACT_PIECE_CLOCKS", 10)
+    monkeypatch.setattr(_compacting, "COMPACT_PIECE_CLOCKS", 10)
     mobync = Mobync(MemorySynchronizer())
     for i in range(35):
         mobync.push("ann", [("update", "tasks", {"id": f"x{i % 3}", "a": i})])
@@ -210,7 +210,7 @@ def test_an_error_in_the_middle_leaves_a_log_that_is_right(monkeypatch: pytest.M
             if Failing.pieces == 2:
                 raise ConnectionError
 
-    monkeypatch.setattr(sync, "COMPACT_PIECE_CLOCKS", 10)
+    monkeypatch.setattr(_compacting, "COMPACT_PIECE_CLOCKS", 10)
     mobync = Mobync(Failing())
     for i in range(35):
         mobync.push("ann", [("update", "tasks", {"id": "x", f"f{i % 3}": i})])
@@ -268,7 +268,7 @@ def test_from_every_clock_a_device_gets_the_same_rows_before_and_after(
     end = mobync.push("ann", [])
     before = [sent_rows(mobync, clock) for clock in range(end + 1)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sync, "COMPACT_PIECE_CLOCKS", pieces)
+        patch.setattr(_compacting, "COMPACT_PIECE_CLOCKS", pieces)
         mobync.compact("ann")
     assert [sent_rows(mobync, clock) for clock in range(end + 1)] == before
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from mobync import Mobync, memory, sync
+from mobync import Mobync, _arguments, _log, _transactions, _writing, memory, sync
 from mobync.memory import MemorySynchronizer
 
 Row = dict[str, Any]
@@ -243,7 +243,7 @@ def fail_then_retry(
     assert raised.value is error
     assert contents(store) == before
     assert diffs == REQUEST
-    assert len(sync._owner_locks) == 0
+    assert len(_transactions._owner_locks) == 0
 
     store.plan.error = None
     assert server.apply(clock, diffs, "ann") == expected
@@ -268,7 +268,8 @@ def test_a_method_that_raises_at_any_of_its_calls_leaves_everything_as_it_was(
 class Interrupts:
     """Raises at the nth line of the package that runs; as Ctrl-C and lack of memory can."""
 
-    FILES = (sync.__file__, memory.__file__)
+    MODULES = (sync, _arguments, _log, _transactions, _writing, memory)
+    FILES = tuple(module.__file__ for module in MODULES)
 
     def __init__(self, nth: int) -> None:
         self.left = nth
@@ -308,7 +309,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_half_done() -> None:
             pass
         else:
             break
-        assert len(sync._owner_locks) == 0
+        assert len(_transactions._owner_locks) == 0
         assert contents(store) in (before, after), f"half written after line {nth}"
         assert diffs == REQUEST or contents(store) == after
         again = server.apply(clock, diffs, "ann")
@@ -340,11 +341,11 @@ def test_is_transient_may_itself_raise(error: type[BaseException]) -> None:
         Mobync(store).apply(clock, copy.deepcopy(REQUEST), "ann")
     assert raised.value is raised_by_it
     assert contents(store) == before
-    assert len(sync._owner_locks) == 0
+    assert len(_transactions._owner_locks) == 0
 
 
 def test_an_error_that_passes_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(_transactions, "RETRY_PAUSES_S", (0.0, 0.0))
     twin, clock = behind()
     expected = Mobync(twin).apply(clock, copy.deepcopy(REQUEST), "ann")
     for method in set(METHODS) - {"is_transient"}:

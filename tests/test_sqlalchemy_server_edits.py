@@ -9,7 +9,7 @@ import databases
 import pytest
 from task_list import TaskList, diff
 
-from mobync import InvalidDiffError, Mobync, sync
+from mobync import InvalidDiffError, Mobync, _adopting, _compacting
 
 database = databases.database
 
@@ -34,7 +34,7 @@ def test_a_push_reaches_the_tables_and_the_owners_devices(database: Any) -> None
 def test_a_table_is_adopted_in_pieces_by_itself(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "ADOPT_PIECE_ROWS", 10)
+    monkeypatch.setattr(_adopting, "ADOPT_PIECE_ROWS", 10)
     tasks = TaskList(database)
     rows = [
         {"id": f"t{i:02}", "owner": owner, "name": f"task {i}", "done": i % 2 == 0}
@@ -72,7 +72,7 @@ def of_device(mobync: Mobync, owner: str) -> dict[str, Any]:
 def test_what_is_synced_between_two_pieces_is_adopted_as_the_table_has_it(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "ADOPT_PIECE_ROWS", 10)
+    monkeypatch.setattr(_adopting, "ADOPT_PIECE_ROWS", 10)
     tasks = TaskList(database)
     rows = [{"id": f"t{i:02}", "owner": "bob", "name": "old", "rank": i} for i in range(30)]
     with database.engine.begin() as connection:
@@ -123,7 +123,7 @@ def test_a_model_that_is_unknown_is_neither_pushed_nor_adopted(database: Any) ->
 def test_a_log_is_compacted_for_its_owner_only(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "COMPACT_PIECE_CLOCKS", 7)
+    monkeypatch.setattr(_compacting, "COMPACT_PIECE_CLOCKS", 7)
     mobync = Mobync(TaskList(database).store)
     for owner in ("bob", "eve"):
         mobync.push(owner, [("create", "tasks", {"id": owner, "rank": 0})])

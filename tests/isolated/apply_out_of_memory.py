@@ -23,7 +23,7 @@ from typing import Any
 
 from out_of_memory import CLIENT, SERVER, Fault, attempt, expect_memory_error, refuse_python
 
-from mobync import Mobync, _core, sync
+from mobync import Mobync, _core, _transactions, sync
 from mobync.memory import MemorySynchronizer
 
 FAULT = Fault(refuse_python, _testcapi.remove_mem_hooks)
@@ -95,7 +95,7 @@ def fail_once(scarcity: Scarcity, before: Any, after: Any, expected: Any) -> boo
         sync._core = _core
         del alone
 
-    assert len(sync._owner_locks) == 0, "a lock is left"
+    assert len(_transactions._owner_locks) == 0, "a lock is left"
     assert contents(store) in (before, after), "half written"
     if contents(store) == before:
         assert diffs == CLIENT, "the caller's dicts were changed"
