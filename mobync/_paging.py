@@ -1,12 +1,13 @@
-"""Pages of a long window: what a request asks for, and the cursor that leads to the next."""
+"""Pages of a long window: what a request asks for, what of the log it gets, and the next cursor."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from . import _core
+from ._log import OwnerLog
 from .errors import PageError, shown
-from .types import MAX_LOGICAL_CLOCK
+from .types import MAX_LOGICAL_CLOCK, Diff, FilterType, ReadFilter
 
 
 class Page(NamedTuple):
@@ -48,6 +49,37 @@ def read_page(
             "those, and keep later edits for the next sync"
         )
     return Page(min(int(first), MAX_LOGICAL_CLOCK), count)
+
+
+def meet_page(exchange: _core.Exchange, log: OwnerLog, page: Page) -> int | None:
+    """Show an exchange a page of the log.
+
+    Reads about as much as the page has where the store offers ``highest_logical_clock``; else
+    all that is left of the window.
+
+    Returns:
+        The clock after it; None if it is the last page.
+    """
+    if page.limit is None:
+        return None
+    highest = log.store.highest_logical_clock(log.owner_id)
+    begin, clocks = page.first_clock, page.limit
+    met = None
+    while met is None and highest is not None and begin + clocks <= highest:
+        end = begin + clocks
+        met = log.meet(exchange, begin, ReadFilter(Diff.LOGICAL_CLOCK, FilterType.minor, end))
+        if met is None:  # a gap that compaction left, of any width
+            begin, clocks = end, clocks * 2
+    if met is None:
+        log.meet(exchange, begin)
+        next_page = exchange.page_end(page.limit)
+    else:
+        next_page = exchange.page_end(page.limit) or end
+    if next_page is not None:
+        exchange.select(False, False, page.first_clock, next_page)
+        if page.first_clock == 0:
+            exchange.leave_out_dead()
+    return next_page
 
 
 def write_cursor(first_clock: int, client_clock: int, fingerprint: int) -> str:

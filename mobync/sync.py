@@ -8,7 +8,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 from . import _core
@@ -16,29 +16,20 @@ from ._adopting import Adoption
 from ._arguments import check_count, check_text, read_clock
 from ._compacting import compact_log
 from ._log import OwnerLog
-from ._paging import Page, read_page, write_cursor
-from ._refusals import (
-    ObjectName,
-    RefusedDiff,
-    history_of,
-    object_of,
-    refusal_of,
-    restored_downstream,
-)
+from ._paging import Page, meet_page, read_page, write_cursor
+from ._refusals import RefusedDiff, history_of, restored_downstream
+from ._rules import Rules
 from ._server_edits import Operation, push_operations
 from ._transactions import OwnerTransactions
 from ._writing import Writing
-from .errors import InvalidDiffError, LogicalClockError, UnauthorizedError, shown
+from .errors import InvalidDiffError, LogicalClockError, shown
 from .synchronizer import Synchronizer
 from .types import (
     MAX_LOGICAL_CLOCK,
     CompactResult,
-    Diff,
     DiffDict,
-    FilterType,
     MergeResult,
     PlainReply,
-    ReadFilter,
     Reply,
     SyncReport,
 )
@@ -51,19 +42,6 @@ MAX_DEPTH = 1000  # what cJSON is built for
 MOST_TRIES = 100  # after the first, to leave out what a try found that does not fit
 
 Listener = Callable[[SyncReport], object]
-Rule = Callable[..., bool]
-RuleError = InvalidDiffError | UnauthorizedError
-
-
-class _Synced(NamedTuple):
-    """What came of a request."""
-
-    clock: int  # for the reply
-    highest_before: int = -1
-    accepted: int = 0
-    next_page: int | None = None  # the clock with which it begins
-    refused: Sequence[RefusedDiff] = ()
-    downstream: list[DiffDict] | None = None  # where it is not what the merge says
 
 
 class Mobync:
@@ -175,10 +153,7 @@ class Mobync:
             TypeError, ValueError: ``owner_id`` is no text, or the Synchronizer returned no rows.
         """
         exchange = _core.Exchange(diffs, self.diffs_model_name, **self._limits())
-        client_clock = read_clock(logical_clock)
-        page = read_page(limit, cursor, client_clock, exchange)
-        synced = self._sync(exchange, client_clock, owner_id, page)
-        return self._reply(exchange, synced, client_clock, page)
+        return self._sync(exchange, logical_clock, limit, cursor, owner_id).reply()
 
     def apply_json(self, body: bytes | str, owner_id: str) -> bytes:
         """Do what :meth:`apply` does, from the body of a request to the body of the reply.
@@ -199,191 +174,10 @@ class Mobync:
             What else :meth:`apply` raises.
         """
         exchange = _core.Exchange.from_json(body, self.diffs_model_name, **self._limits())
-        client_clock = read_clock(exchange.logical_clock)
-        page = read_page(exchange.limit, exchange.cursor, client_clock, exchange)
-        synced = self._sync(exchange, client_clock, owner_id, page)
-        if synced.refused:
-            reply = self._reply(exchange, synced, client_clock, page)
-            return json.dumps(reply, ensure_ascii=False).encode()
-        printed = exchange.reply_json(synced.clock)
-        more = self._beyond_plain(exchange, synced, client_clock, page)
-        if not more:
-            return printed
-        return b"%s, %s" % (printed[:-1], json.dumps(more).encode()[1:])
-
-    def _reply(
-        self, exchange: _core.Exchange, synced: _Synced, client_clock: int, page: Page | None
-    ) -> Reply:
-        diffs = exchange.downstream() if synced.downstream is None else synced.downstream
-        plain: PlainReply = {
-            "success": True,
-            "message": "",
-            "logical_clock": synced.clock,
-            "diffs": diffs,
-        }
-        return {**plain, **self._beyond_plain(exchange, synced, client_clock, page)}  # type: ignore[typeddict-item]
-
-    def _beyond_plain(
-        self, exchange: _core.Exchange, synced: _Synced, client_clock: int, page: Page | None
-    ) -> dict[str, Any]:
-        """What only those find in a reply who asked for it."""
-        more: dict[str, Any] = {}
-        if page is not None:
-            more["more"] = synced.next_page is not None
-        if synced.next_page is not None:
-            more["cursor"] = write_cursor(synced.next_page, client_clock, exchange.fingerprint)
-        if self.on_refusal == "skip":
-            more["refused"] = [diff.refusal for diff in synced.refused]
-        return more
-
-    def _sync(
-        self, exchange: _core.Exchange, client_clock: int, owner_id: str, page: Page | None
-    ) -> _Synced:
-        """Take an exchange from its checked form to its written end."""
-        check_text("owner_id", owner_id)
-
-        misfits: dict[int, InvalidDiffError] = {}
-        writing = Writing(self._transactions(owner_id), exchange)
-
-        def merge_and_write(log: OwnerLog) -> _Synced:
-            if page is not None and page.limit is not None:
-                next_page = self._meet_page(exchange, log, page.first_clock, page.limit)
-                if next_page is not None:
-                    exchange.merge()
-                    return _Synced(client_clock, next_page=next_page)
-            return self._merge_and_write(exchange, log, client_clock, page, misfits, writing)
-
-        for tries_left in range(MOST_TRIES, -1, -1):
-            try:
-                synced = writing.run(merge_and_write)
-                break
-            except InvalidDiffError as misfit:
-                left_out = misfit.index is None or misfit.index in misfits
-                final = tries_left == 0 or not self.synchronizer.may_begin_again()
-                if self.on_refusal == "raise" or left_out or final:
-                    raise
-                for each in (misfit, *misfit.others):
-                    misfits[cast(int, each.index)] = each
-        exchange.acknowledge(synced.highest_before + 1)
-        report = SyncReport(
-            owner_id,
-            synced.clock,
-            pushed=len(exchange) if synced.next_page is None else 0,
-            accepted=synced.accepted,
-            sent=exchange.downstream_count if synced.downstream is None else len(synced.downstream),
-            conflicts=exchange.conflicts,
-            refused=len(synced.refused),
+        sync = self._sync(
+            exchange, exchange.logical_clock, exchange.limit, exchange.cursor, owner_id
         )
-        self._tell(report)
-        return synced
-
-    def _merge_and_write(
-        self,
-        exchange: _core.Exchange,
-        log: OwnerLog,
-        client_clock: int,
-        page: Page | None,
-        misfits: dict[int, InvalidDiffError],
-        writing: Writing,
-    ) -> _Synced:
-        pulls_only = page is not None and len(exchange) == 0
-        first_clock = page.first_clock if page is not None and pulls_only else client_clock
-        highest = self._meet_window(exchange, log, first_clock)
-        if page is not None:
-            _check_not_ahead(page.first_clock, highest)
-            exchange.select(True, True, page.first_clock, MAX_LOGICAL_CLOCK + 1)
-        if (client_clock if page is None else page.first_clock) == 0:
-            exchange.leave_out_dead()
-        refused = self._merge_allowed(exchange, log.store, log.owner_id, misfits)
-        accepted = writing.write(log, highest + 1)
-        clock = highest + accepted + 1
-        downstream = None
-        if refused:
-            history = history_of(refused)
-            log.meet(history, 0)
-            history.select(False, True, 0, 0)
-            history.merge()
-            downstream = restored_downstream(exchange, history, client_clock, log.owner_id, clock)
-        return _Synced(clock, highest, accepted, refused=refused, downstream=downstream)
-
-    def _merge_allowed(
-        self,
-        exchange: _core.Exchange,
-        store: Synchronizer,
-        owner_id: str,
-        misfits: dict[int, InvalidDiffError],
-    ) -> list[RefusedDiff]:
-        """Merge what the app's rules allow; return what was left out.
-
-        Of a retry only what it would write is asked: for the rest the rule may have said yes at
-        the first try and say no by now, of a row that the first try locked, say.
-        """
-        now_ms = self._now_ms()
-        is_retry = exchange.is_retry
-        if is_retry:
-            exchange.merge(now_ms, self.max_clock_skew_ms)
-        refused = self._ask_rules(exchange, store, owner_id, misfits)
-        if refused or not is_retry:
-            exchange.merge(now_ms, self.max_clock_skew_ms)
-        return refused
-
-    def _ask_rules(
-        self,
-        exchange: _core.Exchange,
-        store: Synchronizer,
-        owner_id: str,
-        misfits: dict[int, InvalidDiffError],
-    ) -> list[RefusedDiff]:
-        """Show the app's rules what is new; leave out what they refuse, or raise.
-
-        What is left out can change what else of its object is written, so where that may happen
-        an object is asked of as a whole.
-
-        ``misfits`` are what the app's tables refused in an earlier try.
-        """
-        refused: list[RefusedDiff] = []
-        without_ground: set[ObjectName] = set()
-        rules = _rules_of(store)
-        unasked = iter(exchange.news(self.on_refusal == "skip"))
-
-        def next_refusal() -> tuple[int, RuleError | None] | None:
-            if not misfits and not without_ground:
-                return _first_refusal(exchange, rules, owner_id, unasked)
-            for index in unasked:
-                if object_of(exchange, index) in without_ground:
-                    return index, None
-                if index in misfits:
-                    return index, misfits[index]
-                refusal = _first_refusal(exchange, rules, owner_id, iter((index,)))
-                if refusal is not None:
-                    return refusal
-            return None
-
-        while (refusal := next_refusal()) is not None:
-            index, error = refusal
-            if self.on_refusal == "raise" and error is not None:
-                raise error
-            diff_id, kind, *_ = exchange.diff(index)
-            refused.append(RefusedDiff(exchange.sent(index), refusal_of(diff_id, error)))
-            exchange.leave_out(index)
-            if kind != "update":
-                without_ground.add(object_of(exchange, index))
-        return refused
-
-    def _tell(self, report: SyncReport) -> None:
-        logger.info(
-            "sync owner=%s pushed=%d accepted=%d sent=%d clock=%d",
-            report.owner_id if report.owner_id.isprintable() else ascii(report.owner_id),
-            report.pushed,
-            report.accepted,
-            report.sent,
-            report.logical_clock,
-        )
-        for listener in self._listeners:
-            try:
-                listener(report)
-            except Exception:
-                logger.exception("a listener failed; what it was told of is written")
+        return sync.reply_json()
 
     def validate(self, diff: dict[str, Any], owner_id: str) -> bool:
         """Check one diff as :meth:`apply` would: its form, then the app's rule.
@@ -402,10 +196,7 @@ class Mobync:
         check_text("owner_id", owner_id)
         exchange = _core.Exchange([diff], self.diffs_model_name, **self._limits())
         exchange.meet([])
-        rules = _rules_of(self.synchronizer)
-        refusal = _first_refusal(exchange, rules, owner_id, iter(exchange.news()))
-        if refusal is not None:
-            raise refusal[1]
+        Rules(self.synchronizer, exchange, owner_id).check()
         return True
 
     def push(self, owner_id: str, operations: Iterable[Operation]) -> int:
@@ -500,6 +291,36 @@ class Mobync:
         check_text("owner_id", owner_id)
         return compact_log(self._transactions(owner_id))
 
+    def _sync(
+        self,
+        exchange: _core.Exchange,
+        logical_clock: int | str | None,
+        limit: int | str | None,
+        cursor: str | None,
+        owner_id: str,
+    ) -> _Sync:
+        client_clock = read_clock(logical_clock)
+        page = read_page(limit, cursor, client_clock, exchange)
+        check_text("owner_id", owner_id)
+        sync = _Sync(self, exchange, client_clock, owner_id, page)
+        self._tell(sync.run())
+        return sync
+
+    def _tell(self, report: SyncReport) -> None:
+        logger.info(
+            "sync owner=%s pushed=%d accepted=%d sent=%d clock=%d",
+            report.owner_id if report.owner_id.isprintable() else ascii(report.owner_id),
+            report.pushed,
+            report.accepted,
+            report.sent,
+            report.logical_clock,
+        )
+        for listener in self._listeners:
+            try:
+                listener(report)
+            except Exception:
+                logger.exception("a listener failed; what it was told of is written")
+
     def _limits(self) -> dict[str, int]:
         return {
             "max_diffs": self.max_diffs,
@@ -515,41 +336,177 @@ class Mobync:
             self.synchronizer, self.diffs_model_name, owner_id, self.lock_timeout_s
         )
 
-    def _meet_window(self, exchange: _core.Exchange, log: OwnerLog, client_clock: int) -> int:
-        """Give the window to the exchange and return the owner's highest clock, -1 if none."""
-        highest = log.meet(exchange, client_clock)
-        if highest is None and client_clock > 0:
-            highest = log.highest_clock(client_clock - 1)
-            _check_not_ahead(client_clock, highest)
-        return -1 if highest is None else highest
 
-    def _meet_page(
-        self, exchange: _core.Exchange, log: OwnerLog, first_clock: int, limit: int
-    ) -> int | None:
-        """Give a page to the exchange; the clock after it, None if it is the last.
+class _Synced(NamedTuple):
+    """What came of a request."""
 
-        Reads about as much as the page has where the store offers ``highest_logical_clock``; else
-        all that is left of the window.
-        """
-        highest = log.store.highest_logical_clock(log.owner_id)
-        begin, clocks = first_clock, limit
-        met = None
-        while met is None and highest is not None and begin + clocks <= highest:
-            end = begin + clocks
-            before = ReadFilter(Diff.LOGICAL_CLOCK, FilterType.minor, end)
-            met = log.meet(exchange, begin, before)
-            if met is None:  # a gap that compaction left, of any width
-                begin, clocks = end, clocks * 2
-        if met is None:
-            log.meet(exchange, begin)
-            next_page = exchange.page_end(limit)
-        else:
-            next_page = exchange.page_end(limit) or end
+    clock: int  # for the reply
+    highest_before: int = -1
+    accepted: int = 0
+    next_page: int | None = None  # the clock with which it begins
+    refused: Sequence[RefusedDiff] = ()
+    downstream: list[DiffDict] | None = None  # where it is not what the merge says
+
+
+class _Sync:
+    """One sync: a request whose form is right, what comes of it, and the reply.
+
+    Args:
+        server: by whose settings it goes.
+        exchange: the request's diffs.
+        client_clock: the request's logical clock.
+        owner_id: whose.
+        page: what the request says of pages.
+    """
+
+    def __init__(
+        self,
+        server: Mobync,
+        exchange: _core.Exchange,
+        client_clock: int,
+        owner_id: str,
+        page: Page | None,
+    ) -> None:
+        self._server = server
+        self._skips = server.on_refusal == "skip"
+        self._exchange = exchange
+        self._client_clock = client_clock
+        self._owner_id = owner_id
+        self._page = page
+        self._writing = Writing(server._transactions(owner_id), exchange)
+        self._misfits: dict[int, InvalidDiffError] = {}  # what the app's tables refused so far
+        self._synced: _Synced  # once it has run
+
+    def run(self) -> SyncReport:
+        """Merge and write; where refusals are skipped, again without what did not fit."""
+        exchange = self._exchange
+        for tries_left in range(MOST_TRIES, -1, -1):
+            try:
+                self._synced = synced = self._writing.run(self._merge_and_write)
+                break
+            except InvalidDiffError as misfit:
+                left_out = misfit.index is None or misfit.index in self._misfits
+                final = tries_left == 0 or not self._server.synchronizer.may_begin_again()
+                if not self._skips or left_out or final:
+                    raise
+                for each in (misfit, *misfit.others):
+                    self._misfits[cast(int, each.index)] = each
+        exchange.acknowledge(synced.highest_before + 1)
+        return SyncReport(
+            self._owner_id,
+            synced.clock,
+            pushed=len(exchange) if synced.next_page is None else 0,
+            accepted=synced.accepted,
+            sent=exchange.downstream_count if synced.downstream is None else len(synced.downstream),
+            conflicts=exchange.conflicts,
+            refused=len(synced.refused),
+        )
+
+    def reply(self) -> Reply:
+        synced = self._synced
+        diffs = self._exchange.downstream() if synced.downstream is None else synced.downstream
+        plain: PlainReply = {
+            "success": True,
+            "message": "",
+            "logical_clock": synced.clock,
+            "diffs": diffs,
+        }
+        return {**plain, **self._beyond_plain()}  # type: ignore[typeddict-item]
+
+    def reply_json(self) -> bytes:
+        if self._synced.refused:
+            return json.dumps(self.reply(), ensure_ascii=False).encode()
+        printed = self._exchange.reply_json(self._synced.clock)
+        more = self._beyond_plain()
+        if not more:
+            return printed
+        return b"%s, %s" % (printed[:-1], json.dumps(more).encode()[1:])
+
+    def _beyond_plain(self) -> dict[str, Any]:
+        """What only those find in a reply who asked for it."""
+        synced = self._synced
+        more: dict[str, Any] = {}
+        if self._page is not None:
+            more["more"] = synced.next_page is not None
+        if synced.next_page is not None:
+            fingerprint = self._exchange.fingerprint
+            more["cursor"] = write_cursor(synced.next_page, self._client_clock, fingerprint)
+        if self._skips:
+            more["refused"] = [diff.refusal for diff in synced.refused]
+        return more
+
+    def _merge_and_write(self, log: OwnerLog) -> _Synced:
+        """Do all of it in one transaction, unless a page comes first."""
+        exchange = self._exchange
+        next_page = None if self._page is None else meet_page(exchange, log, self._page)
         if next_page is not None:
-            exchange.select(False, False, first_clock, next_page)
-            if first_clock == 0:
-                exchange.leave_out_dead()
-        return next_page
+            exchange.merge()
+            return _Synced(self._client_clock, next_page=next_page)
+        highest = self._meet_window(log)
+        refused = self._merge_allowed(log)
+        accepted = self._writing.write(log, highest + 1)
+        clock = highest + accepted + 1
+        downstream = None
+        if refused:
+            history = history_of(refused)
+            log.meet(history, 0)
+            history.select(False, True, 0, 0)
+            history.merge()
+            downstream = restored_downstream(
+                exchange, history, self._client_clock, self._owner_id, clock
+            )
+        return _Synced(clock, highest, accepted, refused=refused, downstream=downstream)
+
+    def _meet_window(self, log: OwnerLog) -> int:
+        """Show the exchange the window; return the owner's highest clock, -1 if there is none.
+
+        Of a window in pages only the last one goes downstream, with what the request touches.
+        """
+        exchange, page = self._exchange, self._page
+        first_clock = self._client_clock if page is None else page.first_clock
+        pulls_only = len(exchange) == 0
+        met_from = first_clock if pulls_only else self._client_clock
+        highest = log.meet(exchange, met_from)
+        if highest is None and met_from > 0:
+            highest = log.highest_clock(met_from - 1)
+            _check_not_ahead(met_from, highest)
+        highest = -1 if highest is None else highest
+        if page is not None:
+            _check_not_ahead(first_clock, highest)
+            exchange.select(True, True, first_clock, MAX_LOGICAL_CLOCK + 1)
+        if first_clock == 0:
+            exchange.leave_out_dead()
+        return highest
+
+    def _merge_allowed(self, log: OwnerLog) -> list[RefusedDiff]:
+        """Merge what the app's rules allow; return what was left out.
+
+        Of a retry only what it would write is asked: for the rest the rule may have said yes at
+        the first try and say no by now, of a row that the first try locked, say.
+        """
+        exchange, max_skew_ms = self._exchange, self._server.max_clock_skew_ms
+        now_ms = self._server._now_ms()
+        is_retry = exchange.is_retry
+        if is_retry:
+            exchange.merge(now_ms, max_skew_ms)
+        rules = Rules(log.store, exchange, self._owner_id)
+        refused: list[RefusedDiff] = []
+        if self._skips:
+            refused = rules.leave_out_refused(self._misfits)
+        else:
+            rules.check()
+        if refused or not is_retry:
+            exchange.merge(now_ms, max_skew_ms)
+        return refused
+
+
+def _check_not_ahead(clock: int, highest: int) -> None:
+    if clock > highest + 1:
+        raise LogicalClockError(
+            f"logical_clock {clock} is ahead of the server's log: "
+            "the server has lost diffs that this device has seen; pull anew from 0",
+            ahead=True,
+        )
 
 
 def merge(
@@ -572,33 +529,3 @@ def merge(
     exchange.meet(server_diffs)
     exchange.merge()
     return MergeResult(exchange.upstream(), exchange.downstream())
-
-
-def _rules_of(store: Synchronizer) -> tuple[Rule, Rule, Rule]:
-    return store.validate_create, store.validate_update, store.validate_delete
-
-
-def _first_refusal(
-    exchange: _core.Exchange, rules: tuple[Rule, Rule, Rule], owner_id: str, unasked: Iterator[int]
-) -> tuple[int, RuleError] | None:
-    """Ask the app's rules of diffs until they refuse one; the error says which."""
-    try:
-        index = exchange.ask(rules, owner_id, unasked)
-    except (InvalidDiffError, UnauthorizedError) as error:
-        index = exchange.asking
-        if error.index is None:
-            error.index, error.diff_id = index, exchange.diff(index)[0]
-        return index, error
-    if index is None:
-        return None
-    diff_id, kind, *_ = exchange.diff(index)
-    return index, UnauthorizedError(f"validate_{kind} refused it", index, diff_id)
-
-
-def _check_not_ahead(clock: int, highest: int) -> None:
-    if clock > highest + 1:
-        raise LogicalClockError(
-            f"logical_clock {clock} is ahead of the server's log: "
-            "the server has lost diffs that this device has seen; pull anew from 0",
-            ahead=True,
-        )

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from mobync import Mobync, _arguments, _log, _transactions, _writing, memory, sync
+from mobync import Mobync, _arguments, _log, _rules, _transactions, _writing, memory, sync
 from mobync.memory import MemorySynchronizer
 
 Row = dict[str, Any]
@@ -268,7 +268,7 @@ def test_a_method_that_raises_at_any_of_its_calls_leaves_everything_as_it_was(
 class Interrupts:
     """Raises at the nth line of the package that runs; as Ctrl-C and lack of memory can."""
 
-    MODULES = (sync, _arguments, _log, _transactions, _writing, memory)
+    MODULES = (sync, _arguments, _log, _rules, _transactions, _writing, memory)
     FILES = tuple(module.__file__ for module in MODULES)
 
     def __init__(self, nth: int) -> None:
