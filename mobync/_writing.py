@@ -40,10 +40,15 @@ class Writing:
             InvalidDiffError: ``index`` says which diff of the exchange does not fit.
             BusyError: another transaction of this owner took too long.
         """
+
+        def attempt(log: OwnerLog) -> T:
+            self._places = None  # after an error that passed, those of the try before
+            return work(log)
+
         for singly in (False, True):
-            self._singly, self._places = singly, None
+            self._singly = singly
             try:
-                return self._transactions.run(work)
+                return self._transactions.run(attempt)
             except InvalidDiffError as misfit:
                 if self._locate(misfit) or singly or not self._synchronizer.may_begin_again():
                     raise

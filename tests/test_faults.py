@@ -20,7 +20,17 @@ from typing import Any
 
 import pytest
 
-from mobync import Mobync, _arguments, _log, _rules, _transactions, _writing, memory, sync
+from mobync import (
+    InvalidDiffError,
+    Mobync,
+    _arguments,
+    _log,
+    _rules,
+    _transactions,
+    _writing,
+    memory,
+    sync,
+)
 from mobync.memory import MemorySynchronizer
 
 Row = dict[str, Any]
@@ -356,6 +366,25 @@ def test_an_error_that_passes_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -
             assert Mobync(store).apply(clock, copy.deepcopy(REQUEST), "ann") == expected
             assert plan.left <= 0
             assert contents(store) == contents(twin)
+
+
+def test_a_rule_that_refuses_at_the_second_try_names_its_own_diff(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_transactions, "RETRY_PAUSES_S", (0.0, 0.0))
+
+    class Turning(FaultyStore):
+        def validate_update(self, owner_id: str, **kwargs: Any) -> bool:
+            if self.plan.left <= 0:
+                raise InvalidDiffError("by now it is too late")
+            return True
+
+    store = Turning()
+    store.plan.method, store.plan.left, store.plan.error = "create_many", 1, Transient()
+    diffs = [diff("first", "create", "tasks", id="x"), diff("second", "update", "tasks", id="y")]
+    with pytest.raises(InvalidDiffError, match="too late") as raised:
+        Mobync(store).apply(0, diffs, "ann")
+    assert (raised.value.index, raised.value.diff_id) == (1, "second")
 
 
 def test_a_commit_whose_success_is_not_heard_is_made_good_by_a_retry() -> None:
