@@ -214,8 +214,13 @@ def test_a_clock_out_of_range_is_called_so_in_every_form(clock: int) -> None:
 
 
 def test_minus_zero_is_zero() -> None:
-    reply = Mobync(MemorySynchronizer()).apply_json('{"logical_clock": -0, "diffs": []}', "o")
-    assert json.loads(reply)["logical_clock"] == 0
+    sent = body(GOOD).decode().replace('"logical_clock": 0', '"logical_clock": -0')
+    assert sent.count("-0") == 2
+    stores = MemorySynchronizer(), MemorySynchronizer()
+    request = json.loads(sent)
+    reply = Mobync(stores[0]).apply(request["logical_clock"], request["diffs"], "o")
+    assert json.loads(Mobync(stores[1]).apply_json(sent, "o")) == reply
+    assert stores[0].read("diffs", []) == stores[1].read("diffs", [])
 
 
 def test_the_limits_hold_too() -> None:

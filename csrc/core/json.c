@@ -433,6 +433,8 @@ static mb_status skip_literal(mb_json *json, mb_text literal)
 bool mb_json_read_integer(mb_text value, int64_t *integer)
 {
     enum { MOST_DIGITS = 16 };
+    if (mb_text_equal(value, MB_TEXT("-0"))) /* which is 0 to every JSON parser with integers */
+        value = MB_TEXT("0");
     if (value.size == 0 || value.size > MOST_DIGITS)
         return false;
     int64_t sum = 0;

@@ -419,7 +419,6 @@ TEST(a_field_of_the_wrong_kind_is_named_with_its_diff)
                                               "\"1\"",
                                               "[1]",
                                               "-1",
-                                              "-0",
                                               "1.0",
                                               "1e3",
                                               "0.5",
