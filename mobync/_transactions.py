@@ -36,12 +36,19 @@ class OwnerTransactions:
         self.owner_id = owner_id
         self._lock_timeout_s = lock_timeout_s
 
-    def run(self, work: Callable[[OwnerLog], T], *, tries_again: bool = True) -> T:
+    def run(
+        self,
+        work: Callable[[OwnerLog], T],
+        *,
+        tries_again: bool = True,
+        before_each: Callable[[], object] = lambda: None,
+    ) -> T:
         """Do ``work`` alone with the owner's data, all or nothing.
 
         Args:
             work: may be called several times, each in a transaction of its own.
             tries_again: whether an error that the Synchronizer calls transient begins it again.
+            before_each: called before each of these transactions begins.
 
         Returns:
             What ``work`` returned in the transaction that was committed.
@@ -52,6 +59,7 @@ class OwnerTransactions:
         pauses_s = RETRY_PAUSES_S if tries_again else ()
         with _owner_locks.hold((id(self.synchronizer), self.owner_id), self._lock_timeout_s):
             for pause_s in (*pauses_s, None):
+                before_each()
                 try:
                     return self._try(work)
                 except Exception as error:

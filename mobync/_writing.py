@@ -41,18 +41,24 @@ class Writing:
             BusyError: another transaction of this owner took too long.
         """
 
-        def attempt(log: OwnerLog) -> T:
-            self._places = None  # after an error that passed, those of the try before
-            return work(log)
-
         for singly in (False, True):
             self._singly = singly
             try:
-                return self._transactions.run(attempt)
+                return self._transactions.run(work, before_each=self._forget_places)
             except InvalidDiffError as misfit:
-                if self._locate(misfit) or singly or not self._synchronizer.may_begin_again():
+                if self._places is None:  # no row was written yet
+                    raise
+                if misfit.index is None and len(self._places) == 1:
+                    misfit.index = 0
+                if misfit.index is not None:
+                    self._name_diffs(misfit, self._places)
+                    raise
+                if singly or not self._synchronizer.may_begin_again():
                     raise
         raise AssertionError("the second try returns or raises")
+
+    def _forget_places(self) -> None:
+        self._places = None
 
     def write(self, log: OwnerLog, next_clock: int) -> int:
         """Write what the merge sends upstream: the rows of the models, and the log.
@@ -73,11 +79,7 @@ class Writing:
                 getattr(store, types[place])(models[place], rows[place])
                 store.create(log.model, log_rows[place])
             return len(places)
-        order: Sequence[int] = places
-        if getattr(store.write_order, "__func__", None) is not Synchronizer.write_order:
-            order = store.write_order(list(zip(types, models, rows, strict=True)))
-            if order != places and sorted(order) != list(places):
-                raise ValueError("write_order() must give each place once")
+        order = places if _keeps_order(store) else _order(store, types, models, rows)
         for run in self._runs(order, types, models):
             write_many = getattr(store, f"{types[run[0]]}_many")
             write_many(models[run[0]], _at(rows, run))
@@ -101,18 +103,11 @@ class Writing:
             self._places = run
             yield run
 
-    def _locate(self, misfit: InvalidDiffError) -> bool:
-        """Have an error of a row name the diff in the request; False if it does not say which."""
-        if self._places is None:
-            return True
-        if misfit.index is None and len(self._places) == 1:
-            misfit.index = 0
-        if misfit.index is None:
-            return False
+    def _name_diffs(self, misfit: InvalidDiffError, places: Sequence[int]) -> None:
+        """Have an error that says which row of a run it means say which diff of the request."""
         for each in (misfit, *misfit.others):
-            each.index = self._exchange.upstream_index(self._places[cast(int, each.index)])
+            each.index = self._exchange.upstream_index(places[cast(int, each.index)])
             each.diff_id = self._exchange.diff(each.index)[0]
-        return True
 
 
 def _all_alike(items: Sequence[str]) -> bool:
@@ -123,3 +118,17 @@ def _at(rows: list[str], places: Sequence[int]) -> list[str]:
     if places == range(len(rows)):
         return rows
     return [rows[place] for place in places]
+
+
+def _keeps_order(store: Synchronizer) -> bool:
+    return getattr(store.write_order, "__func__", None) is Synchronizer.write_order
+
+
+def _order(
+    store: Synchronizer, types: Sequence[str], models: Sequence[str], rows: Sequence[str]
+) -> Sequence[int]:
+    order = store.write_order(list(zip(types, models, rows, strict=True)))
+    places = range(len(types))
+    if order != places and sorted(order) != list(places):
+        raise ValueError("write_order() must give each place once")
+    return order

@@ -36,7 +36,7 @@ from .types import (
 
 logger = logging.getLogger("mobync")
 
-MAX_JSON_DATA_BYTES = 256 * 1024 * 1024  # what the core can print
+MAX_JSON_DATA_BYTES = 256 * 1024 * 1024  # what the core takes
 MAX_DEPTH = 1000  # what cJSON is built for
 
 MOST_TRIES = 100  # after the first, to leave out what a try found that does not fit

@@ -277,6 +277,19 @@ def test_one_text_of_a_body_can_be_read_alone(body: str | bytes, found: str | No
     assert _core.text_member(body, "auth_token") == found
 
 
+@pytest.mark.parametrize(
+    ("body", "name", "found"),
+    [
+        (r'{"a\n": "got"}', "a\n", "got"),
+        (r'{"a\n": "got"}', r"a\n", None),
+        ('{"a\nb": "got"}', "a\nb", None),
+        ('{"a":"b": "got"}', 'a":"b', None),
+    ],
+)
+def test_a_name_is_that_of_the_member_and_not_how_it_is_written(body, name, found) -> None:
+    assert _core.text_member(body, name) == found
+
+
 def test_only_text_has_members() -> None:
     with pytest.raises(TypeError):
         _core.text_member(1, "auth_token")  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -385,6 +385,29 @@ def test_a_rule_that_refuses_at_the_second_try_names_its_own_diff(
     with pytest.raises(InvalidDiffError, match="too late") as raised:
         Mobync(store).apply(0, diffs, "ann")
     assert (raised.value.index, raised.value.diff_id) == (1, "second")
+
+
+@pytest.mark.parametrize("on_refusal", ["raise", "skip"])
+def test_what_refuses_the_second_transaction_means_no_diff(
+    monkeypatch: pytest.MonkeyPatch, on_refusal: Literal["raise", "skip"]
+) -> None:
+    monkeypatch.setattr(_transactions, "RETRY_PAUSES_S", (0.0, 0.0))
+
+    class Closing(FaultyStore):
+        @contextmanager
+        def transaction(self, owner_id: str) -> Iterator[MemorySynchronizer]:
+            if self.plan.left <= 0:
+                raise InvalidDiffError("the account is closed")
+            with super().transaction(owner_id) as store:
+                yield store
+
+    store = Closing()
+    store.plan.method, store.plan.left, store.plan.error = "create_many", 1, Transient()
+    with pytest.raises(InvalidDiffError, match="account") as raised:
+        Mobync(store, on_refusal=on_refusal).apply(
+            0, [diff("first", "create", "tasks", id="x")], "ann"
+        )
+    assert (raised.value.index, raised.value.diff_id) == (None, None)
 
 
 def test_a_commit_whose_success_is_not_heard_is_made_good_by_a_retry() -> None:

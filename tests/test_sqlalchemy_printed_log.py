@@ -7,7 +7,7 @@ from typing import Any
 
 import databases
 import pytest
-from sqlalchemy import Column, Integer, MetaData, Table, select
+from sqlalchemy import Column, Integer, MetaData, Table, Text, TypeDecorator, select
 from task_list import TaskList, diff, statements, task_table
 
 from mobync import InvalidDiffError, Mobync
@@ -147,3 +147,38 @@ def test_a_default_of_the_apps_own_log_column_is_made_for_each_row(database):
     with database.engine.connect() as connection:
         numbered = connection.execute(select(log.c.number).order_by(log.c.logical_clock))
         assert numbered.scalars().all() == [0, 1, 2]
+
+
+class Sealed(TypeDecorator[str]):
+    """What an app may want of one database: that nobody reads its log there."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        return None if value is None else f"sealed:{value}"
+
+    def process_result_value(self, value: str | None, dialect: Any) -> str | None:
+        return None if value is None else value.removeprefix("sealed:")
+
+
+@pytest.mark.parametrize("count", [3, 150])
+def test_a_type_that_the_apps_log_has_on_this_database_is_used(database, count):
+    metadata = MetaData()
+    tasks, plain = task_table(metadata), diffs_table(MetaData())
+    sealed = Text().with_variant(Sealed(), "sqlite", "postgresql", "mysql", "mariadb")
+    columns = [
+        Column(c.name, sealed if c.name == "json_data" else c.type, primary_key=c.primary_key)
+        for c in plain.columns
+    ]
+    log = Table("diffs", metadata, *columns)
+    store = SQLAlchemySynchronizer(database.engine, {"tasks": tasks}, diffs=log)
+    metadata.create_all(database.engine)
+    pushed = many_rows()[:count]
+    Mobync(store).apply(0, pushed, "bob")
+
+    with database.engine.connect() as connection:
+        stored = connection.exec_driver_sql("SELECT json_data FROM diffs").scalars().all()
+    assert sorted(stored) == sorted(f"sealed:{row['json_data']}" for row in pushed)
+    reply = Mobync(store).apply(0, [], "bob")
+    assert [row["json_data"] for row in reply["diffs"]] == [row["json_data"] for row in pushed]

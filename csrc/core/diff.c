@@ -438,13 +438,20 @@ static char *put_integer(char *at, int64_t value)
     return mb_text_put(at, (mb_text){digits + first, sizeof digits - first});
 }
 
-/* Bytes that a diff takes, at most, with an owner and an outcome in place of its own.  A character
- * that is escaped takes six, but for those that stand in JSON itself: two. */
-size_t mb_log_row_most_bytes(const mb_diff *diff, const mb_outcome *outcome, mb_text owner)
+/* A number of bytes, or the largest where memory cannot have so many. */
+static size_t saturated(uint64_t bytes)
+{
+    const uint64_t most = SIZE_MAX;
+    return (size_t)(bytes < most ? bytes : most);
+}
+
+/* A character that is escaped takes six bytes, but for those that stand in JSON itself: two. */
+static uint64_t most_bytes_of(const mb_diff *diff, const mb_outcome *outcome, mb_text owner)
 {
     enum { NAMES_AND_NUMBERS = 168 };
-    return NAMES_AND_NUMBERS + 6 * (diff->id.size + owner.size + diff->model.size) +
-           2 * outcome->json_data.size + diff->quoted_json_data.size;
+    return NAMES_AND_NUMBERS + UINT64_C(6) * diff->id.size + UINT64_C(6) * owner.size +
+           UINT64_C(6) * diff->model.size + UINT64_C(2) * outcome->json_data.size +
+           diff->quoted_json_data.size;
 }
 
 static char *put_json_data(char *at, const mb_diff *diff, const mb_outcome *outcome)
@@ -475,6 +482,11 @@ static char *put_diff(char *at, const mb_diff *diff, const mb_outcome *outcome, 
     return mb_text_put(at, MB_TEXT("}"));
 }
 
+size_t mb_log_row_most_bytes(const mb_diff *diff, const mb_outcome *outcome, mb_text owner)
+{
+    return saturated(most_bytes_of(diff, outcome, owner));
+}
+
 size_t mb_log_row_put(const mb_diff *diff, const mb_outcome *outcome, mb_text owner,
                       int64_t logical_clock, char *at)
 {
@@ -491,15 +503,15 @@ static bool leaves_as_it_came(const mb_diff *diff, const mb_outcome *outcome)
 size_t mb_reply_most_bytes(const mb_diffs *window, const mb_outcomes *downstream)
 {
     enum { HEAD_AND_TAIL = 96, SEPARATOR = 2 };
-    size_t bytes = HEAD_AND_TAIL;
+    uint64_t bytes = HEAD_AND_TAIL;
     for (size_t i = 0; i < downstream->count; i++) {
         const mb_outcome *outcome = &downstream->items[i];
         const mb_diff *diff = &window->items[outcome->source];
         bytes += SEPARATOR + (leaves_as_it_came(diff, outcome)
                                   ? diff->text.size
-                                  : mb_log_row_most_bytes(diff, outcome, diff->owner));
+                                  : most_bytes_of(diff, outcome, diff->owner));
     }
-    return bytes;
+    return saturated(bytes);
 }
 
 size_t mb_reply_put(const mb_diffs *window, const mb_outcomes *downstream, int64_t logical_clock,

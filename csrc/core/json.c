@@ -739,6 +739,7 @@ mb_status mb_json_print_object(const mb_member *const *members, size_t count, mb
 
 mb_status mb_json_text_member(mb_text text, mb_text name, mb_arena *arena, mb_text *found)
 {
+    const mb_text no_guess = {NULL, 0};
     mb_error error;
     mb_json json = mb_json_begin(text, &error);
     mb_text wanted = {NULL, 0}, value = {NULL, 0};
@@ -748,7 +749,7 @@ mb_status mb_json_text_member(mb_text text, mb_text name, mb_arena *arena, mb_te
 
     mb_status status = mb_json_enter(&json, '{');
     while (status == MB_OK && more) {
-        status = mb_json_next_member(&json, name, arena, &read, &more, &member);
+        status = mb_json_next_member(&json, no_guess, arena, &read, &more, &member);
         if (status == MB_OK && more)
             status = mb_json_read_value(&json, &value);
         if (status == MB_OK && more && mb_text_equal(member.name, name))

@@ -40,7 +40,8 @@ mb_status mb_json_enter(mb_json *json, char bracket);
 
 /* Steps to the next member of the object that was entered; the caller then reads its value.
  *
- * guess   a name that is likely to stand there; reading it takes one comparison
+ * guess   a name that is likely to stand there, or empty; to read it takes one comparison.  Only
+ *         characters that stand for themselves in a JSON string.
  * read    in, out: members read so far; counts up
  * more    out: false when the object was closed instead
  * name    out: decoded, and as it stood

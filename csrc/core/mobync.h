@@ -81,7 +81,7 @@ void mb_arena_free(mb_arena *arena);
 /* The largest clock and timestamp: 2^53 - 1, what every JSON client can hold exactly. */
 #define MB_MAX_INTEGER INT64_C(9007199254740991)
 
-/* The largest json_data in bytes; its printed form stays below what a C int can count. */
+/* The largest json_data in bytes. */
 #define MB_MAX_JSON_DATA ((size_t)256 * 1024 * 1024)
 
 typedef enum { MB_CREATE, MB_UPDATE, MB_DELETE } mb_type;
@@ -104,9 +104,9 @@ typedef struct {
     mb_type type;
 
     /* Set where the diff is read from JSON, else empty. */
-    mb_text text;             /* the whole diff as it stood */
+    mb_text text;             /* the whole diff as it stood: its texts are known to be UTF-8 */
     mb_text quoted_json_data; /* json_data as it stood, a JSON string */
-    bool is_whole;            /* the fields above are all that it had, unchanged */
+    bool is_whole;            /* the fields above are all that it had; who changes one clears it */
 
     /* Set by mb_diff_check. */
     mb_text object_id;        /* decoded; with the model it names the object */
@@ -298,7 +298,7 @@ mb_status mb_find_of_written_objects(const mb_diffs *request, const bool *writte
 
 /* ---- printing ----------------------------------------------------------------------------- */
 
-/* Bytes that mb_log_row_put needs, at most. */
+/* Bytes that mb_log_row_put needs for a checked diff, at most; SIZE_MAX if memory has not so many. */
 size_t mb_log_row_most_bytes(const mb_diff *diff, const mb_outcome *outcome, mb_text owner);
 
 /* Prints what is stored of a diff that goes upstream: a JSON object of the seven fields.
@@ -314,7 +314,7 @@ size_t mb_log_row_most_bytes(const mb_diff *diff, const mb_outcome *outcome, mb_
 size_t mb_log_row_put(const mb_diff *diff, const mb_outcome *outcome, mb_text owner,
                       int64_t logical_clock, char *at);
 
-/* Bytes that mb_reply_put needs, at most. */
+/* Bytes that mb_reply_put needs for checked diffs, at most; SIZE_MAX if memory has not so many. */
 size_t mb_reply_most_bytes(const mb_diffs *window, const mb_outcomes *downstream);
 
 /* Prints the reply to a sync request: success, message, logical_clock and the downstream diffs, as

@@ -4,8 +4,9 @@
  * keeps inside each str.  So the str objects are held as long as the merge lasts, and a text that
  * the merge did not change goes out as the very object that came in.
  *
- * Input is hostile until it is read: dicts are copied before anything of them is looked at, since
- * hashing or comparing a strange key can run any code.
+ * Input is hostile until it is read: hashing or comparing a strange key can run any code.  So the
+ * dicts of a request are copied before anything of them is looked at, and of a row the values are
+ * held while they are read.
  */
 #include "binding.h"
 
@@ -170,8 +171,8 @@ static int borrow_text(module_state *state, PyObject *str, PyObject *key, Py_ssi
     return 0;
 }
 
-/* Finds the values of a dict whose first keys are the fields in their order, as those of most stores
- * and devices are: to walk along takes less than to look each key up. */
+/* Finds the values of a dict whose first keys are the fields in their order and interned, as those of
+ * most stores are: to walk along takes less than to look each key up. */
 static bool find_values_in_order(module_state *state, PyObject *dict, PyObject *values[FIELDS])
 {
     PyObject *key;

@@ -594,6 +594,8 @@ static PyObject *exchange_reply_json(Exchange *self, PyObject *clock)
     const mb_diffs *window = &self->window.diffs;
     const mb_outcomes *downstream = &self->result.downstream;
     const size_t most = mb_reply_most_bytes(window, downstream);
+    if (most > PY_SSIZE_T_MAX)
+        return PyErr_NoMemory();
     PyObject *reply = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)most);
     if (reply != NULL) {
         const size_t size =
@@ -622,10 +624,10 @@ static PyObject *print_log_row(Exchange *self, const mb_outcome *outcome, mb_tex
     const size_t most = mb_log_row_most_bytes(diff, outcome, owner);
     if (most > columns->row_room) {
         PyMem_Free(columns->row);
-        columns->row = PyMem_Malloc(2 * most);
+        columns->row = PyMem_Malloc(most);
         if (columns->row == NULL)
             return PyErr_NoMemory();
-        columns->row_room = 2 * most;
+        columns->row_room = most;
     }
     const size_t size = mb_log_row_put(diff, outcome, owner, clock, columns->row);
     return PyUnicode_DecodeUTF8(columns->row, (Py_ssize_t)size, NULL);

@@ -8,7 +8,6 @@ that needs it, the driver gets the rows as tuples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy.engine import Connection, Dialect
@@ -22,42 +21,55 @@ _FEWEST_ROWS = 100  # for which it is worth to compile the statement, which SQLA
 
 def execute_many(connection: Connection, statement: Insert | Update, rows: Sequence[Row]) -> None:
     """Execute a statement once for each row; all rows carry the same keys."""
-    if len(rows) >= _FEWEST_ROWS and _takes_tuples(connection):
-        keys = list(rows[0])
-        compiled = _compile(connection, statement, keys)
-        names = _names_in_order(compiled, keys)
-        if names is not None:
-            values = _tuples(compiled, names, rows, connection.dialect)
-            connection.exec_driver_sql(str(compiled), values)
-            return
-    connection.execute(statement, list(rows))
+    compiled = _compile_for_tuples(connection, statement, list(rows[0]), len(rows))
+    if compiled is None:
+        connection.execute(statement, list(rows))
+    else:
+        connection.exec_driver_sql(str(compiled), _tuples(compiled, rows, connection.dialect))
 
 
 def insert_plain(
-    connection: Connection, statement: Insert, keys: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    connection: Connection, statement: Insert, keys: list[str], rows: Sequence[tuple[Any, ...]]
 ) -> None:
     """Insert rows whose values stand in the order of the keys, and are what the driver takes."""
-    if len(rows) >= _FEWEST_ROWS and _takes_tuples(connection):
-        compiled = _compile(connection, statement, keys)
-        names = _names_in_order(compiled, keys)
-        if names is not None:
-            in_order = itemgetter(*map(keys.index, names))
-            values = rows if names == keys else list(map(in_order, rows))
-            connection.exec_driver_sql(str(compiled), values)
-            return
-    connection.execute(statement, [dict(zip(keys, row, strict=True)) for row in rows])
+    compiled = _compile_for_tuples(connection, statement, keys, len(rows))
+    if compiled is None:
+        connection.execute(statement, [dict(zip(keys, row, strict=True)) for row in rows])
+        return
+    places = [keys.index(name) for name in _names(compiled)]
+    if places != list(range(len(keys))):
+        rows = [tuple(row[place] for place in places) for row in rows]
+    connection.exec_driver_sql(str(compiled), list(rows))
 
 
-def _compile(
-    connection: Connection, statement: Insert | Update, keys: Sequence[str]
-) -> SQLCompiler:
+def _compile_for_tuples(
+    connection: Connection, statement: Insert | Update, keys: list[str], count: int
+) -> SQLCompiler | None:
+    """The statement, if the driver may get its rows as tuples and they are enough for it to pay.
+
+    Not if it takes more than the keys, as a default that Python makes, or values that become part
+    of its text.
+    """
+    if count < _FEWEST_ROWS or not _takes_tuples(connection):
+        return None
     compiled = statement.compile(
         dialect=connection.dialect,
-        column_keys=list(keys) if isinstance(statement, Insert) else None,
+        column_keys=keys if isinstance(statement, Insert) else None,
         for_executemany=True,
     )
     assert isinstance(compiled, SQLCompiler)
+    names = compiled.positiontup
+    if not names or not set(keys) >= set(names):
+        return None
+    if compiled.literal_execute_params or compiled.post_compile_params:
+        return None
     return compiled
+
+
+def _names(compiled: SQLCompiler) -> list[str]:
+    """The names of a row's values in the statement's order."""
+    assert compiled.positiontup is not None
+    return compiled.positiontup
 
 
 def _takes_tuples(connection: Connection) -> bool:
@@ -72,25 +84,9 @@ def _takes_tuples(connection: Connection) -> bool:
     )
 
 
-def _names_in_order(compiled: SQLCompiler, keys: Sequence[str]) -> list[str] | None:
-    """The names of a row's values in the statement's order.
-
-    None if the statement takes more than the row has, as a default that Python makes, or values
-    that become part of its text.
-    """
-    names = compiled.positiontup
-    if not names or not set(keys) >= set(names):
-        return None
-    if compiled.literal_execute_params or compiled.post_compile_params:
-        return None
-    return names
-
-
-def _tuples(
-    compiled: SQLCompiler, names: Sequence[str], rows: Sequence[Row], dialect: Dialect
-) -> list[tuple[Any, ...]]:
+def _tuples(compiled: SQLCompiler, rows: Sequence[Row], dialect: Dialect) -> list[tuple[Any, ...]]:
     columns = []
-    for name in names:
+    for name in _names(compiled):
         column: Any = [row[name] for row in rows]
         to_driver = compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)
         columns.append(column if to_driver is None else map(to_driver, column))

@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql import Insert
+from sqlalchemy.types import TypeEngine
 
 from .. import _core
 from ..types import Diff
@@ -53,22 +54,20 @@ class PrintedLog:
 
     def __init__(self, log: Model) -> None:
         self._log = log
-        columns = log.fields.values()
-        # An INSERT of a SELECT would take a default that Python makes once for all rows.
-        self._is_plain = all(type(c.type) in _PLAIN_TYPES for c in columns) and all(
-            c.default is None for c in log.table.columns
-        )
-        self._keys = [c.key for c in columns]
+        self._keys = [c.key for c in log.fields.values()]
+        self._takes_plain: dict[str, bool] = {}  # by the name of the dialect
 
     def values(
         self, rows_json: Sequence[str], owner: Any, dialect: Dialect
     ) -> list[LogValues] | None:
         """The values of rows that ``insert`` can take.
 
-        None where it cannot take them: a column wants its values changed, or a row is not as
-        mobync prints it, is another owner's, or does not fit.
+        None where it cannot take them: a column wants its values changed, or a row is no diff of
+        the seven fields alone, is another owner's, or does not fit.
         """
-        if not self._is_plain or dialect.name not in _DATABASES:
+        if dialect.name not in self._takes_plain:
+            self._takes_plain[dialect.name] = self._is_plain(dialect)
+        if not self._takes_plain[dialect.name]:
             return None
         values = _core.log_values(rows_json)
         if not values or set(map(itemgetter(_OWNER), values)) != {owner}:
@@ -78,6 +77,15 @@ class PrintedLog:
             if most is not None and max(map(len, map(itemgetter(place), values))) > most:
                 return None
         return values
+
+    def _is_plain(self, dialect: Dialect) -> bool:
+        """Whether the columns take values as they are."""
+        # An INSERT of a SELECT would take a default that Python makes once for all rows.
+        return (
+            dialect.name in _DATABASES
+            and all(_takes_as_it_is(c.type, dialect) for c in self._log.fields.values())
+            and all(c.default is None for c in self._log.table.columns)
+        )
 
     def insert(
         self, connection: Connection, rows_json: Sequence[str], values: Sequence[LogValues]
@@ -96,6 +104,17 @@ class PrintedLog:
         members = [column(f, BigInteger() if f in _NUMBERS else Text()) for f in fields]
         read = rows.table_valued(*members, name="mobync_printed").render_derived(with_types=True)
         return insert(table).from_select(list(fields.values()), select(*read.c))
+
+
+def _takes_as_it_is(type_: TypeEngine[Any], dialect: Dialect) -> bool:
+    """Whether a type, or what it is on this database, is none but the plain ones."""
+    known = {type(plain().dialect_impl(dialect)) for plain in _PLAIN_TYPES}
+    on_database = type_.dialect_impl(dialect)
+    return (
+        type(type_) in _PLAIN_TYPES
+        and type(on_database) in known
+        and on_database.bind_processor(dialect) is None
+    )
 
 
 def highest_clock(values: Iterable[LogValues]) -> int:

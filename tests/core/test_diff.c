@@ -904,11 +904,12 @@ TEST(what_was_read_is_printed_with_its_json_data_as_it_stood)
 static char *reply_to(const mb_diffs *window, const mb_outcomes *downstream, int64_t clock)
 {
     const size_t most = mb_reply_most_bytes(window, downstream);
-    char *printed = malloc(most + 1);
-    CHECK(printed != NULL);
-    const size_t size = mb_reply_put(window, downstream, clock, printed);
+    char *room = malloc(most);
+    CHECK(room != NULL);
+    const size_t size = mb_reply_put(window, downstream, clock, room);
     CHECK(size <= most);
-    printed[size] = '\0';
+    char *printed = strndup(room, size);
+    free(room);
     for (char *at = printed; *at != '\0'; at++)
         if (*at == '"')
             *at = '\'';
