@@ -14,7 +14,7 @@
  *     recognize_ns  what both sides have
  *     merge_ns      the merge
  *     print_ns      the downstream diffs to JSON
- *     arena_bytes   the most that one merge held
+ *     arena_bytes   what the arena held, which is kept from one device to the next
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -22,6 +22,7 @@
 
 #include <cJSON.h>
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,17 +82,27 @@ static void count_phase(sync_cost *cost, phase which, int64_t *since)
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
-/* An arena gives back everything at once, so what it took is its peak. */
+typedef union {
+    size_t bytes;
+    max_align_t alignment;
+} block_head;
+
+/* context: the bytes that are held. */
 static void *allocate_counted(void *context, size_t bytes)
 {
+    block_head *head = malloc(sizeof *head + bytes);
+    if (head == NULL)
+        return NULL;
+    head->bytes = bytes;
     *(size_t *)context += bytes;
-    return malloc(bytes);
+    return head + 1;
 }
 
 static void release_counted(void *context, void *block)
 {
-    (void)context;
-    free(block);
+    block_head *head = (block_head *)block - 1;
+    *(size_t *)context -= head->bytes;
+    free(head);
 }
 
 /* ---- the log ------------------------------------------------------------------------------- */
@@ -170,13 +181,9 @@ static void plant_trees(mb_text line)
     cJSON_Delete(request);
 }
 
-static sync_cost sync_device(server_log *log, mb_text line)
+static sync_cost sync_device(server_log *log, mb_text line, mb_arena *arena)
 {
     sync_cost cost = {.window = log->count};
-    const mb_allocator counted = {allocate_counted, release_counted, &cost.arena_bytes};
-    mb_arena *arena;
-    require(mb_arena_new(&counted, HASH_SEED, &arena), "no arena");
-
     int64_t since = now_ns();
     plant_trees(line);
     count_phase(&cost, TREE, &since);
@@ -212,7 +219,6 @@ static sync_cost sync_device(server_log *log, mb_text line)
         const mb_outcome *outcome = &result.upstream.items[i];
         append(log, &request.items[outcome->source], outcome);
     }
-    mb_arena_free(arena);
     return cost;
 }
 
@@ -245,9 +251,14 @@ static sync_cost faster(sync_cost a, sync_cost b)
     return a;
 }
 
-/* Lets all devices sync.  Returns how many they are. */
+/* Lets all devices sync, in one arena as the extension does.  Returns how many they are. */
 static size_t play(mb_text file, sync_cost *costs, size_t room, bool first_time)
 {
+    enum { KEPT_BYTES = 8 << 20 };
+    size_t held = 0;
+    const mb_allocator counted = {allocate_counted, release_counted, &held};
+    mb_arena *arena;
+    require(mb_arena_new(&counted, HASH_SEED, &arena), "no arena");
     server_log log = {.items = NULL};
     size_t devices = 0;
     const char *end = file.at + file.size;
@@ -256,11 +267,14 @@ static size_t play(mb_text file, sync_cost *costs, size_t room, bool first_time)
             stop("too many lines");
         const char *newline = memchr(at, '\n', (size_t)(end - at));
         const char *line_end = newline != NULL ? newline : end;
-        const sync_cost cost = sync_device(&log, (mb_text){at, (size_t)(line_end - at)});
+        sync_cost cost = sync_device(&log, (mb_text){at, (size_t)(line_end - at)}, arena);
+        cost.arena_bytes = held;
+        mb_arena_empty(arena, KEPT_BYTES);
         costs[devices] = first_time ? cost : faster(cost, costs[devices]);
         at = line_end + 1;
     }
     empty(&log);
+    mb_arena_free(arena);
     return devices;
 }
 
