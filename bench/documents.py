@@ -105,8 +105,7 @@ def _merge(table: Table, find: Find) -> None:
         for entrant, column, how in (
             (core, "one takes all µs", "in the core"),
             (ours, "one takes all µs", "all at once"),
-            (ours, "each in turn µs", "one after the other, CRDT kept in memory"),
-            (ours, "stored, each in turn µs", "one after the other, CRDT loaded and stored"),
+            (ours, "each in turn µs", "one after the other"),
         ):
             fastest = min(peers, key=lambda row: row[column])
             beside = f"{fastest['who']}, the fastest"
@@ -118,7 +117,7 @@ def _end_to_end(table: Table, find: Find) -> None:
         same_work = {"database": ours["database"], "work": ours["work"]}
         for row in find("end_to_end", **same_work):
             if row["how"].startswith("SQLAlchemy "):
-                what = f"{ours['work']}, {ours['database']}"
+                what = f"{ours['work']}, {ours['database']}, processor time"
                 _add(table, what, ours["CPU ms"], row["how"], row["CPU ms"], "ms")
 
 

@@ -1,4 +1,4 @@
-"""Does a sync cost more as the history grows?  Against mobync 0.2.0, which reads it three times."""
+"""Does a sync cost more as the history grows?  Against mobync 0.2.0, which reads it whole."""
 
 from __future__ import annotations
 

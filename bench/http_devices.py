@@ -30,6 +30,7 @@ class Drive:
 
     seconds: float
     latencies_s: list[float] = field(default_factory=list)
+    busy: int = 0  # requests that were to be sent again
     received: int = 0  # diffs
     clocks: list[int] = field(default_factory=list)
 
@@ -69,11 +70,12 @@ async def _sync_until(
         begin = time.perf_counter()
         writer.write(request)
         status, body = await _response(reader)
-        result.latencies_s.append(time.perf_counter() - begin)
         if status == 503:  # three syncs of the owner in that worker: as devices do, again
+            result.busy += 1
             continue
         if status != 200:
             raise RuntimeError(f"{route} answered {status}: {body[:300]!r}")
+        result.latencies_s.append(time.perf_counter() - begin)
         reply = json.loads(body)
         result.received += len(reply["diffs"])
         if route == "/sync":

@@ -46,7 +46,7 @@ class Ready(Synchronizer):
 
 
 class ReadyWithNamedRules(Ready):
-    """The same with rules that name the fields, which Python calls in a quarter of the time."""
+    """The same with rules that name the fields, which take Python less to call."""
 
     def validate_create(
         self,

@@ -1,6 +1,6 @@
 """Runs the benchmarks, prints their tables, and writes results.json and results.svg.
 
-    python bench/run.py                     everything: about 18 minutes on a quiet machine
+    python bench/run.py                     everything: about 15 minutes on a quiet machine
     python bench/run.py --quick             less of everything: one to two minutes
     python bench/run.py history json_text   some sections only
 
@@ -26,7 +26,7 @@ from core_program import BUILD
 from rich.console import Console
 from tables import RESULTS, Table, show
 
-TIMED = ("history", "crdts", "end_to_end", "over_http", "json_text", "compaction")
+TIMED = ("history", "crdts", "end_to_end", "json_text", "compaction", "over_http")
 SECTIONS = (*TIMED, "pull_memory", "steps")
 
 

@@ -46,7 +46,7 @@ class Writing:
             try:
                 return self._transactions.run(work, before_each=self._forget_places)
             except InvalidDiffError as misfit:
-                if self._places is None:  # no row was written yet
+                if self._places is None:  # no row was being written
                     raise
                 if misfit.index is None and len(self._places) == 1:
                     misfit.index = 0
@@ -58,6 +58,7 @@ class Writing:
         raise AssertionError("the second try returns or raises")
 
     def _forget_places(self) -> None:
+        """Before a transaction begins, and once all is written: what it refuses is no row."""
         self._places = None
 
     def write(self, log: OwnerLog, next_clock: int) -> int:
@@ -78,6 +79,7 @@ class Writing:
                 self._places = (place,)
                 getattr(store, types[place])(models[place], rows[place])
                 store.create(log.model, log_rows[place])
+            self._forget_places()
             return len(places)
         order = places if _keeps_order(store) else _order(store, types, models, rows)
         for run in self._runs(order, types, models):
@@ -86,6 +88,7 @@ class Writing:
         log_models = [log.model] * len(places)
         for run in self._runs(places, log_models, log_models):
             store.create_many(log.model, _at(log_rows, run))
+        self._forget_places()
         return len(places)
 
     def _runs(

@@ -410,6 +410,26 @@ def test_what_refuses_the_second_transaction_means_no_diff(
     assert (raised.value.index, raised.value.diff_id) == (None, None)
 
 
+@pytest.mark.parametrize("on_refusal", ["raise", "skip"])
+def test_what_refuses_the_commit_means_no_diff(on_refusal: Literal["raise", "skip"]) -> None:
+    class Closing(FaultyStore):
+        commits = 0
+
+        @contextmanager
+        def transaction(self, owner_id: str) -> Iterator[MemorySynchronizer]:
+            with super().transaction(owner_id) as store:
+                yield store
+                Closing.commits += 1
+                raise InvalidDiffError("the account is closed")
+
+    store = Closing()
+    diffs = [diff(id_, "create", "tasks", id=id_) for id_ in ("first", "second")]
+    with pytest.raises(InvalidDiffError, match="account") as raised:
+        Mobync(store, on_refusal=on_refusal).apply(0, diffs, "ann")
+    assert (raised.value.index, raised.value.diff_id) == (None, None)
+    assert (Closing.commits, contents(store)) == (1, contents(FaultyStore()))
+
+
 def test_a_commit_whose_success_is_not_heard_is_made_good_by_a_retry() -> None:
     class Deaf(FaultyStore):
         @contextmanager

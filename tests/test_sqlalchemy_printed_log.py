@@ -7,7 +7,7 @@ from typing import Any
 
 import databases
 import pytest
-from sqlalchemy import Column, Integer, MetaData, Table, Text, TypeDecorator, select
+from sqlalchemy import Column, Integer, MetaData, String, Table, Text, TypeDecorator, select
 from task_list import TaskList, diff, statements, task_table
 
 from mobync import InvalidDiffError, Mobync
@@ -182,3 +182,23 @@ def test_a_type_that_the_apps_log_has_on_this_database_is_used(database, count):
     assert sorted(stored) == sorted(f"sealed:{row['json_data']}" for row in pushed)
     reply = Mobync(store).apply(0, [], "bob")
     assert [row["json_data"] for row in reply["diffs"]] == [row["json_data"] for row in pushed]
+
+
+def test_a_length_that_the_apps_log_has_on_this_database_is_kept(database):
+    metadata = MetaData()
+    tasks, plain = task_table(metadata), diffs_table(MetaData())
+    short = Text().with_variant(String(60), "sqlite", "postgresql", "mysql", "mariadb")
+    columns = [
+        Column(c.name, short if c.name == "json_data" else c.type, primary_key=c.primary_key)
+        for c in plain.columns
+    ]
+    log = Table("diffs", metadata, *columns)
+    store = SQLAlchemySynchronizer(database.engine, {"tasks": tasks}, diffs=log)
+    metadata.create_all(database.engine)
+    long = sent(json.dumps({"id": "long", "name": "x" * 60}))
+    with pytest.raises(
+        InvalidDiffError, match="'json_data' is longer than 60 characters"
+    ) as raised:
+        Mobync(store).apply(0, [*many_rows()[:2], long], "bob")
+    assert raised.value.index == 2
+    assert Mobync(store).apply(0, many_rows()[:2], "bob")["logical_clock"] == 2

@@ -448,7 +448,7 @@ static size_t saturated(uint64_t bytes)
 /* A character that is escaped takes six bytes, but for those that stand in JSON itself: two. */
 static uint64_t most_bytes_of(const mb_diff *diff, const mb_outcome *outcome, mb_text owner)
 {
-    enum { NAMES_AND_NUMBERS = 168 };
+    enum { NAMES_AND_NUMBERS = 168 }; /* 101 of names, type and punctuation, two integers, quotes */
     return NAMES_AND_NUMBERS + UINT64_C(6) * diff->id.size + UINT64_C(6) * owner.size +
            UINT64_C(6) * diff->model.size + UINT64_C(2) * outcome->json_data.size +
            diff->quoted_json_data.size;

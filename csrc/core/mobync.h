@@ -321,7 +321,8 @@ size_t mb_reply_most_bytes(const mb_diffs *window, const mb_outcomes *downstream
  * JSON.  A diff that was read from JSON, had the seven fields and no more, and leaves unchanged is
  * printed byte for byte.
  *
- * at    room for mb_reply_most_bytes; nothing is terminated
+ * logical_clock    0 or more
+ * at               room for mb_reply_most_bytes; nothing is terminated
  *
  * Returns the bytes that were printed.
  */

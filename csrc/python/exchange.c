@@ -591,6 +591,10 @@ static PyObject *exchange_reply_json(Exchange *self, PyObject *clock)
     const long long logical_clock = PyLong_AsLongLong(clock);
     if ((logical_clock == -1 && PyErr_Occurred()) || require(self, MERGED) < 0)
         return NULL;
+    if (logical_clock < 0) {
+        PyErr_SetString(PyExc_ValueError, "a logical clock is 0 or more");
+        return NULL;
+    }
     const mb_diffs *window = &self->window.diffs;
     const mb_outcomes *downstream = &self->result.downstream;
     const size_t most = mb_reply_most_bytes(window, downstream);
@@ -624,6 +628,7 @@ static PyObject *print_log_row(Exchange *self, const mb_outcome *outcome, mb_tex
     const size_t most = mb_log_row_most_bytes(diff, outcome, owner);
     if (most > columns->row_room) {
         PyMem_Free(columns->row);
+        columns->row_room = 0;
         columns->row = PyMem_Malloc(most);
         if (columns->row == NULL)
             return PyErr_NoMemory();

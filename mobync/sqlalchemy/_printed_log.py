@@ -1,7 +1,7 @@
 """Rows of the log, put into the database as mobync prints them.
 
-The core reads what it printed; PostgreSQL reads it itself, which takes less than to bind it value
-by value.
+The core reads back what it printed.  SQLite gets the values; PostgreSQL gets the text and reads it
+itself, which takes less than to bind it value by value.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql import Insert
-from sqlalchemy.types import TypeEngine
 
 from .. import _core
 from ..types import Diff
 from ._many import insert_plain
 from ._model import Model
+from ._values import variant_of
 
 LogValues = tuple[str, str, int, int, str, str, str]  # in the order of the log's fields
 
-_ID, _OWNER, _CLOCK, _MODEL = 0, 1, 2, 5  # places in it
+_OWNER, _CLOCK = 1, 2  # places in it
 _ROWS = "mobync_rows"
 
 _DATABASES = ("sqlite", "postgresql")  # whose columns keep any text that is not too long
@@ -72,8 +72,8 @@ class PrintedLog:
         values = _core.log_values(rows_json)
         if not values or set(map(itemgetter(_OWNER), values)) != {owner}:
             return None
-        for field, place in ((Diff.ID, _ID), (Diff.MODEL, _MODEL)):
-            most = getattr(self._log.fields[field].type, "length", None)
+        for place, kept in enumerate(self._log.fields.values()):
+            most = getattr(variant_of(kept.type, dialect), "length", None)
             if most is not None and max(map(len, map(itemgetter(place), values))) > most:
                 return None
         return values
@@ -83,7 +83,9 @@ class PrintedLog:
         # An INSERT of a SELECT would take a default that Python makes once for all rows.
         return (
             dialect.name in _DATABASES
-            and all(_takes_as_it_is(c.type, dialect) for c in self._log.fields.values())
+            and all(
+                type(variant_of(c.type, dialect)) in _PLAIN_TYPES for c in self._log.fields.values()
+            )
             and all(c.default is None for c in self._log.table.columns)
         )
 
@@ -104,17 +106,6 @@ class PrintedLog:
         members = [column(f, BigInteger() if f in _NUMBERS else Text()) for f in fields]
         read = rows.table_valued(*members, name="mobync_printed").render_derived(with_types=True)
         return insert(table).from_select(list(fields.values()), select(*read.c))
-
-
-def _takes_as_it_is(type_: TypeEngine[Any], dialect: Dialect) -> bool:
-    """Whether a type, or what it is on this database, is none but the plain ones."""
-    known = {type(plain().dialect_impl(dialect)) for plain in _PLAIN_TYPES}
-    on_database = type_.dialect_impl(dialect)
-    return (
-        type(type_) in _PLAIN_TYPES
-        and type(on_database) in known
-        and on_database.bind_processor(dialect) is None
-    )
 
 
 def highest_clock(values: Iterable[LogValues]) -> int:

@@ -53,9 +53,9 @@ def codec_of(type_: sql.TypeEngine[Any], dialect: Dialect) -> Codec | None:
     """The codec of a column type on a database; None for a type that cannot be synced."""
     if isinstance(type_, sql.PickleType | mysql.SET):
         return None
-    type_ = _variant(type_, dialect)
+    type_ = variant_of(type_, dialect)
     if isinstance(type_, sql.TypeDecorator):
-        type_ = _variant(type_.type_engine(dialect), dialect)
+        type_ = variant_of(type_.type_engine(dialect), dialect)
     for kind, make in _MAKERS:
         if isinstance(type_, kind):
             return make(type_, dialect)
@@ -68,7 +68,7 @@ def is_json_as_read(type_: sql.TypeEngine[Any], codec: Codec) -> bool:
     return codec.encode in (str, int, bool, _as_is) and not isinstance(type_, sql.TypeDecorator)
 
 
-def _variant(type_: sql.TypeEngine[Any], dialect: Dialect) -> sql.TypeEngine[Any]:
+def variant_of(type_: sql.TypeEngine[Any], dialect: Dialect) -> sql.TypeEngine[Any]:
     """What with_variant() declared for this database, or else the type itself."""
     # dialect_impl() would give the driver's own class, which for a Float can be a Numeric's.
     variants: Mapping[str, sql.TypeEngine[Any]] = getattr(type_, "_variant_mapping", {})
