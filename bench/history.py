@@ -48,7 +48,8 @@ def measure(quick: bool) -> list[Table]:
             "The same Synchronizer for both (bench/stores.py), its seven methods and nothing more. "
             "SQLite: WAL, an index on (owner, logical_clock), one commit for each apply.",
             "Each diff updates one field of one of 1,000 tasks; what it wrote is taken back before "
-            "the next one, outside of the time.",
+            "the next one, outside of the time. The histories take turns, and at each of them both "
+            "versions once more, which gives the last two columns.",
             f"0.2.0 is left out beyond {old_limit:,} diffs: it reads the whole log, as JSON, twice "
             "for each apply, a second's work at 100,000 and ten times that at 1,000,000.",
             "Processor time. At a history of 0 there is nothing to read; later a second, small "
@@ -62,33 +63,43 @@ def measure(quick: bool) -> list[Table]:
             "memory": lambda size: Memory(),
         }
         for name, make in makers.items():
-            medians: dict[tuple[int, int], float] = {}
-            for history in histories:
-                store = make(history)
-                ids = _fill(store, history)
-                for batch in BATCHES:
-                    versions = {"1.0": mobync} | ({"0.2.0": old} if history <= old_limit else {})
-                    times = race(
-                        {
-                            version: _device(store, module, ids, history, batch)
-                            for version, module in versions.items()
-                        },
-                        0.3 if quick else 2.5,
-                    )
-                    new = times["1.0"]
-                    medians[history, batch] = new.median
-                    short = medians.get((SHORT, batch))
-                    before = times["0.2.0"].median * 1000 if "0.2.0" in times else None
+            stores = {history: make(history) for history in histories}
+            ids = {history: _fill(store, history) for history, store in stores.items()}
+
+            def device(
+                module: ModuleType,
+                history: int,
+                batch: int,
+                stores: dict[int, Store] = stores,
+                ids: dict[int, list[str]] = ids,
+            ) -> Contender:
+                return _device(stores[history], module, ids[history], history, batch)
+
+            for batch in BATCHES:
+                beside_each_other = {str(h): device(mobync, h, batch) for h in histories}
+                new = race(beside_each_other, 0.5 if quick else 8)
+                short, none = new[str(SHORT)], new["0"]
+                for history in histories:
+                    taken = new[str(history)]
+                    before = faster = None
+                    if history <= old_limit:
+                        versions = {"1.0": mobync, "0.2.0": old}
+                        both = race(
+                            {which: device(v, history, batch) for which, v in versions.items()},
+                            0.3 if quick else 2,
+                        )
+                        before = both["0.2.0"].median * 1000
+                        faster = both["0.2.0"].median / both["1.0"].median
                     table.add(
                         name,
                         batch,
                         history,
-                        new.median * 1000,
-                        percent(new.spread),
-                        new.median / medians[0, batch],
-                        new.median / short if short is not None else None,
+                        taken.median * 1000,
+                        percent(taken.spread),
+                        taken.median / none.median,
+                        taken.median / short.median,
                         before,
-                        before / (new.median * 1000) if before is not None else None,
+                        faster,
                     )
     return [table]
 
