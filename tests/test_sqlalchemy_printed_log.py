@@ -7,13 +7,17 @@ from typing import Any
 
 import databases
 import pytest
+from databases import Database
 from sqlalchemy import Column, Integer, MetaData, String, Table, Text, TypeDecorator, select
+from sqlalchemy.types import TypeEngine
 from task_list import TaskList, diff, statements, task_table
 
 from mobync import InvalidDiffError, Mobync
 from mobync.sqlalchemy import SQLAlchemySynchronizer, _printed_log, diffs_table
 
 database = databases.database
+
+DIALECTS = "sqlite", "postgresql", "mysql", "mariadb"
 
 HARD_JSON = [
     r'{"id": "a", "name": "\u00e4\ud83d\ude00\/\b\f\n\r\t\"\\ "}',
@@ -55,13 +59,25 @@ def test_what_is_logged_is_what_was_sent(database, ascii_only, more):
     ]
 
 
-def test_the_columns_of_an_own_log_may_stand_in_any_order(database):
+def with_own_log(database: Database, *columns: Column[Any]) -> SQLAlchemySynchronizer:
+    """On an app's own table for the log."""
     metadata = MetaData()
-    tasks, plain = task_table(metadata), diffs_table(MetaData())
-    columns = [Column(c.name, c.type, primary_key=c.primary_key) for c in plain.columns]
-    log = Table("diffs", metadata, *reversed(columns), Column("seen_by", Integer))
+    tasks, log = task_table(metadata), Table("diffs", metadata, *columns)
     store = SQLAlchemySynchronizer(database.engine, {"tasks": tasks}, diffs=log)
     metadata.create_all(database.engine)
+    return store
+
+
+def log_columns(**types: TypeEngine[Any]) -> list[Column[Any]]:
+    """The columns of a log, some of them of other types."""
+    return [
+        Column(c.name, types.get(c.name, c.type), primary_key=c.primary_key)
+        for c in diffs_table(MetaData()).columns
+    ]
+
+
+def test_the_columns_of_an_own_log_may_stand_in_any_order(database):
+    store = with_own_log(database, *reversed(log_columns()), Column("seen_by", Integer))
     pushed = many_rows()
     clock = Mobync(store).apply(0, pushed, "bob")["logical_clock"]
 
@@ -164,16 +180,8 @@ class Sealed(TypeDecorator[str]):
 
 @pytest.mark.parametrize("count", [3, 150])
 def test_a_type_that_the_apps_log_has_on_this_database_is_used(database, count):
-    metadata = MetaData()
-    tasks, plain = task_table(metadata), diffs_table(MetaData())
-    sealed = Text().with_variant(Sealed(), "sqlite", "postgresql", "mysql", "mariadb")
-    columns = [
-        Column(c.name, sealed if c.name == "json_data" else c.type, primary_key=c.primary_key)
-        for c in plain.columns
-    ]
-    log = Table("diffs", metadata, *columns)
-    store = SQLAlchemySynchronizer(database.engine, {"tasks": tasks}, diffs=log)
-    metadata.create_all(database.engine)
+    sealed = Text().with_variant(Sealed(), *DIALECTS)
+    store = with_own_log(database, *log_columns(json_data=sealed))
     pushed = many_rows()[:count]
     Mobync(store).apply(0, pushed, "bob")
 
@@ -185,16 +193,8 @@ def test_a_type_that_the_apps_log_has_on_this_database_is_used(database, count):
 
 
 def test_a_length_that_the_apps_log_has_on_this_database_is_kept(database):
-    metadata = MetaData()
-    tasks, plain = task_table(metadata), diffs_table(MetaData())
-    short = Text().with_variant(String(60), "sqlite", "postgresql", "mysql", "mariadb")
-    columns = [
-        Column(c.name, short if c.name == "json_data" else c.type, primary_key=c.primary_key)
-        for c in plain.columns
-    ]
-    log = Table("diffs", metadata, *columns)
-    store = SQLAlchemySynchronizer(database.engine, {"tasks": tasks}, diffs=log)
-    metadata.create_all(database.engine)
+    short = Text().with_variant(String(60), *DIALECTS)
+    store = with_own_log(database, *log_columns(json_data=short))
     long = sent(json.dumps({"id": "long", "name": "x" * 60}))
     with pytest.raises(
         InvalidDiffError, match="'json_data' is longer than 60 characters"
