@@ -18,6 +18,7 @@ SOURCES := $(shell find csrc -name '*.[ch]') setup.py pyproject.toml mobync/__in
 BUILD_PACKAGES := gcc make pkg-config libcjson-dev python3-venv python3-dev
 TEST_PACKAGES := clang clang-format clang-tidy cppcheck valgrind
 BROWSER := chromium
+DEPLOY := nginx-light openssl systemd galera-4 rsync
 RUN_EXTRAS := server,examples
 TEST_EXTRAS := test,dev
 
@@ -55,29 +56,60 @@ $(VENV)/.developing: $(VENV)/.system $(SOURCES)
 	$(call install,$(TEST_EXTRAS))
 	@touch $(VENV)/.running $@
 
+# The to-do app in the browser, from packages of npm; without npm the rest is served.
+TODO := examples/todo
+TODO_SOURCES := $(filter-out %/dist,$(wildcard $(TODO)/*.*)) $(wildcard clients/javascript/*.js)
+
+.PHONY: todo
+todo: ## Build the to-do app, if npm is there
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(TODO)/dist/todo.js; \
+	else echo "npm is missing: install Node 20 or later with npm for the to-do app at /todo/" >&2; fi
+
+$(TODO)/dist/todo.js: $(TODO_SOURCES)
+	rm -rf $(TODO)/node_modules/mobync
+	cd $(TODO) && npm install --install-links --no-package-lock --no-audit --no-fund && npm run build
+	@touch $@
+
 .PHONY: run
-run: $(VENV)/.running ## Serve a demo database with its inspector, and two devices that keep editing (PORT)
+run: $(VENV)/.running todo ## Serve a demo database with its inspector and a to-do app, and two devices that keep editing (PORT)
 	$(BIN)/python examples/live.py --port $(PORT)
 
 .PHONY: demo
-demo: $(VENV)/.running ## Play two devices over HTTP, on an own server or on URL, and tell what happens
-	$(BIN)/python examples/demo.py $(if $(URL),--url $(URL))
+demo: $(VENV)/.running ## Play two devices over HTTP, on an own server or on URL (with TOKEN), and tell what happens
+	$(BIN)/python examples/demo.py $(if $(URL),--url $(URL)) $(if $(TOKEN),--token $(TOKEN))
 
 .PHONY: test
 test: setup test-core test-python test-sanitized test-refcounts ## Run all tests
 
 .PHONY: services
-services: setup ## See to it that PostgreSQL, MariaDB, Redis and a browser are there, for the tests
+services: setup ## See to it that PostgreSQL, MariaDB, Redis, nginx and a browser are there, for the tests
 	sh .ci/services
-	sh .ci/packages $(BROWSER)
+	sh .ci/packages $(BROWSER) $(DEPLOY)
+
+# What the tests of the npm package need; of npm itself the Makefile says what to install.
+JAVASCRIPT := clients/javascript
+JAVASCRIPT_MODULES := $(JAVASCRIPT)/node_modules/.installed
+
+$(JAVASCRIPT_MODULES): $(JAVASCRIPT)/package.json
+	@command -v npm >/dev/null || { echo "npm is missing: install Node 20 or later with npm" >&2; exit 1; }
+	cd $(JAVASCRIPT) && npm install --no-package-lock --no-audit --no-fund
+	@mkdir -p $(@D) && touch $@
+
+.PHONY: test-javascript
+test-javascript: setup $(JAVASCRIPT_MODULES) ## Run the tests of the npm package
+	$(BIN)/python -m pytest -q tests/test_javascript_clients.py
 
 .PHONY: test-python
-test-python: services ## Run the Python tests
+test-python: services $(JAVASCRIPT_MODULES) ## Run the Python tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+.PHONY: test-async
+test-async: services ## Run all tests of the SQLAlchemy stores on each driver that is awaited
+	MOBYNC_TEST_ALL_ASYNC=1 $(BIN)/python -m pytest -q -n $(WORKERS) tests/test_async.py
 
 .PHONY: test-core
 test-core: tools ## Run the C tests of the core: plain, sanitized, valgrind, threads
-	$(MAKE) -C tests/core test sanitize valgrind
+	$(MAKE) -C tests/core test words sanitize valgrind
 	sh tests/isolated/run_tsan.sh
 
 .PHONY: test-sanitized
@@ -92,6 +124,19 @@ test-refcounts: tools ## Count every reference, on a debug build of Python
 lint: tools ## Check warnings, layers, style, types, stubs; analyse the C
 	PYTHON=$(BIN)/python sh .ci/lint
 	PYTHON=$(BIN)/python sh .ci/static
+
+# The tests of the merge, the binding, the memory store, the client and the route: those that need
+# no database server, no browser and no Node.
+CHECKED := apply apply_json architecture awaitables client client_conformance compaction \
+    configuration conformance_of_apply crossings example_in_memory extension_types form http \
+    http_adapters http_docs members memory_synchronizer merge named_devices owner_locks paging \
+    prose reentry refusals retries server_edits threads
+
+.PHONY: check
+check: tools ## Check style and types, and run the tests that need no server: two minutes
+	PYTHON=$(BIN)/python sh .ci/lint
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -k "not postgresql and not mariadb" \
+	    $(CHECKED:%=tests/test_%.py)
 
 .PHONY: simulate
 simulate: setup ## Play RUNS random histories from SEED on STORE
@@ -111,12 +156,22 @@ fuzz-sample: tools ## Fuzz the core with the same few inputs each time
 	sh fuzz/run.sh sample
 
 .PHONY: bench
-bench: services $(VENV)/.bench ## Measure; print tables, write JSON and a chart (QUICK=1: a minute)
-	$(BIN)/python bench/run.py $(if $(QUICK),--quick)
+bench: services $(VENV)/.bench ## Measure; print tables, write JSON and a chart (QUICK=1: a few minutes; ONLY=small)
+	$(BIN)/python bench/run.py $(if $(QUICK),--quick,$(if $(ONLY),--write)) $(ONLY)
 
 $(VENV)/.bench: $(VENV)/.developing | tools
 	@$(BIN)/python -m pip install -q -e '.[bench]'
 	@touch $@
+
+.PHONY: docs
+docs: $(VENV)/.system ## Serve the documentation's site, as it is while you edit (PORT)
+	$(call install,docs)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:$(PORT)
+
+.PHONY: wheels
+wheels: setup ## Build an sdist and a wheel for each Python here into dist/, and use each
+	@$(BIN)/python -m pip install -q -e '.[wheels]'
+	bash .ci/wheels
 
 .PHONY: work
 work: tools ## Count the work of a fixed merge and sync; fail if it is 10 % over the baseline

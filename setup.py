@@ -49,8 +49,12 @@ class BuildWithCJSON(build_ext):
 
     def build_extensions(self) -> None:
         compile_flags, link_flags = cjson_flags()
+        if self.compiler.compiler_type == "msvc":
+            own_flags = ["/std:c11"]
+        else:
+            own_flags = ["-std=c11", "-fvisibility=hidden"]
         for extension in self.extensions:
-            extension.extra_compile_args += compile_flags
+            extension.extra_compile_args += own_flags + compile_flags
             extension.extra_link_args += link_flags
         super().build_extensions()
 
@@ -62,7 +66,6 @@ setup(
             "mobync._core",
             sources=sorted(glob("csrc/core/*.c") + glob("csrc/python/*.c")),
             depends=sorted(glob("csrc/core/*.h") + glob("csrc/python/*.h")),
-            extra_compile_args=["-std=c11", "-fvisibility=hidden"],
         )
     ],
 )

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
 import time
 from itertools import islice
-from pathlib import Path
 
 from tables import Table
 from task_database import TaskDatabase, open_tasks
@@ -40,18 +38,15 @@ def measure(quick: bool) -> list[Table]:
             f"{SYNC_EVERY} edits, so a create takes in what was edited before its first sync.",
         ],
     )
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        open_tasks("sqlite", Path(directory)) as database,
-    ):
+    with open_tasks("sqlite") as database:
         edits = _play(database, tasks)
         with database.store.transaction(OWNER) as inside:
             live = inside.read("tasks")
-        before = _download_bytes(database)
+        before = _download_bytes(database, "before")
         begin = time.perf_counter()
         compacted = database.mobync.compact(OWNER)
         seconds = time.perf_counter() - begin
-        after = _download_bytes(database)
+        after = _download_bytes(database, "after")
     live_bytes = sum(len(json.dumps(row)) for row in live)
     table.notes.append(
         f"{edits:,} edits; {len(live):,} rows live, of {live_bytes / len(live):.0f} bytes as JSON."
@@ -69,13 +64,20 @@ def measure(quick: bool) -> list[Table]:
 def _play(database: TaskDatabase, tasks: int) -> int:
     """Let one device live through it; returns the number of its edits."""
     life = task_life(random.Random(8), tasks)
-    clock = edits = 0
-    while pushed := list(islice(life, SYNC_EVERY)):
-        clock = database.mobync.apply(clock, pushed, OWNER)["logical_clock"]
+    clock = edits = number = 0
+    mark, pushed = None, [*islice(life, SYNC_EVERY)]
+    while True:
+        number += 1
+        said = {"device": "the phone", "request": number, "mark": mark}
+        reply = database.mobync.apply(clock, pushed, OWNER, **said)
+        clock, mark = reply["logical_clock"], reply["mark"]
         edits += len(pushed)
+        if not pushed:  # a poll, by which all has been seen
+            break
+        pushed = list(islice(life, SYNC_EVERY))
     return edits
 
 
-def _download_bytes(database: TaskDatabase) -> int:
+def _download_bytes(database: TaskDatabase, device: str) -> int:
     """What a new device gets, as JSON."""
-    return len(json.dumps(database.mobync.apply(0, [], OWNER)))
+    return len(json.dumps(database.mobync.apply(0, [], OWNER, device=device, request=1)))

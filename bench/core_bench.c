@@ -154,7 +154,7 @@ static void check_all(mb_diffs *diffs, mb_arena *arena)
 {
     mb_error error;
     for (size_t i = 0; i < diffs->count; i++)
-        require(mb_diff_check(&diffs->items[i], arena, &error), "a diff is malformed");
+        require(mb_diff_check(&diffs->items[i], NULL, arena, &error), "a diff is malformed");
 }
 
 static void print_reply(const mb_outcomes *downstream, const mb_diffs *window)
@@ -203,7 +203,8 @@ static sync_cost sync_device(server_log *log, mb_text line, mb_arena *arena)
     check_all(&request, arena);
     count_phase(&cost, CHECK, &since);
 
-    require(mb_recognize(arena, &window, &request), "no memory to recognize");
+    require(mb_recognize(arena, &window, &request, false, &index, &error),
+            "no memory to recognize");
     count_phase(&cost, RECOGNIZE, &since);
 
     mb_merge_result result;

@@ -33,7 +33,7 @@ NOTES = [
     "edit that the devices made, processor time.",
     "Stored, each in turn: the same, when the server keeps nothing in memory between two "
     "devices, but loads what it stored and stores it again. mobync never keeps anything: for "
-    "every device it merges the window, all edits that this one has not seen, anew. Its window is "
+    "every device it merges the window, all edits that this one has not seen, again. Its window is "
     "read already: the database is in neither column.",
     "One takes all: one replica takes in what all the others did, in one go; µs for each edit.",
     "mobync core: bench/core_bench.c, from diffs to outcomes, json_data read and checked. "

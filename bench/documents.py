@@ -7,15 +7,15 @@ A full run does it by itself.  Each table stands between its own two lines:
     <!-- bench: history -->
     <!-- end of bench -->
 
-The names are those of the tables, "summary" for the few lines that a README has room for, and
-"machine" for what they were measured on.
+The names are those of the tables, "small" for the few lines on small syncs that a README has room
+for, "summary" for those on all else, and "machine" for what they were measured on.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,26 @@ _PLACE = re.compile(r"<!-- bench: (\w+) -->.*?<!-- end of bench -->", re.DOTALL)
 def fill(results: Results, documents: Iterable[Path]) -> None:
     """Write the tables of some results into documents, each in its place."""
     texts = {stored["name"]: markdown(Table(**stored)) for stored in results["tables"]}
-    texts |= {"summary": markdown(summary(results)), "machine": _provenance(results)}
+    texts["machine"] = _provenance(results)
+    for name, title, parts in SHORT_FORMS:
+        texts[name] = markdown(_short(results, name, title, parts))
     for path in documents:
         path.write_text(_PLACE.sub(lambda place: _filled(place, texts), path.read_text()))
+
+
+def kept_beside(kept: Results, results: Results) -> Results:
+    """A full run's results, in which those of a run of some sections take the place of its own."""
+    tables = {table["name"]: table for table in (*kept["tables"], *results["tables"])}
+    apart = {
+        section: {"command": results["command"], "load": load}
+        for section, load in zip(results["seconds"], results["load"], strict=True)
+    }
+    return {
+        **kept,
+        "versions": kept["versions"] | results["versions"],
+        "apart": kept.get("apart", {}) | apart,
+        "tables": list(tables.values()),
+    }
 
 
 def _filled(place: re.Match[str], texts: dict[str, str]) -> str:
@@ -53,22 +70,35 @@ def _provenance(results: Results) -> str:
         "section began.",
         f"{results['compiler']}; {results['postgresql']}; {versions}.",
         f"Command: `{results['command']}`.",
+        *_apart(results),
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _apart(results: Results) -> Iterator[str]:
+    """A line for each run of some sections whose tables took the place of the full run's."""
+    runs: dict[str, dict[str, float]] = {}
+    for section, run in results.get("apart", {}).items():
+        runs.setdefault(run["command"], {})[section] = run["load"]
+    for command, loads in runs.items():
+        low, high = min(loads.values()), max(loads.values())
+        sections = ", ".join(loads)
+        yield f"On its own: `{command}` ({sections}); load average {low:.1f} to {high:.1f}."
 
 
 # ---- the short form -----------------------------------------------------------------------------
 
 
-def summary(results: Results) -> Table:
-    """What there is to know in a few lines for each goal."""
-    table = Table("summary", "Measured", ["what", "mobync", "beside", "", "ratio"])
-    for describe in (_history, _merge, _end_to_end, _over_http, _json_text, _memory, _compaction):
-        describe(table, lambda name, **wanted: _rows(results, name, wanted))
-    return table
-
-
 Find = Callable[..., list[Row]]
+Parts = tuple[Callable[[Table, Find], None], ...]
+
+
+def _short(results: Results, name: str, title: str, parts: Parts) -> Table:
+    """What there is to know in a few lines for each goal."""
+    table = Table(name, title, ["what", "mobync", "beside", "", "ratio"])
+    for describe in parts:
+        describe(table, lambda source, **wanted: _rows(results, source, wanted))
+    return table
 
 
 def _rows(results: Results, name: str, wanted: Row) -> list[Row]:
@@ -149,6 +179,56 @@ def _compaction(table: Table, find: Find) -> None:
     (raw,), (compacted,) = (find("compaction", log=log) for log in ("raw", "compacted"))
     rows, rows_raw = compacted["rows per live row"], raw["rows per live row"]
     _add(table, "log rows for a live row, compacted", rows, "raw", rows_raw, "rows")
+
+
+# ---- the short form for small syncs -------------------------------------------------------------
+
+
+def _small_syncs(table: Table, find: Find) -> None:
+    for ours in find("small_syncs", how="mobync"):
+        same_work = {"database": ours["database"], "work": ours["work"]}
+        theirs = find("small_syncs", **same_work)[1]  # without a pool
+        what = f"{ours['work']}, {ours['database']}"
+        _add(table, what, ours["µs"], theirs["how"], theirs["µs"], "µs")
+
+
+def _flatness(table: Table, find: Find) -> None:
+    for short in find("flatness", **{"of the shortest": 1.0}):
+        long = find("flatness", database=short["database"])[-1]
+        what = f"one edit, {long['logged diffs']:,} in the log, {long['database']}"
+        beside = f"{short['logged diffs']:,} in the log"
+        _add(table, what, long["edit µs"], beside, short["edit µs"], "µs")
+
+
+def _small_http(table: Table, find: Find) -> None:
+    for ours in find("small_http", route="/sync"):
+        (theirs,) = find("small_http", work=ours["work"], route="/by_hand")
+        rate, theirs_rate = ours["requests/s"], theirs["requests/s"]
+        _add(table, f"over HTTP: {ours['work']}", rate, "by hand", theirs_rate, "/s")
+        p99, theirs_p99 = ours["p99 ms"], theirs["p99 ms"]
+        _add(table, f"over HTTP: {ours['work']}, p99", p99, "by hand", theirs_p99, "ms")
+
+
+def _accord(table: Table, find: Find) -> None:
+    for theirs in find("accord", who="Accord"):
+        count = theirs["edits at once"]
+        (ours,) = find("accord", who="mobync", **{"edits at once": count})
+        what = f"{count} edits at once" if count > 1 else "one edit"
+        _add(table, f"{what}, postgresql, time passed", ours["ms"], "Accord", theirs["ms"], "ms")
+
+
+SHORT_FORMS: tuple[tuple[str, str, Parts], ...] = (
+    (
+        "small",
+        "What a small sync costs",
+        (_small_syncs, _flatness, _small_http, _accord, _memory),
+    ),
+    (
+        "summary",
+        "Everything else in short",
+        (_history, _merge, _end_to_end, _over_http, _json_text, _compaction),
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,18 @@ PACKAGES = (
     "mobync",
     "sqlalchemy",
     "psycopg",
+    "pymysql",
     "orjson",
     "pycrdt",
     "loro",
     "y-py",
     "flask",
     "gunicorn",
+    "accordsync-server",
 )
 
 QUIET_LOAD = 0.7  # processes that run or wait to, averaged over a minute
-LONGEST_WAIT_S = 40  # so that eight sections fit in twenty minutes with their waits
+LONGEST_WAIT_S = 40  # so that its sections fit in twenty minutes with their waits
 
 
 def wait_for_quiet() -> tuple[float, int]:

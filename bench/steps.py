@@ -14,16 +14,16 @@ from mobync import Mobync
 
 # In the order of an apply; what the binding has and is not named here is among "the rest".
 STEPS = {
-    "exchange_new": "Exchange(): the request's dicts read and checked",
-    "exchange_from_json": "Exchange.from_json(): the request's text read and checked",
-    "exchange_meet": "meet(): the window read, checked and recognized",
-    "exchange_news": "news(): which diffs the rules are asked of",
-    "exchange_ask": "ask(): the rules called, with a diff's fields as keywords",
-    "exchange_merge": "merge()",
-    "exchange_operations": "operations(): what is written, as str",
-    "exchange_downstream": "downstream(): the reply's dicts",
-    "exchange_reply_json": "reply_json(): the reply's text",
-    "exchange_acknowledge": "acknowledge(): the clocks into the caller's dicts",
+    "begin_sync": "begin_sync(): the request's dicts read and checked",
+    "begin_json_sync": "begin_json_sync(): the request's text read and checked",
+    "read_log": "read_log(): the window read and checked",
+    "validate_new": "validate_new(): the rules called, with a diff's fields as keywords",
+    "merge_request": "merge_request(): the merge",
+    "write_models": "write_models(): the models' rows as str, given to the store",
+    "append_log": "append_log(): the log's rows, given to the store",
+    "acknowledge": "acknowledge(): the clocks into the caller's dicts",
+    "make_reply": "make_reply(): the reply's dicts",
+    "make_json_reply": "make_json_reply(): the reply's text",
 }
 CORE_FUNCTIONS = 12  # the hottest
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    select,
     text,
+    update,
 )
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import OperationalError
@@ -29,13 +32,33 @@ from workload import Diff
 
 from mobync import Mobync
 from mobync.sqlalchemy import SQLAlchemySynchronizer, diffs_table
+from mobync.sqlalchemy._tables import heads_of
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from databases import open_database, server_url
 
-__all__ = ["KINDS", "TaskDatabase", "answers", "open_database", "open_tasks", "task_row"]
+__all__ = [
+    "KINDS",
+    "TaskDatabase",
+    "answering",
+    "answers",
+    "open_database",
+    "open_tasks",
+    "processor_clock",
+    "task_row",
+]
 
-KINDS = ("sqlite", "postgresql")
+KINDS = ("sqlite", "postgresql", "mariadb")  # "mariadb": over PyMySQL
+
+_THREAD_OF_SERVER = {
+    "postgresql": "SELECT pg_backend_pid()",
+    "mariadb": "SELECT tid FROM information_schema.processlist WHERE id = connection_id()",
+}
+_BY_BYTES: dict[str, Any] = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in {"charset": "utf8mb4", "collate": "utf8mb4_bin"}.items()
+}
 
 
 class TaskDatabase:
@@ -44,7 +67,7 @@ class TaskDatabase:
     def __init__(self, url: URL) -> None:
         self.engine: Engine = create_engine(url)
         if url.get_backend_name() == "sqlite":
-            event.listen(self.engine, "connect", _no_flush_at_commit)
+            event.listen(self.engine, "connect", no_flush_at_commit)
         metadata = MetaData()
         self.tasks = Table(
             "tasks",
@@ -57,35 +80,52 @@ class TaskDatabase:
             Column("priority", Integer),
             Column("due", String(10)),
             Column("list_name", String(100)),
+            **_BY_BYTES,
         )
         self.log = diffs_table(metadata)
+        self.heads = heads_of(self.log)
         metadata.create_all(self.engine)
         self.store = SQLAlchemySynchronizer(self.engine, {"tasks": self.tasks})
         self.mobync = Mobync(self.store)
-        self._server_schedule = self._find_server_schedule()
-
-    def processor_time(self) -> float:
-        """Seconds that this process has computed so far, and the server for our connection."""
-        if self._server_schedule is None:
-            return time.process_time()
-        return time.process_time() + int(self._server_schedule.read_text().split()[0]) / 1e9
-
-    def _find_server_schedule(self) -> Path | None:
-        """Where the kernel tells how long PostgreSQL's process for our connection has run."""
-        if self.engine.dialect.name == "sqlite":
-            return None
-        with self.engine.connect() as connection:
-            backend = connection.scalar(text("SELECT pg_backend_pid()"))
-        path = Path(f"/proc/{backend}/schedstat")
-        return path if path.exists() else None  # a server on another machine
+        self.processor_time = processor_clock(self.engine)
 
     def fill_log(self, rows: list[Diff]) -> None:
         """Write rows into the log as they are."""
         with self.engine.begin() as connection:
             connection.execute(insert(self.log), rows)
 
+    def grow_log(self, owner: str, begin: int, end: int) -> None:
+        """Copy the owner's log of ``begin`` diffs until it has ``end``, in the database itself."""
+        log, heads = self.log.c, self.heads
+        while begin < end:
+            changed = {"id": log.id + f"-{begin}", "logical_clock": log.logical_clock + begin}
+            copies = select(*(changed.get(column.name, column) for column in log)).where(
+                log.owner == owner, log.logical_clock < end - begin
+            )
+            with self.engine.begin() as connection:
+                connection.execute(insert(self.log).from_select(list(log), copies))
+            begin = min(2 * begin, end)
+        with self.engine.begin() as connection:
+            connection.execute(
+                update(heads).where(heads.c.owner == owner).values(logical_clock=end - 1)
+            )
 
-def _no_flush_at_commit(connection: Any, record: Any) -> None:
+
+def processor_clock(engine: Engine) -> Callable[[], float]:
+    """Gives the seconds that this process has computed so far, and the server for the engine's
+    one connection, as far as the kernel of this machine tells.
+    """
+    question = _THREAD_OF_SERVER.get(engine.dialect.name)
+    if question is None:
+        return time.process_time
+    with engine.connect() as connection:
+        schedule = Path(f"/proc/{connection.scalar(text(question))}/schedstat")
+    if not schedule.exists():  # a server on another machine
+        return time.process_time
+    return lambda: time.process_time() + int(schedule.read_text().split()[0]) / 1e9
+
+
+def no_flush_at_commit(connection: Any, record: Any) -> None:
     """As mobync and everybody else would run it in WAL mode; otherwise the disk is measured."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -110,10 +150,22 @@ def answers(kind: str) -> bool:
     return True
 
 
+def answering(kinds: Iterable[str], notes: list[str]) -> Iterator[str]:
+    """The databases that are there; a note says which are not."""
+    for kind in kinds:
+        if answers(kind):
+            yield kind
+        else:
+            notes.append(f"{kind} is left out: no server answers (tests/databases.py).")
+
+
 @contextmanager
-def open_tasks(kind: str, directory: Path) -> Iterator[TaskDatabase]:
+def open_tasks(kind: str) -> Iterator[TaskDatabase]:
     """An empty task database, which is gone afterwards."""
-    with open_database(kind, directory) as database:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        open_database(kind, Path(directory)) as database,
+    ):
         tasks = TaskDatabase(database.url)
         try:
             yield tasks

@@ -14,7 +14,7 @@ from typing import NamedTuple
 FIXED_APPLY = Path(__file__).with_name("fixed_apply.py")
 FEW, MORE = 2, 12  # times; what they differ by is without Python's start
 
-# " 46,096,504 ( 8.71%)  csrc/python/exchange.c:exchange_new [/somewhere/_core.so]"
+# " 46,096,504 ( 8.71%)  csrc/python/request.c:begin_sync [/somewhere/_core.so]"
 _LINE = re.compile(r"^\s*([\d,]+) \([ \d.]+%\)\s+(\S*):(\S+)(?: \[(.*)\])?$")
 
 
@@ -47,13 +47,9 @@ def apply_instructions(how: str) -> tuple[int, int]:
 
 
 def step_instructions(how: str) -> dict[str, int]:
-    """Of one fixed apply, by the function of the binding in which it goes from C to Python.
-
-    What a function calls is counted with it.
-    """
+    """Of one fixed apply, by function; what a function calls is counted with it."""
     few, more = (_inclusive(_fixed_apply(how, times)) for times in (FEW, MORE))
-    steps = {name: (more[name] - few.get(name, 0)) // (MORE - FEW) for name in more}
-    return {name: count for name, count in steps.items() if name.startswith("exchange_")}
+    return {name: (more[name] - few.get(name, 0)) // (MORE - FEW) for name in more}
 
 
 def _fixed_apply(how: str, times: int) -> list[str]:

@@ -6,8 +6,10 @@
 
 Counted are the instructions (callgrind) that the core and the binding take for a fixed merge and a
 fixed apply; the calls of Python functions in that apply; and what a fixed sync asks of its
-database: SQL statements, and rows that the Synchronizer reads.  What Python, cJSON and the C
-library take is left out, as it depends on how they were built.
+database: SQL statements, and rows that the Synchronizer reads.  Of a push of one edit and of a poll
+these are counted: statements and round trips, for each database that answers, and the calls of
+mobync's functions.  What Python, cJSON and the C library take is left out, as it depends on how
+they were built.
 """
 
 from __future__ import annotations
@@ -16,19 +18,21 @@ import argparse
 import json
 import random
 import sys
-import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import core_program
 import fixed_apply
+import small_syncs
 import valgrinding
 from sqlalchemy import event, insert
 from steps import core_requests
-from task_database import TaskDatabase, open_tasks, task_row
+from task_database import KINDS, TaskDatabase, answering, open_tasks, task_row
 from workload import OWNER, task_creates, task_updates
 
+import mobync
 from mobync import Mobync, ReadFilter
 from mobync.sqlalchemy import SQLAlchemySynchronizer
 
@@ -62,6 +66,7 @@ def count() -> Counts:
         "apply: calls of Python functions": fixed_apply.python_calls("apply"),
         "apply_json: calls of Python functions": fixed_apply.python_calls("apply_json"),
         **_database_work(),
+        **_small_syncs(),
     }
 
 
@@ -101,13 +106,15 @@ class _CountingStore(SQLAlchemySynchronizer):
         _CountingStore.rows_read += len(rows)
         return rows
 
+    def read_log(self, where: str, filters: Sequence[ReadFilter]) -> Any:
+        rows = list(super().read_log(where, filters))
+        _CountingStore.rows_read += len(rows)
+        return rows
+
 
 def _database_work() -> Counts:
     """Of a device that pushes 100 edits, gets 50, and has seen the 10,000 before them."""
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        open_tasks("sqlite", Path(directory)) as database,
-    ):
+    with open_tasks("sqlite") as database:
         rng = random.Random(11)
         rows = [task_row(create, OWNER) for create in task_creates(rng, 1000)]
         with database.engine.begin() as connection:
@@ -116,7 +123,10 @@ def _database_work() -> Counts:
         log = task_updates(rng, ids, HISTORY + UNSEEN)
         database.fill_log([{**row, "logical_clock": i} for i, row in enumerate(log)])
         synced = Mobync(_CountingStore(database.engine, {"tasks": database.tasks}))
-        synced.apply(HISTORY + UNSEEN, [], OWNER)  # the first sync of an owner makes its head
+        with synced.synchronizer.transaction(OWNER):
+            pass  # the first one of an owner makes its head
+        for _ in range(2):  # and notes that there are devices without a name, once in a process
+            synced.apply(HISTORY + UNSEEN, [], OWNER)
         _CountingStore.rows_read = 0
 
         statements = _noted_statements(database)
@@ -128,6 +138,43 @@ def _database_work() -> Counts:
             "sync: SQL statements, SQLite": of_sync,
             "empty sync: SQL statements, SQLite": len(statements) - of_sync,
         }
+
+
+def _small_syncs() -> Counts:
+    """Of a device that pushes one update, and of one that has everything."""
+    counts = {}
+    for kind in answering(KINDS, []):
+        with open_tasks(kind) as database:
+            ids = small_syncs.make_all_tasks(database)
+            sent = small_syncs.traffic_of(kind, database, ids)
+            for work, name in (("push one update", "push"), ("poll, nothing new", "poll")):
+                traffic = sent[work, "mobync"]
+                counts[f"{name} of one: statements, {kind}"] = traffic.statements
+                if kind != "sqlite":
+                    counts[f"{name} of one: round trips, {kind}"] = traffic.round_trips
+            for name, traffic in small_syncs.traffic_of_named(kind, database).items():
+                counts[f"named {name}: statements, {kind}"] = traffic.statements
+                if kind != "sqlite":
+                    counts[f"named {name}: round trips, {kind}"] = traffic.round_trips
+            if kind == "sqlite":
+                counts |= _python_calls(database, ids["mobync"])
+    return counts
+
+
+def _python_calls(database: TaskDatabase, ids: list[str]) -> Counts:
+    """How many functions of mobync's they call, once everything is kept."""
+    clock = database.mobync.logical_clock("mobync")
+    *updates, last = task_updates(random.Random(12), ids, 40, "mobync")
+    for update in updates:
+        clock = database.mobync.apply(clock, [update], "mobync")["logical_clock"]
+        database.mobync.apply(clock, [], "mobync")
+    package = str(Path(mobync.__file__).parent)
+    push = partial(database.mobync.apply, clock, [last], "mobync")
+    poll = partial(database.mobync.apply, clock + 1, [], "mobync")
+    return {
+        "push of one: calls of mobync's functions, sqlite": fixed_apply.calls_of(push, package),
+        "poll of one: calls of mobync's functions, sqlite": fixed_apply.calls_of(poll, package),
+    }
 
 
 def _noted_statements(database: TaskDatabase) -> list[str]:

@@ -67,7 +67,7 @@ def task_fields(rng: random.Random) -> dict[str, Any]:
 
 
 def task_edit(rng: random.Random) -> dict[str, Any]:
-    """One field of a task, set anew; the ticks and the name more often than the rest."""
+    """One field of a task, set again; the ticks and the name more often than the rest."""
     name = rng.choices(("done", "name", "notes", "priority", "due"), (3, 3, 2, 1, 1))[0]
     value = rng.random() < 0.5 if name == "done" else task_fields(rng)[name]
     return {name: value}

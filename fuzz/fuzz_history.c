@@ -4,7 +4,9 @@
  * is lost, which request arrives a second time, who goes back to a backup.  Holds after each reply:
  * the device's rows are the server's, and the same request again changes nothing.  Holds of every
  * diff on either side: no create meets a row, no update misses one, and no edit is beaten by one
- * that its device had seen.  A device that never went back does not get its own diffs.
+ * that its device had seen.  A device that never went back does not get its own diffs.  The log is
+ * compacted and folded below the lowest clock that any device, or what may come of it, will ask from;
+ * no device can tell, and below there is one row for each object.
  *
  * With TELL in the environment a history is printed as a story.
  */
@@ -18,14 +20,16 @@ static mb_diffs diffs_of(const kept_diff *kept, size_t count, mb_arena *arena)
     mb_error error;
     HOLDS(mb_diffs_new(arena, count, &diffs) == MB_OK);
     for (size_t i = 0; i < count; i++) {
-        diffs.items[i] = (mb_diff){.id = {kept[i].id, strlen(kept[i].id)},
-                                   .owner = {"o", 1},
-                                   .model = {"m", 1},
-                                   .json_data = {kept[i].json_data, strlen(kept[i].json_data)},
-                                   .logical_clock = kept[i].logical_clock,
-                                   .utc_timestamp = kept[i].utc_timestamp,
-                                   .type = kept[i].type};
-        HOLDS(mb_diff_check(&diffs.items[i], arena, &error) == MB_OK);
+        diffs.items[i] =
+            (mb_diff){.id = {kept[i].id, strlen(kept[i].id)},
+                      .owner = {"o", 1},
+                      .model = {"m", 1},
+                      .json_data = {kept[i].json_data, strlen(kept[i].json_data)},
+                      .field_times = {kept[i].field_times, strlen(kept[i].field_times)},
+                      .logical_clock = kept[i].logical_clock,
+                      .utc_timestamp = kept[i].utc_timestamp,
+                      .type = kept[i].type};
+        HOLDS(mb_diff_check(&diffs.items[i], NULL, arena, &error) == MB_OK);
     }
     return diffs;
 }
@@ -69,7 +73,7 @@ static void sync_once(server *s, const device *d, memory *from, request_fate fat
     mb_diffs request = diffs_of(from->outbox, from->outbox_count, arena);
     mb_merge_result result;
     mb_diffs_limit_skew(&request, s->now_ms, MOST_SKEW_MS);
-    HOLDS(mb_recognize(arena, &window, &request) == MB_OK);
+    recognize(arena, &window, &request);
     HOLDS(mb_merge(arena, &window, &request, &result) == MB_OK);
 
     tell("device %d syncs from %d%s\n", d->number, (int)from->logical_clock,
@@ -135,6 +139,89 @@ static void compact(server *s, size_t middle)
     mb_arena_free(arena);
 }
 
+/* The clock below which nobody asks, neither a device nor its backup nor a request under way. */
+static int64_t horizon_of(const server *s, const device *devices)
+{
+    int64_t horizon = s->next_clock;
+    for (int i = 0; i < DEVICES; i++) {
+        const device *d = &devices[i];
+        const int64_t clocks[] = {d->now.logical_clock, d->backup.logical_clock,
+                                  d->delivered.logical_clock};
+        for (size_t c = 0; c < sizeof clocks / sizeof *clocks; c++)
+            horizon = clocks[c] < horizon ? clocks[c] : horizon;
+    }
+    return horizon;
+}
+
+static void write_create(server *s, const mb_folded *create)
+{
+    for (size_t i = 0; i < s->log_count; i++) {
+        kept_diff *kept = &s->log[i];
+        if (strlen(kept->id) != create->id.size ||
+            memcmp(kept->id, create->id.at, create->id.size) != 0)
+            continue;
+        HOLDS(kept->type == MB_CREATE);
+        HOLDS(create->json_data.size < sizeof kept->json_data);
+        HOLDS(create->field_times.size < sizeof kept->field_times);
+        kept->utc_timestamp = create->utc_timestamp;
+        mb_text_put(kept->json_data, create->json_data)[0] = '\0';
+        mb_text_put(kept->field_times, create->field_times)[0] = '\0';
+    }
+}
+
+/* Folds the piece of the log that ends before `end`; what is dropped stays, marked by a clock of -1. */
+static void fold_piece(server *s, mb_folding *folding, size_t first, size_t end, mb_arena *arena)
+{
+    const mb_diffs piece = diffs_of(s->log + first, end - first, arena);
+    mb_fold_result fold;
+    HOLDS(mb_fold(folding, &piece, -1, arena, &fold) == MB_OK);
+    HOLDS(fold.unfolded == 0);
+    for (size_t i = 0; i < piece.count; i++)
+        if (fold.dropped[i])
+            s->log[first + i].logical_clock = -1;
+    for (size_t i = 0; i < fold.create_count; i++)
+        write_create(s, &fold.creates[i]);
+}
+
+/* Folds a compacted log below a clock, in two pieces. */
+static void fold_below(server *s, int64_t horizon, unsigned cut)
+{
+    mb_arena *arena = new_arena(s->log_count);
+    mb_folding *folding;
+    size_t below = 0, left = 0;
+    bool met[OBJECTS] = {false};
+    while (below < s->log_count && s->log[below].logical_clock < horizon)
+        below++;
+    const mb_diffs all = diffs_of(s->log, below, arena);
+    HOLDS(mb_folding_new(true, arena, &folding) == MB_OK);
+    for (size_t i = 0; i < all.count; i++)
+        if (all.items[i].type != MB_CREATE)
+            HOLDS(mb_folding_expect(folding, &all.items[i]) == MB_OK);
+    const size_t middle = below == 0 ? 0 : cut % below;
+    fold_piece(s, folding, 0, middle, arena);
+    fold_piece(s, folding, middle, below, arena);
+    for (size_t i = 0; i < s->log_count; i++) {
+        if (s->log[i].logical_clock < 0)
+            continue;
+        HOLDS(i >= below || (s->log[i].type == MB_CREATE && !met[s->log[i].object]));
+        met[s->log[i].object] |= i < below;
+        s->log[left++] = s->log[i];
+    }
+    tell("and folded below %d to %zu\n", (int)horizon, left);
+    s->log_count = left;
+    mb_arena_free(arena);
+}
+
+/* A device that has nothing gets the server's rows. */
+static void check_new_device(server *s)
+{
+    static device fresh;
+    memset(&fresh, 0, sizeof fresh);
+    fresh.was_restored = true;
+    sync_once(s, &fresh, &fresh.now, SENT);
+    expect_same_rows(fresh.now.rows, s->rows);
+}
+
 static void do_step(server *s, device *d, decisions *from, unsigned step)
 {
     enum { EDIT, EDIT_TOO, SYNC, LOSE_REPLY, ARRIVE_LATE, SET_CLOCK, WAIT, SAVE, RESTORE, COMPACT };
@@ -178,6 +265,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     while (d.at < d.end && s.log_count + 2 * OUTBOX < LOG) {
         const unsigned step = choose(&d, STEPS);
         do_step(&s, &devices[choose(&d, DEVICES)], &d, step);
+        if (step == STEPS - 1) { /* the log was compacted */
+            fold_below(&s, horizon_of(&s, devices), choose(&d, LOG));
+            check_new_device(&s);
+        }
     }
     for (int round = 0; round < 2; round++)
         for (int i = 0; i < DEVICES; i++)

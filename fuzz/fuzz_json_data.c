@@ -13,7 +13,7 @@
 static mb_status check(mb_text json_data, mb_arena *arena, mb_diff *diff, mb_error *error)
 {
     *diff = (mb_diff){.id = {"d", 1}, .owner = {"o", 1}, .model = {"m", 1}, .json_data = json_data};
-    return mb_diff_check(diff, arena, error);
+    return mb_diff_check(diff, NULL, arena, error);
 }
 
 static void expect_clean_text(mb_text text)

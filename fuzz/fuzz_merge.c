@@ -5,8 +5,9 @@
  * from another diff, none from one that the server knows; what leaves is a well-formed diff of the
  * same object; marked as written are those that outcomes come from and, of objects whose create goes
  * up, edits; the lists are as they were; the hash seed makes no difference; what the request touches
- * and the rest, merged apart, make the whole; and the same request again sends up nothing of an
- * object that nobody deleted.
+ * and the rest, merged apart, make the whole; the same request again sends up nothing of an object
+ * that nobody deleted; as a retry, of which all is known, it sends up nothing at all; and of a device
+ * that starts over nothing known goes up, and nothing down.
  */
 #include "oracle.h"
 
@@ -33,7 +34,13 @@ static mb_text text_of(const char *string)
 static void check(mb_diff *diff, mb_arena *arena)
 {
     mb_error error;
-    HOLDS(mb_diff_check(diff, arena, &error) == MB_OK);
+    HOLDS(mb_diff_check(diff, NULL, arena, &error) == MB_OK);
+}
+
+static void check_row(mb_diff *row, mb_arena *arena)
+{
+    mb_error error;
+    HOLDS(mb_log_row_check(row, arena, &error) == MB_OK);
 }
 
 static mb_diffs invent_diffs(decisions *from, bool ids_recur, mb_arena *arena)
@@ -50,7 +57,10 @@ static mb_diffs invent_diffs(decisions *from, bool ids_recur, mb_arena *arena)
         diff->id = text_of(ids[ids_recur ? choose(from, 9) : i % 9]);
         diff->utc_timestamp = choose(from, 6);
         diff->logical_clock = choose(from, 8);
-        check(diff, arena);
+        if (!ids_recur && choose(from, 2) == 0)
+            check_row(diff, arena); /* of a window */
+        else
+            check(diff, arena);
     }
     return diffs;
 }
@@ -58,7 +68,7 @@ static mb_diffs invent_diffs(decisions *from, bool ids_recur, mb_arena *arena)
 static mb_merge_result merge(mb_arena *arena, mb_diffs *window, mb_diffs *request)
 {
     mb_merge_result result;
-    HOLDS(mb_recognize(arena, window, request) == MB_OK);
+    recognize(arena, window, request);
     HOLDS(mb_merge(arena, window, request, &result) == MB_OK);
     return result;
 }
@@ -123,7 +133,7 @@ static mb_merge_result merge_part(mb_arena *arena, mb_diffs *window, mb_diffs *r
                                   mb_selection part)
 {
     mb_merge_result result;
-    HOLDS(mb_recognize(arena, window, request) == MB_OK);
+    recognize(arena, window, request);
     HOLDS(mb_select(arena, window, request, &part) == MB_OK);
     HOLDS(mb_merge(arena, window, request, &result) == MB_OK);
     return result;
@@ -157,7 +167,7 @@ static void expect_page_is_some(mb_arena *arena, const mb_diffs *window, size_t 
 {
     int64_t end;
     size_t on_page = 0;
-    HOLDS(mb_page_end(arena, window, limit, &end) == MB_OK);
+    HOLDS(mb_page_end(arena, window, limit, SIZE_MAX, &end) == MB_OK);
     for (size_t i = 0; i < window->count; i++)
         on_page += window->items[i].logical_clock < end;
     HOLDS(end == -1 || (on_page > 0 && on_page < window->count));
@@ -190,6 +200,37 @@ static void expect_retry_sends_nothing(mb_arena *arena, const mb_diffs *window, 
     }
 }
 
+static void expect_known_retry_writes_nothing(mb_arena *arena, mb_diffs *window, mb_diffs *request)
+{
+    mb_merge_result result;
+    recognize(arena, window, request);
+    mb_know_all(request);
+    HOLDS(mb_merge(arena, window, request, &result) == MB_OK);
+    HOLDS(result.upstream.count == 0);
+    for (size_t i = 0; i < request->count; i++)
+        HOLDS(!result.written[i] && !result.unlogged[i]);
+}
+
+static void expect_starting_over_holds(mb_arena *arena, mb_diffs *log, mb_diffs *request,
+                                       int64_t device_clock)
+{
+    mb_merge_result result;
+    recognize(arena, log, request);
+    HOLDS(mb_merge_behind(arena, log, request, device_clock, &result) == MB_OK);
+    HOLDS(result.downstream.count == 0);
+    for (size_t i = 0; i < result.upstream.count; i++) {
+        const mb_outcome *outcome = &result.upstream.items[i];
+        const mb_diff *diff = &request->items[outcome->source];
+        (void)expect_well_formed(outcome, request, arena);
+        HOLDS(!diff->known && !diff->repeated);
+        bool is_logged = outcome->type == MB_CREATE;
+        for (size_t k = 0; k < log->count; k++)
+            is_logged |= same_object(&log->items[k], diff);
+        HOLDS(is_logged); /* of what the log does not have only a create goes up */
+    }
+    expect_written(request, &result);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
     decisions from = {bytes, bytes + size};
@@ -215,7 +256,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
                                   &window.items[outcome->source]));
     }
     expect_written(&request, &result);
-    const mb_merge_result same = merge(other, &window, &request);
+    mb_merge_result same;
+    HOLDS(mb_merge(other, &window, &request, &same) == MB_OK);
     expect_same_outcomes(same.upstream, result.upstream);
     expect_same_outcomes(same.downstream, result.downstream);
     HOLDS(memcmp(same.written, result.written, request.count * sizeof *result.written) == 0);
@@ -224,6 +266,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     expect_parts_make_the_whole(arena, &window, &request, &result);
     expect_page_is_some(arena, &window, 1 + choose(&from, MOST));
     expect_retry_sends_nothing(arena, &window, &request, result.upstream);
+    expect_known_retry_writes_nothing(arena, &window, &request);
+    expect_starting_over_holds(arena, &window, &request, choose(&from, 9));
     mb_arena_free(other);
     mb_arena_free(arena);
     return 0;

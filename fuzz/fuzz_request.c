@@ -2,7 +2,8 @@
  *
  * The input is the JSON text of a body.  Holds: an error points into the input; what is accepted is
  * the object that cJSON parses, with as many diffs and none that breaks a rule; each diff's
- * text lies in the body and holds the same diff when it is read alone; a cursor is the same to
+ * text lies in the body and holds the same diff when it is read alone; what is malformed may stay,
+ * and then only what is not JSON or too much is refused; a cursor is the same to
  * whoever asks for it; and the reply that sends the diffs back is JSON with just these diffs in it.
  */
 #include "oracle.h"
@@ -82,25 +83,53 @@ static void expect_reply_holds_them(const mb_diffs *diffs, mb_arena *arena)
         expect_same(&again.items[i], &diffs->items[i]);
 }
 
+/* The same body where what is malformed may stay: whoever takes it strictly finds nothing of that. */
+static void expect_malformed_are_kept(mb_text body, const mb_request_rules *rules,
+                                      mb_status strictly, mb_arena *arena)
+{
+    mb_request request;
+    mb_error error;
+    mb_diffs window = {NULL, 0};
+    size_t index, malformed = 0;
+    const mb_status status = mb_request_read(body, rules, true, arena, &request, &index, &error);
+    HOLDS(status != MB_NO_MEMORY && (strictly != MB_OK || status == MB_OK));
+    if (status != MB_OK)
+        return;
+    for (size_t i = 0; i < request.diffs.count; i++) {
+        const mb_diff *diff = &request.diffs.items[i];
+        mb_diff same = *diff;
+        HOLDS(lies_inside(diff->text, body));
+        HOLDS(diff->excluded == (diff->malformed != NULL));
+        HOLDS(diff->malformed != NULL ? diff->malformed->reason != NULL
+                                      : mb_diff_check(&same, rules, arena, &error) == MB_OK);
+        malformed += diff->malformed != NULL;
+    }
+    HOLDS(malformed == 0 || strictly == MB_INVALID);
+    recognize(arena, &window, &request.diffs);
+    HOLDS(mb_link_objects(arena, &request.diffs) == MB_OK);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
     static const char *const reserved[] = {"reserved", NULL};
-    const mb_request_rules rules = {reserved, {"log", 3}, 1000, 1000, 100};
+    const mb_request_rules rules = {reserved, {"log", 3}, 1000, 1000, 50, 100, 200, 20};
     const mb_text body = {(const char *)bytes, size};
     mb_arena *arena = new_arena(1);
     mb_request request;
     mb_error error;
     size_t index;
-    const mb_status status = mb_request_read(body, &rules, arena, &request, &index, &error);
+    const mb_status status = mb_request_read(body, &rules, false, arena, &request, &index, &error);
     HOLDS(status != MB_NO_MEMORY);
     HOLDS(status == MB_OK || (error.reason != NULL && error.offset <= size));
+    expect_malformed_are_kept(body, &rules, status, arena);
     mb_text cursor;
     HOLDS(mb_json_text_member(body, (mb_text){"cursor", 6}, arena, &cursor) == MB_OK);
     if (status == MB_OK) {
         for (size_t i = 0; i < request.diffs.count; i++) {
             const mb_diff *diff = &request.diffs.items[i];
             HOLDS(lies_inside(diff->text, body));
-            HOLDS(mb_diff_check_rules(diff, &rules, &error) == MB_OK);
+            mb_diff same = *diff;
+            HOLDS(mb_diff_check(&same, &rules, arena, &error) == MB_OK);
             const mb_diffs alone = read_array("[", diff->text, "]", arena);
             HOLDS(alone.count == 1);
             expect_same(&alone.items[0], diff);

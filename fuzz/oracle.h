@@ -35,6 +35,14 @@ __attribute__((format(printf, 1, 2))) static inline void tell(const char *format
     va_end(arguments);
 }
 
+/* Recognizes; an id that names two things makes its diff malformed. */
+static inline void recognize(mb_arena *arena, mb_diffs *window, mb_diffs *request)
+{
+    size_t index;
+    mb_error error;
+    HOLDS(mb_recognize(arena, window, request, true, &index, &error) == MB_OK);
+}
+
 static inline mb_arena *new_arena(uint64_t hash_seed)
 {
     mb_arena *arena = NULL;

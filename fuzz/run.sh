@@ -14,7 +14,7 @@ cd "$(dirname "$0")"
 BUILD=../build/fuzz
 CC=${CC:-clang}
 FLAGS="-std=c11 -O1 -g -fno-omit-frame-pointer -Wall -Wextra -Wconversion -Wshadow -Werror
-       -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all"
+       -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -DMB_LONG_WINDOW=1"
 PKG_CONFIG=${PKG_CONFIG:-pkg-config}
 
 FLAGS="$FLAGS $($PKG_CONFIG --cflags libcjson)"

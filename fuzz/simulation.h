@@ -27,6 +27,7 @@ typedef struct {
 typedef struct {
     char id[12];
     char json_data[64];
+    char field_times[96]; /* of a folded row of the log */
     unsigned object;
     mb_type type;
     int64_t logical_clock;
@@ -88,7 +89,7 @@ static inline void change_row(const server *s, row *rows, mb_type type, mb_text 
     mb_arena *arena = new_arena(1);
     mb_error error;
     mb_diff diff = {.id = {"d", 1}, .owner = {"o", 1}, .model = {"m", 1}, .json_data = json_data};
-    HOLDS(mb_diff_check(&diff, arena, &error) == MB_OK);
+    HOLDS(mb_diff_check(&diff, NULL, arena, &error) == MB_OK);
     HOLDS(diff.object_id.size == 1 && *diff.object_id.at >= 'x' && *diff.object_id.at <= 'z');
 
     row *changed = &rows[*diff.object_id.at - 'x'];

@@ -1,12 +1,29 @@
 """Offline-first sync for apps whose backend is Python."""
 
+try:
+    import mobync._core  # noqa: F401
+except ImportError as error:
+    if isinstance(error, ModuleNotFoundError) and error.name != "mobync._core":
+        raise
+    fault = "is not built" if isinstance(error, ModuleNotFoundError) else f"does not load ({error})"
+    raise ImportError(
+        f"mobync's C extension {fault} in {__path__[0]} for this Python. Run `pip install -e .` in "
+        "the directory above to build it, or, if mobync is installed, start Python in a directory "
+        "that has no `mobync` of its own (docs/install.md)"
+    ) from error
+
 from .errors import (
     BusyError,
+    DeviceRevokedError,
+    IdTakenError,
     InvalidDiffError,
     LogicalClockError,
     MobyncError,
     PageError,
+    TooManyListenersError,
     UnauthorizedError,
+    UnavailableError,
+    UnknownDeviceError,
 )
 from .sync import Mobync, merge
 from .synchronizer import Synchronizer
@@ -14,10 +31,14 @@ from .types import (
     CompactResult,
     Diff,
     DiffDict,
+    Difference,
+    EraseReceipt,
     FilterType,
+    KnownDevice,
     MergeResult,
     OperationType,
     ReadFilter,
+    ReconcileResult,
     Refusal,
     Reply,
     SyncReport,
@@ -28,10 +49,15 @@ __version__ = "1.0.0"
 __all__ = [
     "BusyError",
     "CompactResult",
+    "DeviceRevokedError",
     "Diff",
     "DiffDict",
+    "Difference",
+    "EraseReceipt",
     "FilterType",
+    "IdTakenError",
     "InvalidDiffError",
+    "KnownDevice",
     "LogicalClockError",
     "MergeResult",
     "Mobync",
@@ -39,11 +65,15 @@ __all__ = [
     "OperationType",
     "PageError",
     "ReadFilter",
+    "ReconcileResult",
     "Refusal",
     "Reply",
     "SyncReport",
     "Synchronizer",
+    "TooManyListenersError",
     "UnauthorizedError",
+    "UnavailableError",
+    "UnknownDeviceError",
     "__version__",
     "merge",
 ]

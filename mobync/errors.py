@@ -26,15 +26,28 @@ class InvalidDiffError(MobyncError):
         others: what was found malformed at the same time, in later places.
     """
 
+    # For an app's subclass whose __init__ does not call this one.
+    reason: str = "refused"
+    index: int | None = None
+    diff_id: str | None = None
+    others: Sequence[InvalidDiffError] = ()
+
     def __init__(self, reason: str, index: int | None = None, diff_id: str | None = None) -> None:
         super().__init__(reason, index, diff_id)
         self.reason = reason
         self.index = index
         self.diff_id = diff_id
-        self.others: Sequence[InvalidDiffError] = ()
 
     def __str__(self) -> str:
         return _located("invalid", self.index, self.diff_id, self.reason)
+
+
+class IdTakenError(InvalidDiffError):
+    """A row has an id that another row of its table has already.
+
+    A Synchronizer raises it from ``create``, ``create_many`` or ``append_log``.  From the log it
+    means that the device went back to a backup: the diff comes again under another id.
+    """
 
 
 class UnauthorizedError(MobyncError):
@@ -47,6 +60,11 @@ class UnauthorizedError(MobyncError):
         index: place of the diff in the request, from 0.
         diff_id: the diff's id.
     """
+
+    # For an app's subclass whose __init__ does not call this one.
+    reason: str = "refused"
+    index: int | None = None
+    diff_id: str | None = None
 
     def __init__(self, reason: str, index: int | None = None, diff_id: str | None = None) -> None:
         super().__init__(reason, index, diff_id)
@@ -62,7 +80,7 @@ class LogicalClockError(MobyncError):
     """The device's logical clock cannot be right (ERROR_INVALID_HEIGHT).
 
     It is negative, or not an integer, or ahead of the server, which then has lost diffs that the
-    device has seen.  A device that is ahead must start anew: pull everything from clock 0.
+    device has seen.  A device that is ahead must start again: pull everything from clock 0.
 
     Attributes:
         ahead: whether it is ahead of the server, and not malformed.
@@ -71,6 +89,22 @@ class LogicalClockError(MobyncError):
     def __init__(self, message: str, *, ahead: bool = False) -> None:
         super().__init__(message)
         self.ahead = ahead
+
+
+class UnknownDeviceError(MobyncError):
+    """A named device is not as the server knows it.
+
+    Its request was overtaken by a later one, or it is a copy of the device, or the server is a
+    backup that has forgotten.  The device takes a new name, gives what it has not sent new ids, and
+    sends it as request 1, without a mark, with the clock that it has.
+    """
+
+
+class DeviceRevokedError(MobyncError):
+    """A person has ended this named device, or the owner was erased.
+
+    No request of it is taken any more.  The device drops the owner's rows.
+    """
 
 
 class PageError(MobyncError):
@@ -84,6 +118,20 @@ class BusyError(MobyncError):
     """Another sync of this owner, or who had locked a row, took too long (ERROR_SERVER_BUSY).
 
     The same request may be sent again.
+    """
+
+
+class TooManyListenersError(BusyError):
+    """As many devices of this owner listen for events as one owner may have.
+
+    The same request may be sent again when one of them has left.
+    """
+
+
+class UnavailableError(BusyError):
+    """The database cannot do it now: it is away, full, read-only, or too slow.
+
+    The same request may be sent again later.
     """
 
 

@@ -7,15 +7,27 @@ import json
 import math
 import threading
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidDiffError
+from . import _core
+from ._sync.attempts import OwnerLog
+from ._sync.erasing import erase_by_log
+from .errors import IdTakenError, InvalidDiffError
 from .synchronizer import Synchronizer
-from .types import FilterType, ReadFilter
+from .types import LOG_FIELDS, FilterType, LogRow, ReadFilter
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .types import DiffDict
 
 Row = dict[str, Any]
+
+# Names of tables that no diff can have for a model.
+_DEVICES = "\0devices"
+_HEADS = "\0heads"  # the owners' clocks, where the log's last row has gone
 
 
 class MemorySynchronizer(Synchronizer):
@@ -25,8 +37,8 @@ class MemorySynchronizer(Synchronizer):
     writes, nobody else sees them until it commits, and an exception drops them.  A row is one
     owner's: two owners that write the same row at once are not kept apart.  Numbers of rows
     are Python's (the log keeps the exact text of each diff), and what Python cannot read, nesting
-    too deep or an integer too long, is an InvalidDiffError.  ``create`` of an id that the table
-    has already is a ValueError.
+    too deep or an integer too long, is an InvalidDiffError, and so is ``create`` of an id that the
+    table has already.
 
     Args:
         diffs_model_name: the name of the log, as it is given to Mobync: its rows are told apart
@@ -37,7 +49,8 @@ class MemorySynchronizer(Synchronizer):
     """
 
     def __init__(self, diffs_model_name: str = "diffs") -> None:
-        self._diffs_model_name = diffs_model_name
+        _core.check_text("diffs_model_name", diffs_model_name)
+        self.diffs_model_name: str = diffs_model_name
         self._database = _Database()
         self._owner_id: str | None = None
         self._changes: _Changes | None = None
@@ -46,13 +59,13 @@ class MemorySynchronizer(Synchronizer):
     def rows_read(self) -> int:
         return self._database.rows_read
 
-    def validate_create(self, owner_id: str, **kwargs: Any) -> bool:
+    def validate_create(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
         return True
 
-    def validate_update(self, owner_id: str, **kwargs: Any) -> bool:
+    def validate_update(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
         return True
 
-    def validate_delete(self, owner_id: str, **kwargs: Any) -> bool:
+    def validate_delete(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
         return True
 
     def read(self, where: str, filters: Sequence[ReadFilter] = ()) -> list[Row]:
@@ -61,41 +74,93 @@ class MemorySynchronizer(Synchronizer):
         return self._database.select(where, list(filters), changed)
 
     def create(self, where: str, data_json: str) -> None:
-        row = _read_object(data_json)
+        self._insert(where, _read_object(data_json))
+
+    def _insert(self, where: str, row: Row) -> None:
         key = self._key(where, row)
         with self._writing() as changes:
             if self._database.current(changes, where, key) is not None:
-                raise ValueError(f"{where!r} already has a row {row['id']!r}")
+                raise IdTakenError("json_data: id cannot be used")
             if key not in changes.tables.get(where, {}):
                 changes.created.add((where, key))
             changes.put(where, key, row)
+
+    def append_log(self, where: str, rows: Sequence[LogRow]) -> None:
+        for place, values in enumerate(rows):
+            try:
+                self._insert(where, dict(zip(LOG_FIELDS, values, strict=True)))
+            except InvalidDiffError as misfit:
+                misfit.index = place
+                raise
 
     def update(self, where: str, data_json: str) -> None:
         fields = _read_object(data_json)
         key = self._key(where, fields)
         with self._writing() as changes:
             row = self._database.current(changes, where, key)
-            if row is not None:
+            if row is None:
+                return
+            if row is changes.tables.get(where, {}).get(key):
+                row.update(fields)  # nobody else has it yet
+            else:
                 changes.put(where, key, {**row, **fields})
 
     def delete(self, where: str, data_json: str) -> None:
         key = self._key(where, _read_object(data_json))
         with self._writing() as changes:
-            if self._database.current(changes, where, key) is not None:
-                changes.put(where, key, None)
+            row = self._database.current(changes, where, key)
+            if row is None:
+                return
+            changes.put(where, key, None)
+            if where == self.diffs_model_name:
+                self._keep_clock(changes, row)
+
+    def _keep_clock(self, changes: _Changes, row: Row) -> None:
+        head = self._database.current(changes, _HEADS, row["owner"])
+        if head is None or head["clock"] < row["logical_clock"]:
+            changes.put(_HEADS, row["owner"], {"clock": row["logical_clock"]})
+
+    def keeps_clock(self) -> bool:
+        return True
 
     def highest_logical_clock(self, owner_id: str) -> int | None:
         """The owner's highest clock; None as long as the log has no row at all."""
         changed = self._changes.tables if self._changes is not None else {}
-        if self._diffs_model_name in changed:
+        if self.diffs_model_name in changed:
             return None
-        return self._database.highest(self._diffs_model_name, "owner", owner_id, "logical_clock")
+        highest = self._database.highest(self.diffs_model_name, "owner", owner_id, "logical_clock")
+        head = self._database.current(self._changes or _Changes(), _HEADS, owner_id)
+        return highest if head is None else max(-1 if highest is None else highest, head["clock"])
+
+    def erase_owned(self, owner_id: str) -> dict[str, int]:
+        counts = erase_by_log(OwnerLog(self, self.diffs_model_name, owner_id))
+        with self._writing() as changes:
+            changes.put(_HEADS, owner_id, None)
+        return counts
 
     def _key(self, where: str, row: Row) -> Hashable:
         row_id: Hashable = row["id"]
-        if where != self._diffs_model_name:
+        if where != self.diffs_model_name:
             return row_id
         return row.get("owner", self._owner_id), row_id
+
+    def keeps_field_times(self) -> bool:
+        return True
+
+    def read_devices(self, owner_id: str, names: Sequence[str] | None) -> dict[str, str]:
+        changes = self._changes if self._changes is not None else _Changes()
+        if names is None:
+            mine = [ReadFilter("owner", FilterType.equal, owner_id)]
+            found = self._database.select(_DEVICES, mine, changes.tables.get(_DEVICES, {}))
+            return {row["name"]: row["text"] for row in found}
+        rows = ((n, self._database.current(changes, _DEVICES, (owner_id, n))) for n in names)
+        return {name: row["text"] for name, row in rows if row is not None}
+
+    def write_devices(self, owner_id: str, states: Mapping[str, str | None]) -> None:
+        with self._writing() as changes:
+            for name, text in states.items():
+                row = None if text is None else {"owner": owner_id, "name": name, "text": text}
+                changes.put(_DEVICES, (owner_id, name), row)
 
     @contextmanager
     def transaction(self, owner_id: str) -> Iterator[MemorySynchronizer]:
@@ -174,7 +239,7 @@ class _Database:
             for where, key in changes.created:
                 row = changes.tables[where][key]
                 if row is not None and where in self.tables and key in self.tables[where].rows:
-                    raise ValueError(f"{where!r} already has a row {row['id']!r}")
+                    raise IdTakenError("json_data: id cannot be used")
             before = {
                 where: {key: self._row(where, key) for key in rows}
                 for where, rows in changes.tables.items()
@@ -222,7 +287,7 @@ class _Table:
             index.add(row, sequence)
 
     def put_back(self, rows: dict[Hashable, Row | None]) -> None:
-        """Undo a put that may have stopped anywhere: the indexes are made anew when asked."""
+        """Undo a put that may have stopped anywhere: the indexes are made again when asked."""
         self._indexes.clear()
         for key, row in rows.items():
             if row is None:

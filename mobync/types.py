@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class OperationType(enum.Enum):
@@ -70,7 +74,7 @@ class Diff:
         try:
             if isinstance(diff, str):
                 diff = json.loads(diff)
-            _core.Exchange([diff])
+            _core.check_diff(diff)
         except (InvalidDiffError, ValueError, RecursionError):
             return False
         return True
@@ -91,8 +95,32 @@ class DiffDict(TypedDict):
     json_data: str
 
 
-class Refusal(TypedDict):
-    """A diff that was left out of a sync with ``on_refusal='skip'``.
+LogRow = tuple[str, str, int, int, str, str, str]
+"""A row of the log: the values of its seven fields, in the order of ``LOG_FIELDS``."""
+
+LOG_FIELDS: Final = (
+    Diff.ID,
+    Diff.OWNER,
+    Diff.LOGICAL_CLOCK,
+    Diff.UTC_TIMESTAMP,
+    Diff.TYPE,
+    Diff.MODEL,
+    Diff.JSON_DATA,
+)
+
+FIELD_TIMES: Final = "field_times"
+"""What a row of the log may have beside its seven fields, where the store can keep it.
+
+The text of a JSON object, from the name of a field to when it was written, in milliseconds since
+1970.  Of a create below the horizon, for the fields whose time is not its ``utc_timestamp``; else
+null."""
+
+
+class Refusal(TypedDict, total=False):
+    """A diff that was excluded from a sync with ``on_refusal='skip'``.
+
+    ``id`` is the diff's; where it cannot be read there is ``index`` instead, the diff's place in
+    the request, from 0.
 
     ``code`` is 'unauthorized', 'invalid' for what the rules or the app's tables cannot take, or
     'depends_on_refused' for a diff of an object whose create or delete, earlier in the request,
@@ -116,13 +144,16 @@ class PlainReply(TypedDict):
 class Reply(PlainReply, total=False):
     """What :meth:`Mobync.apply` returns, ready to be sent as JSON.
 
-    ``more`` is there if the request has a limit or a cursor, ``cursor`` if there is more, and
-    ``refused`` with ``on_refusal='skip'``.
+    ``more`` is there if the request has a limit or a cursor, ``cursor`` if there is more,
+    ``refused`` with ``on_refusal='skip'``, ``mark`` for a named device, and ``reset`` if it must
+    drop its rows and pull from 0.
     """
 
     more: bool
     cursor: str
     refused: list[Refusal]
+    mark: str | None
+    reset: bool
 
 
 @dataclass(frozen=True)
@@ -138,6 +169,8 @@ class SyncReport:
         conflicts: fields that both sides wrote, and objects that one side deleted and the other
             edited, between which the merge decided.
         refused: diffs that were left out because a rule refused them.
+        device: what the device calls itself; None: it has no name, or it was the backend.
+        reset: whether the device was told to start over (docs/protocol.md, "Named devices").
     """
 
     owner_id: str
@@ -147,6 +180,8 @@ class SyncReport:
     sent: int = 0
     conflicts: int = 0
     refused: int = 0
+    device: str | None = None
+    reset: bool = False
 
 
 class MergeResult(NamedTuple):
@@ -161,15 +196,122 @@ class MergeResult(NamedTuple):
     downstream: list[DiffDict]
 
 
-class CompactResult(NamedTuple):
-    """What :meth:`Mobync.compact` did to an owner's log.
-
-    Attributes:
-        rows_before, rows_after: diffs in the log.
-        bytes_before, bytes_after: of the seven fields: text in UTF-8, integers 8 bytes each.
-    """
-
+class _Counts(NamedTuple):
     rows_before: int
     rows_after: int
     bytes_before: int
     bytes_after: int
+
+
+class KnownDevice(NamedTuple):
+    """A device that names itself, as the server knows it.
+
+    Attributes:
+        name: what it calls itself.
+        label: what a person calls it (:meth:`Mobync.name_device`); empty: nothing.
+        first_seen_ms, last_seen_ms: when it came, in milliseconds since 1970.  A poll, which
+            brings nothing new, is not always noted.
+        logical_clock: the clock that it was given last.
+        behind: how many clocks the owner's log has that it has not seen.
+        holds_horizon: whether the log cannot be folded further for what it may still ask for
+            (docs/protocol.md, "The horizon").
+        revoked: whether it is refused.
+    """
+
+    name: str
+    label: str
+    first_seen_ms: int
+    last_seen_ms: int
+    logical_clock: int
+    behind: int
+    holds_horizon: bool
+    revoked: bool
+
+
+class EraseReceipt(NamedTuple):
+    """What :meth:`Mobync.erase` deleted.
+
+    Attributes:
+        owner_id: of whom.
+        rows: by model, how many rows.
+        diffs: how many rows of the log.
+        devices: how many named devices are refused from now on.
+    """
+
+    owner_id: str
+    rows: Mapping[str, int]
+    diffs: int
+    devices: int
+
+
+class CompactResult(_Counts):
+    """What :meth:`Mobync.compact` did to an owner's log: a tuple of four counts, and more.
+
+    Attributes:
+        rows_before, rows_after: diffs in the log.
+        bytes_before, bytes_after: of its fields: text in UTF-8, integers 8 bytes each.
+        horizon: the clock below which the log is folded (docs/protocol.md, "The horizon").
+        held_by: what keeps the horizon from being higher: up to ten names of devices, or "devices
+            without a name"; nothing if all of the log is folded, or the store keeps no devices.
+        unfolded_objects: how many objects below the horizon could not be folded, since the log has
+            no column for the times of their fields (``field_times``).
+    """
+
+    horizon: int
+    held_by: tuple[str, ...]
+    unfolded_objects: int
+
+    def __new__(
+        cls,
+        rows_before: int,
+        rows_after: int,
+        bytes_before: int,
+        bytes_after: int,
+        *,
+        horizon: int = 0,
+        held_by: tuple[str, ...] = (),
+        unfolded_objects: int = 0,
+    ) -> Self:
+        result = super().__new__(cls, rows_before, rows_after, bytes_before, bytes_after)
+        result.horizon = horizon
+        result.held_by = held_by
+        result.unfolded_objects = unfolded_objects
+        return result
+
+
+class Difference(NamedTuple):
+    """An object of which an owner's log and the app's table did not say the same.
+
+    Attributes:
+        model, id: which object.
+        log: JSON text of what only the log said; None: no such object.
+        table: JSON text of what only the table said; None: no such row of this owner.
+    """
+
+    model: str
+    id: str
+    log: str | None
+    table: str | None
+
+
+class ReconcileResult(NamedTuple):
+    """What :meth:`Mobync.reconcile` found, and brought into the log unless it only looked.
+
+    Attributes:
+        rows: how many rows were compared.
+        created: rows that the log did not have, or not whole.
+        updated: rows with a field that was not as the log said.
+        deleted: objects of the log that have no row of this owner any more.
+        differences: the first 100 of them.
+    """
+
+    rows: int
+    created: int
+    updated: int
+    deleted: int
+    differences: Sequence[Difference]
+
+    @property
+    def ok(self) -> bool:
+        """Whether log and rows said the same."""
+        return not (self.created or self.updated or self.deleted)

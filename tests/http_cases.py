@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from http_app import MAX_BODY_BYTES
+from http_app import AWAY_TOKEN, MAX_BODY_BYTES, MAX_UNAUTHENTICATED_BODY_BYTES
 from task_list import diff
 
 TIMEOUT_S = 60
@@ -96,7 +96,7 @@ def new_owner() -> str:
 
 def ask(address: tuple[str, int], case: Case, owner: str) -> Answer:
     """Send a case's request on a connection of its own."""
-    body = case.body.replace(b"{owner}", owner.encode())
+    body = case.body.replace(b"{owner}", owner.encode()) if case.method != "GET" else b""
     body = gzip.compress(body) if case.zipped else body
     with closing(http.client.HTTPConnection(*address, timeout=TIMEOUT_S)) as connection:
         connection.putrequest(case.method, case.path, skip_accept_encoding=True)
@@ -144,6 +144,7 @@ MANY = _request(*(
     diff("create", id=f"{n} of {{owner}}", name="x" * 20) | {"id": f"create {n} of {{owner}}"}
     for n in range(100)
 ))  # fmt: skip
+TOKEN_INSIDE = b'{"auth_token": "token-of-anna", "logical_clock": 0, "diffs": []}'
 EMPTY_REPLY = {"success": True, "message": "", "logical_clock": 0, "diffs": []}
 
 ACCEPTED = [
@@ -287,6 +288,12 @@ REFUSED = [
          **_refused(413, "too_large")),
     Case("413: gzip a byte too long", body=gzip.compress(_padded(MAX_BODY_BYTES + 1)),
          headers=_with(JSON, GZIP), **_refused(413, "too_large")),
+    *(Case(f"413: a byte too long for a body with the token inside, {how}", headers=(JSON, *more),
+           body=make(TOKEN_INSIDE + b" " * (MAX_UNAUTHENTICATED_BODY_BYTES + 1
+                                            - len(TOKEN_INSIDE))),
+           chunked=how == "in chunks", **_refused(413, "too_large"))
+      for how, make, more in (("at once", bytes, ()), ("in chunks", bytes, ()),
+                              ("in gzip", gzip.compress, (GZIP,)))),
     Case("413: a gzip bomb", body=gzip.compress(bytes(100_000_000)),
          headers=_with(JSON, GZIP), **_refused(413, "too_large")),
     *(Case(f"415: {name}", headers=_with(*headers), **_refused(415, "unsupported_media_type"))
@@ -300,6 +307,18 @@ REFUSED = [
           "brotli": (JSON, ("Content-Encoding", "br")),
           "gzip twice": (JSON, ("Content-Encoding", "gzip, gzip")),
       }.items()),
+    Case("503: a token that cannot be verified now", answer={"Retry-After": r"\d+"},
+         headers=(("Authorization", f"Bearer {AWAY_TOKEN}"), JSON), **_refused(503, "unavailable")),
+    Case("503: a token in the body that cannot be verified now", answer={"Retry-After": r"\d+"},
+         headers=(JSON,), body=json.dumps({"auth_token": AWAY_TOKEN}).encode(),
+         **_refused(503, "unavailable")),
+    Case("503: events for a token that cannot be verified now", answer={"Retry-After": r"\d+"},
+         method="GET", path="/sync/events", headers=(("Authorization", f"Bearer {AWAY_TOKEN}"),),
+         **_refused(503, "unavailable")),
+    Case("409: a device that is not as the server knows it",
+         body=_request(device="phone", request=5, mark="x"), **_refused(409, "unknown_device")),
+    Case("403: a device that was ended", owner="revoked",
+         body=_request(MILK, device="phone", request=1), **_refused(403, "device_revoked")),
     Case("503: busy", owner="busy", answer={"Retry-After": r"\d+"}, **_refused(503, "busy")),
     Case("500: a bug of the app is the framework's", 500, owner="faulty"),
     Case("404: another path", 404, method="GET", path="/sink"),
@@ -311,4 +330,29 @@ REFUSED = [
          **_refused(401, "unauthenticated")),
 ]  # fmt: skip
 
-CASES = [*ACCEPTED, *REFUSED]
+WATERMELON_PUSH = json.dumps({
+    "lastPulledAt": 1,
+    "changes": {"tasks": {"created": [{"id": "w of {owner}", "name": "milk"}]}},
+}).encode()  # fmt: skip
+
+CLIENTS = [
+    Case("a pull of WatermelonDB", 200, b"{}", path="/sync/watermelon/pull",
+         json={"changes": {}, "timestamp": 1}),
+    Case("a push of WatermelonDB", 200, WATERMELON_PUSH, path="/sync/watermelon/push",
+         json={"experimentalRejectedIds": {}}),
+    Case("a push of WatermelonDB in gzip and in chunks", 200, WATERMELON_PUSH, _with(JSON, GZIP),
+         path="/sync/watermelon/push", zipped=True, chunked=True,
+         json={"experimentalRejectedIds": {}}),
+    Case("400: a push of WatermelonDB that is none", body=b"{}", path="/sync/watermelon/push",
+         **_refused(400, "invalid_request")),
+    Case("401: a pull of WatermelonDB for nobody", body=b"{}", path="/sync/watermelon/pull",
+         headers=(JSON,), **_refused(401, "unauthenticated")),
+    Case("409: WatermelonDB is ahead", body=b'{"lastPulledAt": 9}', path="/sync/watermelon/pull",
+         **_refused(409, "clock_ahead", pull_anew=True)),
+    Case("413: a push of WatermelonDB that is too long", body=_padded(MAX_BODY_BYTES + 1),
+         path="/sync/watermelon/push", **_refused(413, "too_large")),
+    Case("405: GET of a client's route", 405, method="GET", path="/sync/watermelon/pull",
+         answer={"Allow": ".*POST.*"}),
+]  # fmt: skip
+
+CASES = [*ACCEPTED, *REFUSED, *CLIENTS]

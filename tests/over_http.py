@@ -17,7 +17,7 @@ POLL_INTERVAL_S = 0.01  # how soon a server that is told to stop looks up
 
 
 def load_example(path: str) -> ModuleType:
-    """Import a file of examples/ anew."""
+    """Import a file of examples/ again."""
     file = EXAMPLES / path
     spec = importlib.util.spec_from_file_location(f"example_{file.stem}", file)
     assert spec is not None

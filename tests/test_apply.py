@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mobync import (
+    BusyError,
     Diff,
     FilterType,
     InvalidDiffError,
@@ -22,6 +23,7 @@ from mobync import (
     UnauthorizedError,
 )
 from mobync.memory import MemorySynchronizer
+from mobync.types import LogRow
 
 Row = dict[str, Any]
 
@@ -260,12 +262,15 @@ def test_an_empty_window_costs_one_row_to_find_the_highest_clock() -> None:
 
 def test_a_store_that_knows_its_highest_clock_is_asked_instead() -> None:
     class Knowing(CountingStore):
+        highest = -1
+
         def highest_logical_clock(self, owner_id: str) -> int:
-            return 49
+            return self.highest
 
     store = Knowing()
     mobync = Mobync(store)
     history(mobync, 50)
+    store.highest = 49
     store.reads.clear()
     assert mobync.apply(50, [], "ann")["logical_clock"] == 50
     assert store.reads == [(50, 0)]
@@ -503,6 +508,10 @@ class RecordingStore(MemorySynchronizer):
         self.batches.append(("delete", where, len(rows_json)))
         super().delete_many(where, rows_json)
 
+    def append_log(self, where: str, rows: Sequence[LogRow]) -> None:
+        self.batches.append(("append", where, len(rows)))
+        super().append_log(where, rows)
+
 
 def test_a_store_with_transactions_gets_runs_and_the_log_in_one() -> None:
     store = RecordingStore()
@@ -522,11 +531,11 @@ def test_a_store_with_transactions_gets_runs_and_the_log_in_one() -> None:
         ("create", "tasks", 1),
         ("update", "tasks", 1),
         ("delete", "tasks", 2),
-        ("create", "diffs", 7),
+        ("append", "diffs", 7),
     ]
 
 
-@pytest.mark.parametrize("failing", ["create_many", "update_many", "commit"])
+@pytest.mark.parametrize("failing", ["append_log", "update_many", "commit"])
 def test_a_transaction_that_fails_leaves_nothing(failing: str) -> None:
     class Store(MemorySynchronizer):
         def update_many(self, where: str, rows_json: Sequence[str]) -> None:
@@ -534,9 +543,9 @@ def test_a_transaction_that_fails_leaves_nothing(failing: str) -> None:
             if failing == "update_many":
                 raise KeyboardInterrupt
 
-        def create_many(self, where: str, rows_json: Sequence[str]) -> None:
-            super().create_many(where, rows_json)
-            if failing == "create_many" and where == "diffs":
+        def append_log(self, where: str, rows: Sequence[LogRow]) -> None:
+            super().append_log(where, rows)
+            if failing == "append_log":
                 raise KeyboardInterrupt
 
         @contextmanager
@@ -585,10 +594,11 @@ def test_a_transient_error_is_tried_again_from_the_start() -> None:
     assert len(store.read("diffs")) == 1
 
 
-def test_an_error_that_does_not_pass_reaches_the_caller() -> None:
+def test_an_error_that_does_not_pass_is_busy_and_says_why() -> None:
     store = UnluckyStore(failures=100)
-    with pytest.raises(Deadlock):
+    with pytest.raises(BusyError) as caught:
         Mobync(store).apply(0, [diff("a", "create", {"id": "t"})], "ann")
+    assert isinstance(caught.value.__cause__, Deadlock)
     assert 1 < store.attempts < 10
     assert store.read("diffs") == []
 

@@ -73,3 +73,18 @@ def expected(place: str) -> str:
     if place == "false":
         return "false does not find it (libcjson)"
     return f"there is no {place} to find it"
+
+
+def test_a_checkout_that_is_installed_is_found_from_the_directory_beside_it(source: Path) -> None:
+    """Where ``mobync`` is the checkout itself, which Python takes for a package without files.
+
+    It does so before it asks a finder of setuptools, but after it has looked at all paths.
+    """
+    done = setup(source, "editable_wheel", "--dist-dir", "dist")
+    assert done.returncode == 0, done.stderr
+
+    (wheel,) = source.glob("dist/*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        (found_by,) = [name for name in packed.namelist() if name.startswith("__editable__")]
+        assert packed.read(found_by).decode().strip() == str(source)
+    assert list(source.glob("mobync/_core.*.so"))

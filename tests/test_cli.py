@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -18,12 +19,16 @@ import pytest
 from click.testing import CliRunner
 from databases import Database, open_database
 from server_process import MOBYNC, PATIENCE_S, Lines, diff, mobync
-from sqlalchemy import delete, insert, update
+from sqlalchemy import delete, insert, text, update
+from sqlalchemy.exc import DBAPIError
+from test_sqlalchemy_devices import TAKEN_AWAY
 
-from mobync import Mobync, __version__
+from mobync import DeviceRevokedError, Mobync, UnknownDeviceError, __version__
+from mobync._extras import install
+from mobync.http import ExpiredTokenError
 from mobync.server._log_pages import Entry
-from mobync.server._members import Member
 from mobync.server.commands import main
+from mobync.server.database import make_tables
 from mobync.server.log_view import LogTable, last_entries
 from mobync.server.owners import OwnerError
 from mobync.server.replay import DamagedLogError, check
@@ -33,7 +38,18 @@ from mobync.sqlalchemy import DocumentSynchronizer
 
 database = databases.database
 
-COMMANDS = ("serve", "token", "log", "compact", "check", "export", "import")
+COMMANDS = (
+    "serve",
+    "token",
+    "log",
+    "compact",
+    "check",
+    "reconcile",
+    "devices",
+    "erase",
+    "export",
+    "import",
+)
 
 
 def run_here(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -149,6 +165,11 @@ def test_help_tells_all_commands_and_each_tells_its_own(tmp_path):
         ["compact", "anna", "--all"],
         ["check"],
         ["check", "anna", "bob"],
+        ["check", "anna", "--app", "nothing.here:mobync"],
+        ["check", "anna", "--app", "json"],
+        ["reconcile"],
+        ["reconcile", "--all", "--app", "json:loads"],
+        ["reconcile", "--all", "--app", "json:decoder"],
         ["export"],
         ["import", "anna", "no-such-file"],
     ],
@@ -161,7 +182,7 @@ def test_a_misuse_exits_with_2_and_makes_nothing(arguments, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["log", "compact", "check", "export"])
+@pytest.mark.parametrize("command", ["log", "compact", "check", "reconcile", "export"])
 def test_a_database_or_owner_that_is_not_there_is_an_error_and_is_not_made(command, on_sqlite):
     done = on_sqlite.run_here(command, "anna", "-d", "sqlite:///other.db")
     assert (done.returncode, done.stdout) == (1, "")
@@ -175,7 +196,7 @@ def test_a_database_or_owner_that_is_not_there_is_an_error_and_is_not_made(comma
 
     done = on_sqlite.run_here(command, "nobody")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Error: owner 'nobody' has no log\n"
+    assert done.stderr.startswith("Error: owner 'nobody' has no log")
 
 
 def test_bytes_that_are_no_text_are_a_misuse_of_the_process_too(tmp_path):
@@ -203,6 +224,17 @@ def test_a_stdout_that_is_full_is_an_error_in_one_line(arguments, on_sqlite):
     assert done.stderr == "Error: [Errno 28] No space left on device\n"
 
 
+def test_an_error_of_the_database_is_one_line_that_a_terminal_does_not_obey(on_sqlite, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise DBAPIError("SELECT", None, Exception("DETAIL: Key (id)=(\x1b[2J\x9b1m)\nexists"))
+
+    monkeypatch.setattr("mobync.server._shared.check_tables", refuse)
+    done = on_sqlite.run_here("log", "anna")
+    assert done.returncode == 1
+    said = "the database says: DETAIL: Key (id)=(\\x1b[2J\\x9b1m)\\nexists"
+    assert done.stderr == f"Error: {said}\n"
+
+
 def test_a_reader_who_has_seen_enough_is_no_error(on_sqlite):
     edits = [diff(number, "create", id=f"t{number}", text="x" * 1000) for number in range(200)]
     on_sqlite.mobync.apply(0, edits, "anna")
@@ -225,7 +257,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path):
     hidden = "import sys; sys.modules['click'] = None; from mobync.server.cli import main; main()"
     done = subprocess.run([MOBYNC[0], "-c", hidden], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "mobync: the server needs click: pip install 'mobync[server]'\n"
+    assert done.stderr == f"mobync: the server needs click: {install('server')}\n"
 
 
 # ---- token --------------------------------------------------------------------------------------
@@ -255,7 +287,8 @@ def test_a_token_is_good_for_as_many_days_as_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: now + 47 * 3600)
     assert tokens.owner(token, {}) == "anna"
     monkeypatch.setattr(time, "time", lambda: now + 49 * 3600)
-    assert tokens.owner(token, {}) is None
+    with pytest.raises(ExpiredTokenError):
+        tokens.owner(token, {})
 
 
 # ---- log ----------------------------------------------------------------------------------------
@@ -306,6 +339,16 @@ def test_log_can_be_narrowed_by_object_model_clock_and_number(on_sqlite):
     assert shown("--object", "t", "-n", "1", "--since", "1") == ["5"]
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 995 + "]" * 995])
+def test_no_value_that_the_core_takes_hides_an_edit(value, on_sqlite):
+    row = f'{{"id": "x", "value": {value}}}'
+    sent = [diff(1, "create", id="x"), {**diff(2, "update"), "json_data": row}]
+    on_sqlite.mobync.apply(0, sent, "anna")
+    shown = on_sqlite.run_here("log", "anna", "--object", "x").stdout
+    assert f"value: {value[:500]}" in shown
+    assert on_sqlite.run_here("check", "anna").returncode == 0
+
+
 def test_log_shows_the_newest_fifty_unless_told_otherwise(on_sqlite):
     edits = [diff(number, "create", id=f"t{number}") for number in range(2500)]
     on_sqlite.mobync.apply(0, edits, "anna")
@@ -344,7 +387,7 @@ def test_what_follows_stands_under_the_names_of_the_columns(width, monkeypatch, 
     def show(*entries: tuple[str, str, str]) -> list[str]:
         table.show(
             [
-                Entry(1, "d1", 1000, "create", model, object_id, 1, [Member("name", text)])
+                Entry(1, "d1", 1000, "create", model, object_id, 1, {"name": text})
                 for model, object_id, text in entries
             ]
         )
@@ -518,6 +561,97 @@ def test_a_log_is_replayed_alike_in_pieces_of_any_size(clocks, on_sqlite, monkey
     assert result.documents == 3
 
 
+# ---- reconcile ----------------------------------------------------------------------------------
+
+
+def test_reconcile_brings_documents_that_sql_edited_into_the_log(kept):
+    kept.fill("anna")
+    kept.fill("bob")
+    table = kept.store.documents_table
+    with kept.database.engine.begin() as connection:
+        changed = update(table).where(table.c.owner == "anna", table.c.id == "t")
+        connection.execute(changed.values(document='{"id": "t", "name": "by SQL"}'))
+        connection.execute(delete(table).where(table.c.owner == "anna", table.c.id == "u"))
+        connection.execute(
+            insert(table).values(owner="carl", model="x", id="y", document='{"id":"y"}')
+        )
+    done = kept.run_here("reconcile", "anna", "--dry-run")
+    assert done.returncode == 0
+    assert "anna: 0 creates, 1 updates and 1 deletes would go into the log" in done.stdout
+    assert '"name": "by SQL"' in done.stdout
+    assert kept.run_here("check", "anna").returncode == 1
+
+    done = kept.run_here("reconcile", "--all")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.splitlines()) == [
+        "anna: 0 creates, 1 updates and 1 deletes went into the log",
+        "bob: ok, 3 rows are as the log says",
+        "carl: 1 creates, 0 updates and 0 deletes went into the log",
+    ]
+    assert kept.run_here("check", "--all").returncode == 0
+    assert kept.run_here("reconcile", "carl", "--model", "x").stdout.startswith("carl: ok, 1 rows")
+
+
+def test_reconcile_leaves_an_owner_who_is_busy(on_sqlite, monkeypatch):
+    monkeypatch.syspath_prepend(str(on_sqlite.directory))
+    place = write_app(on_sqlite, "busy_app")
+    app = importlib.import_module("busy_app")
+    app.metadata.create_all(app.engine)
+    on_sqlite.fill("anna")
+    with on_sqlite.store.transaction("anna"):
+        done = run_here("reconcile", "--all", "--app", place)
+    assert done.returncode == 1
+    assert "anna: busy, left as it is" in done.stderr
+
+
+def write_app(kept: Kept, name: str) -> str:
+    """Write a module with a table, of an app of one's own, on the same database."""
+    (kept.directory / f"{name}.py").write_text(
+        f"""
+from sqlalchemy import Column, MetaData, String, Table, create_engine
+from mobync import Mobync
+from mobync.sqlalchemy import SQLAlchemySynchronizer
+
+metadata = MetaData()
+things = Table("things", metadata, Column("id", String(40), primary_key=True),
+               Column("owner", String(40)), Column("name", String(40)))
+engine = create_engine({kept.url!r})
+
+def make():
+    return Mobync(
+        SQLAlchemySynchronizer(engine, {{"things": things}}, lock_timeout_s=0.1), lock_timeout_s=0.1
+    )
+
+mobync = make()
+"""
+    )
+    return f"{name}:mobync"
+
+
+def test_check_and_reconcile_work_on_the_tables_of_an_app(kept, monkeypatch):
+    monkeypatch.syspath_prepend(str(kept.directory))
+    name = f"app_{kept.database.kind}"
+    place = write_app(kept, name)
+    app = importlib.import_module(name)
+    app.metadata.create_all(kept.database.engine)
+    app.mobync.push("anna", [("create", "things", {"id": i, "name": i}) for i in "abc"])
+    assert (
+        run_here("check", "anna", "--app", place).stdout == "anna: ok, 3 rows are as the log says\n"
+    )
+    things = app.things
+    with kept.database.engine.begin() as connection:
+        connection.execute(update(things).where(things.c.id == "a").values(name="by SQL"))
+        connection.execute(delete(things).where(things.c.id == "b"))
+    done = run_here("check", "--all", "--app", place)
+    assert done.returncode == 1
+    assert "anna: 2 objects are not as the log says" in done.stdout
+    assert "by SQL" in done.stdout
+    assert run_here("reconcile", "anna", "--app", f"{name}:make").returncode == 0
+    assert run_here("check", "anna", "--app", place).returncode == 0
+    assert run_here("check", "nobody", "--app", place).returncode == 1
+    app.engine.dispose()
+
+
 # ---- export, import -----------------------------------------------------------------------------
 
 
@@ -654,6 +788,10 @@ DAMAGES = {
     "more after the end": (lambda lines: [*lines, lines[1]], "line 10 comes after the last one"),
     "no end but more": (lambda lines: [*lines[:-1], {}], "line 9 has no 'id'"),
     "another clock": (lambda lines: _with(lines, 0, logical_clock=99), "ends at logical clock 7"),
+    "no clock left": (
+        lambda lines: _with(_with(lines, -2, logical_clock=2**53 - 1), 0, logical_clock=2**53),
+        "too few clocks for further edits",
+    ),
     "not a clock": (lambda lines: _with(lines, 0, logical_clock="7"), "line 1 is not that"),
     "a field lost": (
         lambda lines: [*lines[:2], {"id": "x"}, *lines[3:]],
@@ -681,6 +819,191 @@ DAMAGES = {
     "a lone surrogate": (lambda lines: _with(lines, 5, model="\ud800"), "line 6: "),
     "no objects": (lambda lines: [1, *lines], "line 1 is no JSON object"),
 }
+
+
+def sync(store: DocumentSynchronizer, owner: str, clock: int, *said: Any) -> Any:
+    name, request, mark, *diffs = said
+    return Mobync(store).apply(clock, diffs, owner, device=name, request=request, mark=mark)
+
+
+def test_devices_go_along_and_those_that_have_synced_since_start_over(kept, tmp_path):
+    edits = [diff(n, "create", id=f"t{n}") for n in range(3)]
+    early = sync(kept.store, "anna", 0, "early", 1, None, edits[0])
+    late = sync(kept.store, "anna", 0, "late", 1, None, edits[1])
+    lines = list(exported(kept.store, "anna"))
+    late = sync(kept.store, "anna", 2, "late", 2, late["mark"], edits[2])
+    with open_database("sqlite", tmp_path) as other:
+        store = DocumentSynchronizer(other.engine)
+        store.metadata.create_all(other.engine)
+        assert import_lines(store, "anna", lines) == 2
+        going_on = sync(store, "anna", 1, "early", 2, early["mark"], diff(8, "create", id="new"))
+        assert (going_on["logical_clock"], len(going_on["diffs"])) == (3, 1)
+        with pytest.raises(UnknownDeviceError):
+            sync(store, "anna", 3, "late", 3, late["mark"])
+        reset = sync(store, "anna", 3, "late 2", 1, None, diff(9, "create", id="unsent"))
+        assert reset["reset"]
+        whole = sync(store, "anna", 0, "late 2", 2, reset["mark"])
+        assert {json.loads(d["json_data"])["id"] for d in whole["diffs"]} == {
+            "t0", "t1", "new", "unsent",
+        }  # fmt: skip
+
+
+def test_who_was_revoked_stays_so_after_an_import(kept):
+    sync(kept.store, "anna", 0, "phone", 1, None, diff(1, "create", id="a"))
+    lines = list(exported(kept.store, "anna"))
+    server = Mobync(kept.store)
+    server.revoke_device("anna", "phone")
+    server.erase("anna")
+    assert import_lines(kept.store, "anna", lines) == 1
+    assert [device.revoked for device in server.devices("anna")] == [True]
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        7,
+        [],
+        {"phone": 7},
+        {"phone": "no JSON"},
+        {"phone": "[]"},
+        {"x" * 256: "{}"},
+        {"a\0": "{}"},
+        {"phone": '{"marks": [1]}'},
+        {"phone": '{"marks": [[1, 2]]}'},
+        {"phone": '{"number": "1"}'},
+        {"phone": '{"pulled": ["a"]}'},
+        {"phone": '{"hold": true}'},
+        {"": '{"folds": "x"}'},
+    ],
+)
+def test_devices_that_no_server_kept_are_not_imported(devices, on_sqlite):
+    on_sqlite.fill("anna")
+    *lines, end = exported(on_sqlite.store, "anna")
+    end = json.dumps({**json.loads(end), "devices": devices})
+    with pytest.raises(TransferError, match="line 9: devices are none that a server kept"):
+        import_lines(on_sqlite.store, "bob", [*lines, end])
+    assert on_sqlite.texts("bob") == {}
+
+
+# ---- devices, erase -----------------------------------------------------------------------------
+
+
+def test_devices_shows_names_revokes_and_forgets(kept):
+    assert kept.run_here("devices", "anna").stderr.strip() == (
+        "Error: owner 'anna' has no device with a name"
+    )
+    reply = sync(kept.store, "anna", 0, "phone-\u001b[2J", 1, None, diff(1, "create", id="t"))
+    sync(kept.store, "anna", 0, "tablet", 1, None, diff(2, "create", id="u"))
+    shown = kept.run_here("devices", "anna")
+    assert shown.returncode == 0
+    header, _, first, second = shown.stdout.splitlines()
+    assert header.split("  ")[0].strip() == "device"
+    assert header.split()[-2:] == ["clock", "behind"]
+    assert re.match(r" *tablet +\d{4}-\d\d-\d\d .* 2 +0 ", first)
+    assert re.match(r" *phone-\\x1b\[2J .* 1 +1 ", second)
+    assert kept.run_here("devices", "name", "anna", "tab", "x").returncode == 1  # too short
+    named = kept.run_here("devices", "name", "anna", "tabl", "Anna's")
+    assert named.stdout == 'anna: tablet is called "Anna\'s"\n'
+    revoked = kept.run_here("devices", "revoke", "anna", "Anna's")
+    assert revoked.stdout == "anna: tablet is refused from now on\n"
+    assert re.search(r"tablet +Anna's .* revoked", kept.run_here("devices", "anna").stdout)
+    with pytest.raises(DeviceRevokedError):
+        sync(kept.store, "anna", 2, "tablet", 2, None)
+    assert kept.run_here("devices", "forget", "anna", "phone-").returncode == 0
+    with pytest.raises(UnknownDeviceError):
+        sync(kept.store, "anna", 1, "phone-\u001b[2J", 2, reply["mark"])
+    unknown = kept.run_here("devices", "revoke", "anna", "nobody")
+    assert unknown.returncode == 1
+    assert "owner 'anna' has no device 'nobody'" in unknown.stderr
+    sync(kept.store, "anna", 0, "tablet 2", 1, None)
+    several = kept.run_here("devices", "revoke", "anna", "tabl")
+    assert "has several devices 'tabl'" in several.stderr
+
+
+def test_an_owner_who_is_called_as_a_command_is_listed(on_sqlite):
+    sync(on_sqlite.store, "revoke", 0, "phone", 1, None, diff(1, "create", id="t"))
+    assert "phone" in on_sqlite.run_here("devices", "list", "revoke").stdout
+
+
+def test_erase_asks_first_and_prints_a_receipt(kept):
+    kept.fill("anna")
+    kept.fill("bob")
+    sync(kept.store, "anna", 0, "phone", 1, None, diff(9, "create", id="w"))
+    assert kept.run("erase", "anna", input="n\n").returncode == 1
+    assert len(kept.texts("anna")) == 4
+    done = kept.run("erase", "anna", "--yes")
+    assert done.returncode == 0
+    assert re.fullmatch(
+        r"anna: erased at \S+Z: 4 documents, 8 diffs; 1 devices are refused from now on\n"
+        r"  notes: 1\n  tasks: 3\n",
+        done.stdout,
+    )
+    assert kept.texts("anna") == {}
+    assert len(kept.texts("bob")) == 3
+    assert "has no log" in kept.run_here("log", "anna").stderr
+    with pytest.raises(DeviceRevokedError):
+        sync(kept.store, "anna", 0, "phone", 1, None, diff(9, "create", id="w"))
+
+
+def test_commands_work_on_tables_of_1_0_and_serve_brings_them_up_to_date(kept):
+    with kept.database.engine.begin() as connection:
+        for statement in TAKEN_AWAY:
+            connection.execute(text(statement))
+    kept.fill("anna")
+    for command in (
+        ["check", "anna"],
+        ["compact", "anna"],
+        ["export", "anna", "x"],
+        ["log", "anna"],
+    ):
+        assert kept.run_here(*command).returncode == 0
+    assert "keeps no devices yet" in kept.run_here("devices", "anna").stderr
+    make_tables(DocumentSynchronizer(kept.database.engine), kept.database.engine)
+    assert "no device with a name" in kept.run_here("devices", "anna").stderr
+    assert kept.run_here("erase", "anna", "--yes").returncode == 0
+
+
+def test_a_folded_log_is_checked_exported_and_imported(kept, tmp_path):
+    first = sync(
+        kept.store, "anna", 0, "phone", 1, None, diff(1, "create", id="t", a=1, b=1),
+        diff(2, "create", id="u"),
+    )  # fmt: skip
+    edits = [diff(3, "update", id="t", a=2), diff(4, "delete", id="u")]
+    second = sync(kept.store, "anna", 2, "phone", 2, first["mark"], *edits)
+    assert "held there by phone" in kept.run_here("compact", "anna").stderr
+    assert re.search("phone .* holds the horizon", kept.run_here("devices", "anna").stdout)
+    polled = sync(kept.store, "anna", 4, "phone", 3, second["mark"])
+    assert kept.run_here("compact", "anna").stderr == ""
+    assert "holds" not in kept.run_here("devices", "anna").stdout
+    assert kept.run_here("check", "anna").stdout == "anna: ok, 1 diffs make its 1 documents\n"
+    header, row, end = exported(kept.store, "anna")
+    assert json.loads(row)["field_times"] == '{"b":1000}'
+    with open_database("sqlite", tmp_path) as other:
+        store = DocumentSynchronizer(other.engine)
+        store.metadata.create_all(other.engine)
+        with pytest.raises(TransferError, match="ends at logical clock 1, not at 4"):
+            import_lines(store, "anna", [header, row, json.dumps({"mobync": "end", "diffs": 1})])
+        bad = json.dumps({**json.loads(end), "devices": {"": '{"horizon": "x"}'}})
+        with pytest.raises(TransferError, match="line 3: devices are none that a server kept"):
+            import_lines(store, "anna", [header, row, bad])
+        assert import_lines(store, "anna", [header, row, end]) == 1
+        assert check(store, "anna").ok
+        assert list(exported(store, "anna")) == [header, row, end]
+        going_on = sync(store, "anna", 4, "phone", 3, polled["mark"], diff(5, "create", id="n"))
+        assert (going_on["logical_clock"], going_on["diffs"]) == (5, [])
+
+
+def test_a_log_with_a_gap_of_any_length_is_imported_replayed_and_exported(on_sqlite):
+    lines = lines_of(on_sqlite)
+    lines = _with(_with(lines, -2, logical_clock=2**52 - 1), 0, logical_clock=2**52)
+    import_lines(on_sqlite.store, "bob", [json.dumps(line) + "\n" for line in lines])
+    assert check(on_sqlite.store, "bob").ok
+    again = [json.loads(line) for line in exported(on_sqlite.store, "bob")]
+    assert [line.get("logical_clock") for line in again] == [
+        line.get("logical_clock") for line in lines
+    ]
+    reply = on_sqlite.mobync.apply(2**52, [diff(9, "create", id="new")], "bob")
+    assert reply["logical_clock"] == 2**52 + 1
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

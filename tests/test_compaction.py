@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobync import CompactResult, FilterType, Mobync, ReadFilter, _compacting, _core
+from mobync import CompactResult, FilterType, Mobync, ReadFilter, _core
+from mobync._sync import compacting as _compacting
 from mobync.memory import MemorySynchronizer
 
 
@@ -99,6 +100,7 @@ def test_the_result_counts_rows_and_bytes() -> None:
     store = MemorySynchronizer()
     mobync = Mobync(store)
     assert mobync.compact("ann") == CompactResult(0, 0, 0, 0)
+    meet_a_device_without_a_name(mobync)
     mobync.push("ann", [("create", "tasks", {"id": "x", "a": 0})])
     for i in range(10):
         mobync.push("ann", [("update", "tasks", {"id": "x", "a": i, "b": i})])
@@ -111,6 +113,11 @@ def test_the_result_counts_rows_and_bytes() -> None:
     assert result.bytes_before > 4 * result.bytes_after
     assert mobync.compact("ann") == (2, 2, result.bytes_after, result.bytes_after)
     assert len(store.read("diffs")) == 3
+
+
+def meet_a_device_without_a_name(mobync: Mobync) -> None:
+    """Have one that may come back, so that nothing is folded."""
+    mobync.apply(0, [], "ann")
 
 
 class Recording(MemorySynchronizer):
@@ -128,6 +135,7 @@ def test_a_long_log_is_compacted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(_compacting, "COMPACT_PIECE_CLOCKS", 10)
     store = Recording()
     mobync = Mobync(store)
+    meet_a_device_without_a_name(mobync)
     for i in range(35):
         mobync.push("ann", [("update", "tasks", {"id": f"x{i % 3}", "a": i})])
     store.reads.clear()
@@ -172,6 +180,7 @@ def test_a_store_that_knows_only_the_two_filters_is_read_whole() -> None:
 
     store = TwoFilters()
     mobync = Mobync(store)
+    meet_a_device_without_a_name(mobync)
     for i in range(35):
         mobync.push("ann", [("update", "tasks", {"id": f"x{i % 3}", "a": i})])
     store.reads.clear()
@@ -281,6 +290,7 @@ def test_from_every_clock_a_device_gets_the_same_rows_before_and_after(
 
 def test_a_new_device_gets_what_lives_and_nothing_of_the_dead() -> None:
     mobync = Mobync(MemorySynchronizer())
+    mobync.apply(0, [], "anna")
     for i in range(50):
         mobync.push("anna", [("create", "tasks", {"id": f"t{i}"})])
         if i != 7:

@@ -71,8 +71,9 @@ def test_each_scene_shows_what_was_sent_and_what_came_back() -> None:
         "The end",
     ]
     # The phone's earlier edit goes up last and loses.
-    assert told["A conflict on one field"][-4:] == [
-        "sync phone clock 3, sends 1",
+    assert told["A conflict on one field"][-5:] == [
+        "sync phone",
+        "clock 3, sends 1",
         '-> update milk name: "soy milk"',
         "gets 1, clock 4",
         '<- update milk name: "oat milk"',
@@ -125,7 +126,7 @@ def test_states_that_differ_are_shown_and_fail_the_demo() -> None:
     ("url", "said"),
     [
         ("http://127.0.0.1:1/sync", "no answer from http://127.0.0.1:1/sync"),
-        ("nowhere", "no answer from nowhere"),
+        ("nowhere", "url must be the sync route, https://host/sync, not 'nowhere'"),
     ],
 )
 def test_a_server_that_is_not_there_is_named(url: str, said: str) -> None:
@@ -140,12 +141,11 @@ def test_a_refusal_is_shown_as_the_server_words_it() -> None:
 
     @app.post("/sync")
     def sync() -> tuple[dict[str, str], int]:
-        met.append(request.get_json()["auth_token"])
+        met.append(request.headers["Authorization"])
         return {"message": "closed on Mondays"}, 503
 
     with served(app) as url:
         ended = play("--url", url)
-    assert met == ["anna-demo-token"]
+    assert met == ["Bearer anna-demo-token"]
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"demo: 503 from {url}")
-    assert "closed on Mondays" in ended.stderr
+    assert ended.stderr == "demo: 503: closed on Mondays\n"

@@ -38,8 +38,13 @@ class Live:
         self.printed, self.log = Lines(self.process.stdout), Lines(self.process.stderr)
 
     def wait_until_up(self) -> None:
-        self.url = self.printed.wait_for(r"^inspector +(http://\S+)/ ")[1]
-        self.database = self.printed.wait_for(r"^log .* -d (\S+)")[1]
+        self.link = self.printed.wait_for(r"^inspector +(http://\S+) ")[1]
+        self.url = self.link.partition("/inspect/")[0]
+        self.log_command = self.printed.wait_for(r"^log +(.*)$")[1]
+        self.demo_command = self.printed.wait_for(r"^demo +(.*)$")[1]
+        self.database = self.log_command.split(" -d ")[1].strip("'")
+        self.browser = requests.Session()
+        self.browser.get(self.link, timeout=PATIENCE_S).raise_for_status()
 
     def count(self, name: str) -> float:
         text = requests.get(f"{self.url}/metrics", timeout=PATIENCE_S).text
@@ -47,7 +52,7 @@ class Live:
 
     def clocks(self) -> dict[str, int]:
         """Each owner's."""
-        answer = requests.get(f"{self.url}/inspect/api/owners", timeout=PATIENCE_S).json()
+        answer = self.browser.get(f"{self.url}/inspect/api/owners", timeout=PATIENCE_S).json()
         return {owner["owner"]: owner["logical_clock"] for owner in answer["owners"]}
 
     def assert_whole(self) -> None:
@@ -109,6 +114,24 @@ def test_started_again_it_has_its_data_and_the_devices_go_on(end, tmp_path):
         live.stop()
     assert [int(row[0]) for row in mobync_log(live)][: before + 1] == list(range(before + 1))
     assert not complaints(live)
+
+
+def test_what_it_prints_works_when_it_is_pasted_anywhere(tmp_path):
+    with living(tmp_path, "--database", "my list.db") as live:
+        eventually(lambda: live.clocks().get("anna", 0) > 2)
+        log = live.log_command.replace(" --follow", " -n 1")
+        for command, said in ((log, " tasks "), (live.demo_command, "EQUAL: phone, tablet")):
+            done = subprocess.run(
+                ["/bin/sh", "-c", command],
+                check=False,
+                cwd="/",
+                env={"PATH": "/bin", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_S,
+            )
+            assert said in done.stdout, done.stderr
+        live.stop()
 
 
 def mobync_log(live: Live) -> list[list[str]]:

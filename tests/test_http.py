@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
+import importlib
 import json
 import logging
 import os
@@ -12,11 +14,13 @@ import tracemalloc
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import http_app
+import http_cases
 import http_servers
 import pytest
 import requests
@@ -32,10 +36,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Router
 from task_list import diff, task_table
 
-from mobync import InvalidDiffError, Mobync, _owner_places, http
-from mobync.asgi import SyncApp, router
-from mobync.flask import MobyncSync
-from mobync.http import Endpoint, Response, request_id
+from mobync import InvalidDiffError, Mobync
+from mobync.http import Endpoint, ExpiredTokenError, Response, Upload, _endpoint, asgi, request_id
+from mobync.http.asgi import SyncApp, router
+from mobync.http.flask import MobyncSync
 from mobync.live import InProcessLive
 from mobync.memory import MemorySynchronizer
 from mobync.sqlalchemy import SQLAlchemySynchronizer, diffs_table
@@ -43,6 +47,7 @@ from mobync.sqlalchemy import SQLAlchemySynchronizer, diffs_table
 TIMEOUT_S = 60
 JSON = {"Content-Type": "application/json"}
 PULL = b'{"logical_clock": 0, "diffs": []}'
+MIB = 1024 * 1024
 
 
 HEADERS = [
@@ -81,6 +86,11 @@ def code_of(response: Response) -> str:
         ({"max_body_bytes": True}, TypeError, "max_body_bytes"),
         ({"max_body_bytes": 1.0}, TypeError, "max_body_bytes"),
         ({"max_body_bytes": 0}, ValueError, "max_body_bytes"),
+        ({"max_unauthenticated_body_bytes": 1.0}, TypeError, "max_unauthenticated_body_bytes"),
+        ({"max_unauthenticated_body_bytes": 0}, ValueError, "max_unauthenticated_body_bytes"),
+        ({"max_unauthenticated_body_bytes": 33 * MIB}, ValueError, "max_unauthenticated_body_byt"),
+        ({"max_bytes_in_flight": True}, TypeError, "max_bytes_in_flight"),
+        ({"max_bytes_in_flight": 63 * MIB}, ValueError, "max_bytes_in_flight"),
     ],
 )
 def test_a_wrong_argument_is_named(
@@ -185,6 +195,68 @@ def test_an_owner_who_is_no_text_is_a_bug_of_authenticate_and_named(wrong: objec
             ask()
 
 
+async def later(*_: object) -> str:
+    return "anna"
+
+
+def bound_later(token: str | None, headers: Mapping[str, str]) -> Any:
+    return later()
+
+
+def test_an_authenticate_that_is_async_is_told_at_once_what_to_do() -> None:
+    with pytest.raises(TypeError, match=r"^authenticate .* plain function.*async def.* make it a"):
+        new_endpoint(later)
+
+
+def test_an_authenticate_that_answers_a_coroutine_is_told_what_to_do() -> None:
+    endpoint = new_endpoint(bound_later, live=InProcessLive())
+
+    for ask in (
+        lambda: endpoint.sync(JSON, PULL),
+        lambda: endpoint.admit(as_owner("anna")),
+        lambda: endpoint.blocking_events({}),
+    ):
+        with pytest.raises(TypeError, match=r"^authenticate .* plain function.*a coroutine\)"):
+            ask()
+    gc.collect()  # a coroutine that was not closed warns, which is an error here
+
+
+def test_a_context_or_a_clock_that_is_a_coroutine_is_told_what_to_do() -> None:
+    live = InProcessLive()
+    with pytest.raises(TypeError, match=r"^context must be a plain function"):
+        new_endpoint(live=live).blocking_events({}, later)  # type: ignore[arg-type]
+
+    class Store(MemorySynchronizer):
+        def highest_logical_clock(self, owner_id: str) -> Any:
+            return later()
+
+    with pytest.raises(TypeError, match=r"^highest_logical_clock must be a plain function"):
+        Endpoint(Mobync(Store()), anna, live=live).blocking_events({})
+    gc.collect()
+    assert live.listeners == 0
+
+
+def test_a_token_that_has_expired_is_told_from_one_that_is_wrong(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def authenticate(token: str | None, headers: Mapping[str, str]) -> str | None:
+        if token == "old":
+            raise ExpiredTokenError
+        return None
+
+    endpoint = new_endpoint(authenticate, live=InProcessLive())
+    for token, code in (("old", "token_expired"), ("wrong", "unauthenticated")):
+        headers = {**JSON, "Authorization": f"Bearer {token}"}
+        for response in (endpoint.sync(headers, PULL), endpoint.blocking_events(headers)):
+            assert isinstance(response, Response)
+            assert (response.status, code_of(response)) == (401, code)
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+    lines = [record.getMessage().partition("status=")[2] for record in caplog.records]
+    assert lines == ["401 the token has expired"] * 2 + ["401 the token is not accepted"] * 2
+    fields = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
+    assert fields[0] == {"status": 401, "code": "token_expired"}
+
+
 def test_authenticate_sees_headers_by_names_of_any_case() -> None:
     seen: list[tuple[str | None, list[str | None]]] = []
 
@@ -257,6 +329,170 @@ def test_a_reply_in_gzip_is_what_it_would_be_without() -> None:
     assert len(zipped.body) * 3 < len(plain.body)
 
 
+@pytest.mark.parametrize(
+    ("adapter", "name"), [("asgi", "SyncApp"), ("django", "urlpatterns"), ("flask", "MobyncSync")]
+)
+def test_an_adapter_is_also_what_its_first_name_says(adapter: str, name: str) -> None:
+    http_app.django_wsgi_app()
+    first = importlib.import_module(f"mobync.{adapter}")
+    found = importlib.import_module(f"mobync.http.{adapter}")
+
+    shared = [public for public in first.__all__ if hasattr(found, public)]
+    assert name in shared
+    assert all(getattr(first, public) is getattr(found, public) for public in shared)
+
+
+def test_urls_of_django_may_include_the_first_name() -> None:
+    http_app.django_wsgi_app()
+    from django.test import Client, override_settings
+
+    with override_settings(ROOT_URLCONF="mobync.django"):
+        answer = Client(SERVER_NAME="127.0.0.1").post(
+            "/sync", PULL, "application/json", headers=as_owner("anna")
+        )
+
+    assert answer.status_code == 200
+
+
+# ---- bodies in flight ----------------------------------------------------------------------------
+
+
+class Unread(BytesIO):
+    """A body that nobody must read."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise AssertionError("the body was read")
+
+
+def admitted(endpoint: Endpoint, **headers: str) -> Upload:
+    upload = endpoint.admit({**JSON, **headers})
+    assert isinstance(upload, Upload)
+    return upload
+
+
+def test_a_wrong_token_of_the_header_is_refused_before_the_body_is_read() -> None:
+    response = new_endpoint(http_app.owner_of).receive(
+        {**JSON, "Authorization": "Bearer wrong"}, Unread().read
+    )
+
+    assert (response.status, code_of(response)) == (401, "unauthenticated")
+
+
+def test_authenticate_is_asked_once() -> None:
+    asked: list[str | None] = []
+
+    def authenticate(token: str | None, headers: Mapping[str, str]) -> str:
+        asked.append(token)
+        return "anna"
+
+    endpoint = new_endpoint(authenticate)
+    assert endpoint.receive(as_owner("anna"), BytesIO(PULL).read).status == 200
+    assert endpoint.receive(JSON, BytesIO(PULL).read).status == 200
+
+    assert asked == ["token-of-anna", None]
+
+
+def test_a_body_with_its_token_inside_may_have_a_mebibyte_and_another_32() -> None:
+    endpoint = new_endpoint(http_app.owner_of)
+
+    def status(headers: dict[str, str], size: int) -> int:
+        body = http_cases.TOKEN_INSIDE
+        return endpoint.receive(headers, BytesIO(body + b" " * (size - len(body))).read).status
+
+    gzipped = gzip.compress(http_cases.TOKEN_INSIDE + b" " * MIB)
+    assert [status(JSON, size) for size in (MIB, MIB + 1)] == [200, 413]
+    assert endpoint.sync({**JSON, "Content-Encoding": "gzip"}, gzipped).status == 413
+    assert [status(as_owner("anna"), size) for size in (32 * MIB, 32 * MIB + 1)] == [200, 413]
+
+
+def test_a_process_holds_so_many_bytes_of_bodies_and_an_owner_a_quarter_of_them() -> None:
+    endpoint = new_endpoint(http_app.owner_of, max_body_bytes=MIB, max_bytes_in_flight=8 * MIB)
+    senders = [as_owner("anna"), as_owner("ben"), as_owner("eve"), JSON, as_owner("dan")]
+    taken: list[int] = []
+    refused: list[Response] = []
+    tracemalloc.start()
+    try:
+        with ExitStack() as pausing:
+            for headers in senders:
+                for _ in range(5):
+                    upload = pausing.enter_context(admitted(endpoint, **headers))
+                    answer = upload.add(bytes(MIB))
+                    refused += [answer] if answer is not None else []
+                taken.append(len(_endpoint._in_flight) // MIB)
+            _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert taken == [2, 4, 6, 8, 8]  # a quarter each, those without a token in a header together
+    assert {(response.status, code_of(response)) for response in refused} == {(503, "busy")}
+    assert all(int(response.headers["Retry-After"]) > 0 for response in refused)
+    assert most < 10 * MIB
+    assert len(_endpoint._in_flight) == 0
+    assert endpoint.sync(as_owner("anna"), PULL).status == 200
+
+
+def test_what_gzip_makes_is_in_flight_and_what_it_was_made_of_no_more() -> None:
+    seen: list[int] = []
+
+    class Measured(Mobync):
+        def apply_json(self, body: bytes | str, owner_id: str) -> bytes:
+            seen.append(len(_endpoint._in_flight))
+            assert len(body) == len(_endpoint._in_flight)
+            return super().apply_json(body, owner_id)
+
+    endpoint = Endpoint(Measured(MemorySynchronizer()), anna)
+    text = PULL + b" " * MIB
+    headers = {**as_owner("anna"), "Content-Encoding": "gzip"}
+    assert endpoint.sync(headers, gzip.compress(text)).status == 200
+    assert seen == [len(text)]
+    assert len(_endpoint._in_flight) == 0
+
+    small = new_endpoint(max_body_bytes=2 * MIB)
+    with admitted(small, **as_owner("anna")) as one, admitted(small, **headers) as other:
+        assert one.add(bytes(2 * MIB)) is None
+        assert other.add(gzip.compress(bytes(2 * MIB))) is None
+        assert other.answer().status == 503  # there is no room for what it makes
+
+
+def test_a_body_is_held_once_however_it_comes() -> None:
+    held: list[int] = []
+
+    class Measured(Mobync):
+        def apply_json(self, body: bytes | str, owner_id: str) -> bytes:
+            held.append(tracemalloc.get_traced_memory()[0])
+            return super().apply_json(PULL, owner_id)
+
+    endpoint = Endpoint(Measured(MemorySynchronizer()), anna)
+    text = PULL + os.urandom(2 * MIB).hex().encode()  # of which gzip leaves the half
+    zipped = gzip.compress(text)
+    bodies = {
+        "in one piece": ({}, [text]),
+        "byte by byte": ({}, [b"%c" % byte for byte in text[: MIB // 2]]),
+        "in gzip": ({"Content-Encoding": "gzip"}, [zipped[:-5], zipped[-5:]]),
+    }
+    tracemalloc.start()
+    try:
+        for how, (headers, pieces) in bodies.items():
+            before = tracemalloc.get_traced_memory()[0]
+            with admitted(endpoint, **as_owner("anna"), **headers) as upload:
+                for piece in pieces:
+                    assert upload.add(piece) is None
+                assert upload.answer().status == 200
+            size = len(text) if how == "in gzip" else sum(map(len, pieces))
+            assert held.pop() - before < size * 1.2, how
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_sync_that_fails_gives_its_bytes_back() -> None:
+    endpoint = Endpoint(Mobync(http_app.Store()), http_app.owner_of)
+
+    with pytest.raises(ZeroDivisionError):
+        endpoint.receive(as_owner("faulty"), BytesIO(PULL).read)
+
+    assert len(_endpoint._in_flight) == 0
+
+
 # ---- many syncs of one owner ---------------------------------------------------------------------
 
 
@@ -282,12 +518,12 @@ def as_owner(owner_id: str) -> dict[str, str]:
 
 
 @contextmanager
-def all_places_taken(endpoint: Endpoint) -> Iterator[_owner_places._Entry]:
+def all_places_taken(endpoint: Endpoint) -> Iterator[None]:
     key = id(endpoint), "anna"
     with ExitStack() as running:
-        for _ in range(http.SYNCS_PER_OWNER):
-            running.enter_context(http._places.hold(key))
-        yield http._places._entries[key]
+        for _ in range(_endpoint.SYNCS_PER_OWNER):
+            running.enter_context(_endpoint._places.hold(key, 0))
+        yield
 
 
 def test_an_owner_has_few_syncs_at_once_and_the_others_are_told_busy() -> None:
@@ -310,11 +546,11 @@ def test_an_owner_has_few_syncs_at_once_and_the_others_are_told_busy() -> None:
 
 
 def test_a_sync_waits_a_little_for_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_owner_places, "PATIENCE_S", TIMEOUT_S)
+    monkeypatch.setattr(_endpoint, "PATIENCE_S", TIMEOUT_S)
     endpoint = new_endpoint()
-    with ThreadPoolExecutor(MANY) as devices, all_places_taken(endpoint) as entry:
+    with ThreadPoolExecutor(MANY) as devices, all_places_taken(endpoint):
         syncs = [devices.submit(endpoint.sync, JSON, PULL) for _ in range(MANY)]
-        eventually(lambda: entry.users == http.SYNCS_PER_OWNER + MANY)
+        eventually(lambda: len(_endpoint._places) == _endpoint.SYNCS_PER_OWNER + MANY)
     assert [sync.result().status for sync in syncs] == [200] * MANY
 
 
@@ -325,13 +561,13 @@ def test_a_sync_gives_its_place_back_also_if_it_fails() -> None:
 
     with ExitStack() as running:
         for key in keys:
-            running.enter_context(http._places.hold(key))
+            running.enter_context(_endpoint._places.hold(key, 0))
         for _ in range(MANY):
             with pytest.raises(ZeroDivisionError):
                 endpoint.sync(JSON, PULL)
             assert b"longer than 10 s" in endpoint.sync(JSON, PULL).body
             assert endpoint.sync(JSON, PULL).status == 200
-    assert not http._places._entries  # an owner of whom nothing runs costs nothing
+    assert len(_endpoint._places) == 0  # an owner of whom nothing runs costs nothing
 
 
 def test_a_forked_child_has_no_places_that_are_held_for_ever() -> None:
@@ -560,6 +796,40 @@ def test_asgi_pieces_that_break_at_the_limit_are_not_taken_for_the_whole() -> No
     assert next(pieces) == b"and more"  # it is not read to its end
 
 
+@pytest.mark.parametrize(
+    ("patience", "seconds"), [("PAUSE_S", 0.05), ("BODY_S", 0.05), ("BODY_S", -1.0)]
+)
+def test_asgi_waits_so_long_for_a_body_and_no_longer(
+    patience: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi, patience, seconds)
+    answered: list[Any] = []
+    pieces = iter([PULL[:5]])
+
+    async def receive() -> dict[str, Any]:
+        for piece in pieces:
+            return {"type": "http.request", "body": piece, "more_body": True}
+        await asyncio.sleep(TIMEOUT_S)
+        raise AssertionError("it was waited for")
+
+    async def send(message: dict[str, Any]) -> None:
+        answered.append(message)
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in JSON.items()]
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/sync"}
+    app = SyncApp(new_endpoint())
+    asyncio.run(app({**scope, "query_string": b"", "headers": headers}, receive, send))
+
+    assert answered[0]["status"] == 408
+    assert (b"connection", b"close") in answered[0]["headers"]
+    assert json.loads(answered[1]["body"])["code"] == "too_slow"
+    assert len(_endpoint._in_flight) == 0
+
+
+def test_asgi_gives_a_body_20_seconds_for_a_piece_and_a_second_more_for_each_16_kib() -> None:
+    assert (asgi.PAUSE_S, asgi.BODY_S, asgi.BYTES_PER_S) == (20, 60, 16 * 1024)
+
+
 def test_the_router_of_fastapi_takes_the_options_of_one() -> None:
     def keep_out() -> None:
         raise HTTPException(418)
@@ -683,7 +953,7 @@ def test_a_wrong_setting_of_django_is_named(change: dict[str, Any] | None, messa
     http_app.django_wsgi_app()
     from django.test import override_settings
 
-    from mobync.django import endpoint_of_settings
+    from mobync.http.django import endpoint_of_settings
 
     right = {"mobync": new_endpoint().mobync, "authenticate": anna}
     endpoint_of_settings()  # that of the settings before must not stay
@@ -700,7 +970,7 @@ def test_a_wrong_setting_of_django_is_named(change: dict[str, Any] | None, messa
 def test_django_commits_nothing_for_us() -> None:
     """With ATOMIC_REQUESTS a sync would be committed after its owner's lock is free again."""
     http_app.django_wsgi_app()
-    from mobync.django import events, sync
+    from mobync.http.django import events, sync
 
     for view in (sync, events):
         assert "default" in view._non_atomic_requests

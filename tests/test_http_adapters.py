@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from contextlib import closing
 from http.client import HTTPConnection
 
 import http_servers
 import pytest
 from http_cases import BEARER, CASES, GZIP, JSON, MANY, PULL, TIMEOUT_S, Case, ask, new_owner
-from http_servers import SERVERS, WITHOUT_CHUNKS, Address
+from http_servers import SERVERS, TAKES_ALL_FIRST, WITHOUT_CHUNKS, Address
 
 address_of = http_servers.address_of
 address = http_servers.address
@@ -102,6 +103,20 @@ def test_a_body_without_a_clear_end_is_a_bad_request(address: Address, head: str
         status_line = client.makefile("rb").readline()
 
     assert status_line.split()[1:2] in ([b"400"], [b"413"]), status_line
+
+
+@pytest.mark.parametrize("server", [name for name in SERVERS if name not in TAKES_ALL_FIRST])
+def test_a_wrong_token_of_the_header_is_refused_while_the_body_is_still_to_come(
+    address_of: Callable[[str], Address], server: str
+) -> None:
+    with closing(socket.create_connection(address_of(server), TIMEOUT_S)) as client:
+        client.sendall(
+            b"POST /sync HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Authorization: Bearer wrong\r\nContent-Length: 1000\r\n\r\n{"
+        )
+        status_line = client.makefile("rb").readline()
+
+    assert status_line.split()[1:2] == [b"401"]
 
 
 def test_a_client_that_stalls_keeps_nobody_waiting(address: Address) -> None:

@@ -15,7 +15,9 @@ from inspected import Logs
 from sqlalchemy import event
 from starlette.requests import Request
 
-from mobync.server import inspector
+from mobync.server import _history, _log_pages, inspector
+from mobync.server._log_pages import Entry
+from mobync.server._views import history_view
 
 database = databases.database
 
@@ -53,7 +55,8 @@ def all_entries(url: str, **parameters: Any) -> list[Any]:
 
 def test_owners_come_page_by_page_with_their_clocks(logs: Logs) -> None:
     for number in range(120):
-        logs.sync(f"owner-{number:03}", 0, *[("create", 0, {"id": f"{number}"})] * (number % 2))
+        edits = [("create", 0, {"id": f"{number}-{n}"}) for n in range(1 + number % 2)]
+        logs.sync(f"owner-{number:03}", 0, *edits)
     with logs.inspected() as url:
         first = get(url, "owners")
         second = get(url, "owners", after=first["next"])
@@ -63,11 +66,25 @@ def test_owners_come_page_by_page_with_their_clocks(logs: Logs) -> None:
     assert [len(page["owners"]) for page in (first, second, third)] == [50, 50, 20]
     assert third["next"] is None
     assert listed == [
-        {"owner": f"owner-{number:03}", "logical_clock": number % 2} for number in range(120)
+        {"owner": f"owner-{number:03}", "logical_clock": 1 + number % 2} for number in range(120)
     ]
 
 
-def test_the_pieces_of_a_log_measure_what_compaction_says_it_measures(logs: Logs) -> None:
+def test_measuring_stops_after_a_step_when_its_time_is_over(
+    on_sqlite: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_log_pages, "SECONDS", 0.0)
+    on_sqlite.write("anna", [("create", "tasks", f'{{"id": "{n}"}}') for n in range(120)])
+    with on_sqlite.inspected() as url:
+        pieces = [get(url, "size", owner="anna", first=first) for first in (0, 50, 100)]
+    assert [piece["rows"] for piece in pieces] == [50, 50, 20]
+    assert [piece["complete"] for piece in pieces] == [False, False, True]
+
+
+def test_the_pieces_of_a_log_measure_what_compaction_says_it_measures(
+    logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_log_pages, "SECONDS", 60.0)
     logs.write("anna", [("create", "täsks", f'{{"id": "é{n}"}}') for n in range(10_500)])
     logs.write("bob", [("create", "tasks", '{"id": "x"}')])
     with logs.inspected() as url:
@@ -141,13 +158,24 @@ def test_filters_find_just_the_model_and_the_object(logs: Logs) -> None:
 
 
 def test_json_that_nobody_can_follow_is_an_entry_without_fields(on_sqlite: Logs) -> None:
-    deep = '{"id": "x", "deep": ' + "[" * 990 + "]" * 990 + "}"
+    deep = '{"id": "x", "deep": ' + "[" * 1000 + "]" * 1000 + "}"
     rows = ["", "[]", '{"id": 1}', '{"id"', '{"id": "x",}', "{} {}", deep]
     on_sqlite.write("anna", [("create", "tasks", row) for row in rows])
     with on_sqlite.inspected() as url:
         entries = all_entries(url, owner="anna")
     assert len(entries) == len(rows)
     assert all(entry["object"] is None for entry in entries[1:])
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 995 + "]" * 995, '"\\ud83e\\udd5b"'])
+def test_no_value_that_the_core_takes_hides_an_edit(on_sqlite: Logs, value: str) -> None:
+    on_sqlite.write("anna", [("create", "tasks", f'{{"id": "x", "value": {value}}}')])
+    with on_sqlite.inspected() as url:
+        [entry] = get(url, "log", owner="anna", object="x")["entries"]
+        history = get(url, "history", owner="anna", model="tasks", object="x", clocks="0")
+    assert entry["fields"][0][1].startswith(value[:100])
+    [write] = history["fields"][0]["writes"]
+    assert write["value"].startswith(value[:1000])
 
 
 # ---- bounds -------------------------------------------------------------------------------------
@@ -173,6 +201,51 @@ def test_a_search_among_escaped_texts_is_bounded_and_loses_nothing(on_sqlite: Lo
         found = all_entries(url, owner="anna", object="x")
         assert [entry["logical_clock"] for entry in found] == list(range(3000))[::-1]
         assert all_entries(url, owner="anna", object="y") == []
+
+
+@pytest.mark.parametrize("sign", ["a", "\\\\"])
+def test_a_step_of_a_search_reads_a_few_megabytes_or_one_diff(
+    on_sqlite: Logs, monkeypatch: pytest.MonkeyPatch, sign: str
+) -> None:
+    monkeypatch.setattr(_log_pages, "SECONDS", 0.0)  # a page is one step then
+    text = sign * (1_000_000 // len(sign))
+    sizes = [1] * 20 + [6] + [1] * 20
+    on_sqlite.write(
+        "anna",
+        [
+            ("update", "tasks", f'{{"id": "{n}", "text": "{text * s}"}}')
+            for n, s in enumerate(sizes)
+        ],
+    )
+    reached: list[int] = []
+    with on_sqlite.inspected() as url:
+        while not reached or reached[-1] is not None:
+            before = reached[-1] if reached else None
+            piece = get(url, "log", owner="anna", object="none such", before=before)
+            reached.append(piece["next"])
+    assert reached == [37, 33, 29, 25, 21, 20, 16, 12, 8, 4, None]
+
+
+def test_a_history_makes_no_more_of_a_million_fields_than_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[_history.Write] = []
+
+    def noted(*arguments: Any) -> Any:
+        made.append(Write(*arguments))
+        return made[-1]
+
+    Write = _history.Write
+    monkeypatch.setattr(_history, "Write", noted)
+    fields = {f"f{number}": "1" for number in range(100_000)}
+    entries = [
+        Entry(clock, f"d{clock}", clock, kind, "tasks", "x", 1, fields)
+        for clock, kind in enumerate(("create", "update", "update"))
+    ]
+    view = history_view(entries, _history.lives_of(entries), None, 99_950)
+    assert [field["name"] for field in view["fields"]] == [f"f{n}" for n in range(99_950, 100_000)]
+    assert view["next_field"] is None
+    assert len(made) == 50 * 3
 
 
 def test_a_page_reads_a_few_megabytes_or_one_diff(on_sqlite: Logs) -> None:
@@ -332,7 +405,7 @@ def test_only_whom_the_app_allows_learns_anything(on_sqlite: Logs) -> None:
         {"Authorization": "Basic secret"},
         {"Cookie": "token=secret"},
     ]
-    on_sqlite.sync("anna", 0)
+    on_sqlite.sync("anna", 0, ("create", 0, {"id": "t"}))
     with on_sqlite.inspected(has_token, NoEvents()) as url:
         for name in NAMES:
             for given in headers:
@@ -361,6 +434,23 @@ def test_only_whom_the_app_allows_learns_anything(on_sqlite: Logs) -> None:
         ({"Host": ""}, 401),
         ({"Host": "localhost", "X-Forwarded-For": "127.0.0.1"}, 401),
         ({"Host": "localhost", "Forwarded": "for=127.0.0.1"}, 401),
+        *(
+            ({"Host": "localhost", name: "of a proxy"}, 401)
+            for name in (
+                "Via",
+                "X-Forwarded-Host",
+                "X-Forwarded-Proto",
+                "X-Real-IP",
+                "CF-Connecting-IP",
+                "CF-Ray",
+                "True-Client-IP",
+                "X-Original-Host",
+                "X-Envoy-External-Address",
+                "X-Amzn-Trace-Id",
+                "Fly-Client-IP",
+                "Tailscale-User-Login",
+            )
+        ),
         ({"Host": "localhost", "Sec-Fetch-Site": "cross-site"}, 401),
         ({"Host": "localhost", "Sec-Fetch-Site": "same-site"}, 401),
     ],

@@ -20,7 +20,7 @@ def entry(clock: int, time: int, kind: str, **fields: str) -> Entry:
 
 
 def reasons(lives: list[Life], name: str = "name") -> list[str]:
-    return [write.why for write in lives[-1].fields[name]]
+    return [write.why for write in lives[-1].writes(name)]
 
 
 def test_the_first_value_is_the_creates_or_an_edits() -> None:
@@ -33,7 +33,7 @@ def test_the_first_value_is_the_creates_or_an_edits() -> None:
 
 def test_a_later_time_stands_and_nothing_more_is_said() -> None:
     lives = lives_of([entry(0, 10, "create", name="milk"), entry(1, 17, "update", name="soy")])
-    assert lives[0].fields["name"][-1] == Write(1, '"soy"', "later", replaced=0, later_ms=7)
+    assert lives[0].writes("name")[-1] == Write(1, '"soy"', "later", replaced=0, later_ms=7)
 
 
 def test_the_same_millisecond_went_to_the_one_that_synced_last() -> None:
@@ -43,7 +43,7 @@ def test_the_same_millisecond_went_to_the_one_that_synced_last() -> None:
 
 def test_an_earlier_time_stands_only_if_its_device_had_synced() -> None:
     lives = lives_of([entry(0, 10, "create", name="milk"), entry(1, 3, "update", name="soy")])
-    assert lives[0].fields["name"][-1] == Write(1, '"soy"', "seen", replaced=0, later_ms=-7)
+    assert lives[0].writes("name")[-1] == Write(1, '"soy"', "seen", replaced=0, later_ms=-7)
 
 
 def test_who_had_synced_past_an_edit_had_synced_past_all_below_it() -> None:
@@ -86,7 +86,7 @@ def test_a_new_life_begins_with_nothing() -> None:
         ]
     )
     assert [(life.created, life.deleted) for life in lives] == [(0, 1), (4, None)]
-    assert [write.why for write in lives[0].fields["name"]] == ["created", "no row"]
+    assert [write.why for write in lives[0].writes("name")] == ["created", "no row"]
     assert reasons(lives) == ["created", "later"]
 
 
@@ -158,8 +158,8 @@ def test_what_it_says_of_random_syncs_is_what_happened() -> None:
         lives = lives_of(_log(store))
         clock_of = {one.logical_clock: sent_at[one.diff_id] for one in _log(store)}
         for life in lives:
-            for writes in life.fields.values():
-                for write in writes:
+            for name in life.names:
+                for write in life.writes(name):
                     said[write.why] += 1
                     if write.why == "seen":
                         assert write.replaced is not None
@@ -188,7 +188,7 @@ def _log(store: MemorySynchronizer) -> list[Entry]:
 def _held(lives: list[Life]) -> dict[str, str] | None:
     if not lives or lives[-1].deleted is not None:
         return None
-    return {name: writes[-1].text for name, writes in lives[-1].fields.items()}
+    return {name: lives[-1].writes(name)[-1].text for name in lives[-1].names}
 
 
 def _pulled(mobync: Mobync) -> dict[str, str] | None:
@@ -198,5 +198,5 @@ def _pulled(mobync: Mobync) -> dict[str, str] | None:
         if diff["type"] == "delete":
             row = None
         elif diff["type"] == "create" or row is not None:
-            row = {**(row or {}), **dict(members_of(diff["json_data"])[1])}
+            row = {**(row or {}), **members_of(diff["json_data"])[1]}
     return row

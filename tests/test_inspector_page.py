@@ -13,11 +13,15 @@ import browser
 import pytest
 import requests
 from databases import open_database
-from inspected import Logs
+from inspected import Logs, serving
 from playwright.sync_api import Error, Locator, Page, Request, expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from mobync.live import InProcessLive
-from mobync.server import inspector
+from mobync.server import _log_pages, inspector
+from mobync.server._admission import Admission, OneTimeCode
+from mobync.server.tokens import Tokens
 
 chromium, page = browser.chromium, browser.page
 
@@ -52,13 +56,13 @@ def test_from_the_owners_to_who_won_a_field_and_back(logs: Logs, url: str, page:
     logs.sync("anna", 1, ("update", 9000, {"id": "x", "name": "oat milk"}))
     logs.sync("anna", 1, ("update", 5000, {"id": "x", "name": "soy milk", "done": "yes"}))
     logs.sync("anna", 3, ("update", 7000, {"id": "x", "name": "rice milk"}))
-    logs.sync("bob", 0)
+    logs.sync("bob", 0, ("create", 0, {"id": "y"}))
 
     page.goto(url)
     table = page.locator("table.owners tbody tr")
     expect(table).to_have_count(2)
     expect(table.nth(0)).to_have_text(re.compile(r"^anna44\d+ B$"))
-    expect(table.nth(1)).to_have_text("bob000 B")
+    expect(table.nth(1)).to_have_text(re.compile(r"^bob11\d+ B$"))
 
     page.get_by_role("link", name="anna").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Log of anna logical clock 4")
@@ -112,7 +116,10 @@ def test_filters_and_older_entries(logs: Logs, url: str, page: Page) -> None:
     expect(rows(page)).to_have_count(100)
 
 
-def test_a_long_log_is_searched_piece_by_piece(logs: Logs, url: str, page: Page) -> None:
+def test_a_long_log_is_searched_piece_by_piece(
+    logs: Logs, url: str, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_log_pages, "SECONDS", 60.0)  # however busy the machine is
     logs.write(
         "anna",
         [("create", "tasks", '{"id": "first", "name": "milk"}')]
@@ -388,6 +395,23 @@ def test_without_a_token_there_is_a_form_and_nothing_else(logs: Logs, page: Page
         page.get_by_role("button", name="Forget token").click()
         expect(token).to_be_visible()
         expect(rows(page)).to_have_count(0)
+
+
+def test_the_link_opens_the_page_below_whatever_prefix_and_leaves_no_token_to_scripts(
+    logs: Logs, page: Page, tmp_path: Path
+) -> None:
+    code = OneTimeCode(tmp_path / "code")
+    admission = Admission("token", Tokens("a secret for tests, long enough"), code)
+    found = inspector.routes(logs.engine, logs.diffs, logs.heads, admission.allow)
+    logs.sync("anna", 0, ("create", 0, {"id": "x"}))
+    with serving(Starlette(routes=[Mount("/below", routes=[*admission.routes(), *found])])) as url:
+        page.goto(f"{url}below/inspect/open?code={code.make()}")
+        expect(page.get_by_role("link", name="anna")).to_be_visible()
+        assert page.url == f"{url}below/"
+        assert page.evaluate("document.cookie") == ""
+        [cookie] = page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+        assert cookie["path"] == "/below/inspect"
 
 
 def test_the_page_says_so_when_the_server_is_gone_and_goes_on_when_it_is_back(

@@ -37,12 +37,16 @@ def test_the_module_is_freed_and_made_anew() -> None:
         """
 import gc, sys, weakref
 import mobync._core as first
-alive = weakref.ref(first)
-state = first.Exchange
+kind, merge = first.Mobync, first.merge
 del sys.modules["mobync._core"], first
 import mobync._core as second
-assert second.Exchange is not state
-assert second.Exchange([]).meet([]) is None and state([]).meet([]) is None
+assert second.Mobync is not kind
+assert second.merge([], []) == merge([], []) == ([], [])
+alive = weakref.ref(second)
+second.Compaction().piece([], "o", 0, 1)
+del sys.modules["mobync._core"], sys.modules["mobync"]._core, second
+gc.collect()
+assert alive() is None
 """
     )
 

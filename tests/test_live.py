@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from interrupting import interrupted_at
 from live_updates.devices import MODES, Device, Log, is_heartbeat, report
 
-from mobync import BusyError
+from mobync import BusyError, TooManyListenersError
 from mobync.live import InProcessLive, Live
 
 
@@ -212,7 +214,7 @@ def test_a_doubt_is_not_forgotten_when_the_clock_cannot_be_read(make_live, mode)
     with Device(live, log, mode) as device:
         assert device.clock() == 5
         log.clock, log.error = 6, OSError("the database is down")
-        live._hub.doubt()  # as when the connection to a broker was made anew
+        live._hub.doubt()  # as when the connection to a broker was made again
         device.heartbeats_until(lambda: log.reads >= 2)
         log.error = None
         assert device.clock_after_heartbeats() == 6
@@ -236,6 +238,41 @@ def test_a_clock_that_was_read_before_the_subscription_is_refused(live):
         live.events("anna", 5)
 
 
+async def waits() -> int:
+    return 5
+
+
+def waits_in_secret() -> object:
+    return waits()
+
+
+@pytest.mark.parametrize("listen", ["events", "blocking_events"])
+def test_a_clock_now_that_must_be_awaited_is_refused(live, listen):
+    with pytest.raises(TypeError, match="clock_now must be a plain function"):
+        getattr(live, listen)("anna", waits)
+    with pytest.raises(TypeError, match="clock_now must be a plain function"):
+        getattr(live, listen)("anna", waits_in_secret, read_first=True)
+    assert live.listeners == 0
+
+
+@pytest.mark.parametrize("clock", [None, "5", 5.0, True, -1])
+@pytest.mark.parametrize("read_first", [False, True])
+def test_what_is_no_clock_is_named(live, mode, clock, read_first):
+    with (
+        pytest.raises(TypeError, match="clock_now must return an int of 0 or more"),
+        Device(live, lambda: clock, mode, read_first=read_first) as device,
+    ):
+        device.chunk()
+    assert live.listeners == 0
+
+
+def test_a_clock_that_must_be_awaited_ends_the_stream_that_asked_first(live, mode):
+    with Device(live, waits_in_secret, mode) as device:
+        with pytest.raises(TypeError, match="clock_now must be a plain function"):
+            device.chunk()
+        assert live.listeners == 0
+
+
 def test_more_listeners_than_allowed_are_refused_until_one_leaves(make_live, mode):
     live = make_live(max_listeners=2)
     with Device(live, Log(), mode), Device(live, Log(), mode, "bob") as leaving:
@@ -244,6 +281,49 @@ def test_more_listeners_than_allowed_are_refused_until_one_leaves(make_live, mod
         leaving.leave()
         with Device(live, Log(), mode) as device:
             assert device.clock() == 0
+
+
+def test_an_owner_has_so_many_listeners_and_the_others_go_on(make_live, mode):
+    live = make_live(max_listeners_per_owner=2)
+    with Device(live, Log(), mode), Device(live, Log(), mode) as leaving:
+        with pytest.raises(TooManyListenersError, match="2 devices of this owner"):
+            Device(live, Log(), mode)
+        with Device(live, Log(), mode, "bob") as device:
+            assert device.clock() == 0
+        leaving.leave()
+        with Device(live, Log(), mode) as device:
+            assert device.clock() == 0
+
+
+def test_unless_told_otherwise_an_owner_has_a_hundred_listeners(live):
+    streams = [live.blocking_events("anna", Log()) for _ in range(100)]
+    with pytest.raises(TooManyListenersError):
+        live.blocking_events("anna", Log())
+    del streams
+
+
+def test_unless_told_otherwise_listeners_leave_half_of_the_open_files(live):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16, before[1]))
+    try:
+        streams = [live.blocking_events(f"owner {number}", Log()) for number in range(8)]
+        with pytest.raises(BusyError, match="8 devices are listening"):
+            live.blocking_events("anna", Log())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(streams) == 8
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_anywhere_while_a_device_joins_and_leaves_keeps_no_listener(live):
+    def join() -> None:
+        live.blocking_events("anna", Log()).close()
+
+    place = 1
+    while interrupted_at(place, join):
+        assert live.listeners == 0, f"after an interruption at bytecode {place}"
+        place += 1
+    assert place > 50
 
 
 def test_a_stream_that_was_never_begun_or_is_dropped_leaves(live):
@@ -327,8 +407,16 @@ def test_syncs_in_many_threads_leave_every_device_at_the_highest_clock(live):
         ("recheck_s", -1),
         ("recheck_s", float("inf")),
         ("max_listeners", 0),
+        ("max_listeners_per_owner", 0),
     ],
 )
 def test_options_that_make_no_sense_are_refused_by_name(option, value):
     with pytest.raises(ValueError, match=option):
         InProcessLive(**{option: value})
+
+
+@pytest.mark.parametrize("option", ["max_listeners", "max_listeners_per_owner"])
+def test_a_number_of_listeners_is_an_int(option):
+    for value in (True, 2.0, "2"):
+        with pytest.raises(TypeError, match=option):
+            InProcessLive(**{option: value})

@@ -7,14 +7,27 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from live_updates import brokers
-from live_updates.devices import MODES, PATIENCE_S, Device, Log, eventually, report
+from live_updates.devices import (
+    MODES,
+    PATIENCE_S,
+    Device,
+    Log,
+    eventually,
+    is_heartbeat,
+    report,
+)
 
 from mobync.live import PostgreSQLLive, RedisLive, _brokered, _postgresql, _redis
+from mobync.live._bell import Bell
+from mobync.live._live import _topic
+from mobync.types import MAX_LOGICAL_CLOCK
 
 broker = brokers.broker
 
@@ -78,6 +91,32 @@ def test_what_was_missed_while_the_broker_restarted_is_told_afterwards(broker):
         assert device.clock() == 5
         there.announce(report("anna", 6))
         assert device.clock() == 6
+
+
+def test_a_connection_is_made_again_at_once_though_its_thread_ends_late(broker, monkeypatch):
+    ring, rung = Bell.ring, threading.Event()
+
+    def ring_and_linger(bell):
+        ring(bell)
+        if threading.current_thread().name == "mobync live: from Redis":
+            rung.set()
+            time.sleep(0.5)
+
+    monkeypatch.setattr(Bell, "ring", ring_and_linger)
+    network = broker.network()
+    here, there = broker.live(network), broker.live()
+    log = Log(3)
+    with Device(here, log) as device:
+        assert device.clock() == 3
+        broker.await_subscribers(1)
+        there.announce(report("anna", 4))
+        assert device.clock() == 4
+        log.clock = 5
+        network.cut()
+        if broker.kind == "redis":
+            assert rung.wait(PATIENCE_S)
+        network.mend()
+        assert device.clock() == 5, "no heartbeat came before"
 
 
 def test_a_broker_that_is_not_there_yet_gets_the_announcements_when_it_is(broker, caplog):
@@ -168,10 +207,10 @@ def test_what_comes_while_the_outbox_is_emptied_stays_in_it():
     outbox.put("a", 4)
     with outbox.delivery() as messages:
         assert messages == ["a 4"]
-        assert not outbox.wait_until_empty(0)
+        assert not outbox.is_empty
         outbox.put("a", 5)
     assert delivered(outbox) == ["a 5"]
-    assert outbox.wait_until_empty(0)
+    assert outbox.is_empty
 
 
 def test_what_could_not_be_delivered_stays_in_the_outbox(monkeypatch):
@@ -187,7 +226,8 @@ def test_what_could_not_be_delivered_stays_in_the_outbox(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "message", ["", "anna 5", "* 1", f"{'a' * 32} -1", f"{'a' * 32} {'9' * 17}"]
+    "message",
+    ["", "anna 5", "* 1", f"{'a' * 32} -1", f"{'a' * 32} {'9' * 17}", f"{'a' * 32} {2**53}"],
 )
 def test_a_message_that_is_not_of_mobync_is_passed_over(broker, message, caplog):
     live = broker.live()
@@ -198,6 +238,102 @@ def test_a_message_that_is_not_of_mobync_is_passed_over(broker, message, caplog)
         broker.live().announce(report("anna", 4))
         assert device.clock() == 4
     assert "not a message of mobync" in caplog.text
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("forged", [4, 5, MAX_LOGICAL_CLOCK])
+def test_a_forged_announcement_keeps_no_true_one_from_a_device(broker, mode, forged):
+    here, there = broker.live(), broker.live()
+    log = Log(3)
+    with Device(here, log, mode) as device:
+        assert device.clock() == 3
+        broker.await_subscribers(1)
+        broker.say(f"{_topic('anna')} {forged}")
+        assert device.clock() == forged  # who knows whether the database lags
+        for clock in (4, 5):
+            log.clock = clock
+            there.announce(report("anna", clock))
+            assert device.clock() == clock
+
+
+def test_a_read_that_lags_behind_an_announcement_does_not_keep_it_back(broker):
+    here, there = broker.live(), broker.live()
+    with Device(here, Log(3)) as device:
+        assert device.clock() == 3
+        broker.await_subscribers(1)
+        here.announce(report("anna", 7))
+        assert device.clock() == 7
+        there.announce(report("anna", 8))
+        assert device.clock() == 8
+
+
+def test_an_announcement_that_cannot_be_checked_is_told(broker):
+    here, there = broker.live(), broker.live()
+    log = Log(3)
+    with Device(here, log) as device:
+        assert device.clock() == 3
+        broker.await_subscribers(1)
+        log.error = OSError("the database is down")
+        there.announce(report("anna", 4))
+        assert device.clock() == 4
+
+
+def test_only_what_others_announce_is_checked(broker):
+    here, there = broker.live(), broker.live()
+    log = Log(3)
+    with Device(here, log) as device:
+        assert device.clock() == 3
+        broker.await_subscribers(1)
+        for clock in (4, 5, 6):
+            log.clock = clock
+            here.announce(report("anna", clock))
+            assert device.clock() == clock
+        reads = log.reads
+        log.clock = 7
+        there.announce(report("anna", 7))  # heard after this process's own
+        assert device.clock() == 7
+        assert log.reads == reads + 1
+
+
+def test_what_strangers_send_is_logged_once_and_in_short(broker, caplog):
+    live = broker.live()
+    with Device(live, Log(3)) as device:
+        assert device.clock() == 3
+        broker.await_subscribers(1)
+        for number in range(20):
+            broker.say(f"{number} " + "x" * 7000)
+        broker.live().announce(report("anna", 4))
+        assert device.clock() == 4
+    assert caplog.text.count("not a message of mobync") == 1
+    assert len(caplog.text) < 1000
+
+
+@pytest.mark.parametrize("pool_mode", ["transaction", "session"])
+def test_a_pooler_that_lets_no_notifications_through_is_named(
+    pool_mode, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(_postgresql, "HEARD_WITHIN_S", 0.5)
+    with (
+        brokers.pgbouncer(tmp_path, pool_mode) as url,
+        closing(PostgreSQLLive(url, channel=tmp_path.name, heartbeat_s=0.2)) as live,
+        Device(live, Log(3)) as device,
+    ):
+        assert device.clock() == 3
+        if pool_mode == "transaction":
+            eventually(lambda: "notifications do not arrive" in caplog.text)
+        else:
+            eventually(lambda: live._hear_call_until)
+            eventually(lambda: live._call is None)
+    assert ("--events-url" in caplog.text) == (pool_mode == "transaction")
+
+
+def test_who_hears_itself_is_not_warned(broker, monkeypatch, caplog):
+    monkeypatch.setattr(_postgresql, "HEARD_WITHIN_S", 0.3)
+    with Device(broker.live(heartbeat_s=0.1), Log(3)) as device:
+        assert device.clock() == 3
+        for _ in range(6):
+            assert is_heartbeat(device.chunk())
+    assert not caplog.text
 
 
 def test_close_sends_what_was_just_announced(broker):
@@ -253,8 +389,10 @@ import os
 log = Log(3)
 with Device(live, log) as device:
     assert device.clock() == 3
+    log.clock = 4
     live.announce(report("anna", 4))
     assert device.clock() == 4
+    log.clock = 5  # what the child will announce, perhaps before this process hears anything
     with live._starting:  # as another thread may at that moment
         child = os.fork()
     if child == 0:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from databases import Database, open_database
 from live_updates.brokers import KINDS, open_broker
-from live_updates.devices import HttpDevice, eventually
-from live_updates.server import Server
+from live_updates.devices import HttpDevice, eventually, report
+from live_updates.server import DJANGO_ON_GEVENT, Server
 from sqlalchemy import Column, MetaData, String, Table
 
 from mobync.sqlalchemy import diffs_table
@@ -148,3 +148,30 @@ def test_a_server_that_is_told_to_stop_ends_its_streams_and_stops(mortal_servers
         assert device.rest().replace(b":\n\n", b"") == b""
     assert "Traceback" not in first.log()
     assert "Application shutdown complete" in first.log()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_broker_under_gevent_leaves_no_event_loop_to_the_other_greenlets(kind, tmp_path, anna):
+    log = tmp_path / "gunicorn.log"
+    with (
+        open_broker(kind) as broker,
+        Server(broker, None, log, HEARTBEAT_S, DJANGO_ON_GEVENT) as server,
+        HttpDevice(server.port, anna) as device,
+    ):
+        assert device.clock() == 0
+        broker.await_subscribers(1)
+        assert server.push(anna) == 1
+        assert device.clock() == 1
+        assert server.ask("GET", "/query") == 1
+        assert server.ask("GET", "/async") == "waited"
+        elsewhere = broker.live()
+        elsewhere.announce(report(anna, 2))
+        assert device.clock() == 2
+        broker.end_connections()
+        broker.await_subscribers(2)
+        elsewhere.announce(report(anna, 3))
+        while device.clock() != 3:
+            pass
+        assert server.ask("GET", "/query") == 1
+        server.stop()
+    assert "Traceback" not in server.log()

@@ -48,7 +48,7 @@ def write(store: MemorySynchronizer, rows: dict[str, Any], operation: Any) -> No
     """Does the operation to the store and to the plain dict beside it."""
     kind, row_id, fields = operation
     if kind == "create" and row_id in rows:
-        with pytest.raises(ValueError, match="already has"):
+        with pytest.raises(InvalidDiffError, match="id cannot be used"):
             store.create("t", json.dumps({"id": row_id}))
         return
     getattr(store, kind)("t", json.dumps({"id": row_id, **fields}))
@@ -101,7 +101,10 @@ def test_a_transaction_that_raises_leaves_nothing() -> None:
 
 def test_two_transactions_that_create_the_same_row_do_not_both_commit() -> None:
     store = MemorySynchronizer()
-    with pytest.raises(ValueError, match="already has"), store.transaction("ann") as hers:
+    with (
+        pytest.raises(InvalidDiffError, match="id cannot be used"),
+        store.transaction("ann") as hers,
+    ):
         hers.create("t", '{"id": "1", "by": "ann"}')
         with store.transaction("bob") as his:
             his.create("t", '{"id": "1", "by": "bob"}')
@@ -139,11 +142,22 @@ def test_an_override_of_a_subclass_rules_inside_a_transaction() -> None:
         assert store.validate_create("ann")
 
 
+def test_an_id_that_is_taken_names_its_diff_and_the_others_arrive() -> None:
+    store = MemorySynchronizer()
+    store.create("tasks", '{"id": "b"}')  # by the app, so that no log has it
+    sent = [diff(i, "create", {"id": i}) for i in "abc"]
+    with pytest.raises(InvalidDiffError, match=r"diff 1 .*: json_data: id cannot be used"):
+        Mobync(store).apply(0, sent, "ann")
+    reply = Mobync(store, on_refusal="skip").apply(0, sent, "ann")
+    assert [r["id"] for r in reply["refused"]] == ["b"]
+    assert {row["id"] for row in store.read("tasks")} == {"a", "b", "c"}
+
+
 def test_two_owners_may_use_the_same_diff_id() -> None:
     store = MemorySynchronizer()
     for owner in ("ann", "bob"):
         store.create("diffs", json.dumps({"id": "d", "owner": owner, "logical_clock": 0}))
-    with pytest.raises(ValueError, match="already has"):
+    with pytest.raises(InvalidDiffError, match="id cannot be used"):
         store.create("diffs", '{"id": "d", "owner": "ann", "logical_clock": 1}')
 
 

@@ -91,6 +91,16 @@ def test_what_fits_is_one_page(mobync: Mobync, limit: int) -> None:
     assert len(reply["diffs"]) == 10
 
 
+def test_a_pull_that_is_one_page_reads_the_log_once() -> None:
+    store = MemorySynchronizer()
+    mobync = Mobync(store)
+    mobync.apply(0, creates(10), "anna")
+    before = store.rows_read
+    reply = mobync.apply(0, [], "anna", limit=100)
+    assert (len(reply["diffs"]), reply["more"]) == (10, False)
+    assert store.rows_read - before == 10
+
+
 def test_edits_are_pushed_with_the_last_page_and_not_before(mobync: Mobync) -> None:
     edit = [diff("e", "update", {"id": "t1", "name": "new"}, at=20)]
     first = mobync.apply(4, edit, "anna", limit=3)
@@ -123,6 +133,41 @@ def test_what_died_after_its_page_is_deleted(mobync: Mobync) -> None:
     replies = [mobync.apply(0, [], "anna", limit=100, cursor=first["cursor"])]
     assert ids(dict(first)) == ["t0", "t1"]
     assert [d["type"] for d in replies[0]["diffs"]] == ["create"] * 8 + ["delete"]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_a_new_device_is_not_told_of_the_dead_and_of_no_less_than_the_living(limit: int) -> None:
+    """Lives that end behind their page, ids that live again, tombstones after compaction."""
+    mobync = Mobync(MemorySynchronizer())
+    for name in ("a", "b", "a", "c", "a"):
+        mobync.push("anna", [("create", "tasks", {"id": name, "n": 1})])
+        mobync.push("anna", [("update", "tasks", {"id": name, "n": 2})])
+        if name != "c":
+            mobync.push("anna", [("delete", "tasks", {"id": name})])
+    mobync.push("anna", [("create", "tasks", {"id": "b", "n": 3})])
+    for _ in range(2):
+        told = [d for reply in pages(mobync, limit) for d in reply["diffs"]]
+        assert {d["type"] for d in told} <= {"create", "update"}
+        rows: dict[str, Any] = {}
+        for row in (json.loads(d["json_data"]) for d in told):
+            rows.setdefault(row["id"], {}).update(row)
+        assert rows == {"b": {"id": "b", "n": 3}, "c": {"id": "c", "n": 2}}
+        mobync.compact("anna")
+
+
+def test_a_pull_over_many_dead_is_one_request_and_reads_the_log_once() -> None:
+    store = MemorySynchronizer()
+    mobync = Mobync(store)
+    for begin in range(0, 1000, 100):
+        names = [f"t{i}" for i in range(begin, begin + 100)]
+        mobync.push("anna", [("create", "tasks", {"id": name}) for name in names])
+        mobync.push("anna", [("delete", "tasks", {"id": name}) for name in names])
+    mobync.push("anna", [("create", "tasks", {"id": "alive"})])
+    before = store.rows_read
+    reply = mobync.apply(0, [], "anna", limit=10)
+    assert [json.loads(d["json_data"])["id"] for d in reply["diffs"]] == ["alive"]
+    assert not reply["more"]
+    assert store.rows_read - before < 3 * 2001  # the log, its deletes, and the last piece again
 
 
 def test_a_pull_that_is_overtaken_goes_on_to_the_new_end(mobync: Mobync) -> None:
@@ -314,3 +359,14 @@ def test_a_documented_store_is_asked_for_no_filter_that_it_need_not_know() -> No
     mobync = Mobync(Strict())
     mobync.apply(0, creates(5), "anna")
     assert len(pages(mobync, 2)) == 3
+
+
+def test_the_server_has_the_last_word_on_the_size_of_a_page(mobync: Mobync) -> None:
+    capped = Mobync(mobync.synchronizer, max_pull_diffs=4)
+    replies = pages(capped, 1000)
+    assert [len(reply["diffs"]) for reply in replies] == [4, 4, 2]
+    rest = capped.apply(0, [], "anna", cursor=replies[0]["cursor"])  # all that is left, that is
+    assert (len(rest["diffs"]), rest["more"]) == (4, True)
+    assert len(capped.apply(0, [], "anna")["diffs"]) == 10  # who does not page gets all at once
+    with pytest.raises(ValueError, match="max_pull_diffs must be 1 or more"):
+        Mobync(mobync.synchronizer, max_pull_diffs=0)

@@ -114,6 +114,9 @@ def test_a_process_that_dies_at_any_point_of_a_sync_leaves_all_of_it_or_nothing(
             kept.append(logged == ids)
 
             clock = link.post(clock, sent)["logical_clock"]
+            # A new process looks at the tables once, when it writes: the points are to be the same.
+            known = diff("update", "tasks", id="t", name=f"milk again {point}")
+            clock = link.post(clock, [known])["logical_clock"]
             audit(database.engine, "anna")
             assert ids <= logged_ids(database.engine, "anna")
     # Up to the commit nothing is kept, from then on everything.
@@ -133,7 +136,7 @@ def test_a_database_that_is_killed_under_load_comes_back_with_all_that_was_ackno
         with fleet.living():
             fleet.await_count("200", more=20)
             instance.kill()
-            fleet.await_count("500", more=1)
+            fleet.await_count("503", more=1)
             instance.start()
             fleet.await_count("200", more=20)
         fleet.settle()
@@ -158,7 +161,7 @@ def test_connections_that_are_cut_in_the_middle_of_syncs_lose_and_double_nothing
                 fleet.await_count("200", more=4)
                 cut_connections(database)
         fleet.settle()
-    assert fleet.counts["500"] > 0
+    assert fleet.counts["503"] > 0
     fleet.check(database.engine)
 
 

@@ -1,23 +1,30 @@
-"""What README.md and docs/protocol.md say is run: code, tables and worked examples."""
+"""What README.md and the first pages of docs/ say is run: code, tables and worked examples."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+import server_process
 from over_http import load_example
+from server_process import serving
+from small_device import SmallDevice
 
 import mobync.errors
 from mobync import (
@@ -35,25 +42,26 @@ from mobync.memory import MemorySynchronizer
 HOME = Path(__file__).resolve().parents[1]
 README = (HOME / "README.md").read_text(encoding="utf-8")
 PROTOCOL = (HOME / "docs" / "protocol.md").read_text(encoding="utf-8")
+PYPROJECT = (HOME / "pyproject.toml").read_text(encoding="utf-8")
 CHANGELOG = (HOME / "CHANGELOG.md").read_text(encoding="utf-8")
 
-demo = load_example("demo.py")
 
-
-def section(title: str) -> str:
-    """The text under a heading of the README."""
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.M | re.S)
-    assert found, f"README.md has no section {title!r}"
-    return found[1]
+SECTIONS = {
+    title: text
+    for name in ("README.md", "docs/install.md", "docs/your-app.md")
+    for title, text in re.findall(
+        r"^## (.+?)\n(.*?)(?=^## |\Z)", (HOME / name).read_text(encoding="utf-8"), re.M | re.S
+    )
+}
 
 
 def code(title: str, language: str = "python") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", section(title), re.M | re.S)
+    return re.findall(rf"^```{language}\n(.*?)^```$", SECTIONS[title], re.M | re.S)
 
 
 def table(title: str, number: int = 0) -> list[list[str]]:
     """The rows of a section's table, without its head."""
-    tables = re.findall(r"(?:^\|.*\n)+", section(title), re.M)
+    tables = re.findall(r"(?:^\|.*\n)+", SECTIONS[title], re.M)
     head, rule, *rows = tables[number].splitlines()
     assert set(rule) <= set("|-"), f"{head} has no rule under it"
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
@@ -89,8 +97,8 @@ class World:
     def __init__(self, store: Any = None) -> None:
         self.store = store if store is not None else MemorySynchronizer()
         link = Direct(Mobync(self.store), "anna")
-        self.phone = demo.Device("phone", link)
-        self.tablet = demo.Device("tablet", link)
+        self.phone = SmallDevice(link)
+        self.tablet = SmallDevice(link, "tablet")
         self.now_ms = int(time.time() * 1000) - 3_600_000
         self.edit(self.phone, "create", "t", name="milk", done=False)
         self.sync(self.phone, self.tablet)
@@ -124,12 +132,66 @@ class World:
 
 def test_the_install_lines_are_those_that_a_failing_build_prints() -> None:
     build = (HOME / "setup.py").read_text(encoding="utf-8")
-    (lines, _) = code("Install", "sh")
+    (lines, _) = code("From a checkout", "sh")
     for tool, packages in re.findall(r"^(apt-get|dnf|brew) install (.+?)\s+#", lines, re.M):
         named = re.search(rf"{tool} install (.+)", build)
         assert named, f"setup.py says nothing of {tool}"
         assert set(named[1].split()) <= set(packages.split())
-    assert lines.count("install") == 3
+    assert len(re.findall(r"^(?:apt-get|dnf|brew) install", lines, re.M)) == 3
+
+
+ROOT_PAGES = ("README", "CONTRIBUTING", "SECURITY", "CODE_OF_CONDUCT")
+PAGES = [
+    *(HOME / f"{name}.md" for name in ROOT_PAGES),
+    *HOME.glob("docs/**/*.md"),
+    *HOME.glob("examples/*/README.md"),
+]
+NOT_ON_THE_INDEX_YET = r"pip install (?:-\S+ )*['\"]?mobync\b"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*PAGES, *(HOME / "mobync").rglob("*.py")],
+    ids=lambda path: str(path.relative_to(HOME)),
+)
+def test_what_is_told_to_install_is_this_mobync_and_not_that_of_the_index(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(NOT_ON_THE_INDEX_YET, text)
+
+    extras = re.search(r"optional-dependencies\]\n(.*?)\n\[", PYPROJECT, re.S)
+    assert extras
+    for named in re.findall(r"pip install [^`\n]*?\.\[([\w,-]+)\]", text):
+        for extra in named.split(","):
+            assert re.search(rf"^{extra} = ", extras[1], re.M), extra
+
+
+def imported_where_it_is_not_built(tmp_path: Path) -> str:
+    """The last line of an import, as Python finds mobync when it is started in a checkout."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import mobync"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert str(tmp_path) in last
+    assert "Run `pip install -e .`" in last
+    return last
+
+
+def test_a_checkout_without_the_extension_says_how_to_build_it(tmp_path: Path) -> None:
+    without = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(HOME / "mobync", tmp_path / "mobync", ignore=without)
+    last = imported_where_it_is_not_built(tmp_path)
+    assert last.startswith("ImportError: mobync's C extension is not built in")
+
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    (tmp_path / "mobync" / f"_core{suffix}").write_text("not a library")
+    last = imported_where_it_is_not_built(tmp_path)
+    assert last.startswith("ImportError: mobync's C extension does not load (")
 
 
 def test_a_backend_is_there_in_one_minute(tmp_path: Path) -> None:
@@ -154,14 +216,146 @@ def test_a_backend_is_there_in_one_minute(tmp_path: Path) -> None:
     assert (tmp_path / "mobync.db").exists()
 
 
+def test_a_device_in_python_prints_what_the_readme_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a server that has what the commands before sent."""
+    (program,) = code("A device in Python")
+    (shown,) = code("A device in Python", "text")
+    monkeypatch.chdir(tmp_path)
+    with serving(tmp_path) as server:
+        monkeypatch.setenv("TOKEN", server_process.mobync(tmp_path, "token", "anna").stdout.strip())
+        for _ in range(2):  # with new files, and with those of the first time
+            _, printed = run(program.replace("http://127.0.0.1:8000", server.url))
+            assert printed == shown
+
+
+def blocks(page: str, language: str = "python") -> list[str]:
+    """The blocks of code of a page."""
+    text = (HOME / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def test_the_first_backend_does_what_its_page_shows(tmp_path: Path) -> None:
+    """Its commands and its program, in their order, in one shell."""
+    start, look = blocks("tutorials/first-backend.md", "sh")
+    (program,) = blocks("tutorials/first-backend.md")
+    (shown,) = blocks("tutorials/first-backend.md", "text")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    (tmp_path / "devices.py").write_text(program.replace("8000", port))
+    wait = f"until curl -s http://127.0.0.1:{port}/health; do sleep 0.1; done >/dev/null"
+    run_devices = "TOKEN=$TOKEN python devices.py"
+    script = [start.replace("8000", port), wait, run_devices, "exec >looked", look, "kill %1"]
+    done = subprocess.run(
+        ["bash", "-euc", "\n".join(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == shown, done.stderr
+    looked = (tmp_path / "looked").read_text()
+    assert "oat milk" in looked
+    assert "ok" in looked
+
+
+def test_the_tutorial_of_fastapi_prints_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    app, device = blocks("tutorials/fastapi.md")
+    (start,) = blocks("tutorials/fastapi.md", "sh")
+    (shown,) = blocks("tutorials/fastapi.md", "text")
+    (tmp_path / "app.py").write_text(app)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", *start.replace("8000", port).split()]
+    url = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        server_process.eventually(lambda: is_up(f"{url}/tasks"))
+        assert run(device.replace("http://127.0.0.1:8000", url))[1] == shown
+        anna = {"Authorization": "Bearer anna-demo-token"}
+        (milk,) = requests.get(f"{url}/tasks", headers=anna, timeout=60).json()
+        assert (milk["owner"], milk["name"], milk["done"]) == ("anna", "milk", True)
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def is_up(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=60).status_code == 401
+    except requests.ConnectionError:
+        return False
+
+
+def test_what_contributing_tells_to_run_is_there() -> None:
+    page = (HOME / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    makefile = (HOME / "Makefile").read_text() + (HOME / "tests/core/Makefile").read_text()
+    for command in re.findall(r"^(?:\| `)?(make (?:-C \S+ )?[\w-]+|\S*pytest .*)", page, re.M):
+        for path in re.findall(r"tests/\w+(?:\.py)?|(?<=-C )\S+", command):
+            assert (HOME / path).exists(), command
+        if command.startswith("make"):
+            assert re.search(rf"^{command.split()[-1]}:", makefile, re.M), command
+
+
+def test_the_tests_of_rules_pass_as_they_stand_and_fail_without_the_rules(tmp_path: Path) -> None:
+    program = "\n".join(blocks("testing-your-rules.md"))
+    without = re.sub(r"(def validate_\w+\(.*?\):)", r"\1\n        return True", program)
+    for text, outcome in ((program, "5 passed"), (without, "3 failed, 2 passed")):
+        (tmp_path / "test_rules.py").write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert outcome in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HOME)))
+def test_every_program_of_a_page_is_python(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
+        compile(block, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_the_client_of_the_page_edits_and_syncs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (HOME / "docs" / "writing-a-client.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    with serving(tmp_path) as server:
+        token = server_process.mobync(tmp_path, "token", "anna").stdout.strip()
+        program = program.replace("https://example.org", server.url)
+        names, _ = run(f"token = {token!r}", program)
+        assert names["result"].sent == 2
+        names["device"].close()
+
+
 def test_the_quick_start_prints_what_the_readme_shows() -> None:
-    (program,) = code("Inside your own app")
-    (shown,) = code("Inside your own app", "text")
+    (program,) = code("Two devices in one program")
+    (shown,) = code("Two devices in one program", "text")
     assert run(program)[1] == shown
 
 
+def test_the_quick_start_answers_a_device_that_is_wrong(caplog: pytest.LogCaptureFixture) -> None:
+    device = run(*code("Two devices in one program"))[0]["app"].test_client()
+    ahead = device.post("/sync", json={"logical_clock": 99, "diffs": []})
+    assert (ahead.status_code, ahead.json["code"]) == (409, "clock_ahead")
+    assert device.post("/sync", json={"logical_clock": 0}).status_code == 400
+    assert device.post("/sync", json=[]).status_code == 400
+    assert device.post("/sync", data="{").status_code == 415
+
+
 def test_the_quick_start_is_about_twenty_lines() -> None:
-    (program,) = code("Inside your own app")
+    (program,) = code("Two devices in one program")
     assert len([line for line in program.splitlines() if line]) <= 20
 
 
@@ -330,7 +524,7 @@ def _(w: World) -> None:
     assert w.settle()["u"] == {"id": "u", "name": "sea salt", "shop": "corner", "done": True}
 
 
-@proof("One deletes an object and creates its id anew, the other edits the old one")
+@proof("One deletes an object and creates its id again, the other edits the old one")
 def _(w: World) -> None:
     new = {"id": "t", "name": "new milk"}
     for first in (w.phone, w.tablet):
@@ -340,7 +534,7 @@ def _(w: World) -> None:
         assert w.settle(first) == {"t": new}
 
 
-@proof("One deletes an object, the other deletes it and creates its id anew")
+@proof("One deletes an object, the other deletes it and creates its id again")
 def _(w: World) -> None:
     w.edit(w.phone, "delete", "t")
     w.edit(w.tablet, "delete", "t")
@@ -405,6 +599,16 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str
         store.db.close()
 
 
+@pytest.mark.parametrize("title", ["In your app", "Writing a Synchronizer", "The sync route"])
+def test_a_program_of_the_readme_starts_again(
+    title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        names, _ = run(*code(title))
+        names["mobync"].apply(0, [], "anna")
+
+
 def tasks(store: Any) -> dict[str, tuple[Any, ...]]:
     rows = store.db.execute("SELECT id, owner, name, done FROM tasks")
     return {row[0]: row for row in rows}
@@ -423,7 +627,7 @@ def test_devices_and_table_agree_with_the_synchronizer_of_the_readme(
 ) -> None:
     store = stores[name]
     link = Direct(Mobync(store), "anna")
-    phone, tablet = demo.Device("phone", link), demo.Device("tablet", link)
+    phone, tablet = SmallDevice(link), SmallDevice(link)
     for row_id in ("t", "u", "v"):
         phone.edit("create", {"id": row_id, "owner": "anna", "name": row_id, "done": 0}, 1_000)
     phone.sync()
@@ -467,25 +671,36 @@ def test_the_rules_of_the_readme_refuse_what_is_not_the_owners(
 ) -> None:
     store = stores[name]
     link = Direct(Mobync(store), "anna")
-    demo_anna = demo.Device("phone", link)
-    demo_anna.edit("create", {"id": "t", "owner": "anna", "name": "milk"}, 1_000)
-    demo_anna.sync()
-    ben = demo.Device("phone", Direct(Mobync(store), "ben"))
+    anna = SmallDevice(link)
+    anna.edit("create", {"id": "t", "owner": "anna", "name": "milk"}, 1_000)
+    (diff,) = anna.outbox()
+    anna.sync()
+    ben = SmallDevice(Direct(Mobync(store), "ben"))
     ben.edit("create", {"id": "own", "owner": "ben"}, 1_000)
     ben.sync()
     before = tasks(store)
 
-    (diff,) = [dict(entry) for entry in demo_anna.log]
     diff |= {"id": "d", "type": kind, "model": model, "json_data": json.dumps(row)}
     with pytest.raises(mobync.errors.UnauthorizedError):
         link.mobync.apply(0, [diff], "ben")
     assert tasks(store) == before
 
 
+@pytest.mark.parametrize("number", ["1" + "0" * 5000, "[" * 995 + "]" * 995])
+def test_the_rules_of_the_readme_refuse_what_python_cannot_read(
+    stores: dict[str, Any], number: str
+) -> None:
+    link = Mobync(stores["TaskStore"])
+    for kind in ("create", "update", "delete"):
+        sent = task(f'{{"id": "t", "owner": "o", "done": {number}}}', type=kind)
+        with pytest.raises(mobync.errors.UnauthorizedError):
+            link.apply(0, [sent], "o")
+
+
 def test_with_a_transaction_a_sync_is_written_whole_or_not_at_all(stores: dict[str, Any]) -> None:
     left = {}
     for name, store in stores.items():
-        phone = demo.Device("phone", Direct(Mobync(store), name))
+        phone = SmallDevice(Direct(Mobync(store), name))
         phone.edit("create", {"id": f"{name}-1", "owner": name}, 1_000)
         phone.edit("create", {"id": f"{name}-2", "owner": name, "done": False}, 1_000)
         store.db.execute(
@@ -583,8 +798,8 @@ def test_an_update_of_what_the_device_saw_deleted_reaches_the_store_without_a_ro
     w.sync(w.tablet, w.phone)
     updated: list[str] = []
     w.store.update_many = lambda where, rows: updated.extend(rows)
-    w.phone.log.append(task('{"id": "t", "done": true}', logical_clock=w.phone.logical_clock))
-    w.sync(w.phone)
+    late = task('{"id": "t", "done": true}', logical_clock=w.phone.logical_clock)
+    w.phone.link.post({"logical_clock": w.phone.logical_clock, "diffs": [late]})
     assert updated == ['{"id": "t", "done": true}']
 
 
@@ -634,21 +849,38 @@ def test_the_protocol_has_worked_examples() -> None:
     assert len(WORKED) > 10
 
 
-@pytest.mark.parametrize(("name", "text"), [("README.md", README), ("docs/protocol.md", PROTOCOL)])
-def test_every_link_inside_the_project_leads_somewhere(name: str, text: str) -> None:
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
-    anchors = {
+def prose_of(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def anchors_of(page: Path) -> set[str]:
+    return {
         re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.+)$", prose, re.M)
+        for heading in re.findall(r"^#+ (.+)$", prose_of(page), re.M)
     }
-    links = re.findall(r"\]\(([^)\s]+)\)", prose)
-    assert links
-    for link in links:
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HOME)))
+def test_every_link_inside_the_project_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
         path, _, anchor = link.partition("#")
         if link.startswith("https://"):
             continue
-        assert not path or (HOME / name).parent.joinpath(path).exists(), link
-        assert not anchor or path or anchor in anchors, link
+        target = page.parent.joinpath(path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+def test_the_readme_links_every_page_of_the_documentation() -> None:
+    for page in HOME.glob("docs/**/*.md"):
+        assert f"]({page.relative_to(HOME)})" in README, page.name
+
+
+def test_the_readme_is_short() -> None:
+    words = re.sub(
+        r"<!-- bench.*?<!-- end of bench -->", "", prose_of(HOME / "README.md"), flags=re.S
+    )
+    assert len(words.split()) <= 1200
 
 
 def test_the_changelog_speaks_of_this_version() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ class Rules:
 
 
 class PlainRules(Rules, PlainStore):
-    pass
+    def create(self, where: str, data_json: str) -> None:
+        new = json.loads(data_json)["id"]
+        if where != "diffs" and any(row["id"] == new for row in self.tables.get(where, [])):
+            raise InvalidDiffError("json_data: id cannot be used")
+        super().create(where, data_json)
 
 
 class MemoryRules(Rules, MemorySynchronizer):
@@ -325,6 +330,26 @@ def test_a_listener_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) ->
     ] == [True] * 3
 
 
+def test_a_listener_that_must_be_awaited_is_refused_or_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def wait(report: SyncReport) -> None:
+        raise AssertionError("nobody awaits it")
+
+    def wait_in_secret(report: SyncReport) -> object:
+        return wait(report)
+
+    mobync = Mobync(MemorySynchronizer())
+    for listener in (wait, partial(wait)):
+        with pytest.raises(TypeError, match="a listener must be a plain function"):
+            mobync.listen(listener)
+    with pytest.raises(TypeError, match="a listener must be callable"):
+        mobync.listen("print")  # type: ignore[arg-type]
+    mobync.listen(wait_in_secret)
+    assert mobync.push("anna", [("create", "notes", {"id": "n"})]) == 1
+    assert "a listener must be a plain function" in caplog.text
+
+
 @pytest.mark.parametrize("value", ["ignore", None, True])
 def test_on_refusal_is_one_of_two(value: Any) -> None:
     with pytest.raises(ValueError, match="on_refusal must be 'raise' or 'skip'"):
@@ -406,16 +431,45 @@ def test_ids_that_are_taken_are_found_at_once(tmp_path: Path) -> None:
         assert store.begun == 2
 
 
-def test_misfits_of_more_than_a_hundred_runs_end_the_sync(tmp_path: Path) -> None:
+def test_misfits_of_many_runs_take_a_few_transactions(tmp_path: Path) -> None:
     with open_database("sqlite", tmp_path) as database:
-        mobync = filled(Mobync(TaskList(database).store, on_refusal="skip"))
+        store = TaskList(database, Counting).store
+        mobync = filled(Mobync(store, on_refusal="skip"))
+        store.begun = 0
         request = [
             diff(f"d{i}", kind, {"id": f"t{i}", "rank": "x"})
-            for i, kind in enumerate(["create", "update"] * 51, 1)
+            for i, kind in enumerate(["create", "update"] * 200, 1)
         ]
-        assert len(mobync.apply(1, request[:100], "anna")["refused"]) == 100
-        with pytest.raises(InvalidDiffError):
-            mobync.apply(1, request, "anna")
+        assert len(mobync.apply(1, request, "anna")["refused"]) == 400
+        assert store.begun == 12  # ten that met a run each, one row by row, and the last
+
+
+def test_a_store_that_is_at_its_end_after_a_refusal_loses_one_row_an_attempt() -> None:
+    class AtItsEnd(Exception):
+        pass
+
+    class Fragile(MemorySynchronizer):
+        refused = False
+
+        @contextmanager
+        def transaction(self, owner_id: str) -> Iterator[Any]:
+            self.refused = False
+            with super().transaction(owner_id) as inside:
+                yield inside
+
+        def create(self, where: str, data_json: str) -> None:
+            if self.refused:
+                raise AtItsEnd
+            self.refused = where != "diffs" and '"heavy"' in data_json
+            if self.refused:
+                raise InvalidDiffError("too heavy")
+            super().create(where, data_json)
+
+    mobync = Mobync(Fragile(), on_refusal="skip")
+    rows = [{"id": f"t{i}", "name": "heavy"} for i in range(15)] + [{"id": "t", "name": "milk"}]
+    request = [diff(f"d{row['id']}", "create", row) for row in rows]
+    assert len(mobync.apply(0, request, "anna")["refused"]) == 15
+    assert [row["id"] for row in mobync.synchronizer.read("tasks")] == ["t"]
 
 
 def test_a_rule_may_find_a_diff_malformed() -> None:
@@ -428,3 +482,113 @@ def test_a_rule_may_find_a_diff_malformed() -> None:
         Mobync(Strict()).apply(0, request, "anna")
     reply = Mobync(Strict(), on_refusal="skip").apply(0, request, "anna")
     assert reply["refused"] == [{"id": "a", "code": "invalid", "message": "name is missing"}]
+
+
+def test_refusals_in_ever_other_runs_block_nothing(mobync):
+    ids = range(130)  # more than a sync has attempts
+    mobync.apply(0, [diff(f"b{i}", "create", {"id": f"taken{i}"}) for i in ids], "bob")
+    clock = mobync.logical_clock("anna")
+    mine = [diff(f"c{i}", "create", {"id": f"mine{i}", "name": "bread"}) for i in ids]
+    clock = mobync.apply(clock, mine, "anna")["logical_clock"]
+
+    creates = [diff(f"t{i}", "create", {"id": f"taken{i}"}) for i in ids]
+    updates = [diff(f"u{i}", "update", {"id": f"mine{i}", "name": "milk"}) for i in ids]
+    sent = [d for pair in zip(creates, updates, strict=True) for d in pair]
+    reply = mobync.apply(clock, sent, "anna")
+
+    assert [r["id"] for r in reply["refused"]] == [d["id"] for d in creates]
+    new = mobync.apply(0, [], "anna")["diffs"]
+    rows = {id_: row for id_, row in after({}, new).items() if id_.startswith("mine")}
+    assert len(rows) == len(ids)
+    assert {row["name"] for row in rows.values()} == {"milk"}
+
+
+# ---- what an app answers and raises -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [(False, "not yours"), "no", 1, {"allowed": False}, object()])
+def test_only_true_is_a_yes(answer):
+    class Odd(MemorySynchronizer):
+        def validate_create(self, owner_id: str, **sent: Any) -> Any:
+            return answer
+
+    mobync = Mobync(Odd(), on_refusal="skip")
+    with pytest.raises(
+        TypeError, match=r"^validate_create\(\) must answer with True or False, not"
+    ):
+        mobync.apply(0, [diff("c1", "create", {"id": "t1"})], "anna")
+    assert mobync.synchronizer.read("tasks", []) == []
+
+
+@pytest.mark.parametrize("answer", [0, "", [], None])
+def test_what_is_falsy_is_a_no(answer):
+    class Odd(MemorySynchronizer):
+        def validate_create(self, owner_id: str, **sent: Any) -> Any:
+            return answer
+
+    with pytest.raises(UnauthorizedError):
+        Mobync(Odd()).apply(0, [diff("c1", "create", {"id": "t1"})], "anna")
+
+
+def test_an_error_that_an_app_raises_again_names_the_diff_of_this_request():
+    not_yours = UnauthorizedError("not yours")
+
+    class OneError(MemorySynchronizer):
+        def validate_create(self, owner_id: str, **sent: Any) -> bool:
+            raise not_yours
+
+    mobync = Mobync(OneError())
+    sent = {
+        "anna": diff("of-anna", "create", {"id": "t1"}),
+        "bob": diff("b", "create", {"id": "t"}),
+    }
+    for owner, its in sent.items():
+        with pytest.raises(UnauthorizedError, match=its["id"]):
+            mobync.apply(0, [its], owner)
+
+
+@pytest.mark.parametrize("base", [MemorySynchronizer, PlainStore])
+def test_a_misfit_that_an_app_raises_again_names_the_diff_of_this_request(base):
+    too_heavy = InvalidDiffError("too heavy")
+
+    class OneError(base):
+        def create(self, where: str, data_json: str) -> None:
+            if '"kg"' in data_json and where == "tasks":
+                raise too_heavy
+            super().create(where, data_json)
+
+    mobync = Mobync(OneError(), on_refusal="skip")
+    first = [diff(f"d{i}", "create", {"id": f"t{i}"}) for i in range(3)]
+    first[2]["json_data"] = '{"id": "t2", "kg": 9}'
+    assert [r["id"] for r in mobync.apply(0, first, "anna")["refused"]] == ["d2"]
+    again = diff("d9", "create", {"id": "t9", "kg": 9})
+    assert [r["id"] for r in mobync.apply(0, [again], "bob")["refused"]] == ["d9"]
+
+
+def test_an_error_of_an_apps_own_class_is_a_refusal_whatever_its_init_does():
+    class Locked(UnauthorizedError):
+        def __init__(self) -> None:
+            pass
+
+    class TooHeavy(InvalidDiffError):
+        def __init__(self) -> None:
+            pass
+
+    class Own(MemorySynchronizer):
+        def validate_create(self, owner_id: str, **sent: Any) -> bool:
+            raise Locked
+
+        def update_many(self, where: str, rows_json: Any) -> None:
+            raise TooHeavy
+
+    mobync = Mobync(Own())
+    with pytest.raises(Locked, match="unauthorized diff 0"):
+        mobync.apply(0, [diff("c1", "create", {"id": "t1"})], "anna")
+    with pytest.raises(TooHeavy, match="invalid diff 0"):
+        mobync.apply(0, [diff("u1", "update", {"id": "t1", "name": "milk"})], "anna")
+
+
+def test_a_mobync_is_made_once():
+    mobync = Mobync(MemorySynchronizer())
+    with pytest.raises(RuntimeError, match="called before"):
+        mobync.__init__(MemorySynchronizer())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -31,7 +32,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL, Engine
 from starlette.applications import Starlette
 
-from mobync.server import commands
+from mobync.server import commands, logs
 from mobync.server import database as database_module
 from mobync.server.app import create_app, live_of
 from mobync.server.database import DatabaseError, database_url
@@ -45,6 +46,7 @@ database = databases.database
 SERVER_MD = (Path(__file__).parents[1] / "docs" / "server.md").read_text(encoding="utf-8")
 PORTS = {"postgresql": 5432, "mariadb": 3306, "mysql": 3306}
 SECRET = "a secret for tests, long enough"
+_SALTS = ("device", "admin")
 
 
 def url_of(database: Database, **query: str) -> str:
@@ -104,8 +106,35 @@ def test_a_device_with_no_token_or_a_wrong_or_an_admins_or_an_expired_one_is_ref
         token_for("anna")[:-1],
     ):
         assert server.sync(token).status_code == 401
-    assert server.metric('mobync_refusals_total{code="unauthenticated"}') == 7
+    assert server.metric('mobync_refusals_total{code="unauthenticated"}') == 6
+    assert server.metric('mobync_refusals_total{code="token_expired"}') == 1
+    (expired,) = (event for event in server.events() if event.get("code") == "token_expired")
+    assert (expired["status"], expired["level"]) == (401, "warning")
     assert server.sync(token_for("anna")).status_code == 200
+
+
+def test_a_signed_token_of_another_form_is_refused_like_a_forged_one():
+    tokens = Tokens(SECRET)
+    devices, admins = (URLSafeSerializer(SECRET, salt=f"mobync {who}") for who in _SALTS)
+    good = {"owner": "anna", "expires": time.time() + 3600}
+    assert tokens.owner(devices.dumps(good), {}) == "anna"
+    for form in (
+        "anna",
+        ["anna"],
+        1,
+        None,
+        {},
+        {"owner": "anna"},
+        {"expires": good["expires"]},
+        good | {"owner": 7},
+        good | {"owner": None},
+        good | {"expires": "never"},
+        good | {"expires": None},
+        good | {"expires": True},
+    ):
+        assert tokens.owner(devices.dumps(form), {}) is None, form
+        if not isinstance(form, dict) or form.get("expires") != good["expires"]:
+            assert not tokens.is_admin(admins.dumps(form)), form
 
 
 # ---- what one looks at --------------------------------------------------------------------------
@@ -118,7 +147,7 @@ def test_metrics_count_syncs_diffs_conflicts_refusals_and_seconds(server):
     server.sync(token, 1, diff(3, "update", id="t", name="soy milk"), diff(4, "create", id="u"))
     server.sync(token)
     assert server.sync(token, 99).status_code == 409
-    assert server.sync(token, 0, {"id": "?"}).status_code == 400
+    assert server.sync(token, -1).status_code == 400
     assert server.get("/sync/events", "nonsense").status_code == 401
     refused_at_once = requests.post(f"{server.url}/sync", data=b"x", timeout=PATIENCE_S)
     assert refused_at_once.status_code == 415
@@ -128,7 +157,8 @@ def test_metrics_count_syncs_diffs_conflicts_refusals_and_seconds(server):
     assert server.metric("mobync_diffs_accepted_total") == 4
     assert server.metric("mobync_diffs_sent_total") >= 2
     assert server.metric("mobync_conflicts_total") == 1
-    for code in ("clock_ahead", "invalid_diff", "unauthenticated", "unsupported_media_type"):
+    assert server.metric("mobync_named_syncs_total") == 0
+    for code in ("clock_ahead", "invalid_clock", "unauthenticated", "unsupported_media_type"):
         assert server.metric(f'mobync_refusals_total{{code="{code}"}}') == 1
     assert server.metric("mobync_apply_seconds_count") == 6
     assert server.metric("mobync_apply_seconds_sum") > 0
@@ -162,8 +192,43 @@ def test_a_sync_is_a_line_of_json_with_the_requests_id(server):
         "sent": 0,
     }
     (refused,) = (event for event in server.events() if event["level"] == "warning")
-    assert "status=401" in refused["message"]
+    assert (refused["status"], refused["code"]) == (401, "unauthenticated")
     assert refused["request_id"] != "req-1"
+
+
+def test_a_refused_diff_does_not_stop_the_others(server):
+    token = token_for("anna")
+    bad = {**diff(2, "create", id="u"), "json_data": "{}"}
+    answer = server.sync(token, 0, diff(1, "create", id="t"), bad)
+    assert (answer.status_code, answer.json()["logical_clock"]) == (200, 1)
+    assert [(refused["id"], refused["code"]) for refused in answer.json()["refused"]] == [
+        ("d2", "invalid")
+    ]
+
+
+def test_a_refusal_is_a_line_of_json_whose_fields_say_why_and_whose(server):
+    token = token_for("anna")
+    assert server.sync(token, -1).status_code == 400
+    assert server.sync(token, 99).status_code == 409
+    answer = requests.post(
+        f"{server.url}/sync",
+        data=b"{",
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
+        timeout=PATIENCE_S,
+    )
+    assert answer.status_code == 400
+    eventually(lambda: sum(e["level"] == "warning" for e in server.events()) == 3)
+    fields = [
+        {name: event[name] for name in ("status", "code", "owner") if name in event}
+        for event in server.events()
+        if event["level"] == "warning"
+    ]
+    assert fields == [
+        {"status": 400, "code": "invalid_clock", "owner": "anna"},
+        {"status": 409, "code": "clock_ahead", "owner": "anna"},
+        {"status": 400, "code": "invalid_request", "owner": "anna"},
+    ]
+    assert all("request_id" in event for event in server.events() if event["level"] == "warning")
 
 
 def test_the_log_can_be_text(tmp_path):
@@ -173,20 +238,32 @@ def test_the_log_can_be_text(tmp_path):
     assert line.startswith("sync owner='a\\x1bb' clock=0 pushed=0 accepted=0 sent=0 conflicts=0 ")
 
 
-def test_the_inspector_is_for_this_machine_or_an_administrator(server, tmp_path):
-    assert "<html" in server.get("/").text
-    assert server.get("/inspect/api/owners").status_code == 200
-    rebound = server.get("/inspect/api/owners", headers={"Host": "evil.example"})
-    assert rebound.status_code == 401
-    proxied = server.get("/inspect/api/owners", headers={"X-Forwarded-For": "192.0.2.1"})
-    assert proxied.status_code == 401
-    with serving(tmp_path, "--inspector", "token", MOBYNC_SECRET=SECRET) as strict:
-        assert strict.get("/inspect/api/owners").status_code == 401
-        assert strict.get("/inspect/api/owners", token_for("anna")).status_code == 401
-        admin = mobync(tmp_path, "token", "--admin", MOBYNC_SECRET=SECRET).stdout.strip()
-        assert strict.get("/inspect/api/owners", admin).json()["owners"] == []
-    with serving(tmp_path, "--inspector", "off", MOBYNC_SECRET=SECRET) as closed:
-        assert closed.get("/").status_code == 404
+def test_metrics_and_log_know_devices_that_name_themselves(server):
+    body = {"auth_token": token_for("anna"), "device": "pho\u001bne", "request": 1, "diffs": []}
+    for clock, request, status in ((0, 1, 200), (5, 7, 409)):
+        said = {**body, "logical_clock": clock, "request": request, "mark": None}
+        answer = requests.post(f"{server.url}/sync", json=said, timeout=PATIENCE_S)
+        assert answer.status_code == status
+    reset = requests.post(
+        f"{server.url}/sync",
+        json={**body, "device": "phone 2", "logical_clock": 3},
+        timeout=PATIENCE_S,
+    )
+    assert reset.json()["reset"] is True
+    assert server.metric("mobync_named_syncs_total") == 2
+    assert server.metric("mobync_resets_total") == 1
+    assert server.metric('mobync_refusals_total{code="unknown_device"}') == 1
+    lines = [event for event in server.events() if event["message"] == "sync"]
+    assert [(line["device"], line.get("reset")) for line in lines] == [
+        ("pho\u001bne", None),
+        ("phone 2", True),
+    ]
+
+
+def test_no_line_of_a_text_log_obeys_what_a_device_or_a_database_said():
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "it says: %s", ("\x1b[2J\ngone",), None)
+    line = logs.TextFormatter().format(record)
+    assert line.endswith("error: 'it says: \\x1b[2J\\ngone'")
 
 
 def test_health_says_so_when_the_database_is_gone_and_devices_are_told_to_wait():
@@ -369,10 +446,11 @@ def test_the_documented_example_prints_what_it_says(tmp_path, monkeypatch, capsy
         r"```python\n(from sqlalchemy .*?)```\n\n```text\n(.*?)```", SERVER_MD, re.S
     )
     code, printed = example
-    names: dict[str, Any] = {}
-    exec(compile(code, "docs/server.md", "exec"), names)
-    names["engine"].dispose()
-    assert capsys.readouterr().out == printed
+    for _ in range(2):  # it starts again
+        names: dict[str, Any] = {}
+        exec(compile(code, "docs/server.md", "exec"), names)
+        names["engine"].dispose()
+        assert capsys.readouterr().out == printed
 
 
 # ---- events -------------------------------------------------------------------------------------
@@ -498,6 +576,34 @@ def test_it_stops_once_running_syncs_are_done_and_hangs_up_on_listeners(workers,
     assert not any(event["level"] == "error" for event in server.events())
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_it_does_not_wait_longer_than_it_may_for_a_sync_that_does_not_end(workers, tmp_path):
+    name = f"mobync test {uuid.uuid4()}"
+    with (
+        open_database("postgresql", tmp_path) as database,
+        serving(
+            tmp_path,
+            "-d",
+            url_of(database, application_name=name),
+            "--workers",
+            workers,
+            "--stop-timeout",
+            "0",
+            MOBYNC_SECRET=SECRET,
+        ) as server,
+        ThreadPoolExecutor() as threads,
+    ):
+        with DocumentSynchronizer(database.engine).transaction("anna"):
+            running = threads.submit(server.sync, token_for("anna"), 0, diff(1, "create", id="t"))
+            eventually(lambda: waits_for_a_lock(database, name))
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(PATIENCE_S) == 0
+            assert waits_for_a_lock(database, name)  # it was not the sync that ended first
+        with pytest.raises(requests.ConnectionError):
+            running.result(PATIENCE_S)
+        server.log.wait_for("stopping though syncs still run")
+
+
 def waits_for_a_lock(database: Database, application_name: str) -> bool:
     """Whether a connection of a program waits for somebody else's lock."""
     waiting = text(
@@ -515,7 +621,7 @@ def waits_for_a_lock(database: Database, application_name: str) -> bool:
     ("arguments", "complaint"),
     [
         (["-d", "sqlite://"], "needs a file"),
-        (["-d", "sqlite:///no/such/directory/x.db"], "unable to open database file"),
+        (["-d", "sqlite:///no/such/place/x.db"], "no directory no/such/place for the database"),
         (["-d", "oracle://localhost/x"], "'oracle' is no database of mobync"),
         (["-d", "mobync.db"], "is no database URL"),
         (["-d", "postgresql://127.0.0.1:1/x"], "cannot use postgresql+psycopg://127.0.0.1:1/x"),
@@ -527,6 +633,10 @@ def waits_for_a_lock(database: Database, application_name: str) -> bool:
         (["-d", "sqlite:///x%00.db"], "is no database URL"),
         (["-d", "mysql://root@127.0.0.1/test?foo=1"], "'foo'"),
         (["-d", "postgresql+nodriver://x/y"], "'postgresql+nodriver' is no driver"),
+        (
+            ["-d", "postgresql+psycopg_async://x/y"],
+            "is a driver of asyncio",
+        ),
     ],
 )
 def test_a_database_that_cannot_be_used_is_named_in_one_line(arguments, complaint, tmp_path):
@@ -609,7 +719,7 @@ def test_a_brokers_client_that_is_missing_is_named_with_its_extra(
     monkeypatch.setenv("MOBYNC_SECRET", SECRET)
     done = CliRunner().invoke(commands.main, ["serve", "-d", f"sqlite:///{tmp_path}/x.db"])
     assert done.exit_code == 1
-    assert f"needs {module}: pip install 'mobync[{extra}]'" in done.output
+    assert f"needs {module}: pip install -e '.[{extra}]'" in done.output
 
 
 # ---- the secret ---------------------------------------------------------------------------------
@@ -629,11 +739,50 @@ def test_a_secret_that_cannot_be_used_is_refused(tmp_path, monkeypatch):
         load_tokens(None)
     for content in (b"short", b"", b"\xff" * 20, b"\0" * 20):
         (tmp_path / "secret").write_bytes(content)
+        (tmp_path / "secret").chmod(0o600)
         with pytest.raises(SecretError, match=r"the secret in .*secret cannot be used"):
             load_tokens(tmp_path / "secret")
     monkeypatch.setenv("MOBYNC_SECRET", "short")
     with pytest.raises(SecretError, match="MOBYNC_SECRET: the secret must have at least 16"):
         load_tokens(tmp_path / "secret")
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o644, 0o660, 0o602, 0o601])
+def test_a_secret_that_others_may_use_is_refused_with_what_to_do(mode, tmp_path):
+    file = tmp_path / "my secret"
+    file.write_text(SECRET)
+    file.chmod(mode)
+    for command in (["serve"], ["token", "anna"]):
+        done = mobync(tmp_path, *command, "--secret-file", str(file))
+        assert done.returncode == 1
+        assert f"its mode is {mode:03o}" in done.stderr
+        assert f"chmod 600 '{file}'" in done.stderr
+    for private in (0o600, 0o400, 0o640):
+        file.chmod(private)
+        assert load_tokens(file).owner(token_for("anna"), {}) == "anna"
+
+
+def test_a_secret_that_another_user_put_there_is_refused(tmp_path, monkeypatch):
+    file = tmp_path / "secret"
+    load_tokens(file)
+    theirs = os.stat_result((0o100600, 0, 0, 1, 54321, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "fstat", lambda _: theirs)
+    assert load_tokens(file)
+    tmp_path.chmod(0o1777)
+    with pytest.raises(SecretError, match=r"belongs to another user \(number 54321\)"):
+        load_tokens(file)
+
+
+@pytest.mark.parametrize("command", [["serve"], ["token", "anna"], ["import", "anna", "/dev/null"]])
+def test_a_directory_that_is_missing_is_named_as_the_databases_or_the_secrets(command, tmp_path):
+    done = mobync(tmp_path, *command, "-d", "sqlite:///none/x.db")
+    assert done.returncode == 1
+    assert done.stderr == "Error: there is no directory none for the database x.db\n"
+    if command[0] != "import":
+        done = mobync(tmp_path, *command, "--secret-file", "none/secret")
+        assert done.returncode == 1
+        assert done.stderr.endswith("none/secret cannot be used: there is no directory none\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("owner", ["", "a" * 256, "a\0b", "anna ", "\ud800"])

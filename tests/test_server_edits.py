@@ -51,6 +51,31 @@ def test_a_push_of_nothing_moves_nothing() -> None:
     assert mobync.push("ann", []) == 1
 
 
+def test_a_large_push_is_written_in_pieces_between_which_devices_sync() -> None:
+    def edits(count: int) -> Any:
+        return [("create", "tasks", {"id": f"t{n}"}) for n in range(count)]
+
+    mobync = Mobync(MemorySynchronizer())
+    clocks: list[int] = []
+    mobync.listen(lambda report: clocks.append(report.logical_clock))
+    assert mobync.push("ann", edits(12_000)) == 12_000
+    other = Mobync(MemorySynchronizer())
+    other.listen(lambda report: clocks.append(report.logical_clock))
+    assert other.push("ann", edits(6_000), at_once=True) == 6_000
+    assert clocks == [5_000, 10_000, 12_000, 6_000]
+
+
+def test_what_is_wrong_in_a_later_piece_is_named_by_its_place_and_earlier_pieces_stay() -> None:
+    edits: Any = [("create", "tasks", {"id": f"t{n}"}) for n in range(6_000)]
+    edits[5_500] = ("nonsense", "tasks", {"id": "u"})
+    for at_once, written in ((True, 0), (False, 5_000)):
+        mobync = Mobync(MemorySynchronizer())
+        with pytest.raises(InvalidDiffError, match="type") as refusal:
+            mobync.push("ann", edits, at_once=at_once)
+        assert (refusal.value.index, refusal.value.diff_id) == (5_500, "u")
+        assert len(rows(mobync)) == written
+
+
 def test_a_later_edit_of_the_backend_wins_over_an_earlier_one_of_a_device() -> None:
     mobync = Mobync(MemorySynchronizer())
     mobync.push("ann", [("create", "tasks", {"id": "t", "name": "milk"})])
@@ -72,7 +97,7 @@ def test_a_later_edit_of_the_backend_wins_over_an_earlier_one_of_a_device() -> N
 @pytest.mark.parametrize(
     "operation",
     [
-        ("upsert", "tasks", {"id": "t"}),
+        ("replace", "tasks", {"id": "t"}),
         ("create", "diffs", {"id": "t"}),
         ("create", "", {"id": "t"}),
         ("create", "tasks", {}),

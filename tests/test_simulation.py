@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 from simulation import __main__ as command
+from simulation import rules
 from simulation import world as simulated
 from simulation.__main__ import fails_alike, failure_of, main, tell
 from simulation.claims import (
     OWNER,
     Diverged,
     EditLost,
+    NotAsked,
     NotByTheRules,
     OwnDiffsCameBack,
     RetryCounted,
 )
+from simulation.devices import Request
 from simulation.history import History, random_history, shrink
 from simulation.stores import memory, open_stores
 from simulation.world import Event, SimulatedServer
@@ -25,6 +28,8 @@ from mobync import Synchronizer
 
 RUNS, PIECES = 10_000, 10
 RUNS_ON_A_DATABASE = 40
+RUNS_ON_DJANGO = 5
+RUNS_BY_SQL = 20
 
 
 def check(history: History) -> None:
@@ -44,6 +49,23 @@ def test_histories_converge_on_a_database(name: str) -> None:
         for seed in range(RUNS, RUNS + RUNS_ON_A_DATABASE):
             world, error = failure_of(random_history(seed), make_store)
             assert error is None, tell(random_history(seed), world, error)
+
+
+@pytest.mark.parametrize("name", ["django sqlite", "django postgresql", "django mariadb"])
+def test_histories_converge_on_models_of_django(name: str) -> None:
+    with open_stores(name) as make_store:
+        for seed in range(RUNS_ON_DJANGO):
+            world, error = failure_of(random_history(seed), make_store)
+            assert error is None, tell(random_history(seed), world, error)
+
+
+@pytest.mark.parametrize("name", ["sqlite", "postgresql", "mariadb"])
+def test_histories_with_edits_by_sql_converge(name: str) -> None:
+    with open_stores(name, by_sql=True) as make_store:
+        for seed in range(RUNS_BY_SQL):
+            history = random_history(seed, by_sql=True)
+            world, error = failure_of(history, make_store)
+            assert error is None, tell(history, world, error)
 
 
 def whole_sync(name: str) -> list[Event]:
@@ -80,20 +102,27 @@ class TakesTheFuture(SimulatedServer):
 
 
 class WritesEachTime(SimulatedServer):
-    def apply(self, *args: Any, **more: Any) -> Any:
+    def answer(self, request: Request, **more: Any) -> Any:
         clock = self.push(OWNER, [("delete", "tasks", {"id": "none"})])
-        return {**super().apply(*args, **more), "logical_clock": clock}
+        return {**super().answer(request, **more), "logical_clock": clock}
 
 
 class AnswersWithWhatWasSent(SimulatedServer):
-    def apply(self, logical_clock: Any, diffs: Any, *args: Any, **more: Any) -> Any:
-        reply = super().apply(logical_clock, diffs, *args, **more)
-        return {**reply, "diffs": [*diffs, *reply["diffs"]]}
+    def answer(self, request: Request, **more: Any) -> Any:
+        reply = super().answer(request, **more)
+        return {**reply, "diffs": [*request.diffs, *reply["diffs"]]}
 
 
 class AnswersNothing(SimulatedServer):
-    def apply(self, *args: Any, **more: Any) -> Any:
-        return {**super().apply(*args, **more), "diffs": []}
+    def answer(self, request: Request, **more: Any) -> Any:
+        return {**super().answer(request, **more), "diffs": []}
+
+
+class ForgetsToAsk(SimulatedServer):
+    def answer(self, request: Request, **more: Any) -> Any:
+        reply = super().answer(request, **more)
+        rules.take_asked()
+        return reply
 
 
 EDITED_AND_SEEN = (
@@ -114,6 +143,13 @@ def test_a_sync_that_breaks_a_rule_of_the_merge_fails(monkeypatch: pytest.Monkey
     assert failure(*future) is None
     monkeypatch.setattr(simulated, "SimulatedServer", TakesTheFuture)
     assert isinstance(failure(*future), NotByTheRules)
+
+
+@pytest.mark.parametrize("claim", ["check_asked", "check_values"])
+def test_a_rule_that_is_not_asked_is_missed(monkeypatch: pytest.MonkeyPatch, claim: str) -> None:
+    monkeypatch.setattr(simulated, "SimulatedServer", ForgetsToAsk)
+    monkeypatch.setattr(simulated, claim, lambda *_: None)
+    assert isinstance(failure(*EDITED_AND_SEEN), NotAsked)
 
 
 @pytest.mark.parametrize(

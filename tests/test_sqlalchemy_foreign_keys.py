@@ -117,7 +117,7 @@ def test_a_chain_of_references_is_followed_to_its_end(database):
 
 def test_many_tasks_made_before_their_projects_are_still_two_runs(database):
     app = Projects(database)
-    app.mobync.apply(0, [], "bob")
+    app.mobync.push("bob", [("create", "projects", {"id": "first"})])
     sent = [diff("create", id=f"t{i}", project_id=f"p{i // 2}") for i in range(50)]
     sent += [diff("create", id=f"free{i}") for i in range(50)]
     sent += [diff("create", "projects", id=f"p{i}") for i in range(25)]
@@ -145,6 +145,94 @@ def test_a_misfit_is_named_by_its_place_in_the_request_whatever_was_written_firs
         0, [diff("create", id="x"), *sent[3:4]], "bob"
     )
     assert [r["id"] for r in reply["refused"]] == [sent[3]["id"]]
+
+
+# ---- deletes ------------------------------------------------------------------------------------
+
+
+def test_a_project_may_be_deleted_before_its_tasks(database):
+    app = Projects(database)
+    made = [diff("create", "projects", id=i) for i in "pq"]
+    made += [diff("create", id=i, project_id="p") for i in "tuv"]
+    clock = app.mobync.apply(0, made, "bob")["logical_clock"]
+    sent = [
+        diff("delete", "projects", id="p"),
+        diff("create", "projects", id="r"),
+        diff("delete", id="t"),
+        diff("update", id="u", project_id=None),
+        diff("update", id="v", project_id="r"),
+    ]
+    app.mobync.apply(clock, sent, "bob")
+    assert app.rows("projects").keys() == {"q", "r"}
+    filed = {i: row["project_id"] for i, row in app.rows("tasks").items()}
+    assert filed == {"u": None, "v": "r"}
+    assert app.log()[-5:] == ["p", "r", "t", "u", "v"]  # as the device did it
+
+
+def test_tasks_may_be_deleted_before_those_under_them(database):
+    app = Projects(database)
+    depth = 60
+    names = [f"t{i}" for i in range(depth)]
+    random.Random(3).shuffle(names)  # so that their order says nothing
+    above = dict(zip(names, [None, *names], strict=False))
+    clock = app.mobync.apply(
+        0, [diff("create", id=i, parent_id=j) for i, j in above.items()], "bob"
+    )["logical_clock"]
+    app.mobync.apply(clock, [diff("delete", id=i) for i in names], "bob")
+    assert app.rows("tasks") == {}
+
+
+def test_a_push_may_delete_parents_first_too(database):
+    app = Projects(database)
+    app.mobync.apply(0, [diff("create", "projects", id="p")], "bob")
+    app.mobync.apply(1, [diff("create", id="t", project_id="p")], "bob")
+    app.mobync.push("bob", [("delete", "projects", {"id": "p"}), ("delete", "tasks", {"id": "t"})])
+    assert app.rows("projects") == app.rows("tasks") == {}
+
+
+def test_deletes_in_the_right_order_read_nothing(database):
+    app = Projects(database)
+    app.mobync.apply(0, [diff("create", "projects", id="p")], "bob")
+    app.mobync.apply(1, [diff("create", id="t", project_id="p")], "bob")
+    with statements(app.engine) as seen:
+        app.mobync.apply(2, [diff("delete", id="t"), diff("delete", "projects", id="p")], "bob")
+    assert not [s for s in seen if s.startswith("SELECT") and "FROM tasks" in s]
+
+
+def test_a_task_filed_under_a_project_that_was_deleted_meanwhile_is_refused_and_says_so(database):
+    app = Projects(database)
+    app.mobync.apply(0, [diff("create", "projects", id="p")], "bob")
+    app.mobync.apply(1, [diff("delete", "projects", id="p")], "bob")
+    filed = [diff("create", id="t", project_id="p"), diff("create", id="u")]
+    with pytest.raises(InvalidDiffError, match="refers to a row that is not there, or was deleted"):
+        app.mobync.apply(1, filed, "bob")
+    reply = Mobync(app.store, on_refusal="skip").apply(1, filed, "bob")
+    assert [r["id"] for r in reply["refused"]] == [filed[0]["id"]]
+    assert app.rows("tasks").keys() == {"u"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_deleted_and_moved_is_written_in_an_order_that_the_keys_allow(database, seed):
+    chance = random.Random(seed)
+    app = Projects(database)
+    projects, tasks = [f"p{i}" for i in range(6)], [f"t{i}" for i in range(20)]
+    made = [diff("create", "projects", id=i) for i in projects]
+    for place, i in enumerate(tasks):
+        fields = {"project_id": chance.choice(projects)}
+        fields["parent_id"] = chance.choice([None, *tasks[:place]])
+        made.append(diff("create", id=i, **fields))
+    clock = app.mobync.apply(0, made, "bob")["logical_clock"]
+    gone = {*chance.sample(projects, 4), *chance.sample(tasks, 10)}
+    kept = [i for i in projects if i not in gone]
+    sent = [diff("delete", "projects" if i in projects else "tasks", id=i) for i in gone]
+    sent += [
+        diff("update", id=i, project_id=chance.choice([None, *kept]), parent_id=None)
+        for i in tasks
+        if i not in gone
+    ]
+    chance.shuffle(sent)
+    app.mobync.apply(clock, sent, "bob")
+    assert app.rows("projects").keys() | app.rows("tasks").keys() == {*projects, *tasks} - gone
 
 
 # ---- the order itself ---------------------------------------------------------------------------
@@ -175,9 +263,9 @@ def test_what_refers_to_nothing_new_keeps_its_order(app):
 def test_a_create_is_never_moved_before_a_delete_of_the_same_object(app):
     old_one = ("update", "tasks", {"id": "t", "project_id": "p"})
     gone = ("delete", "projects", {"id": "p"})
-    anew = ("create", "projects", {"id": "p"})
-    assert order(app, old_one, gone, anew) == [0, 1, 2]
-    assert order(app, gone, old_one, anew) == [0, 2, 1]
+    again = ("create", "projects", {"id": "p"})
+    assert order(app, old_one, gone, again) == [0, 1, 2]
+    assert order(app, gone, old_one, again) == [0, 2, 1]
 
 
 def test_creates_that_need_each_other_keep_their_order(app):
@@ -230,7 +318,7 @@ def test_an_order_that_loses_an_operation_is_refused():
             return range(len(operations) - 1)
 
     with pytest.raises(ValueError, match="each place once"):
-        Mobync(Forgetful()).apply(0, [diff("create", id="a")], "bob")
+        Mobync(Forgetful()).apply(0, [diff("create", id="a"), diff("create", id="b")], "bob")
 
 
 def test_the_default_order_is_that_of_the_request():

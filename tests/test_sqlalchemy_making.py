@@ -23,10 +23,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateTable
-from task_list import TaskList, diff
+from task_list import TaskList, diff, statements
 
 from mobync import Mobync
-from mobync.sqlalchemy import _making, create_tables, diffs_table, documents_table
+from mobync.sqlalchemy import (
+    SQLAlchemySynchronizer,
+    _making,
+    create_tables,
+    diffs_table,
+    documents_table,
+)
 
 database = databases.database
 
@@ -195,4 +201,34 @@ def test_all_are_made_or_none_however_the_app_has_set_its_engine(recipe, tmp_pat
     metadata.tables["diffs"].indexes.remove(index)
     create_tables(engine, metadata)
     assert set(inspect(engine).get_table_names()) == set(metadata.tables)
+    engine.dispose()
+
+
+def test_tables_of_a_schema_that_the_engine_translates_are_made_and_used(database):
+    engine = database.new_engine(execution_options={"schema_translate_map": {"tenant": None}})
+    metadata = MetaData(schema="tenant")
+    tasks = Table(
+        "tasks",
+        metadata,
+        Column("id", String(40), primary_key=True),
+        Column("owner", String(40), nullable=False, index=True),
+    )
+    diffs_table(metadata)
+    create_tables(engine, metadata)
+    with statements(engine) as seen:
+        create_tables(engine, metadata)
+    assert not [s for s in seen if s.startswith("CREATE")]
+    assert {"tasks", "diffs", "diffs_heads"} <= set(inspect(database.engine).get_table_names())
+    mobync = Mobync(SQLAlchemySynchronizer(engine, {"tasks": tasks}))
+    sent = [diff("create", id=str(n)) for n in range(150)]
+    assert mobync.apply(0, sent, "bob")["logical_clock"] == 150
+
+
+def test_what_was_made_and_is_not_there_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(_making, "_create", lambda *_: None)
+    engine = create_engine(f"sqlite:///{tmp_path}/x.db")
+    metadata = MetaData()
+    Table("things", metadata, Column("id", String(40), primary_key=True))
+    with pytest.raises(RuntimeError, match="still not there: things"):
+        create_tables(engine, metadata)
     engine.dispose()

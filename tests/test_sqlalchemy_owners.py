@@ -285,13 +285,20 @@ def test_a_log_row_of_another_owner_is_refused(tasks):
     assert tasks.log("eve") == []
 
 
-def test_a_diff_id_that_the_log_has_already_cannot_be_used(tasks):
-    mobync = Mobync(tasks.store)
+@pytest.mark.parametrize("on_refusal", ["raise", "skip"])
+def test_a_diff_whose_id_the_log_has_outside_of_the_window_gets_another(tasks, on_refusal):
+    """A device that went back to a backup sends it under a clock that no longer covers it."""
+    mobync = Mobync(tasks.store, on_refusal=on_refusal)
     first = diff("create", id="a")
     mobync.apply(0, [first], "bob")
-    with pytest.raises(InvalidDiffError, match=r"^invalid diff 0 .*: id cannot be used"):
-        mobync.apply(1, [{**diff("update", id="a", name="x"), "id": first["id"]}], "bob")
-    assert tasks.rows()["a"]["name"] is None
+    sent = [{**diff("update", id="a", name="x"), "id": first["id"]}, diff("create", id="b")]
+    reply = mobync.apply(1, sent, "bob")
+    assert reply["logical_clock"] == 3
+    assert reply.get("refused", []) == []
+    assert tasks.rows()["a"]["name"] == "x"
+    ids = [row["id"] for row in tasks.log("bob")]
+    assert (ids[0], ids[2]) == (first["id"], sent[1]["id"])
+    assert len(set(ids)) == 3
 
 
 def test_a_diff_id_that_the_log_cannot_hold_is_refused(tasks):
@@ -398,7 +405,7 @@ def test_fields_are_told_apart_by_case(tasks):
 
 def test_what_devices_send_makes_no_table(tasks):
     before = set(inspect(tasks.database.engine).get_table_names())
-    assert before == {"tasks", "diffs", "diffs_heads"}
+    assert before == {"tasks", "diffs", "diffs_heads", "diffs_devices"}
     with pytest.raises(InvalidDiffError):
         Mobync(tasks.store).apply(0, [diff("create", "new", id="a")], "bob")
     assert set(inspect(tasks.database.engine).get_table_names()) == before

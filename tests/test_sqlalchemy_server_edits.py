@@ -7,9 +7,14 @@ from typing import Any
 
 import databases
 import pytest
+from sqlalchemy import Column, Computed, Integer, MetaData, String, Table
+from sqlalchemy.schema import FetchedValue
 from task_list import TaskList, diff
 
-from mobync import InvalidDiffError, Mobync, _adopting, _compacting
+from mobync import InvalidDiffError, Mobync
+from mobync._sync import adopting as _adopting
+from mobync._sync import compacting as _compacting
+from mobync.sqlalchemy import SQLAlchemySynchronizer
 
 database = databases.database
 
@@ -52,6 +57,29 @@ def test_a_table_is_adopted_in_pieces_by_itself(
     ]
     assert mobync.adopt("bob", "tasks") == 0
     assert mobync.adopt("eve", "tasks") == 5
+
+
+def test_what_the_database_makes_or_changes_by_itself_is_not_adopted(database: Any) -> None:
+    metadata = MetaData()
+    things = Table(
+        "things",
+        metadata,
+        Column("id", String(40), primary_key=True),
+        Column("owner", String(40), nullable=False),
+        Column("n", Integer),
+        Column("twice", Integer, Computed("n * 2", persisted=True)),
+        Column("changed", Integer, default=0, onupdate=1),
+        Column("touched", Integer, server_default="0", server_onupdate=FetchedValue()),
+    )
+    mobync = Mobync(SQLAlchemySynchronizer(database.engine, {"things": things}))
+    metadata.create_all(database.engine)
+    with database.engine.begin() as connection:
+        connection.execute(things.insert(), [{"id": "a", "owner": "bob", "n": 4}])
+    assert mobync.adopt("bob", "things") == 1
+    (sent,) = mobync.apply(0, [], "bob")["diffs"]
+    assert json.loads(sent["json_data"]) == {"id": "a", "n": 4}
+    with mobync.synchronizer.transaction("bob") as inside:
+        assert inside.read("things", [])[0]["twice"] == 8
 
 
 def of_device(mobync: Mobync, owner: str) -> dict[str, Any]:

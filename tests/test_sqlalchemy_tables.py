@@ -37,13 +37,15 @@ def test_create_all_makes_the_log_with_its_keys_and_the_heads(database):
     metadata.create_all(database.engine)
     made = inspect(database.engine)
 
-    assert [column["name"] for column in made.get_columns("diffs")] == SEVEN
-    assert not any(column["nullable"] for column in made.get_columns("diffs"))
+    assert [column["name"] for column in made.get_columns("diffs")] == [*SEVEN, "field_times"]
+    nullable = [column["name"] for column in made.get_columns("diffs") if column["nullable"]]
+    assert nullable == ["field_times"]
     assert made.get_pk_constraint("diffs")["constrained_columns"] == ["owner", "id"]
     (index,) = made.get_indexes("diffs")
     assert index["column_names"] == ["owner", "logical_clock"]
     assert index["unique"]
     assert made.get_pk_constraint("diffs_heads")["constrained_columns"] == ["owner"]
+    assert made.get_pk_constraint("diffs_devices")["constrained_columns"] == ["owner", "device"]
 
 
 def test_the_log_may_have_another_name_and_schema(database):
@@ -70,9 +72,9 @@ def test_the_log_is_found_or_made_beside_the_models():
         metadata = MetaData(schema=schema)
         SQLAlchemySynchronizer(engine, {"tasks": task_table(metadata)})
         names = {table.name for table in metadata.tables.values()}
-        assert names == {"tasks", "diffs", "diffs_heads"}
+        assert names == {"tasks", "diffs", "diffs_heads", "diffs_devices"}
         SQLAlchemySynchronizer(engine, {"tasks": Table("tasks", metadata)})
-        assert len(metadata.tables) == 3
+        assert len(metadata.tables) == 4
     with pytest.raises(ValueError, match=r"diffs=diffs_table\(metadata\)"):
         SQLAlchemySynchronizer(engine, {})
     engine.dispose()
@@ -226,7 +228,8 @@ def statements_of(dialect: sa.Dialect) -> str:
     log = diffs_table(metadata)
     heads = metadata.tables["diffs_heads"]
     (index,) = log.indexes
-    parts = [CreateTable(log), CreateIndex(index), CreateTable(heads)]
+    devices = metadata.tables["diffs_devices"]
+    parts = [CreateTable(log), CreateIndex(index), CreateTable(heads), CreateTable(devices)]
     lines = "\n\n".join(str(part.compile(dialect=dialect)).strip() + ";" for part in parts)
     return re.sub(r"[ \t]+$", "", lines, flags=re.MULTILINE).replace("\t", "    ")
 

@@ -182,7 +182,7 @@ BAD = [
     ("clock", "1", "a time"),
     ("tree", "1e400", "a double"),
     ("tree", "[0.12345678901234567890]", "a double"),
-    ("tree", "[" * 300 + "]" * 300, "200 levels"),
+    ("tree", "[" * 300 + "]" * 300, "(200|31) levels"),
     ("blob", '"AP9"', "base64"),
     ("blob", '"A*=="', "base64"),
     ("blob", '"ä"', "base64"),
@@ -355,6 +355,15 @@ def test_sqlite_refuses_a_json_number_that_it_would_make_a_float(tmp_path):
             inside.create("rows", f'{{"id": "b", "value": {2**63}}}')
 
 
+@pytest.mark.parametrize("text", ["0e-999999999999999", "-0.0", "0e999999999999999"])
+def test_a_zero_takes_no_more_room_than_a_zero(database, text):
+    table, store = one_column(database, Numeric(12, 4))
+    with store.transaction("bob") as inside:
+        inside.create("rows", f'{{"id": "a", "value": {text}}}')
+    with database.engine.connect() as connection:
+        assert connection.scalar(select(table.c.value)) == 0
+
+
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 def test_the_other_databases_keep_all_digits_of_a_decimal(database):
     table, store = one_column(database, Numeric(38, 20))
@@ -492,7 +501,8 @@ def test_what_only_the_database_finds_not_to_fit_is_refused_with_its_place(datab
     updates = [diff("update", "rows", id="abc", value=v) for v in ("x", "longer")]
     reply = mobync.apply(0, rows, "bob")
     assert [r["id"] for r in reply["refused"]] == [rows[1]["id"]]
-    assert reply["refused"][0]["message"] == "json_data: a value does not fit its column"
+    named = "'value'" if database.kind == "mariadb" else "a value"  # PostgreSQL names no column
+    assert reply["refused"][0]["message"] == f"json_data: {named} does not fit its column"
     assert [r["id"] for r in mobync.apply(2, updates[1:], "bob")["refused"]] == [updates[1]["id"]]
     with database.engine.connect() as connection:
         assert set(connection.scalars(select(table.c.value))) == {"abc", "xyz"}

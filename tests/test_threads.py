@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from simulation.devices import CarefulDevice
 
-from mobync import BusyError, Mobync, _transactions
+from mobync import BusyError, Mobync
 from mobync.memory import MemorySynchronizer
 
 
@@ -54,7 +54,7 @@ def slow() -> Any:
         yield store, mobync
         store.go_on.set()
         assert running.result(30)["logical_clock"] == 1
-    assert len(_transactions._owner_locks) == 0
+    assert len(mobync._locks) == 0
 
 
 def test_a_second_sync_of_one_owner_waits_and_gives_up(slow: Any) -> None:
@@ -78,7 +78,7 @@ def test_locks_of_idle_owners_do_not_pile_up() -> None:
     mobync = Mobync(MemorySynchronizer())
     for i in range(50):
         mobync.apply(0, [], f"owner{i}")
-    assert len(_transactions._owner_locks) == 0
+    assert len(mobync._locks) == 0
 
 
 def test_an_apply_inside_the_same_owners_apply_is_an_error_at_once() -> None:
@@ -112,7 +112,7 @@ def test_the_lock_is_free_after_an_interrupt() -> None:
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             mobync.apply(0, [diff("a", "create", id="a")], "ann")
-    assert len(_transactions._owner_locks) == 0
+    assert len(mobync._locks) == 0
 
 
 def test_a_forked_child_does_not_inherit_a_held_lock(slow: Any) -> None:

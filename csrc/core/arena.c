@@ -158,6 +158,17 @@ void *mb_arena_get_array(mb_arena *arena, size_t count, size_t size)
     return array;
 }
 
+mb_status mb_arena_keep(mb_arena *arena, mb_text text, mb_text *kept)
+{
+    char *copy = mb_arena_get(arena, text.size);
+    if (copy == NULL)
+        return MB_NO_MEMORY;
+    if (text.size != 0)
+        memcpy(copy, text.at, text.size);
+    *kept = (mb_text){copy, text.size};
+    return MB_OK;
+}
+
 uint64_t mb_arena_hash_seed(const mb_arena *arena)
 {
     return arena->hash_seed;

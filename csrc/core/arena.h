@@ -16,6 +16,9 @@ void *mb_arena_get_items(mb_arena *arena, size_t count, size_t size);
  */
 void *mb_arena_get_array(mb_arena *arena, size_t count, size_t size);
 
+/* Copies a text into the arena.  Returns MB_OK or MB_NO_MEMORY. */
+mb_status mb_arena_keep(mb_arena *arena, mb_text text, mb_text *kept);
+
 uint64_t mb_arena_hash_seed(const mb_arena *arena);
 
 #endif

@@ -34,7 +34,7 @@ typedef struct {
 
 struct mb_compaction {
     mb_arena *arena;
-    mb_table objects;
+    mb_objects objects;
     mb_table fields; /* those that a later diff of the same life writes */
     bool begun;
 };
@@ -42,23 +42,11 @@ struct mb_compaction {
 mb_status mb_compaction_new(mb_arena *arena, mb_compaction **compaction)
 {
     mb_compaction *made = mb_arena_get_array(arena, 1, sizeof *made);
-    if (made == NULL || mb_table_init(&made->objects, 0, arena) != MB_OK ||
+    if (made == NULL || mb_objects_init(&made->objects, 0, arena) != MB_OK ||
         mb_table_init(&made->fields, 0, arena) != MB_OK)
         return MB_NO_MEMORY;
     made->arena = arena;
     *compaction = made;
-    return MB_OK;
-}
-
-/* A copy that outlives the piece. */
-static mb_status keep_text(mb_arena *arena, mb_text text, mb_text *kept)
-{
-    char *copy = mb_arena_get(arena, text.size);
-    if (copy == NULL)
-        return MB_NO_MEMORY;
-    if (text.size != 0)
-        memcpy(copy, text.at, text.size);
-    *kept = (mb_text){copy, text.size};
     return MB_OK;
 }
 
@@ -69,11 +57,11 @@ static mb_status find_object(mb_compaction *c, const mb_diff *diff, later_object
         return MB_NO_MEMORY;
     if (slot->item == NULL) {
         later_object *o = mb_arena_get_array(c->arena, 1, sizeof *o);
-        if (o == NULL || keep_text(c->arena, diff->model, &o->name.model) != MB_OK ||
-            keep_text(c->arena, diff->object_id, &o->name.id) != MB_OK)
+        if (o == NULL || mb_arena_keep(c->arena, diff->model, &o->name.model) != MB_OK ||
+            mb_arena_keep(c->arena, diff->object_id, &o->name.id) != MB_OK)
             return MB_NO_MEMORY;
-        o->name.ordinal = c->objects.item_count;
-        mb_table_fill(&c->objects, slot, o);
+        o->name.ordinal = c->objects.table.item_count;
+        mb_table_fill(&c->objects.table, slot, o);
     }
     *found = slot->item;
     return MB_OK;
@@ -88,7 +76,7 @@ static mb_status note_field(mb_compaction *c, const later_object *o, mb_text nam
     *new = slot->item == NULL;
     if (*new) {
         later_field *f = mb_arena_get_array(c->arena, 1, sizeof *f);
-        if (f == NULL || keep_text(c->arena, name, &f->name.field) != MB_OK)
+        if (f == NULL || mb_arena_keep(c->arena, name, &f->name.field) != MB_OK)
             return MB_NO_MEMORY;
         f->name.object = o->name.ordinal;
         mb_table_fill(&c->fields, slot, f);

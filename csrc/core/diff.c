@@ -1,4 +1,4 @@
-/* diff.c - the seven fields of a diff: read, checked, printed.
+/* diff.c - the seven fields of a diff, and the times of a folded one: read, checked, printed.
  *
  * The log and the wire carry the same record.  This file is the one place that knows what it looks
  * like and which values are allowed (docs/protocol.md, "The wire").
@@ -6,7 +6,9 @@
  * Does not: know what a caller allows of a request, but for what it is given (mb_request_rules).
  */
 #include "arena.h"
+#include "error.h"
 #include "json.h"
+#include "log.h"
 #include "names.h"
 #include "text.h"
 
@@ -38,58 +40,97 @@ mb_text mb_type_name(mb_type type)
     return type_names[type];
 }
 
-static mb_status refuse(mb_error *error, const char *field, const char *reason)
-{
-    *error = (mb_error){.field = field, .reason = reason, .of_whole_field = true};
-    return MB_INVALID;
-}
-
 /* ---- checking ------------------------------------------------------------------------------ */
 
 /* A text that was read from JSON is clean: whoever read it has looked at each byte. */
 static mb_status check_text(mb_text text, const char *field, bool is_clean, mb_error *error)
 {
     if (text.size == 0)
-        return refuse(error, field, "must not be empty");
+        return mb_refuse(error, MB_EMPTY, field);
     if (text.size > MB_MAX_JSON_DATA)
-        return refuse(error, field, "is longer than 256 MiB");
+        return mb_refuse(error, MB_TOO_LONG, field);
     if (!is_clean && !mb_json_is_clean_text(text))
-        return refuse(error, field, "must be UTF-8 without U+0000");
+        return mb_refuse(error, MB_NOT_UTF8, field);
     return MB_OK;
 }
 
 static mb_status check_integer(int64_t value, const char *field, mb_error *error)
 {
     if (value < 0 || value > MB_MAX_INTEGER)
-        return refuse(error, field, "must be an integer of 0 to 9007199254740991");
+        return mb_refuse(error, MB_NOT_AN_INTEGER, field);
     return MB_OK;
+}
+
+static mb_status take_object_id(mb_diff *diff, const mb_json *json, mb_text id, mb_arena *arena,
+                                mb_error *error)
+{
+    if (id.size == 0)
+        return mb_refuse(error, MB_NO_OBJECT_ID, "json_data");
+    if (id.at[0] != '"' || id.size == 2)
+        return mb_refuse_at(error, MB_BAD_OBJECT_ID, "json_data", mb_json_offset(json, id));
+    return mb_json_decode_string(id, arena, &diff->object_id);
 }
 
 /* Finds the object's id among the members; of duplicates the last counts. */
 static mb_status read_object_id(mb_diff *diff, const mb_json *json, mb_arena *arena,
                                 mb_error *error)
 {
-    const mb_member *id = NULL;
-    for (size_t i = 0; i < diff->member_count; i++)
+    mb_text id = {NULL, 0};
+    diff->has_fields = false;
+    for (size_t i = 0; i < diff->member_count; i++) {
         if (mb_is_id(&diff->members[i]))
-            id = &diff->members[i];
-    if (id == NULL)
-        return refuse(error, "json_data", "has no \"id\"");
-    if (id->value.at[0] != '"' || id->value.size == 2) {
-        error->field = "json_data";
-        error->reason = "\"id\" must be a string that is not empty";
-        error->offset = mb_json_offset(json, id->value);
-        return MB_INVALID;
+            id = diff->members[i].value;
+        else
+            diff->has_fields = true;
     }
-    return mb_json_decode_string(id->value, arena, &diff->object_id);
+    return take_object_id(diff, json, id, arena, error);
 }
 
-static mb_status check_json_data(mb_diff *diff, mb_arena *arena, mb_error *error)
+/* Walks the members of json_data without keeping them.
+ *
+ * id    out: the value of the last "id" before the end or the fault, empty if there is none
+ */
+static mb_status walk_members(mb_diff *diff, mb_json *json, mb_arena *arena, mb_text *id)
 {
+    const mb_text no_guess = {NULL, 0};
+    mb_text value;
+    mb_member member;
+    size_t read = 0;
+    bool more = true;
+
+    *id = no_guess;
+    diff->members = NULL;
+    diff->member_count = 0;
+    diff->has_fields = false;
+    mb_status status = mb_json_enter(json, '{');
+    while (status == MB_OK && more) {
+        status = mb_json_next_member(json, no_guess, arena, &read, &more, &member);
+        if (status == MB_OK && more)
+            status = mb_json_read_value(json, &value);
+        if (status != MB_OK || !more)
+            continue;
+        diff->member_count++;
+        if (mb_is_id(&member))
+            *id = value;
+        else
+            diff->has_fields = true;
+    }
+    return status;
+}
+
+static mb_status check_json_data(mb_diff *diff, const mb_request_rules *rules, mb_arena *arena,
+                                 mb_error *error)
+{
+    const size_t most_fields = rules != NULL ? rules->fields : SIZE_MAX;
     if (diff->json_data.size > MB_MAX_JSON_DATA)
-        return refuse(error, "json_data", "is longer than 256 MiB");
+        return mb_refuse(error, MB_TOO_LONG, "json_data");
+    if (rules != NULL && diff->json_data.size > rules->json_data_bytes)
+        return mb_refuse_over(error, MB_TOO_MANY_BYTES, "json_data", &rules->json_data_bytes);
     mb_json json = mb_json_begin(diff->json_data, error);
-    mb_status status = mb_json_read_object(&json, arena, &diff->members, &diff->member_count);
+    mb_status status =
+        mb_json_read_object(&json, most_fields, arena, &diff->members, &diff->member_count);
+    if (status == MB_INVALID && error->code == MB_TOO_MANY_FIELDS)
+        error->limit = &rules->fields;
     if (status == MB_OK)
         status = mb_json_end(&json);
     diff->depth = json.deepest;
@@ -97,10 +138,79 @@ static mb_status check_json_data(mb_diff *diff, mb_arena *arena, mb_error *error
         status = read_object_id(diff, &json, arena, error);
     if (status == MB_INVALID)
         error->field = "json_data";
+    if (status == MB_OK && rules != NULL && diff->depth > rules->depth)
+        return mb_refuse_over(error, MB_TOO_DEEP, "json_data", &rules->depth);
     return status;
 }
 
-mb_status mb_diff_check(mb_diff *diff, mb_arena *arena, mb_error *error)
+/* Sets the time of a member; `at` is where it is probably found, since both stand in one order. */
+static void set_time(const mb_member *members, size_t count, mb_text name, int64_t time,
+                     int64_t *times, size_t *at)
+{
+    for (size_t looked = 0; looked < count; looked++) {
+        const size_t place = (*at + looked) % count;
+        if (mb_text_equal(members[place].name, name)) {
+            times[place] = time;
+            *at = place + 1;
+            return;
+        }
+    }
+}
+
+/* Reads the members of field_times.  Returns MB_OK, MB_INVALID or MB_NO_MEMORY. */
+static mb_status read_field_times_object(mb_text field_times, mb_arena *arena,
+                                         const mb_member **named, size_t *count, mb_error *error)
+{
+    mb_json json = mb_json_begin(field_times, error);
+    mb_status status = mb_json_read_object(&json, SIZE_MAX, arena, named, count);
+    if (status == MB_OK)
+        status = mb_json_end(&json);
+    for (size_t i = 0; status == MB_OK && i < *count; i++) {
+        int64_t time;
+        const mb_text value = (*named)[i].value;
+        if (!mb_json_read_integer(value, &time))
+            status = mb_refuse_at(error, MB_NOT_AN_INTEGER, NULL, mb_json_offset(&json, value));
+    }
+    if (status == MB_INVALID)
+        error->field = "field_times";
+    return status;
+}
+
+static mb_status check_field_times(const mb_diff *diff, mb_arena *arena, mb_error *error)
+{
+    const mb_member *named;
+    size_t count;
+    if (diff->field_times.size == 0)
+        return MB_OK;
+    return read_field_times_object(diff->field_times, arena, &named, &count, error);
+}
+
+mb_status mb_read_times(const mb_diff *diff, const mb_member *members, mb_arena *arena,
+                        const int64_t **times)
+{
+    const mb_member *named;
+    size_t count, at = 0;
+    mb_error error;
+    *times = NULL;
+    if (diff->field_times.size == 0)
+        return MB_OK;
+    int64_t *made = mb_arena_get_items(arena, diff->member_count, sizeof *made);
+    if (made == NULL ||
+        read_field_times_object(diff->field_times, arena, &named, &count, &error) != MB_OK)
+        return MB_NO_MEMORY; /* it was checked */
+    for (size_t i = 0; i < diff->member_count; i++)
+        made[i] = diff->utc_timestamp;
+    for (size_t i = 0; i < count; i++) {
+        int64_t time = 0;
+        (void)mb_json_read_integer(named[i].value, &time);
+        set_time(members, diff->member_count, named[i].name, time, made, &at);
+    }
+    *times = made;
+    return MB_OK;
+}
+
+/* Checks all but json_data. */
+static mb_status check_fields(const mb_diff *diff, mb_error *error)
 {
     *error = (mb_error){.reason = NULL};
     const bool from_json = diff->text.size != 0;
@@ -113,36 +223,74 @@ mb_status mb_diff_check(mb_diff *diff, mb_arena *arena, mb_error *error)
         status = check_integer(diff->utc_timestamp, "utc_timestamp", error);
     if (status == MB_OK)
         status = check_text(diff->model, "model", from_json, error);
-    if (status == MB_OK)
-        status = check_json_data(diff, arena, error);
     return status;
 }
 
-static mb_status refuse_over(mb_error *error, const char *field, const char *reason,
-                             const size_t *limit)
+mb_status mb_diff_check(mb_diff *diff, const mb_request_rules *rules, mb_arena *arena,
+                        mb_error *error)
 {
-    refuse(error, field, reason);
-    error->limit = limit;
-    return MB_INVALID;
+    mb_status status = check_fields(diff, error);
+    if (status == MB_OK && rules != NULL && rules->log_model.size != 0 &&
+        mb_text_equal(diff->model, rules->log_model))
+        return mb_refuse(error, MB_LOG_MODEL, "model");
+    if (status == MB_OK)
+        status = check_json_data(diff, rules, arena, error);
+    if (status == MB_OK)
+        status = check_field_times(diff, arena, error);
+    return status;
 }
 
-mb_status mb_diff_check_rules(const mb_diff *diff, const mb_request_rules *rules, mb_error *error)
+mb_status mb_log_row_check(mb_diff *diff, mb_arena *arena, mb_error *error)
 {
-    if (rules->log_model.size != 0 && mb_text_equal(diff->model, rules->log_model))
-        return refuse(error, "model", "must not be the log itself");
-    if (diff->json_data.size > rules->json_data_bytes)
-        return refuse_over(error, "json_data", "has too many bytes", &rules->json_data_bytes);
-    if (diff->depth > rules->depth)
-        return refuse_over(error, "json_data", "is nested too many levels deep", &rules->depth);
-    return MB_OK;
+    mb_text id;
+    mb_status status = check_fields(diff, error);
+    if (status != MB_OK)
+        return status;
+    if (diff->json_data.size > MB_MAX_JSON_DATA)
+        return mb_refuse(error, MB_TOO_LONG, "json_data");
+    mb_json json = mb_json_begin(diff->json_data, error);
+    status = walk_members(diff, &json, arena, &id);
+    if (status == MB_OK)
+        status = mb_json_end(&json);
+    diff->depth = json.deepest;
+    if (status == MB_OK)
+        status = take_object_id(diff, &json, id, arena, error);
+    if (status == MB_INVALID)
+        error->field = "json_data";
+    return status == MB_OK ? check_field_times(diff, arena, error) : status;
+}
+
+/* Reads what object a diff is of, from json_data that breaks a rule: as far as it is JSON. */
+static mb_status read_object_id_anyway(mb_diff *diff, mb_arena *arena)
+{
+    mb_error error;
+    mb_text id;
+    mb_json json = mb_json_begin(diff->json_data, &error);
+    const mb_status status = walk_members(diff, &json, arena, &id);
+    diff->object_id = (mb_text){NULL, 0};
+    if (status != MB_NO_MEMORY && id.size != 0 && id.at[0] == '"')
+        return mb_json_decode_string(id, arena, &diff->object_id);
+    return status == MB_NO_MEMORY ? status : MB_OK;
+}
+
+mb_status mb_keep_malformed(mb_diff *diff, const mb_error *error, mb_arena *arena)
+{
+    mb_error *kept = mb_arena_get(arena, sizeof *kept);
+    if (kept == NULL)
+        return MB_NO_MEMORY;
+    *kept = *error;
+    diff->malformed = kept;
+    diff->excluded = true;
+    return read_object_id_anyway(diff, arena);
 }
 
 void mb_diffs_limit_skew(mb_diffs *diffs, int64_t now_ms, int64_t max_skew_ms)
 {
     for (size_t i = 0; i < diffs->count; i++) {
-        if (diffs->items[i].utc_timestamp - now_ms > max_skew_ms) {
-            diffs->items[i].utc_timestamp = now_ms;
-            diffs->items[i].is_whole = false;
+        mb_diff *diff = &diffs->items[i];
+        if (diff->malformed == NULL && diff->utc_timestamp - now_ms > max_skew_ms) {
+            diff->utc_timestamp = now_ms;
+            diff->is_whole = false;
         }
     }
 }
@@ -165,8 +313,11 @@ static const mb_text field_names[FIELDS] = {
 /* A diff as it stands: the text of each value, empty where a field is missing. */
 typedef struct {
     mb_text values[FIELDS];
+    mb_text field_times; /* of a row of the log */
     size_t member_count;
     const char *reserved; /* the first key that the rules reserve, or NULL */
+    size_t extra_bytes;   /* of members beyond the seven fields, duplicates of these included */
+    size_t extra_depth;
 } diff_members;
 
 /* Which of the seven has that name; FIELDS if none.  The guess is the one that is tried first. */
@@ -189,11 +340,40 @@ static const char *find_reserved(mb_text name, const mb_request_rules *rules)
     return NULL;
 }
 
-/* Reads the members of a diff.  Of a name that stands twice the last counts. */
+/* Reads a value, and how deep it is nested. */
+static mb_status read_nested_value(mb_json *json, mb_text *value, size_t *depth)
+{
+    const unsigned deepest = json->deepest;
+    json->deepest = json->depth;
+    const mb_status status = mb_json_read_value(json, value);
+    *depth = json->deepest - json->depth;
+    if (deepest > json->deepest)
+        json->deepest = deepest;
+    return status;
+}
+
+/* Takes a member of a diff into account.  Of a name that stands twice the last counts. */
+static void note_member(diff_members *members, const mb_member *member, size_t depth,
+                        const mb_request_rules *rules)
+{
+    const size_t field = field_of(member->name, members->member_count++);
+    if (field == FIELDS && rules != NULL && members->reserved == NULL)
+        members->reserved = find_reserved(member->name, rules);
+    if (field == FIELDS || members->values[field].size != 0) {
+        members->extra_bytes += member->quoted.size + member->value.size;
+        if (depth > members->extra_depth)
+            members->extra_depth = depth;
+    }
+    if (field < FIELDS)
+        members->values[field] = member->value;
+    else if (rules == NULL && mb_text_equal(member->name, MB_TEXT("field_times")))
+        members->field_times = member->value;
+}
+
 static mb_status read_members(mb_json *json, const mb_request_rules *rules, mb_arena *arena,
                               diff_members *members)
 {
-    size_t read = 0;
+    size_t read = 0, depth = 0;
     bool more = true;
 
     *members = (diff_members){.member_count = 0};
@@ -201,19 +381,12 @@ static mb_status read_members(mb_json *json, const mb_request_rules *rules, mb_a
     while (status == MB_OK && more) {
         const size_t place = members->member_count;
         const mb_text guess = place < FIELDS ? field_names[place] : (mb_text){NULL, 0};
-        mb_member name;
-        mb_text value;
-        status = mb_json_next_member(json, guess, arena, &read, &more, &name);
+        mb_member member;
+        status = mb_json_next_member(json, guess, arena, &read, &more, &member);
         if (status == MB_OK && more)
-            status = mb_json_read_value(json, &value);
-        if (status != MB_OK || !more)
-            continue;
-        const size_t field = field_of(name.name, place);
-        if (field < FIELDS)
-            members->values[field] = value;
-        else if (rules != NULL && members->reserved == NULL)
-            members->reserved = find_reserved(name.name, rules);
-        members->member_count++;
+            status = read_nested_value(json, &member.value, &depth);
+        if (status == MB_OK && more)
+            note_member(members, &member, depth, rules);
     }
     return status;
 }
@@ -224,9 +397,9 @@ static mb_status read_text(const diff_members *members, size_t field, mb_arena *
 {
     const mb_text value = members->values[field];
     if (value.size == 0)
-        return refuse(error, field_names[field].at, "is missing");
+        return mb_refuse(error, MB_MISSING, field_names[field].at);
     if (value.at[0] != '"')
-        return refuse(error, field_names[field].at, "must be a string");
+        return mb_refuse(error, MB_NOT_A_STRING, field_names[field].at);
     return mb_json_decode_string(value, arena, text);
 }
 
@@ -235,9 +408,9 @@ static mb_status read_integer(const diff_members *members, size_t field, int64_t
 {
     const mb_text value = members->values[field];
     if (value.size == 0)
-        return refuse(error, field_names[field].at, "is missing");
+        return mb_refuse(error, MB_MISSING, field_names[field].at);
     if (!mb_json_read_integer(value, integer))
-        return refuse(error, field_names[field].at, "must be an integer of 0 to 9007199254740991");
+        return mb_refuse(error, MB_NOT_AN_INTEGER, field_names[field].at);
     return MB_OK;
 }
 
@@ -247,7 +420,7 @@ static mb_status read_type(const diff_members *members, mb_arena *arena, mb_type
     mb_text name = {NULL, 0};
     const mb_status status = read_text(members, TYPE, arena, &name, error);
     if (status == MB_OK && !mb_type_read(name, type))
-        return refuse(error, "type", "must be \"create\", \"update\" or \"delete\"");
+        return mb_refuse(error, MB_NOT_A_TYPE, "type");
     return status;
 }
 
@@ -273,6 +446,19 @@ static mb_status read_fields(const diff_members *members, mb_arena *arena, mb_di
     return status;
 }
 
+/* Reads what only a folded row of the log has. */
+static mb_status read_field_times(const diff_members *members, mb_arena *arena, mb_diff *diff,
+                                  mb_error *error)
+{
+    const mb_text value = members->field_times;
+    if (value.size == 0 || mb_text_equal(value, MB_TEXT("null")))
+        return MB_OK;
+    if (value.at[0] == '"')
+        return mb_json_decode_string(value, arena, &diff->field_times);
+    diff->field_times = value;
+    return value.at[0] == '{' ? MB_OK : mb_refuse(error, MB_NOT_A_STRING, "field_times");
+}
+
 static mb_status add_diff(mb_diffs *diffs, size_t *room, mb_arena *arena, mb_diff **added)
 {
     if (diffs->count == *room) {
@@ -290,32 +476,109 @@ static mb_status add_diff(mb_diffs *diffs, size_t *room, mb_arena *arena, mb_dif
     return MB_OK;
 }
 
+/* What the rules say of a diff's members beyond the seven fields. */
+static mb_status check_members(const diff_members *members, const mb_request_rules *rules,
+                               mb_error *error)
+{
+    if (members->reserved != NULL)
+        return mb_refuse(error, MB_RESERVED_KEY, members->reserved);
+    if (members->extra_bytes > rules->extra_bytes)
+        return mb_refuse_over(error, MB_TOO_MANY_EXTRA_BYTES, "a diff", &rules->extra_bytes);
+    if (members->extra_depth > rules->extra_depth)
+        return mb_refuse_over(error, MB_EXTRA_TOO_DEEP, "a diff", &rules->extra_depth);
+    return MB_OK;
+}
+
 /* Reads the diff where the reader stands; with rules, for one of a request, checks it too. */
 static mb_status read_next_diff(mb_json *json, const mb_request_rules *rules, mb_arena *arena,
-                                mb_diff *diff)
+                                diff_members *members, mb_diff *diff)
 {
     const char *begin = json->at;
-    diff_members members;
-    mb_status status = read_members(json, rules, arena, &members);
+    mb_status status = read_members(json, rules, arena, members);
     if (status == MB_OK)
-        status = read_fields(&members, arena, diff, json->error);
+        status = read_fields(members, arena, diff, json->error);
+    if (status == MB_OK)
+        status = read_field_times(members, arena, diff, json->error);
     diff->text = (mb_text){begin, (size_t)(json->at - begin)};
-    diff->is_whole = members.member_count == FIELDS;
+    diff->is_whole = members->member_count == FIELDS;
     if (status == MB_OK && rules != NULL)
-        status = mb_diff_check(diff, arena, json->error);
-    if (status == MB_OK && members.reserved != NULL)
-        status = refuse(json->error, members.reserved, "may not be a key of a diff");
+        status = mb_diff_check(diff, rules, arena, json->error);
     if (status == MB_OK && rules != NULL)
-        status = mb_diff_check_rules(diff, rules, json->error);
+        status = check_members(members, rules, json->error);
     if (status == MB_INVALID)
         json->error->diff_id = diff->id;
     return status;
 }
 
-/* Reads an array of diffs where the reader stands; without rules, the rows of a log. */
-static mb_status read_diffs(mb_json *json, const mb_request_rules *rules, mb_arena *arena,
-                            mb_diffs *diffs, size_t *index)
+/* Reads a text that may not be there or be something else; then it is empty. */
+static mb_status read_text_anyway(const diff_members *members, size_t field, mb_arena *arena,
+                                  mb_text *text)
 {
+    mb_error error;
+    *text = (mb_text){NULL, 0};
+    const mb_status status = read_text(members, field, arena, text, &error);
+    return status == MB_NO_MEMORY ? status : MB_OK;
+}
+
+/* Passes over a diff that was refused, if it is JSON, and keeps what its members before the fault say.
+ *
+ * json    in: the reader as it stood before the diff
+ */
+static mb_status pass_malformed(mb_json *json, const diff_members *members, mb_arena *arena,
+                                mb_diff *diff)
+{
+    const mb_error fault = *json->error;
+    *diff = (mb_diff){.type = MB_CREATE};
+    json->lenient = true;
+    mb_status status = mb_json_read_value(json, &diff->text);
+    json->lenient = false;
+    if (status == MB_OK)
+        status = read_text_anyway(members, ID, arena, &diff->id);
+    if (status == MB_OK)
+        status = read_text_anyway(members, MODEL, arena, &diff->model);
+    if (status == MB_OK)
+        status = read_text_anyway(members, JSON_DATA, arena, &diff->json_data);
+    if (status == MB_OK)
+        status = mb_keep_malformed(diff, &fault, arena);
+    return status;
+}
+
+/* What is read, for whom, and how. */
+typedef struct {
+    const mb_request_rules *rules; /* NULL: the rows of a log */
+    bool keep_malformed;
+    mb_arena *arena;
+} diff_reader;
+
+/* Refuses what is not an object, or not JSON at all. */
+static mb_status refuse_element(mb_json *json)
+{
+    mb_text value;
+    const mb_status status = mb_json_read_value(json, &value);
+    return status != MB_OK
+               ? status
+               : mb_refuse_at(json->error, MB_NOT_AN_OBJECT, NULL, mb_json_offset(json, value));
+}
+
+static mb_status read_element(mb_json *json, const diff_reader *reader, mb_diff *diff)
+{
+    const mb_json before = *json;
+    diff_members members = {.member_count = 0};
+    const bool is_object = json->at < json->end && *json->at == '{';
+    const mb_status status =
+        is_object ? read_next_diff(json, reader->rules, reader->arena, &members, diff)
+                  : refuse_element(json);
+    if (status != MB_INVALID || !reader->keep_malformed)
+        return status;
+    *json = before;
+    return pass_malformed(json, &members, reader->arena, diff);
+}
+
+/* Reads an array of diffs where the reader stands. */
+static mb_status read_diffs(mb_json *json, const diff_reader *reader, mb_diffs *diffs,
+                            size_t *index)
+{
+    const mb_request_rules *rules = reader->rules;
     mb_diffs found = {NULL, 0};
     size_t room = 0;
     size_t read = 0;
@@ -327,11 +590,11 @@ static mb_status read_diffs(mb_json *json, const mb_request_rules *rules, mb_are
     while (status == MB_OK && more) {
         mb_diff *diff;
         if (rules != NULL && found.count == rules->diffs)
-            return refuse_over(json->error, "diffs", "are too many for one request", &rules->diffs);
+            return mb_refuse_over(json->error, MB_TOO_MANY_DIFFS, "diffs", &rules->diffs);
         *index = found.count;
-        status = add_diff(&found, &room, arena, &diff);
+        status = add_diff(&found, &room, reader->arena, &diff);
         if (status == MB_OK)
-            status = read_next_diff(json, rules, arena, diff);
+            status = read_element(json, reader, diff);
         if (status == MB_OK) {
             *index = SIZE_MAX;
             status = mb_json_next_element(json, &read, &more);
@@ -347,7 +610,8 @@ mb_status mb_diff_read(mb_text text, mb_arena *arena, mb_diff *diff, mb_error *e
     *error = (mb_error){.reason = NULL};
     mb_diff found = {.type = MB_CREATE};
     mb_json json = mb_json_begin(text, error);
-    mb_status status = read_next_diff(&json, NULL, arena, &found);
+    diff_members members;
+    mb_status status = read_next_diff(&json, NULL, arena, &members, &found);
     if (status == MB_OK)
         status = mb_json_end(&json);
     if (status == MB_OK)
@@ -362,7 +626,8 @@ mb_status mb_diffs_read(mb_text text, mb_arena *arena, mb_diffs *diffs, size_t *
     *index = SIZE_MAX;
     mb_diffs found;
     mb_json json = mb_json_begin(text, error);
-    mb_status status = read_diffs(&json, NULL, arena, &found, index);
+    const diff_reader reader = {.arena = arena};
+    mb_status status = read_diffs(&json, &reader, &found, index);
     if (status == MB_OK)
         status = mb_json_end(&json);
     if (status == MB_OK)
@@ -370,12 +635,13 @@ mb_status mb_diffs_read(mb_text text, mb_arena *arena, mb_diffs *diffs, size_t *
     return status;
 }
 
-/* Reads one member of a request's body; of duplicates the last counts. */
-static mb_status read_request_member(mb_json *json, mb_text name, const mb_request_rules *rules,
-                                     mb_arena *arena, mb_request *request, size_t *index)
+/* Reads one member of a request's body; of duplicates the last counts.  What must be a string and is
+ * none is an empty text, which the caller refuses if it is of use to him. */
+static mb_status read_request_member(mb_json *json, mb_text name, const diff_reader *reader,
+                                     mb_request *request, size_t *index)
 {
     if (mb_text_equal(name, MB_TEXT("diffs")))
-        return read_diffs(json, rules, arena, &request->diffs, index);
+        return read_diffs(json, reader, &request->diffs, index);
     mb_text value;
     if (mb_json_read_value(json, &value) != MB_OK)
         return MB_INVALID;
@@ -383,22 +649,29 @@ static mb_status read_request_member(mb_json *json, mb_text name, const mb_reque
         mb_text name;
         mb_text *place;
         bool may_be_null;
-    } texts[] = {{MB_TEXT("logical_clock"), &request->logical_clock, false},
-                 {MB_TEXT("limit"), &request->limit, true},
-                 {MB_TEXT("cursor"), &request->cursor, true}};
+        bool is_string;
+    } texts[] = {{MB_TEXT("logical_clock"), &request->logical_clock, false, false},
+                 {MB_TEXT("limit"), &request->limit, true, false},
+                 {MB_TEXT("cursor"), &request->cursor, true, false},
+                 {MB_TEXT("device"), &request->device, true, true},
+                 {MB_TEXT("request"), &request->number, true, false},
+                 {MB_TEXT("mark"), &request->mark, true, true}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         if (!mb_text_equal(name, texts[i].name))
             continue;
         *texts[i].place = texts[i].may_be_null && value.at[0] == 'n' ? (mb_text){NULL, 0} : value;
         if (value.at[0] == '"')
-            return mb_json_decode_string(value, arena, texts[i].place);
+            return mb_json_decode_string(value, reader->arena, texts[i].place);
+        if (texts[i].is_string)
+            texts[i].place->size = 0;
     }
     return MB_OK;
 }
 
-mb_status mb_request_read(mb_text body, const mb_request_rules *rules, mb_arena *arena,
-                          mb_request *request, size_t *index, mb_error *error)
+mb_status mb_request_read(mb_text body, const mb_request_rules *rules, bool keep_malformed,
+                          mb_arena *arena, mb_request *request, size_t *index, mb_error *error)
 {
+    const diff_reader reader = {rules, keep_malformed, arena};
     const mb_text no_guess = {NULL, 0};
     *error = (mb_error){.reason = NULL};
     *index = SIZE_MAX;
@@ -412,14 +685,14 @@ mb_status mb_request_read(mb_text body, const mb_request_rules *rules, mb_arena 
         mb_member name;
         status = mb_json_next_member(&json, no_guess, arena, &read, &more, &name);
         if (status == MB_OK && more)
-            status = read_request_member(&json, name.name, rules, arena, &found, index);
+            status = read_request_member(&json, name.name, &reader, &found, index);
     }
     if (status == MB_OK)
         status = mb_json_end(&json);
     if (status == MB_OK && found.logical_clock.at == NULL)
-        status = refuse(error, "logical_clock", "is missing");
+        status = mb_refuse(error, MB_MISSING, "logical_clock");
     if (status == MB_OK && found.diffs.count == SIZE_MAX)
-        status = refuse(error, "diffs", "is missing");
+        status = mb_refuse(error, MB_MISSING, "diffs");
     if (status == MB_OK)
         *request = found;
     return status;
@@ -431,10 +704,11 @@ static char *put_integer(char *at, int64_t value)
 {
     char digits[20];
     size_t first = sizeof digits;
+    uint64_t left = (uint64_t)value; /* never negative, and sooner divided so */
     do {
-        digits[--first] = (char)('0' + value % 10);
-        value /= 10;
-    } while (value != 0);
+        digits[--first] = (char)('0' + left % 10);
+        left /= 10;
+    } while (left != 0);
     return mb_text_put(at, (mb_text){digits + first, sizeof digits - first});
 }
 
@@ -514,14 +788,20 @@ size_t mb_reply_most_bytes(const mb_diffs *window, const mb_outcomes *downstream
     return saturated(bytes);
 }
 
-size_t mb_reply_put(const mb_diffs *window, const mb_outcomes *downstream, int64_t logical_clock,
-                    char *at)
+static char *put_head(char *at, int64_t logical_clock)
 {
-    const char *begin = at;
     at = mb_text_put(at, MB_TEXT("{\"success\": true, \"message\": \"\", \"logical_clock\": "));
     at = put_integer(at, logical_clock);
-    at = mb_text_put(at, MB_TEXT(", \"diffs\": ["));
-    for (size_t i = 0; i < downstream->count; i++) {
+    return mb_text_put(at, MB_TEXT(", \"diffs\": ["));
+}
+
+size_t mb_reply_put_piece(const mb_diffs *window, const mb_outcomes *downstream, size_t begin,
+                          size_t end, int64_t logical_clock, char *at)
+{
+    const char *printed = at;
+    if (begin == 0)
+        at = put_head(at, logical_clock);
+    for (size_t i = begin; i < end; i++) {
         const mb_outcome *outcome = &downstream->items[i];
         const mb_diff *diff = &window->items[outcome->source];
         if (i != 0)
@@ -530,6 +810,13 @@ size_t mb_reply_put(const mb_diffs *window, const mb_outcomes *downstream, int64
                  ? mb_text_put(at, diff->text)
                  : put_diff(at, diff, outcome, diff->owner, diff->logical_clock);
     }
-    at = mb_text_put(at, MB_TEXT("]}"));
-    return (size_t)(at - begin);
+    if (end == downstream->count)
+        at = mb_text_put(at, MB_TEXT("]}"));
+    return (size_t)(at - printed);
+}
+
+size_t mb_reply_put(const mb_diffs *window, const mb_outcomes *downstream, int64_t logical_clock,
+                    char *at)
+{
+    return mb_reply_put_piece(window, downstream, 0, downstream->count, logical_clock, at);
 }

@@ -8,7 +8,7 @@
  * then left are the escapes.  Those of two bytes, of which json_data is full, are decoded here;
  * the \u of all others is cJSON's, where after the check a failure can only mean memory.
  *
- * Most bytes of a string say nothing, so strings are walked eight bytes at a time.
+ * Most bytes of a string say nothing, so strings are walked block by block (scan.h).
  *
  * The scanner is a loop, not a recursion: its stack is one bit for each open bracket.
  *
@@ -17,21 +17,26 @@
 #include "json.h"
 
 #include "arena.h"
+#include "error.h"
+#include "scan.h"
 #include "text.h"
 
 #include <cjson/cJSON.h>
 #include <string.h>
 
-static mb_status fail_at(mb_json *json, const char *at, const char *reason)
+static mb_status fail(mb_json *json, const char *reason)
 {
-    json->error->reason = reason;
-    json->error->offset = (size_t)(at - json->start);
+    mb_refuse_at(json->error, MB_BAD_JSON, NULL, (size_t)(json->at - json->start));
+    json->error->reason = json->at < json->end ? reason : "the JSON text ends too early";
     return MB_INVALID;
 }
 
-static mb_status fail(mb_json *json, const char *reason)
+/* Refuses a character that JSON has room for, but no text that is kept; a lenient reader goes on. */
+static mb_status refuse_character(mb_json *json, mb_code code, const char *at)
 {
-    return fail_at(json, json->at, json->at < json->end ? reason : "the JSON text ends too early");
+    if (json->lenient)
+        return MB_OK;
+    return mb_refuse_at(json->error, code, NULL, (size_t)(at - json->start));
 }
 
 mb_json mb_json_begin(mb_text text, mb_error *error)
@@ -46,10 +51,14 @@ size_t mb_json_offset(const mb_json *json, mb_text span)
     return (size_t)(span.at - json->start);
 }
 
-static void skip_space(mb_json *json)
+static inline bool is_space(char c)
 {
-    while (json->at < json->end &&
-           (*json->at == ' ' || *json->at == '\n' || *json->at == '\t' || *json->at == '\r'))
+    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
+static inline void skip_space(mb_json *json)
+{
+    while (json->at < json->end && *json->at <= ' ' && is_space(*json->at))
         json->at++;
 }
 
@@ -111,60 +120,54 @@ static size_t utf8_length(const char *at, const char *end)
     return 0;
 }
 
-#define EACH_BYTE UINT64_C(0x0101010101010101)
-#define HIGH_BITS (EACH_BYTE << 7)
-
-static uint64_t load_word(const char *at)
+/* Marks what ends the plain bytes of a string: quotes, backslashes, controls, what is not ASCII. */
+static inline mb_block mark_not_plain(mb_block block)
 {
-    uint64_t word;
-    memcpy(&word, at, sizeof word);
-    return word;
+    return mb_block_or(mb_block_control_or_not_ascii(block),
+                       mb_block_or(mb_block_equal(block, '"'), mb_block_equal(block, '\\')));
 }
 
-/* The high bit of each of eight bytes that is the wanted one; perhaps also of bytes more significant
- * than the first such.  After Mycroft's test for a zero byte. */
-static uint64_t bytes_equal(uint64_t word, unsigned char wanted)
+/* Marks what must be escaped in a string. */
+static inline mb_block mark_to_escape(mb_block block)
 {
-    const uint64_t zero_where_equal = word ^ (EACH_BYTE * wanted);
-    return (zero_where_equal - EACH_BYTE) & ~zero_where_equal & HIGH_BITS;
+    return mb_block_or(mb_block_control(block),
+                       mb_block_or(mb_block_equal(block, '"'), mb_block_equal(block, '\\')));
 }
 
-/* The same for control characters, quotes and backslashes. */
-static uint64_t bytes_to_escape(uint64_t word)
+static inline mb_block mark_backslashes(mb_block block)
 {
-    const uint64_t controls = (word - EACH_BYTE * 0x20) & ~word & HIGH_BITS;
-    return controls | bytes_equal(word, '"') | bytes_equal(word, '\\');
+    return mb_block_equal(block, '\\');
 }
 
-/* How many of eight bytes stand before the first that is marked by its high bit; where that is not to
- * be had from one instruction, 0. */
-static unsigned bytes_before(uint64_t marks)
+/* Whether a short text is ASCII without zeros: two looks that may overlap, so that no byte is looked at
+ * alone. */
+static bool is_short_ascii(mb_text text)
 {
-#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    return (unsigned)__builtin_ctzll(marks) / 8;
-#else
-    (void)marks;
-    return 0;
-#endif
-}
-
-/* Whether eight bytes are ASCII without a zero: adding 0x7f gives each its high bit but a zero. */
-static bool is_clean_ascii(uint64_t word)
-{
-    return (word & HIGH_BITS) == 0 && ((word + EACH_BYTE * 0x7f) & HIGH_BITS) == HIGH_BITS;
+    enum { HALF = 4, WORD = 8 };
+    const uint64_t each_byte = UINT64_C(0x0101010101010101);
+    uint64_t first = each_byte, last = each_byte;
+    if (text.size >= WORD) {
+        memcpy(&first, text.at, WORD);
+        memcpy(&last, text.at + text.size - WORD, WORD);
+    } else if (text.size >= HALF) {
+        memcpy(&first, text.at, HALF);
+        memcpy(&last, text.at + text.size - HALF, HALF);
+    } else {
+        return false;
+    }
+    const uint64_t zeros = ((first - each_byte) & ~first) | ((last - each_byte) & ~last);
+    return ((zeros | first | last) & each_byte << 7) == 0;
 }
 
 bool mb_json_is_clean_text(mb_text text)
 {
-    if (text.size == 0)
+    if (text.size == 0 || (text.size <= 2 * sizeof(uint64_t) && is_short_ascii(text)))
         return true;
-    const char *at = text.at;
-    const char *end = at + text.size;
-    while (at < end) {
-        if (end - at >= 8 && is_clean_ascii(load_word(at))) {
-            at += 8;
-            continue;
-        }
+    const char *end = text.at + text.size;
+    for (const char *at = text.at; at < end;) {
+        at += mb_unmarked_bytes(text.at, at, end, mb_block_zero_or_not_ascii);
+        if (at == end)
+            break;
         const size_t length = (unsigned char)*at < 0x80 ? *at != '\0' : utf8_length(at, end);
         if (length == 0)
             return false;
@@ -201,14 +204,17 @@ static mb_status skip_unicode_escape(mb_json *json, const char *backslash)
     if (!read_code_unit(json, &unit))
         return fail(json, "\\u needs four hexadecimal digits");
     if (unit == 0)
-        return fail_at(json, backslash, "U+0000 cannot be stored");
+        return refuse_character(json, MB_ZERO_CHARACTER, backslash);
     if (unit >= 0xdc00 && unit <= 0xdfff)
-        return fail_at(json, backslash, "a lone surrogate");
+        return refuse_character(json, MB_LONE_SURROGATE, backslash);
     if (unit >= 0xd800 && unit <= 0xdbff) {
+        const char *behind = json->at;
         unsigned low = 0;
         if (!take(json, '\\') || !take(json, 'u') || !read_code_unit(json, &low) || low < 0xdc00 ||
-            low > 0xdfff)
-            return fail_at(json, backslash, "a lone surrogate");
+            low > 0xdfff) {
+            json->at = behind;
+            return refuse_character(json, MB_LONE_SURROGATE, backslash);
+        }
     }
     return MB_OK;
 }
@@ -246,18 +252,13 @@ static bool is_plain(char c)
 }
 
 /* Steps over ASCII and escapes of two bytes, noting them: to a quote, or to what must be looked at. */
-static const char *skip_plain(const char *at, const char *end, bool *escaped)
+static const char *skip_plain(const mb_json *json, bool *escaped)
 {
+    const char *at = json->at, *end = json->end;
     while (at < end) {
-        if (end - at >= 8) {
-            const uint64_t word = load_word(at);
-            const uint64_t stops = bytes_to_escape(word) | (word & HIGH_BITS);
-            if (stops == 0) {
-                at += 8;
-                continue;
-            }
-            at += bytes_before(stops);
-        }
+        at += mb_unmarked_bytes(json->start, at, end, mark_not_plain);
+        if (at == end || *at == '"')
+            break;
         const bool is_escape =
             *at == '\\' && end - at > 1 && escape_meaning[(unsigned char)at[1]] != '\0';
         if (!is_escape && !is_plain(*at))
@@ -268,12 +269,12 @@ static const char *skip_plain(const char *at, const char *end, bool *escaped)
     return at;
 }
 
-static mb_status skip_string(mb_json *json)
+static mb_status skip_long_string(mb_json *json)
 {
     json->at++;
     json->escaped = false;
     for (;;) {
-        const char *at = json->at = skip_plain(json->at, json->end, &json->escaped);
+        const char *at = json->at = skip_plain(json, &json->escaped);
         if (at == json->end)
             return fail(json, "");
         const unsigned char c = (unsigned char)*at;
@@ -297,6 +298,19 @@ static mb_status skip_string(mb_json *json)
     }
 }
 
+/* Names and many values end in their first block. */
+static inline mb_status skip_string(mb_json *json)
+{
+    const char *at = json->at + 1;
+    if (at < json->end)
+        at += mb_unmarked_bytes(json->start, at, json->end, mark_not_plain);
+    if (at >= json->end || *at != '"')
+        return skip_long_string(json);
+    json->escaped = false;
+    json->at = at + 1;
+    return MB_OK;
+}
+
 /* Decodes a string whose first escape is given.  Returns its size, or 0 if it has an escape of more
  * than two bytes. */
 static size_t decode_short_escapes(mb_text text, const char *escape, char *decoded)
@@ -305,13 +319,13 @@ static size_t decode_short_escapes(mb_text text, const char *escape, char *decod
     size_t size = (size_t)(escape - text.at);
     memcpy(decoded, text.at, size);
     for (const char *at = escape; at < end;) {
-        if (end - at >= 8) {
-            const uint64_t backslashes = bytes_equal(load_word(at), '\\');
-            const unsigned plain = backslashes == 0 ? 8 : bytes_before(backslashes);
-            memcpy(decoded + size, at, 8);
+        if (end - at >= MB_BLOCK) {
+            const mb_block block = mb_block_load(at);
+            const size_t plain = mb_bytes_before(mark_backslashes(block));
+            mb_block_put(decoded + size, block); /* there is room: decoded, a text is no longer */
             at += plain;
             size += plain;
-            if (plain == 8)
+            if (plain == MB_BLOCK)
                 continue;
         }
         char c = *at++;
@@ -370,21 +384,28 @@ char *mb_json_put_string(char *at, mb_text text)
     const char *end = from + text.size;
     *at++ = '"';
     while (from < end) {
-        if (end - from >= 8) {
-            const uint64_t word = load_word(from);
-            const uint64_t stops = bytes_to_escape(word);
-            const unsigned plain = stops == 0 ? 8 : bytes_before(stops);
-            memcpy(at, &word, 8); /* there is room, since as much is left of the text */
-            at += plain;
-            from += plain;
-            if (plain == 8)
-                continue;
+        size_t plain;
+        if (end - from >= MB_BLOCK) {
+            const mb_block block = mb_block_load(from);
+            plain = mb_bytes_before(mark_to_escape(block));
+            mb_block_put(at, block); /* there is room, since as much is left of the text */
+        } else {
+            plain = mb_unmarked_bytes(text.at, from, end, mark_to_escape);
+            memcpy(at, from, plain);
         }
+        at += plain;
+        from += plain;
+        if (plain == MB_BLOCK || from == end)
+            continue;
         const unsigned char c = (unsigned char)*from++;
-        if (c < 0x20 || c == '"' || c == '\\')
+        if (c == '"') {
+            *at++ = '\\';
+            *at++ = '"';
+        } else if (c < 0x20 || c == '\\') {
             at = put_escape(at, c);
-        else
+        } else {
             *at++ = (char)c;
+        }
     }
     *at++ = '"';
     return at;
@@ -451,10 +472,9 @@ bool mb_json_read_integer(mb_text value, int64_t *integer)
 
 /* ---- values -------------------------------------------------------------------------------- */
 
-/* Reads `"name" :` and gives the name as it stood. */
+/* Reads `"name" :` where the reader stands, and gives the name as it stood. */
 static mb_status skip_name(mb_json *json, mb_text *quoted)
 {
-    skip_space(json);
     const char *begin = json->at;
     if (peek(json) != '"')
         return fail(json, "expected a member name in quotes");
@@ -532,6 +552,7 @@ static mb_status leave_value(mb_json *json, const bracket_stack *open, bool *don
         if (take(json, ',')) {
             mb_text name;
             *done = false;
+            skip_space(json);
             return object ? skip_name(json, &name) : MB_OK;
         }
         if (!take(json, object ? '}' : ']'))
@@ -677,8 +698,8 @@ static mb_status keep_members(member_list *list, mb_arena *arena)
     return MB_OK;
 }
 
-mb_status mb_json_read_object(mb_json *json, mb_arena *arena, const mb_member **members,
-                              size_t *count)
+mb_status mb_json_read_object(mb_json *json, size_t most, mb_arena *arena,
+                              const mb_member **members, size_t *count)
 {
     const mb_text no_guess = {NULL, 0};
     member_list list;
@@ -694,6 +715,8 @@ mb_status mb_json_read_object(mb_json *json, mb_arena *arena, const mb_member **
         status = mb_json_next_member(json, no_guess, arena, &read, &more, &name);
         if (status != MB_OK || !more)
             continue;
+        if (list.count == most)
+            return mb_refuse(json->error, MB_TOO_MANY_FIELDS, NULL);
         mb_member *member = add_member(&list, arena);
         if (member == NULL)
             return MB_NO_MEMORY;
@@ -737,22 +760,56 @@ mb_status mb_json_print_object(const mb_member *const *members, size_t count, mb
 
 /* ---- one member ---------------------------------------------------------------------------- */
 
+/* Whether a name as it stands may be the wanted one: false for all but that, save where both have
+ * something that is not ASCII.  Takes no memory: the body of a stranger may have millions of names. */
+static bool may_be_name(mb_text quoted, mb_text wanted)
+{
+    mb_json inside = {.at = quoted.at + 1, .end = quoted.at + quoted.size - 1};
+    for (size_t i = 0; i < wanted.size; i++) {
+        const unsigned char expected = (unsigned char)wanted.at[i];
+        unsigned c = (unsigned char)peek(&inside);
+        if (inside.at < inside.end)
+            inside.at++;
+        if (c == '\\') {
+            c = (unsigned char)escape_meaning[(unsigned char)*inside.at++];
+            if (c == '\0' && read_code_unit(&inside, &c) && c >= 0x80)
+                return expected >= 0x80;
+        }
+        if (c != expected)
+            return false;
+    }
+    return inside.at == inside.end;
+}
+
+static mb_status is_name(mb_text quoted, mb_text wanted, mb_arena *arena, bool *is)
+{
+    mb_text decoded;
+    *is = false;
+    if (!may_be_name(quoted, wanted))
+        return MB_OK;
+    const mb_status status = mb_json_decode_string(quoted, arena, &decoded);
+    *is = status == MB_OK && mb_text_equal(decoded, wanted);
+    return status;
+}
+
 mb_status mb_json_text_member(mb_text text, mb_text name, mb_arena *arena, mb_text *found)
 {
-    const mb_text no_guess = {NULL, 0};
     mb_error error;
     mb_json json = mb_json_begin(text, &error);
-    mb_text wanted = {NULL, 0}, value = {NULL, 0};
-    mb_member member;
+    mb_text wanted = {NULL, 0}, quoted = {NULL, 0}, value = {NULL, 0};
     size_t read = 0;
-    bool more = true;
+    bool more = true, is_wanted = false;
 
     mb_status status = mb_json_enter(&json, '{');
     while (status == MB_OK && more) {
-        status = mb_json_next_member(&json, no_guess, arena, &read, &more, &member);
+        status = next_item(&json, '}', "expected ',' or '}'", &read, &more);
+        if (status == MB_OK && more)
+            status = skip_name(&json, &quoted);
         if (status == MB_OK && more)
             status = mb_json_read_value(&json, &value);
-        if (status == MB_OK && more && mb_text_equal(member.name, name))
+        if (status == MB_OK && more)
+            status = is_name(quoted, name, arena, &is_wanted);
+        if (status == MB_OK && more && is_wanted)
             wanted = value;
     }
     if (status == MB_OK)

@@ -16,6 +16,7 @@ typedef struct {
     unsigned depth; /* arrays and objects that are open */
     unsigned deepest;
     bool escaped;    /* whether the last string had an escape */
+    bool lenient;    /* takes lone surrogates and U+0000; such a string must not be decoded */
     mb_error *error; /* filled on MB_INVALID */
 } mb_json;
 
@@ -27,13 +28,14 @@ mb_status mb_json_end(mb_json *json);
 
 /* Reads an object.
  *
+ * most      members that it may have
  * members   out: in arena, in the order in which they stand; a name may stand twice
  * count     out
  *
  * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
  */
-mb_status mb_json_read_object(mb_json *json, mb_arena *arena, const mb_member **members,
-                              size_t *count);
+mb_status mb_json_read_object(mb_json *json, size_t most, mb_arena *arena,
+                              const mb_member **members, size_t *count);
 
 /* Enters an object or array: `bracket` is '{' or '['.  Returns MB_OK or MB_INVALID. */
 mb_status mb_json_enter(mb_json *json, char bracket);

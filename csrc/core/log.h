@@ -13,4 +13,14 @@
  */
 mb_status mb_log_order(const mb_diffs *diffs, mb_arena *arena, const mb_diff ***in_order);
 
+/* Reads when each member of a checked row of the log was written.
+ *
+ * members   of its json_data, member_count of them
+ * times     out: milliseconds since 1970, one for each, in arena; NULL: all at utc_timestamp
+ *
+ * Returns MB_OK or MB_NO_MEMORY.
+ */
+mb_status mb_read_times(const mb_diff *diff, const mb_member *members, mb_arena *arena,
+                        const int64_t **times);
+
 #endif

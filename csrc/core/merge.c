@@ -11,7 +11,7 @@
  * Folding first makes deciding small: by then an object is dead or alive on each side, and each of
  * its fields has one last writer on each side.
  *
- * The words.  A diff of the request is *known* if the window has it too: the server took it, and
+ * The words.  A diff of the request is *known* if the window has its id too: the server took it, and
  * the reply was lost.  A diff of the window that is not known is *foreign*.  An *incarnation* is
  * one life of an object, from create to delete; ids come back (a favourite switched off and on).
  * An incarnation was *born elsewhere* if its create is in the window and no diff of it is known:
@@ -20,7 +20,7 @@
  * The rules, in the order in which decide() asks them:
  *
  *     dead on the server      A create of the device's own lives if it is later than the delete
- *                             and of a life that the log has not.
+ *                             and of a life that the log lacks.
  *                             Otherwise the delete wins: a delete beats edits, whoever made them.
  *     deleted by the device   The delete goes upstream and takes concurrent edits with it, unless
  *                             the object now alive was born elsewhere: then it was another life.
@@ -32,13 +32,23 @@
  * and the order of the log, are never in question: an edit counts as at least as late as what it
  * replaced (`time` below), so a clock that jumps back cannot turn them around.
  *
+ * A device that starts over (mb_merge_behind) is one of which the server cannot say what its rows are: it
+ * is a backup of itself, or the server is.  Its edits are merged with the whole log.  An incarnation
+ * whose create is older than the device's clock is one that it had pulled, so its edits and its delete
+ * count; any other was born elsewhere.  What the log does not have is dead, and only a create brings
+ * it back.  The device pulls from 0 afterwards, so nothing goes downstream.
+ *
  * Everything is looked up by hash: an object by model and id, a field by object and name.  When an
  * object dies, its fields are not cleared one by one; each write remembers the life that it was
  * made in, and a write of an earlier life is no write (life, floor).  So the walk stays linear.
  *
- * An edit that was folded into a create has no outcome of its own.  Whoever asks whether the edits of
- * a request are allowed must know of it all the same, so each diff is marked of which something goes
- * upstream (written).
+ * Who asks whether the edits of a request are allowed must know of every value that is written.  An
+ * edit that was folded into a create has no outcome of its own, and a known diff may say other than
+ * the log has under its id: so each diff is marked of which something goes upstream that the log does
+ * not have of it (written).
+ *
+ * Most of a long window is of objects that have just this one diff there, and none in the request: of
+ * those there is nothing to decide.  They are found first, and leave as they came.
  *
  * Does not: read a value's meaning, look behind the window, or change its input.
  */
@@ -47,6 +57,10 @@
 #include "log.h"
 #include "names.h"
 #include "text.h"
+
+#ifndef MB_LONG_WINDOW
+#define MB_LONG_WINDOW 1000 /* diffs from which on find_alone() pays; fewer where it is tested */
+#endif
 
 typedef struct object object;
 typedef struct step step;
@@ -70,6 +84,8 @@ typedef struct field {
     const mb_member
         *created;            /* what the server's create has of it, if the create is the device's */
     const mb_member *so_far; /* what the request had made of it, on the walk through its steps */
+    const step *logged_in; /* the last known diff that was compared with the log's, and what that */
+    const mb_member *logged; /* has of it */
     bool in_create;          /* print_create() has placed it */
     const step *in_step;     /* the last diff that has it, and where: finds duplicate members */
     size_t at_member;
@@ -80,22 +96,23 @@ typedef struct field {
 typedef struct {
     bool seen;               /* the window has a diff of it */
     bool begins_with_create; /* and the first of them creates it */
-    bool heard_from_device;  /* a diff of the incarnation alive now is known */
-    bool touched;            /* the incarnation alive now has a diff in the window */
+    bool has_known;          /* a diff of the incarnation alive now is known */
+    bool is_open;            /* the incarnation alive now has a diff in the window */
     bool foreign;            /* and one that is not the device's own */
     size_t life;             /* counts the deletes */
     const mb_diff *dead_by;  /* the delete that it is dead by, NULL while it is alive */
     const mb_diff *last_delete;
     const mb_diff *create; /* of the incarnation alive now, if it lies in the window */
     const step *create_step;
+    bool was_pulled; /* a device that starts over had pulled the incarnation alive now */
 } server_side;
 
 /* What the request did to an object. */
 typedef struct {
-    bool touched;                  /* the request has a diff of it */
-    bool unheard;                  /* and one that the server has not */
+    bool seen;                     /* the request has a diff of it */
+    bool has_unknown;              /* and one that is not known */
     bool dead;                     /* the last word is a delete */
-    bool heard_by_server;          /* a diff of the open incarnation is known */
+    bool has_known;                /* a diff of the open incarnation is known */
     bool deleted;                  /* dead by a delete that was more than an own create undone */
     size_t life;                   /* counts the deletes */
     int64_t floor;                 /* time of the open create: older writes are not of its life */
@@ -121,7 +138,7 @@ struct object {
     bool create_goes_up;
     bool fields_go_up;
     bool fields_go_down;
-    bool row_is_replaced;       /* the device's row goes, and comes anew from the server's create */
+    bool row_is_replaced; /* the device's row goes, and comes again from the server's create */
     const mb_diff *delete_down; /* the foreign delete that goes first, or NULL */
     size_t conflicts;
 };
@@ -130,44 +147,116 @@ struct object {
 struct step {
     const mb_diff *diff;
     object *object;
+    const mb_member *members;
+    const int64_t *times; /* when each was written; NULL: at the diff's utc_timestamp */
     field **fields;      /* one for each member; NULL for "id" and for all but the last duplicate */
     const mb_member *id; /* the "id" that counts */
     size_t source;       /* its index in the list that it came from */
+    const bool *logged;  /* of a known diff: which members the log's diff has in the same text; NULL
+                          * of an unknown one: none */
     size_t life;
     int64_t time;
     bool ignored;
-    step *next; /* of the same object in the request */
+    bool unlogged; /* some member is not logged, or the diff is unknown */
+    step *next;    /* of the same object in the request */
 };
 
 typedef struct {
     mb_arena *arena;
-    mb_table objects;
+    mb_objects objects;
     mb_table fields; /* but for the first few of each object */
     object *first;
     object **last;
-    step *window;
+    const mb_diff **in_order; /* the window, excluded diffs too */
+    bool *is_alone;           /* for each diff of the window, by index */
+    uint64_t *hashes;         /* of the object of each, by index; NULL: not known */
+    step *window;             /* those that are not alone */
     size_t window_count;
+    step **window_at; /* the step of each diff of the window, by index; NULL: it has none */
     step *request;
     size_t request_count;
+    bool starts_over;
+    int64_t device_clock; /* of a device that starts over: what it had pulled is below */
 } merge;
+
+/* ---- what leaves as it came ---------------------------------------------------------------- */
+
+static bool is_of_object(const void *item, const void *key)
+{
+    const mb_diff *a = item, *b = key;
+    return mb_text_equal(a->object_id, b->object_id) && mb_text_equal(a->model, b->model);
+}
+
+/* Marks the diffs of the window that are the only one of their object there. */
+static mb_status mark_first(merge *m, const mb_diffs *window, mb_last_model *last, mb_table *diffs)
+{
+    mb_slot *slot;
+    for (size_t i = 0; i < window->count; i++) {
+        mb_diff *diff = &window->items[i];
+        if (diff->excluded)
+            continue;
+        m->hashes[i] = mb_hash_object(last, diff->model, diff->object_id, m->arena);
+        if (mb_table_find(diffs, m->hashes[i], is_of_object, diff, m->arena, &slot) != MB_OK)
+            return MB_NO_MEMORY;
+        m->is_alone[i] = slot->item == NULL;
+        if (slot->item == NULL)
+            mb_table_fill(diffs, slot, diff);
+        else
+            m->is_alone[(const mb_diff *)slot->item - window->items] = false;
+    }
+    return MB_OK;
+}
+
+/* Finds the diffs whose object has no other, in neither list.  That pays only in a long window, and not
+ * where the request is about as long, since most would not be alone. */
+static mb_status find_alone(merge *m, const mb_diffs *window, const mb_diffs *request)
+{
+    mb_table diffs;
+    mb_slot *slot;
+    mb_last_model last = {.hash = 0};
+    m->is_alone = mb_arena_get_array(m->arena, window->count, sizeof *m->is_alone);
+    if (m->is_alone == NULL)
+        return MB_NO_MEMORY;
+    if (window->count < MB_LONG_WINDOW || request->count > window->count / 4)
+        return MB_OK;
+    m->hashes = mb_arena_get_items(m->arena, window->count, sizeof *m->hashes);
+    if (m->hashes == NULL || mb_table_init(&diffs, window->count, m->arena) != MB_OK ||
+        mark_first(m, window, &last, &diffs) != MB_OK)
+        return MB_NO_MEMORY;
+    for (size_t i = 0; i < request->count; i++) {
+        const mb_diff *diff = &request->items[i];
+        const uint64_t hash = mb_hash_object(&last, diff->model, diff->object_id, m->arena);
+        if (mb_table_find(&diffs, hash, is_of_object, diff, m->arena, &slot) != MB_OK)
+            return MB_NO_MEMORY;
+        if (slot->item != NULL)
+            m->is_alone[(const mb_diff *)slot->item - window->items] = false;
+    }
+    return MB_OK;
+}
 
 /* ---- looking things up --------------------------------------------------------------------- */
 
-static mb_status find_object(merge *m, const mb_diff *diff, object **found)
+static uint64_t hash_object(merge *m, const mb_diff *diff)
+{
+    return mb_hash_object(&m->objects.last, diff->model, diff->object_id, m->arena);
+}
+
+static mb_status find_object(merge *m, const mb_diff *diff, uint64_t hash, object **found)
 {
     mb_slot *slot;
-    if (mb_find_object(&m->objects, diff->model, diff->object_id, m->arena, &slot) != MB_OK)
+    if (mb_find_hashed_object(&m->objects, hash, diff->model, diff->object_id, m->arena, &slot) !=
+        MB_OK)
         return MB_NO_MEMORY;
     if (slot->item == NULL) {
         object *o = mb_arena_get_array(m->arena, 1, sizeof *o);
         if (o == NULL)
             return MB_NO_MEMORY;
-        o->name = (mb_object_name){diff->model, diff->object_id, m->objects.item_count};
+        o->name = (mb_object_name){diff->model, diff->object_id, m->objects.table.item_count};
         o->fields_end = &o->fields;
         o->device.steps_end = &o->device.first_step;
         *m->last = o;
         m->last = &o->next;
-        mb_table_fill(&m->objects, slot, o);
+        mb_table_fill(&m->objects.table, slot, o);
     }
     *found = slot->item;
     return MB_OK;
@@ -223,14 +312,29 @@ static void take_place(field *f, step *s, size_t at_member)
     s->fields[at_member] = f;
 }
 
+/* The members of a row of the log are read again: it was checked before. */
+static mb_status take_members(merge *m, step *s)
+{
+    size_t count;
+    mb_error error;
+    s->members = s->diff->members;
+    if (s->members != NULL || s->diff->member_count == 0)
+        return MB_OK;
+    mb_json json = mb_json_begin(s->diff->json_data, &error);
+    return mb_json_read_object(&json, SIZE_MAX, m->arena, &s->members, &count);
+}
+
 static mb_status find_fields(merge *m, step *s)
 {
     const mb_diff *diff = s->diff;
+    if (take_members(m, s) != MB_OK ||
+        mb_read_times(diff, s->members, m->arena, &s->times) != MB_OK)
+        return MB_NO_MEMORY;
     s->fields = mb_arena_get_items(m->arena, diff->member_count, sizeof *s->fields);
     if (s->fields == NULL)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < diff->member_count; i++) {
-        const mb_member *member = &diff->members[i];
+        const mb_member *member = &s->members[i];
         field *f;
         if (mb_is_id(member)) {
             s->id = member;
@@ -248,14 +352,22 @@ static mb_status find_fields(merge *m, step *s)
 
 static mb_status make_window_steps(merge *m, const mb_diffs *window)
 {
-    const mb_diff **in_order;
-    m->window = mb_arena_get_items(m->arena, window->count, sizeof *m->window);
-    if (m->window == NULL || mb_log_order(window, m->arena, &in_order) != MB_OK)
-        return MB_NO_MEMORY;
+    size_t count = 0;
     for (size_t i = 0; i < window->count; i++)
-        if (!in_order[i]->left_out)
-            m->window[m->window_count++] =
-                (step){.diff = in_order[i], .source = (size_t)(in_order[i] - window->items)};
+        count += !window->items[i].excluded && !m->is_alone[i];
+    m->window = mb_arena_get_items(m->arena, count, sizeof *m->window);
+    m->window_at =
+        mb_arena_get_array(m->arena, count == 0 ? 0 : window->count, sizeof *m->window_at);
+    if (m->window == NULL || m->window_at == NULL)
+        return MB_NO_MEMORY;
+    for (size_t i = 0; count != 0 && i < window->count; i++) {
+        const size_t source = (size_t)(m->in_order[i] - window->items);
+        if (m->in_order[i]->excluded || m->is_alone[source])
+            continue;
+        step *s = &m->window[m->window_count++];
+        *s = (step){.diff = m->in_order[i], .source = source};
+        m->window_at[source] = s;
+    }
     return MB_OK;
 }
 
@@ -264,10 +376,58 @@ static mb_status make_request_steps(merge *m, const mb_diffs *request)
     m->request = mb_arena_get_items(m->arena, request->count, sizeof *m->request);
     if (m->request == NULL)
         return MB_NO_MEMORY;
-    for (size_t i = 0; i < request->count; i++)
-        if (!request->items[i].repeated && !request->items[i].left_out)
-            m->request[m->request_count++] = (step){.diff = &request->items[i], .source = i};
+    for (size_t i = 0; i < request->count; i++) {
+        const mb_diff *diff = &request->items[i];
+        if (!diff->repeated && !diff->excluded)
+            m->request[m->request_count++] =
+                (step){.diff = diff, .source = i, .unlogged = !diff->known};
+    }
     return MB_OK;
+}
+
+/* ---- what a known diff says beyond the log ------------------------------------------------- */
+
+static bool same_value(const mb_member *a, const mb_member *b)
+{
+    return a == NULL || b == NULL ? a == b : mb_text_equal(a->value, b->value);
+}
+
+/* Compares a known diff with the log's diff of its id: the ids are the same, but who sends a diff may
+ * have put anything into it.  Of a retry all is logged (mb_know_all), whatever the log has kept. */
+static mb_status compare_with_logged(merge *m, step *s, const mb_diffs *window)
+{
+    const mb_diff *diff = s->diff;
+    bool *same = mb_arena_get_array(m->arena, diff->member_count, sizeof *same);
+    if (same == NULL)
+        return MB_NO_MEMORY;
+    s->logged = same;
+    if (diff->retried) {
+        memset(same, true, diff->member_count * sizeof *same);
+        return MB_OK;
+    }
+    const step *logged = m->window_at[diff->logged - window->items];
+    for (size_t i = 0; logged != NULL && i < logged->diff->member_count; i++) {
+        field *f = logged->fields[i];
+        if (f == NULL)
+            continue;
+        f->logged_in = s;
+        f->logged = &logged->members[i];
+    }
+    for (size_t i = 0; i < diff->member_count; i++) {
+        const field *f = s->fields[i];
+        if (f == NULL)
+            continue;
+        same[i] = f->logged_in == s && same_value(f->logged, &s->members[i]);
+        s->unlogged |= !same[i];
+    }
+    return MB_OK;
+}
+
+/* Whether the device's last write of a field stands in the log just so, under the id of its diff. */
+static bool is_logged(const field *f)
+{
+    const step *s = f->device.step;
+    return s->logged != NULL && s->logged[f->device.member - s->members];
 }
 
 /* ---- folding ------------------------------------------------------------------------------- */
@@ -295,7 +455,7 @@ static void fold_window_step(step *s)
     if (diff->type == MB_DELETE) {
         server->dead_by = server->last_delete = diff;
         server->create = NULL;
-        server->touched = server->foreign = server->heard_from_device = false;
+        server->is_open = server->foreign = server->has_known = false;
         server->life++;
         return;
     }
@@ -305,12 +465,12 @@ static void fold_window_step(step *s)
         s->ignored = true;
         return;
     }
-    if (diff->type == MB_CREATE && !server->touched) {
+    if (diff->type == MB_CREATE && !server->is_open) {
         server->create = diff;
         server->create_step = s;
     }
-    server->touched = true;
-    server->heard_from_device |= diff->known;
+    server->is_open = true;
+    server->has_known |= diff->known;
     server->foreign |= !diff->known;
 
     s->life = server->life;
@@ -319,9 +479,10 @@ static void fold_window_step(step *s)
         if (f == NULL)
             continue;
         const int64_t replaced = server_wrote(f) ? f->server.time : 0;
-        const int64_t time = diff->utc_timestamp > replaced ? diff->utc_timestamp : replaced;
-        f->server = (field_write){
-            .step = s, .member = &diff->members[i], .time = time, .life = server->life};
+        const int64_t written = s->times == NULL ? diff->utc_timestamp : s->times[i];
+        const int64_t time = written > replaced ? written : replaced;
+        f->server =
+            (field_write){.step = s, .member = &s->members[i], .time = time, .life = server->life};
     }
 }
 
@@ -336,10 +497,8 @@ static void write_device_fields(const step *s, bool only_where_unwritten)
             continue;
         if (only_where_unwritten && device_wrote(f))
             continue;
-        f->device = (field_write){.step = s,
-                                  .member = &diff->members[i],
-                                  .time = s->time,
-                                  .life = s->object->device.life};
+        f->device = (field_write){
+            .step = s, .member = &s->members[i], .time = s->time, .life = s->object->device.life};
     }
 }
 
@@ -349,19 +508,19 @@ static void fold_request_step(step *s)
     device_side *device = &s->object->device;
     *device->steps_end = s;
     device->steps_end = &s->next;
-    device->touched = true;
-    device->unheard |= !diff->known;
+    device->seen = true;
+    device->has_unknown |= !diff->known;
     if (diff->utc_timestamp > device->latest)
         device->latest = diff->utc_timestamp;
     s->time = device->latest;
     s->life = device->life;
 
     if (diff->type == MB_DELETE) {
-        const bool cancels_create = device->create != NULL && !device->heard_by_server;
+        const bool cancels_create = device->create != NULL && !device->has_known;
         if (!cancels_create)
             device->pending_delete = diff;
         device->create = NULL;
-        device->heard_by_server = false;
+        device->has_known = false;
         device->dead = true;
         device->life++;
         return;
@@ -379,7 +538,7 @@ static void fold_request_step(step *s)
         device->dead = false;
         device->floor = s->time;
     }
-    device->heard_by_server |= diff->known;
+    device->has_known |= diff->known;
     device->incarnation_latest = s->time;
     write_device_fields(s, begins);
 }
@@ -395,17 +554,21 @@ static void drop_known(device_side *device)
         device->unsent_create = device->create;
 }
 
-static mb_status fold(merge *m)
+static mb_status fold(merge *m, const mb_diffs *window)
 {
     for (size_t i = 0; i < m->window_count; i++) {
         step *s = &m->window[i];
-        if (find_object(m, s->diff, &s->object) != MB_OK || find_fields(m, s) != MB_OK)
+        const uint64_t hash = m->hashes != NULL ? m->hashes[s->source] : hash_object(m, s->diff);
+        if (find_object(m, s->diff, hash, &s->object) != MB_OK || find_fields(m, s) != MB_OK)
             return MB_NO_MEMORY;
         fold_window_step(s);
     }
     for (size_t i = 0; i < m->request_count; i++) {
         step *s = &m->request[i];
-        if (find_object(m, s->diff, &s->object) != MB_OK || find_fields(m, s) != MB_OK)
+        if (find_object(m, s->diff, hash_object(m, s->diff), &s->object) != MB_OK ||
+            find_fields(m, s) != MB_OK)
+            return MB_NO_MEMORY;
+        if (s->diff->known && compare_with_logged(m, s, window) != MB_OK)
             return MB_NO_MEMORY;
         fold_request_step(s);
     }
@@ -416,33 +579,28 @@ static mb_status fold(merge *m)
 
 static bool born_elsewhere(const object *o)
 {
-    return o->server.create != NULL && !o->server.heard_from_device;
+    return o->server.create != NULL && !o->server.has_known && !o->server.was_pulled;
 }
 
 /* Whether the device may hold a row that died in the window.  It does not if it deleted the row
- * too, or if the row came and went between two syncs and the device never touched it. */
+ * too, or if the row came and went between two syncs and the request has nothing of it. */
 static bool may_hold_dead_row(const object *o)
 {
-    return !o->device.deleted && !(o->server.begins_with_create && !o->device.touched);
+    return !o->device.deleted && !(o->server.begins_with_create && !o->device.seen);
 }
 
 static void decide_dead(object *o)
 {
     const mb_diff *delete = o->server.dead_by;
     const device_side *device = &o->device;
-    o->conflicts = !delete->known && device->unheard && !device->deleted;
+    o->conflicts = !delete->known && device->has_unknown && !device->deleted;
     /* A delete in a log that has edits of this life was made by one who saw them. */
-    const bool is_concurrent = !device->heard_by_server;
+    const bool is_concurrent = !device->has_known;
     const bool is_later = device->incarnation_latest > delete->utc_timestamp;
     if (device->unsent_create != NULL && (delete->known || (is_concurrent && is_later)))
         o->create_goes_up = true;
     else if (!delete->known && may_hold_dead_row(o))
         o->delete_down = delete;
-}
-
-static bool same_value(const mb_member *a, const mb_member *b)
-{
-    return a == NULL || b == NULL ? a == b : mb_text_equal(a->value, b->value);
 }
 
 static verdict compare(const field *f)
@@ -481,7 +639,7 @@ static size_t follow(const step *s, bool is_create, size_t unlike)
         if (f == NULL || (is_create && f->so_far != NULL))
             continue;
         const bool was_like = same_value(f->so_far, f->created);
-        f->so_far = &diff->members[i];
+        f->so_far = &s->members[i];
         const bool is_like = same_value(f->so_far, f->created);
         unlike = unlike + (was_like && !is_like) - (!was_like && is_like);
     }
@@ -502,7 +660,7 @@ static const step *last_step_folded_before(const object *o)
     for (size_t i = 0; i < create->member_count; i++) {
         field *f = o->server.create_step->fields[i];
         if (f != NULL) {
-            f->created = &create->members[i];
+            f->created = &o->server.create_step->members[i];
             unlike++;
         }
     }
@@ -543,7 +701,8 @@ static void decide_fields(object *o)
 {
     const device_side *device = &o->device;
     const bool foreign_life = born_elsewhere(o);
-    const bool reborn = foreign_life && o->server.last_delete != NULL;
+    const bool reborn = o->server.last_delete != NULL && o->server.create != NULL &&
+                        !o->server.create->known && !o->server.was_pulled;
     const bool owns_row = device->create != NULL;
     bool edits_count = !device->dead && !(foreign_life && device->unsent_create == NULL);
 
@@ -565,10 +724,14 @@ static void decide_fields(object *o)
     o->fields_go_down = true;
 }
 
-static void decide(object *o)
+static void decide(const merge *m, object *o)
 {
+    const mb_diff *born = o->server.create;
     drop_known(&o->device);
-    if (o->server.dead_by != NULL) {
+    o->server.was_pulled = m->starts_over && born != NULL && born->logical_clock < m->device_clock;
+    if (m->starts_over && !o->server.seen) {
+        o->create_goes_up = o->device.unsent_create != NULL;
+    } else if (o->server.dead_by != NULL) {
         decide_dead(o);
     } else if (o->device.pending_delete != NULL && !born_elsewhere(o)) {
         o->delete_goes_up = true;
@@ -597,7 +760,7 @@ static mb_status select_fields(mb_arena *arena, const step *s, member_goes goes,
     for (size_t i = 0; i < diff->member_count; i++) {
         if (s->fields[i] == NULL)
             continue;
-        if (goes(s, s->fields[i], &diff->members[i]))
+        if (goes(s, s->fields[i], &s->members[i]))
             going++;
         else
             lost++;
@@ -612,7 +775,7 @@ static mb_status select_fields(mb_arena *arena, const step *s, member_goes goes,
         return MB_NO_MEMORY;
     size_t count = 0;
     for (size_t i = 0; i < diff->member_count; i++) {
-        const mb_member *member = &diff->members[i];
+        const mb_member *member = &s->members[i];
         if (s->fields[i] != NULL ? goes(s, s->fields[i], member) : member == s->id)
             chosen[count++] = member;
     }
@@ -620,7 +783,7 @@ static mb_status select_fields(mb_arena *arena, const step *s, member_goes goes,
 }
 
 /* Gives a create with the device's later edits in it: its own fields in their order, then new.
- * Marks those edits as written. */
+ * Marks those edits as written of which the log does not have what is folded. */
 static mb_status print_create(mb_arena *arena, const step *s, bool *written, mb_text *json_data)
 {
     const mb_diff *create = s->diff;
@@ -630,7 +793,7 @@ static mb_status print_create(mb_arena *arena, const step *s, bool *written, mb_
         if (!device_wrote(f))
             continue;
         going++;
-        written[f->device.step->source] = true;
+        written[f->device.step->source] |= !is_logged(f);
         changed |= f->device.step != s;
     }
     if (!changed) {
@@ -643,7 +806,7 @@ static mb_status print_create(mb_arena *arena, const step *s, bool *written, mb_
         return MB_NO_MEMORY;
     size_t count = 0;
     for (size_t i = 0; i < create->member_count; i++) {
-        if (&create->members[i] == s->id)
+        if (&s->members[i] == s->id)
             members[count++] = s->id;
         else if (s->fields[i] != NULL) {
             s->fields[i]->in_create = true;
@@ -677,17 +840,17 @@ static bool goes_downstream(const step *s, const field *f, const mb_member *memb
     return !(device_wrote(f) && mb_text_equal(f->device.member->value, member->value));
 }
 
-static void add(mb_outcomes *list, const step *s, mb_type type, int64_t time, mb_text json_data)
+static void add(mb_outcomes *list, size_t source, mb_type type, int64_t time, mb_text json_data)
 {
-    list->items[list->count++] = (mb_outcome){
-        .source = s->source, .type = type, .utc_timestamp = time, .json_data = json_data};
+    list->items[list->count++] =
+        (mb_outcome){.source = source, .type = type, .utc_timestamp = time, .json_data = json_data};
 }
 
 static void add_upstream(mb_merge_result *made, const step *s, mb_type type, int64_t time,
                          mb_text json_data)
 {
     made->written[s->source] = true;
-    add(&made->upstream, s, type, time, json_data);
+    add(&made->upstream, s->source, type, time, json_data);
 }
 
 static mb_status send_up(mb_arena *arena, const step *s, mb_merge_result *made)
@@ -724,7 +887,7 @@ static mb_status send_down(mb_arena *arena, const step *s, mb_outcomes *downstre
     const mb_diff *diff = s->diff;
 
     if (diff == o->delete_down) {
-        add(downstream, s, MB_DELETE, diff->utc_timestamp, diff->json_data);
+        add(downstream, s->source, MB_DELETE, diff->utc_timestamp, diff->json_data);
         return MB_OK;
     }
     if (!o->fields_go_down || s->ignored || diff->type == MB_DELETE || s->life != o->server.life)
@@ -732,7 +895,7 @@ static mb_status send_down(mb_arena *arena, const step *s, mb_outcomes *downstre
 
     const bool device_lacks_row = o->device.create == NULL || o->row_is_replaced;
     if (diff == o->server.create && !diff->known && device_lacks_row) {
-        add(downstream, s, MB_CREATE, diff->utc_timestamp, diff->json_data);
+        add(downstream, s->source, MB_CREATE, diff->utc_timestamp, diff->json_data);
         return MB_OK;
     }
     mb_text json_data;
@@ -740,87 +903,88 @@ static mb_status send_down(mb_arena *arena, const step *s, mb_outcomes *downstre
     if (select_fields(arena, s, goes_downstream, &json_data, &some) != MB_OK)
         return MB_NO_MEMORY;
     if (some)
-        add(downstream, s, MB_UPDATE, diff->utc_timestamp, json_data);
+        add(downstream, s->source, MB_UPDATE, diff->utc_timestamp, json_data);
     return MB_OK;
 }
 
-static mb_status make_outcomes(merge *m, const mb_diffs *request, mb_merge_result *result)
+/* Of an object that the request has nothing of, and the window nothing else. */
+static void send_alone_down(const mb_diff *diff, size_t source, mb_outcomes *downstream)
+{
+    if (diff->type != MB_UPDATE || diff->has_fields)
+        add(downstream, source, diff->type, diff->utc_timestamp, diff->json_data);
+}
+
+static mb_status send_window_down(merge *m, const mb_diffs *window, mb_outcomes *downstream)
+{
+    const step *next = m->window;
+    for (size_t i = 0; i < window->count; i++) {
+        const mb_diff *diff = m->in_order[i];
+        const size_t source = (size_t)(diff - window->items);
+        if (diff->excluded)
+            continue;
+        if (m->is_alone[source])
+            send_alone_down(diff, source, downstream);
+        else if (send_down(m->arena, next++, downstream) != MB_OK)
+            return MB_NO_MEMORY;
+    }
+    return MB_OK;
+}
+
+static mb_status make_outcomes(merge *m, const mb_diffs *window, const mb_diffs *request,
+                               mb_merge_result *result)
 {
     mb_merge_result made = {.conflicts = 0};
     made.upstream.items =
         mb_arena_get_items(m->arena, m->request_count, sizeof *made.upstream.items);
     made.downstream.items =
-        mb_arena_get_items(m->arena, m->window_count, sizeof *made.downstream.items);
+        mb_arena_get_items(m->arena, window->count, sizeof *made.downstream.items);
     made.written = mb_arena_get_array(m->arena, request->count, sizeof *made.written);
-    if (made.upstream.items == NULL || made.downstream.items == NULL || made.written == NULL)
+    made.unlogged = mb_arena_get_array(m->arena, request->count, sizeof *made.unlogged);
+    if (made.upstream.items == NULL || made.downstream.items == NULL || made.written == NULL ||
+        made.unlogged == NULL)
         return MB_NO_MEMORY;
 
     for (size_t i = 0; i < m->request_count; i++)
+        made.unlogged[m->request[i].source] = m->request[i].unlogged;
+    for (size_t i = 0; i < m->request_count; i++)
         if (send_up(m->arena, &m->request[i], &made) != MB_OK)
             return MB_NO_MEMORY;
-    for (size_t i = 0; i < m->window_count; i++)
-        if (send_down(m->arena, &m->window[i], &made.downstream) != MB_OK)
-            return MB_NO_MEMORY;
+    if (send_window_down(m, window, &made.downstream) != MB_OK)
+        return MB_NO_MEMORY;
     for (const object *o = m->first; o != NULL; o = o->next)
         made.conflicts += o->conflicts;
     *result = made;
     return MB_OK;
 }
 
+static mb_status merge_lists(merge *m, const mb_diffs *window, const mb_diffs *request,
+                             mb_merge_result *result)
+{
+    m->last = &m->first;
+    if (mb_log_order(window, m->arena, &m->in_order) != MB_OK ||
+        find_alone(m, window, request) != MB_OK || make_window_steps(m, window) != MB_OK ||
+        make_request_steps(m, request) != MB_OK ||
+        mb_objects_init(&m->objects, m->window_count + m->request_count, m->arena) != MB_OK ||
+        mb_table_init(&m->fields, 0, m->arena) != MB_OK || fold(m, window) != MB_OK)
+        return MB_NO_MEMORY;
+    for (object *o = m->first; o != NULL; o = o->next)
+        decide(m, o);
+    return make_outcomes(m, window, request, result);
+}
+
 mb_status mb_merge(mb_arena *arena, const mb_diffs *window, const mb_diffs *request,
                    mb_merge_result *result)
 {
     merge m = {.arena = arena};
-    m.last = &m.first;
-    const size_t diff_count = window->count + request->count;
-
-    if (make_window_steps(&m, window) != MB_OK || make_request_steps(&m, request) != MB_OK ||
-        mb_table_init(&m.objects, diff_count, arena) != MB_OK ||
-        mb_table_init(&m.fields, 0, arena) != MB_OK || fold(&m) != MB_OK)
-        return MB_NO_MEMORY;
-    for (object *o = m.first; o != NULL; o = o->next)
-        decide(o);
-    return make_outcomes(&m, request, result);
+    return merge_lists(&m, window, request, result);
 }
 
-/* ---- what the server has already ----------------------------------------------------------- */
-
-static bool diff_has_id(const void *item, const void *key)
+mb_status mb_merge_behind(mb_arena *arena, const mb_diffs *log, const mb_diffs *request,
+                          int64_t device_clock, mb_merge_result *result)
 {
-    return mb_text_equal(((const mb_diff *)item)->id, *(const mb_text *)key);
-}
-
-mb_status mb_recognize(mb_arena *arena, mb_diffs *window, mb_diffs *request)
-{
-    const uint64_t hash_seed = mb_arena_hash_seed(arena);
-    mb_table ids;
-    mb_slot *slot;
-    if (request->count == 0) { /* a pull: nothing to look up */
-        for (size_t i = 0; i < window->count; i++)
-            window->items[i].known = window->items[i].repeated = window->items[i].left_out = false;
-        return MB_OK;
-    }
-    if (mb_table_init(&ids, request->count, arena) != MB_OK)
-        return MB_NO_MEMORY;
-    for (size_t i = 0; i < request->count; i++) {
-        mb_diff *diff = &request->items[i];
-        const uint64_t hash = mb_text_hash(diff->id, hash_seed);
-        if (mb_table_find(&ids, hash, diff_has_id, &diff->id, arena, &slot) != MB_OK)
-            return MB_NO_MEMORY;
-        diff->repeated = slot->item != NULL;
-        diff->known = diff->left_out = false;
-        if (slot->item == NULL)
-            mb_table_fill(&ids, slot, diff);
-    }
-    for (size_t i = 0; i < window->count; i++) {
-        mb_diff *diff = &window->items[i];
-        const uint64_t hash = mb_text_hash(diff->id, hash_seed);
-        if (mb_table_find(&ids, hash, diff_has_id, &diff->id, arena, &slot) != MB_OK)
-            return MB_NO_MEMORY;
-        diff->known = slot->item != NULL;
-        diff->repeated = diff->left_out = false;
-        if (diff->known)
-            ((mb_diff *)slot->item)->known = true;
-    }
-    return MB_OK;
+    merge m = {.arena = arena, .starts_over = true, .device_clock = device_clock};
+    const mb_status status = merge_lists(&m, log, request, result);
+    if (status == MB_OK)
+        result->downstream.count = 0;
+    return status;
 }

@@ -8,8 +8,8 @@
  *     mb_arena *arena;
  *     mb_arena_new(NULL, seed, &arena);
  *     ... fill two arrays of mb_diff ...
- *     mb_diff_check(&diff, arena, &error);             each diff, both lists
- *     mb_recognize(arena, &window, &request);          which diffs the server has already
+ *     mb_diff_check(&diff, NULL, arena, &error);       each diff, both lists
+ *     mb_recognize(arena, &window, &request, ...);     which diffs the server has already
  *     mb_merge(arena, &window, &request, &result);
  *     mb_arena_free(arena);                            gives back all of it at once
  *
@@ -36,7 +36,37 @@ typedef struct {
     size_t size; /* bytes */
 } mb_text;
 
+/* What kind of rule was broken. */
+typedef enum {
+    MB_BAD_JSON,       /* the text is not JSON: the reason says why */
+    MB_LONE_SURROGATE, /* half of a character */
+    MB_ZERO_CHARACTER, /* U+0000 */
+    MB_NOT_AN_OBJECT,  /* a diff is another JSON value */
+    MB_MISSING,        /* the field is not there */
+    MB_NOT_A_STRING,
+    MB_NOT_AN_INTEGER, /* of 0 ... MB_MAX_INTEGER */
+    MB_NOT_A_TYPE,
+    MB_EMPTY,
+    MB_TOO_LONG,      /* over MB_MAX_JSON_DATA */
+    MB_NOT_UTF8,      /* or with U+0000 */
+    MB_NO_OBJECT_ID,  /* json_data has no "id" */
+    MB_BAD_OBJECT_ID, /* or one that is not a string, or an empty one */
+    MB_OTHER_OBJECT,  /* the log has the diff's id for another model or object */
+
+    /* What one caller does not allow. */
+    MB_LOG_MODEL,
+    MB_RESERVED_KEY,
+    MB_TOO_MANY_DIFFS,
+    MB_TOO_MANY_BYTES,
+    MB_TOO_MANY_FIELDS,
+    MB_TOO_DEEP,
+    MB_TOO_MANY_EXTRA_BYTES,
+    MB_EXTRA_TOO_DEEP,
+    MB_CODES
+} mb_code;
+
 typedef struct {
+    mb_code code;
     const char *field;   /* what of a diff or a request, or NULL; static or the caller's rules' */
     const char *reason;  /* for a person to read; static */
     bool of_whole_field; /* no byte is at fault: the reason says what the field must be or is */
@@ -44,6 +74,16 @@ typedef struct {
     const size_t *limit; /* the one of the caller's rules that was passed, or NULL */
     mb_text diff_id;     /* of the diff at fault, where one was read from JSON and has an id */
 } mb_error;
+
+/* Fills in an error of a whole field, with the one text that the library has for its code; so that a
+ * caller who reads diffs from elsewhere says the same.
+ *
+ * code     any but MB_BAD_JSON
+ * field    static, or NULL
+ *
+ * Returns MB_INVALID.
+ */
+mb_status mb_refuse(mb_error *error, mb_code code, const char *field);
 
 /* ---- memory ------------------------------------------------------------------------------- */
 
@@ -93,8 +133,10 @@ typedef struct {
     mb_text value;  /* as it stood, without the white space around it */
 } mb_member;
 
-/* One edit of one object.  The texts are borrowed and must outlive the arena's results. */
-typedef struct {
+/* One edit of one object.  The texts are borrowed and must outlive the arena's results.  A window can
+ * have a million of these, so what is small stands together. */
+typedef struct mb_diff mb_diff;
+struct mb_diff {
     mb_text id; /* unique for ever; made by the device */
     mb_text owner;
     mb_text model;
@@ -102,25 +144,42 @@ typedef struct {
     int64_t logical_clock; /* 0 ... MB_MAX_INTEGER */
     int64_t utc_timestamp; /* milliseconds since 1970, 0 ... MB_MAX_INTEGER */
     mb_type type;
+    unsigned
+        depth; /* set by mb_diff_check: levels of nesting in json_data, its own braces included */
 
-    /* Set where the diff is read from JSON, else empty. */
+    /* Set where the diff is read from JSON, else empty; is_whole, too. */
     mb_text text;             /* the whole diff as it stood: its texts are known to be UTF-8 */
     mb_text quoted_json_data; /* json_data as it stood, a JSON string */
-    bool is_whole;            /* the fields above are all that it had; who changes one clears it */
 
-    /* Set by mb_diff_check. */
+    /* Of a row of the log that was folded (mb_fold), else empty: a JSON object from the name of a
+     * field to when it was written, for those that have another time than utc_timestamp. */
+    mb_text field_times;
+
+    /* Set by mb_diff_check and mb_log_row_check. */
     mb_text object_id;        /* decoded; with the model it names the object */
-    const mb_member *members; /* of json_data, "id" included, in the order in which they stand */
+    const mb_member *members; /* of json_data, "id" included, in the order in which they stand; NULL
+                               * after mb_log_row_check */
     size_t member_count;
-    unsigned depth; /* levels of nesting in json_data, its own braces included */
+    bool has_fields; /* json_data has a member beside the "id" */
+    bool is_whole;   /* of JSON: the first seven are all that it had; who changes one clears it */
 
     /* Set by mb_recognize. */
     bool known;    /* the other list has it too */
     bool repeated; /* the same id stood earlier in the request: does not count */
+    bool retried;  /* set by mb_know_all: known with all that it says, whatever the log has */
+    bool excluded; /* set by mb_select, mb_exclude_dead or the caller, cleared by mb_recognize
+                            * unless malformed: the merge passes over it; the window's diff of its id,
+                            * if any, stays known */
+    const mb_diff *logged; /* of a known diff of the request: the window's diff of that id */
 
-    /* Set by mb_select, mb_leave_out_dead or the caller, cleared by mb_recognize. */
-    bool left_out; /* the merge passes over it */
-} mb_diff;
+    /* Set by mb_request_read and mb_keep_malformed. */
+    const mb_error
+        *malformed; /* the rule that it breaks; NULL: none.  Of what is malformed only the
+                                * id, model and object_id mean something, each empty if unreadable */
+
+    /* Set by mb_link_objects. */
+    mb_diff *next_of_object; /* in the request; NULL: none */
+};
 
 typedef struct {
     mb_diff *items;
@@ -136,16 +195,55 @@ bool mb_type_read(mb_text name, mb_type *type);
 /* The name of a type; static. */
 mb_text mb_type_name(mb_type type);
 
+/* What one caller allows of a request.  Borrowed; an mb_error may point into it.  A limit of SIZE_MAX
+ * costs nothing. */
+typedef struct {
+    const char *const *reserved; /* keys that no diff may have; the last is NULL */
+    mb_text log_model;           /* the model that no diff may have; empty: all are allowed */
+    size_t diffs;                /* as many at most */
+    size_t json_data_bytes;      /* of one diff; so the next */
+    size_t fields;               /* members of json_data, "id" and duplicates included */
+    size_t depth;                /* levels of nesting of json_data */
+
+    /* Of what a diff read from JSON has beyond its seven fields. */
+    size_t extra_bytes; /* names and values, as they stand */
+    size_t extra_depth; /* levels of nesting of one such value */
+} mb_request_rules;
+
 /* Checks the form of one diff and reads its json_data.
  *
  * diff    in: all but what this sets; out: object_id, members and depth, in arena
+ * rules   checked too, but for the reserved keys and for what is beyond the seven fields; or NULL
  * error   out on MB_INVALID: the field, the reason and, within json_data, the byte
  *
  * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
  */
-mb_status mb_diff_check(mb_diff *diff, mb_arena *arena, mb_error *error);
+mb_status mb_diff_check(mb_diff *diff, const mb_request_rules *rules, mb_arena *arena,
+                        mb_error *error);
 
-/* Reads one diff, a JSON object; other members than the seven are passed over.
+/* Checks the form of one row of a log, and keeps no members of its json_data: most rows of a window
+ * leave as they came, and the merge reads the others again.
+ *
+ * diff    in: all but what this sets; out: object_id in arena or borrowed, and what else
+ *         mb_diff_check sets; members is NULL
+ * error   out on MB_INVALID
+ *
+ * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
+ */
+mb_status mb_log_row_check(mb_diff *diff, mb_arena *arena, mb_error *error);
+
+/* Keeps a diff that breaks a rule in its list, so that it need not end the request.
+ *
+ * diff    in: id, model and json_data as far as they could be read, else empty; out: malformed,
+ *         excluded, and object_id as far as json_data can be read
+ * error   copied
+ *
+ * Returns MB_OK or MB_NO_MEMORY.
+ */
+mb_status mb_keep_malformed(mb_diff *diff, const mb_error *error, mb_arena *arena);
+
+/* Reads one diff, a JSON object; other members than the seven are passed over, but for the
+ * field_times of a row of the log: an object, the text of one, or null.
  *
  * text    borrowed: the diff's texts point into it or into arena
  * diff    out: not yet checked by mb_diff_check
@@ -155,7 +253,7 @@ mb_status mb_diff_check(mb_diff *diff, mb_arena *arena, mb_error *error);
  */
 mb_status mb_diff_read(mb_text text, mb_arena *arena, mb_diff *diff, mb_error *error);
 
-/* Reads a JSON array of diff objects; other members than the seven are passed over.
+/* Reads a JSON array of diff objects, each as mb_diff_read does.
  *
  * text    borrowed: the diffs' texts point into it or into arena
  * diffs   out: not yet checked by mb_diff_check
@@ -167,39 +265,31 @@ mb_status mb_diff_read(mb_text text, mb_arena *arena, mb_diff *diff, mb_error *e
 mb_status mb_diffs_read(mb_text text, mb_arena *arena, mb_diffs *diffs, size_t *index,
                         mb_error *error);
 
-/* What one caller allows of a request.  Borrowed; an mb_error may point into it. */
-typedef struct {
-    const char *const *reserved; /* keys that no diff may have; the last is NULL */
-    mb_text log_model;           /* the model that no diff may have; empty: all are allowed */
-    size_t diffs;                /* as many at most; so the next two */
-    size_t json_data_bytes;      /* of one diff */
-    size_t depth;                /* of one diff's json_data */
-} mb_request_rules;
-
-/* Checks one diff, which mb_diff_check has passed, against all of the rules that are about a diff
- * but the reserved keys.  Returns MB_OK, or MB_INVALID with error. */
-mb_status mb_diff_check_rules(const mb_diff *diff, const mb_request_rules *rules, mb_error *error);
-
 /* A sync request as it came in JSON. */
 typedef struct {
     mb_text logical_clock; /* the value's text; of a string, what is in it */
     mb_text limit;         /* likewise; empty where there is none, or null */
     mb_text cursor;
+    mb_text device; /* so the next two, of a device that names itself */
+    mb_text number; /* the member "request" */
+    mb_text mark;
     mb_diffs diffs;
 } mb_request;
 
 /* Reads the body of a sync request, a JSON object with logical_clock and diffs.  Each diff is
- * checked, as by mb_diff_check and then against the rules, before the next is read.
+ * checked against the rules before the next is read.
  *
- * body        borrowed: the texts of the request point into it or into arena
- * request     out
- * index       out on MB_INVALID: which diff, or SIZE_MAX where the rest of the body is at fault
- * error       out on MB_INVALID
+ * body              borrowed: the texts of the request point into it or into arena
+ * keep_malformed    a diff that is JSON but breaks a rule stays in the list as malformed, with its id
+ *                   and object as far as they can be read; it does not end the request
+ * request           out
+ * index             out on MB_INVALID: which diff, or SIZE_MAX where the rest of the body is at fault
+ * error             out on MB_INVALID
  *
  * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
  */
-mb_status mb_request_read(mb_text body, const mb_request_rules *rules, mb_arena *arena,
-                          mb_request *request, size_t *index, mb_error *error);
+mb_status mb_request_read(mb_text body, const mb_request_rules *rules, bool keep_malformed,
+                          mb_arena *arena, mb_request *request, size_t *index, mb_error *error);
 
 /* Finds a member of a JSON object whose value is a string.
  *
@@ -217,40 +307,74 @@ void mb_diffs_limit_skew(mb_diffs *diffs, int64_t now_ms, int64_t max_skew_ms);
 
 /* ---- the merge ---------------------------------------------------------------------------- */
 
-/* Marks what the two lists have in common (known, on both sides) and what stands twice in the
- * request (repeated).  Returns MB_OK or MB_NO_MEMORY. */
-mb_status mb_recognize(mb_arena *arena, mb_diffs *window, mb_diffs *request);
+/* Marks what the two lists have in common (known, on both sides; logged) and what stands twice in the
+ * request (repeated).
+ *
+ * A diff is known if the window has its id, for the same model and object: what it says may differ.
+ * One whose id the window has for another object is invalid.  What is malformed is not known.
+ *
+ * keep_malformed    an invalid diff becomes malformed (until the next mb_recognize), instead of
+ *                   MB_INVALID
+ * index, error      out on MB_INVALID: which diff of the request
+ *
+ * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
+ */
+mb_status mb_recognize(mb_arena *arena, mb_diffs *window, mb_diffs *request, bool keep_malformed,
+                       size_t *index, mb_error *error);
 
-/* Which diffs a merge looks at.  An object is touched if the request has a diff of it. */
+/* Marks all that a recognized request says as known: it is the retry of a request that was done, and
+ * the log need not have kept its diffs.  What is malformed or excluded stays so. */
+void mb_know_all(mb_diffs *request);
+
+/* Links the diffs of each object of a request in their order (next_of_object), those that are
+ * malformed too where their object is known.  Returns MB_OK or MB_NO_MEMORY. */
+mb_status mb_link_objects(mb_arena *arena, mb_diffs *request);
+
+/* Which diffs a merge looks at.  An object is requested if the request has a diff of it. */
 typedef struct {
-    bool request;             /* those of the request */
-    bool touched;             /* those of the window, of touched objects */
-    int64_t untouched_from;   /* and of the others, with a logical clock from this */
-    int64_t untouched_before; /* to before this */
+    bool request;          /* those of the request */
+    bool requested;        /* those of the window, of requested objects */
+    int64_t others_from;   /* and of the other objects, with a logical clock from this */
+    int64_t others_before; /* to before this */
 } mb_selection;
 
-/* Leaves out what is not selected, of two lists that are checked and recognized.
- * Returns MB_OK or MB_NO_MEMORY. */
+/* Excludes what is not selected, of two lists that are checked and recognized; what is excluded already
+ * stays so.  Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_select(mb_arena *arena, mb_diffs *window, mb_diffs *request,
                     const mb_selection *selection);
 
-/* Leaves out, of a window that begins with the log, the deletes with which objects begin that the
- * request does not touch: a device that has seen nothing of the log cannot hold those.
- * Returns MB_OK or MB_NO_MEMORY. */
-mb_status mb_leave_out_dead(mb_arena *arena, mb_diffs *window, const mb_diffs *request);
-
-/* Finds where a page of the window ends, so that all diffs of one clock are on one page.
+/* Excludes what a device that holds nothing need not hear of: of objects that the request has no diff
+ * of, each diff of the window that is a delete, or that a delete of its object follows.  Of what is
+ * below pull_clock, the incarnations alive then remain.
  *
- * limit    diffs that a page should have, 1 or more
- * end      out: the logical clock with which the next page begins; -1 if all fits on this one
+ * later         diffs of the log behind the window, where that is a page; of these only the deletes
+ *               count
+ * pull_clock    the owner's logical clock when the device began its pull; what is not below it, in
+ *               either list, does not count and stays
  *
  * Returns MB_OK or MB_NO_MEMORY.
  */
-mb_status mb_page_end(mb_arena *arena, const mb_diffs *window, size_t limit, int64_t *end);
+mb_status mb_exclude_dead(mb_arena *arena, mb_diffs *window, const mb_diffs *request,
+                          const mb_diffs *later, int64_t pull_clock);
+
+/* Finds where a page of the window ends, so that all diffs of one clock are on one page.  What is
+ * excluded takes no room on it.
+ *
+ * limit        diffs that a page should have, 1 or more
+ * max_bytes    of ids, owners, models and json_data that it should have; one clock it has always
+ * end          out: the logical clock with which the next page begins; -1 if all fits on this one
+ *
+ * Returns MB_OK or MB_NO_MEMORY.
+ */
+mb_status mb_page_end(mb_arena *arena, const mb_diffs *window, size_t limit, size_t max_bytes,
+                      int64_t *end);
 
 /* A number that tells requests apart by the ids of their diffs and the order of them; the same in
  * every process of machines of one byte order.  It resists nobody who wants two requests to have the same. */
 uint64_t mb_request_fingerprint(const mb_diffs *request);
+
+/* The same for all that the diffs say, but for what is beyond their seven fields. */
+uint64_t mb_request_content(const mb_diffs *request);
 
 /* What leaves the merge: a diff of one of the lists, with these in place of its own. */
 typedef struct {
@@ -268,8 +392,9 @@ typedef struct {
 typedef struct {
     mb_outcomes upstream;   /* from the request, in its order */
     mb_outcomes downstream; /* from the window, in log order */
-    bool *written;    /* for each diff of the request, by index: something of it goes upstream, by
-                       * itself or folded into a create */
+    bool *unlogged; /* for each diff of the request, by index: it says something that the log's diff
+                     * of that id does not say with just that text; so does each unknown diff */
+    bool *written;  /* and something of that goes upstream, by itself or folded into a create */
     size_t conflicts; /* fields that both sides wrote, and objects that one side deleted and the
                        * other edited */
 } mb_merge_result;
@@ -277,7 +402,7 @@ typedef struct {
 /* Merges a request with the window: what docs/protocol.md describes and merge.c explains.
  *
  * window, request   checked and recognized; the window in any order; neither is changed; what is
- *                   left out of them counts as not there
+ *                   excluded from them counts as not there
  * result            out: in arena
  *
  * Takes time linear in the bytes of both lists (the window is sorted first if it is not yet in
@@ -286,15 +411,57 @@ typedef struct {
 mb_status mb_merge(mb_arena *arena, const mb_diffs *window, const mb_diffs *request,
                    mb_merge_result *result);
 
-/* Finds all diffs of a merged request that are of an object of which something goes upstream.
+/* Merges the request of a device that starts over with the owner's whole log: the server cannot say what
+ * the device's rows are, takes its edits, and has it pull again from 0.
  *
- * written   which diffs of the request something goes upstream of, by index: mb_merge's result
- * found     out: by index; in arena
+ * log             the owner's whole log, checked and recognized, in any order; not changed
+ * device_clock    the request's: an incarnation whose create is below it is one that the device had
+ *                 pulled
+ * result          out: as of mb_merge; nothing goes downstream
+ *
+ * Takes time linear in the bytes of both lists.  Returns MB_OK or MB_NO_MEMORY.
+ */
+mb_status mb_merge_behind(mb_arena *arena, const mb_diffs *log, const mb_diffs *request,
+                          int64_t device_clock, mb_merge_result *result);
+
+/* Finds which diffs of a merged request the app's rules must be asked of: of a request that is new as
+ * a whole all; else those of which something unlogged is written.  What is repeated or malformed is
+ * never among them.
+ *
+ * may_exclude    what is refused will be excluded and the rest merged again, which can write other
+ *                diffs of the same objects: whatever may then be written is found too
+ * found          out: by index; in arena
  *
  * Returns MB_OK or MB_NO_MEMORY.
  */
-mb_status mb_find_of_written_objects(const mb_diffs *request, const bool *written, mb_arena *arena,
-                                     bool **found);
+mb_status mb_find_to_validate(mb_arena *arena, const mb_diffs *request,
+                              const mb_merge_result *merged, bool may_exclude, bool **found);
+
+/* ---- restoring ---------------------------------------------------------------------------- */
+
+/* A sync of which some diffs were refused: excluded, and the rest merged and written. */
+typedef struct {
+    const mb_diffs *window;
+    const mb_diffs *request;
+    const mb_merge_result *merged;
+    mb_text owner;        /* who was authenticated */
+    int64_t client_clock; /* the request's */
+    int64_t reply_clock;  /* the owner's logical clock after the sync */
+} mb_refused_sync;
+
+/* Makes the downstream of a sync of which some diffs were refused: the objects of these are brought
+ * back to the server's state.
+ *
+ * history       the owner's whole log after the sync, checked, in any order; the marks of its diffs
+ *               (known, excluded ...) are overwritten
+ * diffs         out: what goes downstream; in arena, in no order.  The deletes that are made up have
+ *               an empty id, which the caller fills in with a new one
+ * downstream    out: from `diffs`, in the order in which the device must apply it
+ *
+ * Returns MB_OK or MB_NO_MEMORY.
+ */
+mb_status mb_restore(mb_arena *arena, mb_diffs *history, const mb_refused_sync *sync,
+                     mb_diffs *diffs, mb_outcomes *downstream);
 
 /* ---- printing ----------------------------------------------------------------------------- */
 
@@ -328,6 +495,12 @@ size_t mb_reply_most_bytes(const mb_diffs *window, const mb_outcomes *downstream
  */
 size_t mb_reply_put(const mb_diffs *window, const mb_outcomes *downstream, int64_t logical_clock,
                     char *at);
+
+/* Prints a piece of what mb_reply_put prints: the outcomes of `begin` to before `end`, with the head before
+ * the first of all and the tail behind the last.  Who prints piece by piece can let go of the texts of
+ * each piece. */
+size_t mb_reply_put_piece(const mb_diffs *window, const mb_outcomes *downstream, size_t begin,
+                          size_t end, int64_t logical_clock, char *at);
 
 /* ---- compaction --------------------------------------------------------------------------- */
 
@@ -367,5 +540,59 @@ typedef struct {
  */
 mb_status mb_compact(mb_compaction *compaction, const mb_diffs *piece, mb_arena *arena,
                      mb_compacted **fates);
+
+/* ---- folding below the horizon ------------------------------------------------------------ */
+
+/* What is known of the beginning of a log while it is folded up to its horizon. */
+typedef struct mb_folding mb_folding;
+
+/* Begins to fold an owner's log from its first diff on.
+ *
+ * keeps_times    whether the log has room for the times of single fields (field_times); else an
+ *                object whose fields have different times is left as it is
+ * arena          lives as long as the folding; grows with the objects that are expected
+ * folding        out: in arena
+ *
+ * Returns MB_OK or MB_NO_MEMORY.
+ */
+mb_status mb_folding_new(bool keeps_times, mb_arena *arena, mb_folding **folding);
+
+/* Expects a diff below the horizon, so that its object is followed: each that compaction leaves and
+ * that is no create.  An object that none is expected of costs nothing and stays as it is.
+ *
+ * Returns MB_OK or MB_NO_MEMORY; after MB_NO_MEMORY the folding is good for nothing but to be
+ * freed with its arena.
+ */
+mb_status mb_folding_expect(mb_folding *folding, const mb_diff *diff);
+
+/* What a create of the log becomes. */
+typedef struct {
+    mb_text id;            /* of the create */
+    int64_t utc_timestamp; /* the latest of its fields' */
+    mb_text json_data;
+    mb_text field_times; /* JSON; empty: all fields have that time */
+    size_t bytes_before; /* of both texts, as the log has them */
+} mb_folded;
+
+typedef struct {
+    bool *dropped; /* for each diff of the piece, by index */
+    mb_folded *creates;
+    size_t create_count;
+    size_t unfolded; /* objects that are left as they are, since the times of their fields differ */
+} mb_fold_result;
+
+/* Folds one piece of the log, the one after the piece of the last call; the first begins at clock 0.
+ *
+ * piece           checked and compacted, in any order; all later than every diff seen so far, and
+ *                 below the horizon
+ * holds_clock     of the log's last diff, which is not dropped where nothing else keeps the
+ *                 owner's logical clock; -1: all may go
+ * arena           owns the result; may be freed before the folding goes on
+ * result          out
+ *
+ * Returns MB_OK or MB_NO_MEMORY, as mb_folding_expect.
+ */
+mb_status mb_fold(mb_folding *folding, const mb_diffs *piece, int64_t holds_clock, mb_arena *arena,
+                  mb_fold_result *result);
 
 #endif

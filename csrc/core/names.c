@@ -16,12 +16,31 @@ static bool same_object(const void *item, const void *key)
     return mb_text_equal(a->id, b->id) && mb_text_equal(a->model, b->model);
 }
 
-mb_status mb_find_object(mb_table *objects, mb_text model, mb_text id, mb_arena *arena,
-                         mb_slot **slot)
+uint64_t mb_hash_object(mb_last_model *last, mb_text model, mb_text id, const mb_arena *arena)
+{
+    if (last->name.at == NULL || !mb_text_equal(last->name, model))
+        *last = (mb_last_model){model, mb_text_hash(model, mb_arena_hash_seed(arena))};
+    return mb_text_hash(id, last->hash);
+}
+
+mb_status mb_objects_init(mb_objects *objects, size_t expected, mb_arena *arena)
+{
+    *objects = (mb_objects){.last = {.hash = 0}};
+    return mb_table_init(&objects->table, expected, arena);
+}
+
+mb_status mb_find_hashed_object(mb_objects *objects, uint64_t hash, mb_text model, mb_text id,
+                                mb_arena *arena, mb_slot **slot)
 {
     const mb_object_name key = {.model = model, .id = id};
-    const uint64_t hash = mb_text_hash(id, mb_text_hash(model, mb_arena_hash_seed(arena)));
-    return mb_table_find(objects, hash, same_object, &key, arena, slot);
+    return mb_table_find(&objects->table, hash, same_object, &key, arena, slot);
+}
+
+mb_status mb_find_object(mb_objects *objects, mb_text model, mb_text id, mb_arena *arena,
+                         mb_slot **slot)
+{
+    const uint64_t hash = mb_hash_object(&objects->last, model, id, arena);
+    return mb_find_hashed_object(objects, hash, model, id, arena, slot);
 }
 
 static bool same_field(const void *item, const void *key)

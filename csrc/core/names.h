@@ -17,8 +17,34 @@ typedef struct {
     mb_text field;
 } mb_field_name;
 
+/* The model of the object that was hashed last: the next one is mostly of the same.  All zero: none. */
+typedef struct {
+    mb_text name;
+    uint64_t hash;
+} mb_last_model;
+
+/* Hashes the name of an object.
+ *
+ * last    in, out; the model is borrowed
+ */
+uint64_t mb_hash_object(mb_last_model *last, mb_text model, mb_text id, const mb_arena *arena);
+
+/* Objects by their names. */
+typedef struct {
+    mb_table table;
+    mb_last_model last;
+} mb_objects;
+
+/* Makes a table of objects, as mb_table_init does.  Returns MB_OK or MB_NO_MEMORY. */
+mb_status mb_objects_init(mb_objects *objects, size_t expected, mb_arena *arena);
+
+/* Finds the slot of an object whose name was hashed before, as mb_table_find does.
+ * Returns MB_OK or MB_NO_MEMORY. */
+mb_status mb_find_hashed_object(mb_objects *objects, uint64_t hash, mb_text model, mb_text id,
+                                mb_arena *arena, mb_slot **slot);
+
 /* Finds the slot of an object, as mb_table_find does.  Returns MB_OK or MB_NO_MEMORY. */
-mb_status mb_find_object(mb_table *objects, mb_text model, mb_text id, mb_arena *arena,
+mb_status mb_find_object(mb_objects *objects, mb_text model, mb_text id, mb_arena *arena,
                          mb_slot **slot);
 
 /* Finds the slot of a field of an object, as mb_table_find does.

@@ -1,22 +1,20 @@
 /* select.c - merging a part of what there is.
  *
- * Each object is decided alone, so a part of the objects can be merged now and the rest later.  Four
+ * Each object is decided alone, so a part of the objects can be merged now and the rest later.  Three
  * things use that:
  *
  * A long window goes to the device in pages.  All pages but the last have only objects that the
- * request does not touch: for those, a page is a sync of a device with nothing to say, and its
- * clock moves from page to page.  What the request touches waits for the last page and is merged
+ * request has no diff of: for those, a page is a sync of a device with nothing to say, and its
+ * clock moves from page to page.  What the request has diffs of waits for the last page and is merged
  * there with the whole window, as if there had been no pages.  So no page can say of an object what
  * a later one would have to take back.
  *
- * A device that has never synced cannot hold what died before.  Of a compacted log such an object
- * has a delete left and nothing else; leaving it out bounds what a new device gets by what lives.
+ * A device at clock 0 holds nothing, so it need not hear of what was dead when its pull began: what it
+ * downloads is bounded by what lives.  A delete from after that is news even for it, since an earlier
+ * page may have brought the object.
  *
- * A device whose edit was refused is told the true state of the object.  That is the merge of the
- * whole log with nothing, for the objects of the refused diffs alone.
- *
- * A refused diff that is left out of the merge changes what else of its object is written, and of no
- * other.  So who asks about what is written asks about all of the objects concerned.
+ * A refused diff that is excluded from the merge changes what else of its object is written, and of
+ * no other.  So who asks the rules of what is written asks of the objects concerned as a whole.
  *
  * Does not: cut an object in two.
  */
@@ -25,34 +23,72 @@
 #include "names.h"
 #include "text.h"
 
-static mb_status note(mb_arena *arena, mb_table *objects, mb_slot *slot, const mb_diff *diff)
+/* An object that something is to be remembered of. */
+typedef struct {
+    mb_object_name name;
+    bool is_made;  /* the request has an unknown create of it */
+    mb_diff *next; /* the diff of it that the walk met last */
+} noted_object;
+
+static mb_status note(mb_objects *objects, const mb_diff *diff, mb_arena *arena,
+                      noted_object **noted)
 {
-    mb_object_name *name = mb_arena_get_array(arena, 1, sizeof *name);
-    if (name == NULL)
+    mb_slot *slot;
+    if (mb_find_object(objects, diff->model, diff->object_id, arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
-    *name = (mb_object_name){diff->model, diff->object_id, objects->item_count};
-    mb_table_fill(objects, slot, name);
+    if (slot->item == NULL) {
+        noted_object *made = mb_arena_get_array(arena, 1, sizeof *made);
+        if (made == NULL)
+            return MB_NO_MEMORY;
+        made->name = (mb_object_name){diff->model, diff->object_id, objects->table.item_count};
+        mb_table_fill(&objects->table, slot, made);
+    }
+    *noted = slot->item;
     return MB_OK;
 }
 
-/* Notes the objects of the request's diffs.
- *
- * among   of those diffs alone, by index; NULL: of all
- */
-static mb_status note_touched(mb_arena *arena, const mb_diffs *request, const bool *among,
-                              mb_table *touched)
+static bool has_object(const mb_diff *diff)
+{
+    return diff->model.size != 0 && diff->object_id.size != 0;
+}
+
+/* Notes the objects of the request's diffs. */
+static mb_status note_requested(mb_arena *arena, const mb_diffs *request, mb_objects *requested)
+{
+    noted_object *noted;
+    if (mb_objects_init(requested, request->count, arena) != MB_OK)
+        return MB_NO_MEMORY;
+    for (size_t i = 0; i < request->count; i++)
+        if (has_object(&request->items[i]) &&
+            note(requested, &request->items[i], arena, &noted) != MB_OK)
+            return MB_NO_MEMORY;
+    return MB_OK;
+}
+
+static mb_status is_noted(mb_objects *objects, const mb_diff *diff, mb_arena *arena, bool *noted)
 {
     mb_slot *slot;
-    if (mb_table_init(touched, request->count, arena) != MB_OK)
+    if (mb_find_object(objects, diff->model, diff->object_id, arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
-    for (size_t i = 0; i < request->count; i++) {
-        const mb_diff *diff = &request->items[i];
-        if (among != NULL && !among[i])
+    *noted = slot->item != NULL;
+    return MB_OK;
+}
+
+mb_status mb_link_objects(mb_arena *arena, mb_diffs *request)
+{
+    mb_objects objects;
+    noted_object *object;
+    if (mb_objects_init(&objects, request->count, arena) != MB_OK)
+        return MB_NO_MEMORY;
+    for (size_t i = request->count; i-- > 0;) {
+        mb_diff *diff = &request->items[i];
+        diff->next_of_object = NULL;
+        if (!has_object(diff))
             continue;
-        if (mb_find_object(touched, diff->model, diff->object_id, arena, &slot) != MB_OK)
+        if (note(&objects, diff, arena, &object) != MB_OK)
             return MB_NO_MEMORY;
-        if (slot->item == NULL && note(arena, touched, slot, diff) != MB_OK)
-            return MB_NO_MEMORY;
+        diff->next_of_object = object->next;
+        object->next = diff;
     }
     return MB_OK;
 }
@@ -60,73 +96,190 @@ static mb_status note_touched(mb_arena *arena, const mb_diffs *request, const bo
 mb_status mb_select(mb_arena *arena, mb_diffs *window, mb_diffs *request,
                     const mb_selection *selection)
 {
-    mb_table touched;
-    mb_slot *slot;
-    if (note_touched(arena, request, NULL, &touched) != MB_OK)
+    mb_objects requested;
+    bool is_requested;
+    if (note_requested(arena, request, &requested) != MB_OK)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < window->count; i++) {
         mb_diff *diff = &window->items[i];
-        if (mb_find_object(&touched, diff->model, diff->object_id, arena, &slot) != MB_OK)
+        if (is_noted(&requested, diff, arena, &is_requested) != MB_OK)
             return MB_NO_MEMORY;
-        const bool in_range = diff->logical_clock >= selection->untouched_from &&
-                              diff->logical_clock < selection->untouched_before;
-        diff->left_out = !(slot->item != NULL ? selection->touched : in_range);
+        const bool in_range = diff->logical_clock >= selection->others_from &&
+                              diff->logical_clock < selection->others_before;
+        diff->excluded |= !(is_requested ? selection->requested : in_range);
     }
     for (size_t i = 0; i < request->count; i++)
-        request->items[i].left_out = !selection->request;
+        request->items[i].excluded |= !selection->request;
     return MB_OK;
 }
 
-mb_status mb_leave_out_dead(mb_arena *arena, mb_diffs *window, const mb_diffs *request)
+/* Notes the objects of those diffs that are deletes and below pull_clock. */
+static mb_status note_dead(mb_arena *arena, const mb_diffs *later, int64_t pull_clock,
+                           mb_objects *dead)
 {
-    mb_table seen;
-    mb_slot *slot;
-    const mb_diff **in_order;
-    if (note_touched(arena, request, NULL, &seen) != MB_OK ||
-        mb_log_order(window, arena, &in_order) != MB_OK)
+    noted_object *noted;
+    if (mb_objects_init(dead, 0, arena) != MB_OK)
         return MB_NO_MEMORY;
-    for (size_t i = 0; i < window->count; i++) {
-        mb_diff *diff = &window->items[in_order[i] - window->items];
-        if (mb_find_object(&seen, diff->model, diff->object_id, arena, &slot) != MB_OK)
-            return MB_NO_MEMORY;
-        if (slot->item != NULL)
-            continue;
-        if (diff->type == MB_DELETE)
-            diff->left_out = true;
-        else if (note(arena, &seen, slot, diff) != MB_OK)
+    for (size_t i = 0; i < later->count; i++) {
+        const mb_diff *diff = &later->items[i];
+        if (diff->type == MB_DELETE && diff->logical_clock < pull_clock &&
+            note(dead, diff, arena, &noted) != MB_OK)
             return MB_NO_MEMORY;
     }
     return MB_OK;
 }
 
-mb_status mb_find_of_written_objects(const mb_diffs *request, const bool *written, mb_arena *arena,
-                                     bool **found)
+static bool has_delete(const mb_diffs *diffs)
 {
-    mb_table objects;
+    for (size_t i = 0; i < diffs->count; i++)
+        if (diffs->items[i].type == MB_DELETE)
+            return true;
+    return false;
+}
+
+mb_status mb_exclude_dead(mb_arena *arena, mb_diffs *window, const mb_diffs *request,
+                          const mb_diffs *later, int64_t pull_clock)
+{
+    mb_objects requested, dead;
+    noted_object *noted;
+    bool is_requested, is_dead;
+    const mb_diff **in_order;
+    if (!has_delete(window) && !has_delete(later))
+        return MB_OK;
+    if (note_requested(arena, request, &requested) != MB_OK ||
+        note_dead(arena, later, pull_clock, &dead) != MB_OK ||
+        mb_log_order(window, arena, &in_order) != MB_OK)
+        return MB_NO_MEMORY;
+    for (size_t i = window->count; i-- > 0;) {
+        mb_diff *diff = &window->items[in_order[i] - window->items];
+        if (diff->logical_clock >= pull_clock)
+            continue;
+        if (is_noted(&requested, diff, arena, &is_requested) != MB_OK ||
+            is_noted(&dead, diff, arena, &is_dead) != MB_OK)
+            return MB_NO_MEMORY;
+        if (is_requested)
+            continue;
+        if (diff->type == MB_DELETE && note(&dead, diff, arena, &noted) != MB_OK)
+            return MB_NO_MEMORY;
+        diff->excluded |= is_dead || diff->type == MB_DELETE;
+    }
+    return MB_OK;
+}
+
+/* ---- what the rules are asked of ----------------------------------------------------------- */
+
+static bool counts(const mb_diff *diff)
+{
+    return !diff->repeated && diff->malformed == NULL;
+}
+
+static bool is_new_as_a_whole(const mb_diffs *request)
+{
+    for (size_t i = 0; i < request->count; i++)
+        if (request->items[i].known)
+            return false;
+    return true;
+}
+
+/* Notes the objects of which something is written, and whether the device makes them. */
+static mb_status note_written(mb_arena *arena, const mb_diffs *request, const bool *written,
+                              mb_objects *objects)
+{
+    noted_object *object;
     mb_slot *slot;
-    bool *of_them = mb_arena_get_items(arena, request->count, sizeof *of_them);
-    if (of_them == NULL || note_touched(arena, request, written, &objects) != MB_OK)
+    if (mb_objects_init(objects, 0, arena) != MB_OK)
+        return MB_NO_MEMORY;
+    for (size_t i = 0; i < request->count; i++)
+        if (written[i] && note(objects, &request->items[i], arena, &object) != MB_OK)
+            return MB_NO_MEMORY;
+    for (size_t i = 0; i < request->count; i++) {
+        const mb_diff *diff = &request->items[i];
+        if (!counts(diff) || diff->known || diff->type != MB_CREATE)
+            continue;
+        if (mb_find_object(objects, diff->model, diff->object_id, arena, &slot) != MB_OK)
+            return MB_NO_MEMORY;
+        if (slot->item != NULL)
+            ((noted_object *)slot->item)->is_made = true;
+    }
+    return MB_OK;
+}
+
+/* Of a known diff something can only be written by a new create that it is folded into. */
+static mb_status find_of_written_objects(mb_arena *arena, const mb_diffs *request,
+                                         const mb_merge_result *merged, bool *found)
+{
+    mb_objects objects;
+    mb_slot *slot;
+    if (note_written(arena, request, merged->written, &objects) != MB_OK)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < request->count; i++) {
         const mb_diff *diff = &request->items[i];
+        if (!counts(diff) || !merged->unlogged[i])
+            continue;
         if (mb_find_object(&objects, diff->model, diff->object_id, arena, &slot) != MB_OK)
             return MB_NO_MEMORY;
-        of_them[i] = slot->item != NULL;
+        const noted_object *object = slot->item;
+        found[i] = object != NULL && (!diff->known || object->is_made);
     }
-    *found = of_them;
     return MB_OK;
 }
 
-mb_status mb_page_end(mb_arena *arena, const mb_diffs *window, size_t limit, int64_t *end)
+mb_status mb_find_to_validate(mb_arena *arena, const mb_diffs *request,
+                              const mb_merge_result *merged, bool may_exclude, bool **found)
+{
+    bool *made = mb_arena_get_array(arena, request->count, sizeof *made);
+    if (made == NULL)
+        return MB_NO_MEMORY;
+    *found = made;
+    const bool all = is_new_as_a_whole(request);
+    if (!all && may_exclude)
+        return find_of_written_objects(arena, request, merged, made);
+    for (size_t i = 0; i < request->count; i++)
+        made[i] = counts(&request->items[i]) && (all || merged->written[i]);
+    return MB_OK;
+}
+
+/* ---- pages --------------------------------------------------------------------------------- */
+
+/* The first diff that has no room on the page, the window's count if all have.  What is excluded takes
+ * no room.
+ *
+ * first    out: the first diff of the page; the window's count if there is none
+ */
+static size_t first_without_room(const mb_diff *const *in_order, size_t count, size_t limit,
+                                 size_t max_bytes, size_t *first)
+{
+    size_t diffs = 0, room = max_bytes;
+    *first = count;
+    for (size_t i = 0; i < count; i++) {
+        const mb_diff *diff = in_order[i];
+        const uint64_t bytes =
+            (uint64_t)diff->id.size + diff->owner.size + diff->model.size + diff->json_data.size;
+        if (diff->excluded)
+            continue;
+        if (*first == count)
+            *first = i;
+        if (diffs == limit || bytes > room)
+            return i;
+        diffs++;
+        room -= (size_t)bytes;
+    }
+    return count;
+}
+
+mb_status mb_page_end(mb_arena *arena, const mb_diffs *window, size_t limit, size_t max_bytes,
+                      int64_t *end)
 {
     const mb_diff **in_order;
+    size_t begin;
     *end = -1;
-    if (window->count <= limit)
-        return MB_OK;
     if (mb_log_order(window, arena, &in_order) != MB_OK)
         return MB_NO_MEMORY;
-    const int64_t first = in_order[0]->logical_clock;
-    const int64_t next = in_order[limit]->logical_clock;
+    const size_t past = first_without_room(in_order, window->count, limit, max_bytes, &begin);
+    if (past == window->count)
+        return MB_OK;
+    const int64_t first = in_order[begin]->logical_clock;
+    const int64_t next = in_order[past]->logical_clock;
     const int64_t last = in_order[window->count - 1]->logical_clock;
     if (next > first)
         *end = next;
@@ -141,4 +294,21 @@ uint64_t mb_request_fingerprint(const mb_diffs *request)
     for (size_t i = 0; i < request->count; i++)
         fingerprint = mb_text_hash(request->items[i].id, fingerprint);
     return fingerprint;
+}
+
+uint64_t mb_request_content(const mb_diffs *request)
+{
+    uint64_t content = request->count;
+    for (size_t i = 0; i < request->count; i++) {
+        const mb_diff *diff = &request->items[i];
+        const int64_t numbers[3] = {diff->logical_clock, diff->utc_timestamp, diff->type};
+        const mb_text texts[5] = {diff->id,
+                                  diff->owner,
+                                  diff->model,
+                                  diff->json_data,
+                                  {(const char *)numbers, sizeof numbers}};
+        for (size_t n = 0; n < sizeof texts / sizeof *texts; n++)
+            content = mb_text_hash(texts[n], content);
+    }
+    return content;
 }

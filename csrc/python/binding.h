@@ -1,4 +1,16 @@
-/* binding.h - what the files of the binding share. */
+/* binding.h - what the files of the binding share.
+ *
+ *     module        the state that the calls share, and the plain functions
+ *     convert       diffs from Python to C and back
+ *     errors        what the core refuses, as exceptions
+ *     synchronizer  the app: its seven methods, and which optional ones it has
+ *     request       one sync request: its diffs, its clock, its page
+ *     validate      the app's rules, and what a refused diff takes with it
+ *     sync          one sync inside the owner's transaction: the order of the protocol
+ *     reply         what the device gets
+ *     mobync        the type that apps use
+ *     compaction    a log compacted piece by piece
+ */
 #ifndef MOBYNC_BINDING_H
 #define MOBYNC_BINDING_H
 
@@ -7,51 +19,154 @@
 
 #include "../core/mobync.h"
 
+/* ---- the module ---------------------------------------------------------------------------- */
+
+enum { FIELDS = 7 };
+
+/* The methods that a Synchronizer need not have, in the order of state->optional_names. */
+typedef enum {
+    TRANSACTION,
+    WRITE_ORDER,
+    HIGHEST_LOGICAL_CLOCK,
+    CREATE_MANY, /* these three in the order of mb_type */
+    UPDATE_MANY,
+    DELETE_MANY,
+    CHECK_WRITTEN,
+    APPEND_LOG,
+    READ_LOG,
+    READING,
+    READ_DEVICES,
+    WRITE_DEVICES,
+    OPTIONAL_METHODS
+} optional_method;
+
+enum { STATE_OBJECTS = 80 }; /* as many at most */
+
 typedef struct {
-    PyTypeObject *exchange_type;
+    PyTypeObject *synchronizer_type;
+    PyTypeObject *mobync_type;
     PyTypeObject *compaction_type;
-    PyObject *invalid_diff_error; /* mobync.errors.InvalidDiffError */
-    PyObject *operation_type;     /* mobync.types.OperationType */
     uint64_t hash_seed;
     mb_arena *idle_arena; /* of a call that is over, for the next one; or NULL */
 
-    /* Interned: the seven fields, the types, and an enum's attribute. */
-    PyObject *id;
-    PyObject *owner;
-    PyObject *logical_clock;
-    PyObject *utc_timestamp;
-    PyObject *type;
-    PyObject *model;
-    PyObject *json_data;
-    PyObject *type_names[3];
-    PyObject *name;
+    union { /* what the calls look up, by name and all together; module.c has the same order */
+        PyObject *objects[STATE_OBJECTS];
+        struct {
+            /* mobync.errors */
+            PyObject *invalid_diff_error, *id_taken_error, *unauthorized_error;
+            PyObject *logical_clock_error, *page_error, *shown;
 
-    PyObject *fields; /* a tuple of the seven, in the order of a diff */
-    PyObject *blank;  /* a dict of them: its copies have room for seven from the start */
+            /* mobync.types */
+            PyObject *operation_type, *read_filter;
+            PyObject *filter_types[3]; /* equal, majorOrEqual, minor */
 
-    PyObject *json_loads; /* json.loads */
-    PyObject *shown;      /* mobync.errors.shown */
+            PyObject *json_loads, *json_dumps, *make_uuid;
+
+            /* mobync._sync and mobync.synchronizer, imported when the first Mobync is made, since these modules import this */
+            PyObject *begin_again, *one_moment, *locks_of, *attempts, *check_synchronizer, *admit,
+                *poll;
+            PyObject *admit_nameless, *is_noted, *begin_log;
+            PyObject *default_methods[OPTIONAL_METHODS]; /* of mobync.Synchronizer */
+
+            /* Interned: the seven fields, the types, and what is called or looked up. */
+            PyObject *id, *owner, *logical_clock, *utc_timestamp, *type, *model, *json_data;
+            PyObject *type_names[3], *rule_names[3], *optional_names[OPTIONAL_METHODS];
+            PyObject *name, *read, *throw_, *ahead, *index, *diff_id, *others, *reason;
+            PyObject *now_ms, *tell, *field_times;
+
+            PyObject *fields; /* a tuple of the seven, in the order of a diff */
+            PyObject *blank;  /* a dict of them: its copies have room for seven from the start */
+        };
+    };
 } module_state;
 
+/* A function as the value of a slot.  ISO C converts a function to a number but not to void *, which is
+ * what a slot holds. */
+#define SLOT_FUNCTION(function) ((void *)(uintptr_t)(function))
+
 extern struct PyModuleDef mobync_core_module;
-extern PyType_Spec exchange_spec;
+extern PyType_Spec synchronizer_spec;
+extern PyType_Spec mobync_spec;
 extern PyType_Spec compaction_spec;
+
+/* Imports what the calls of a Mobync need of the package.  Returns 0, or -1 with an exception. */
+int import_package(module_state *state);
+
+/* An arena for one call, which nobody else has.  Returns 0, or -1 with MemoryError. */
+int take_arena(module_state *state, mb_arena **arena);
+
+/* Ends the use of an arena: it is kept for the next call, or freed.  NULL is allowed for both. */
+void give_back_arena(module_state *state, mb_arena *arena);
+
+/* The state of the module that a type, or one that it derives from, belongs to.  NULL once the
+ * collector has taken the module from the type. */
+module_state *state_of_type(PyTypeObject *type);
+
+/* ---- errors -------------------------------------------------------------------------------- */
+
+/* Raises InvalidDiffError(reason, index, diff_id).  `id` may be NULL; `index` -1 means none.
+ * Always returns -1. */
+int raise_invalid(module_state *state, Py_ssize_t index, PyObject *id, const char *format, ...);
+
+/* Raises InvalidDiffError or UnauthorizedError with a reason, which may be NULL with an exception; takes
+ * the reference to it.  The rest as above. */
+int raise_at(PyObject *type, Py_ssize_t index, PyObject *id, PyObject *reason);
+
+/* Raises an exception, of which it takes the reference; it may be NULL where one is set that says why.
+ * Always returns -1. */
+int raise_made(PyObject *exception);
+
+/* Raises for a status that is not MB_OK. Always returns -1. */
+int raise_status(module_state *state, mb_status status, Py_ssize_t index, PyObject *id,
+                 const mb_error *error);
+
+/* The same for a diff that the core found, with the index that it gave, or SIZE_MAX. */
+int raise_read_status(module_state *state, mb_status status, size_t index, const mb_error *error);
+
+/* Raises an error with a text, in place of one that is set; without memory for the text MemoryError.
+ * PyErr_Format raises an error that says nothing then, before Python 3.12.  Always returns -1. */
+int raise_format(PyObject *type, const char *format, ...);
+
+/* Raises MemoryError unless the status is MB_OK.  Returns 0 or -1. */
+int check_memory(mb_status status);
+
+/* Raises one of mobync.errors with what Python shows of a value: `format` has one %S for it.
+ * Always returns -1. */
+int raise_shown(module_state *state, PyObject *error_type, const char *format, PyObject *value);
+
+/* Takes the exception that is set, with its traceback: a new reference. */
+PyObject *take_exception(void);
+
+/* Sets an exception again; takes the reference. */
+void restore_exception(PyObject *exception);
+
+/* ---- diffs --------------------------------------------------------------------------------- */
+
+typedef enum {
+    ID_TEXT,
+    OWNER_TEXT,
+    MODEL_TEXT,
+    JSON_DATA_TEXT,
+    FIELD_TIMES_TEXT, /* of a folded row of the log */
+    TEXTS
+} diff_text_name;
 
 /* A diff's texts as Python objects: they keep the memory alive that the mb_diff borrows, and are
  * what goes out again.  NULL where the diff came as JSON and nobody has asked for them yet. */
 typedef struct {
-    PyObject *id;
-    PyObject *owner;
-    PyObject *model;
-    PyObject *json_data;
+    PyObject *texts[TEXTS];
 } diff_objects;
 
 /* A list of diffs that came from Python.  All zero: an empty list. */
 typedef struct {
-    mb_diffs diffs;        /* in an arena */
+    mb_diffs diffs; /* in an arena, or the list's own */
+    bool owns_diffs;
     diff_objects *objects; /* one for each diff; NULL for rows that came as JSON */
     PyObject *json;        /* the text that they were read from, or NULL */
 } diff_list;
+
+/* Gives back the id and json_data of a diff that is needed no more; what came as JSON stays. */
+void forget_texts(diff_list *list, size_t index);
 
 /* Gives back what a list holds; it is empty afterwards. */
 void diff_list_clear(diff_list *list);
@@ -61,93 +176,338 @@ void diff_list_clear(diff_list *list);
 PyObject *snapshot(PyObject *sequence);
 
 /* Makes room for `count` diffs that come as dicts.  Returns 0, or -1 with MemoryError. */
-int diff_list_new(diff_list *list, Py_ssize_t count, mb_arena *arena);
+int diff_list_new(diff_list *list, Py_ssize_t count);
 
-/* Reads a diff from a dict into its place in a list, and checks its form.
+/* What no diff of a request may have for a key, since it is an argument of validate_* itself; ends with
+ * NULL. */
+extern const char *const reserved_keys[];
+
+/* Reads a diff of a request from a dict into its place in a list, and checks its form.
  *
  * dict    an exact dict
+ * rules   checked too
  * list    made by diff_list_new; the caller clears it, on failure too
  *
  * Returns 0, or -1 with InvalidDiffError, MemoryError or what a strange key raised.
  */
-int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, mb_arena *arena,
-              diff_list *list);
+int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, const mb_request_rules *rules,
+              mb_arena *arena, diff_list *list);
 
-/* What no diff may have for a key, since it is an argument of validate_* itself; ends with NULL. */
-extern const char *const reserved_keys[];
-
-/* Checks the keys of a request's diff, whose id is given: str, and none that is reserved.
- * Returns 0, or -1 with InvalidDiffError. */
-int check_keys(module_state *state, PyObject *dict, Py_ssize_t index, PyObject *id);
-
-/* Reads the rows that Synchronizer.read gave.
+/* Reads rows.
  *
- * rows    JSON text (str or bytes) or an iterable of mappings
- * list    out; the caller clears it, on failure too
+ * rows            JSON text (str or bytes) or an iterable of mappings
+ * log_model       which read() gave them, for the error; NULL where they are an argument
+ * with_members    keep the members of each json_data: whatever is not mb_merge needs them
+ * list            out; the caller clears it, on failure too
  *
  * Returns 0, or -1 with InvalidDiffError for a row that is no diff, TypeError for what are no
  * rows, MemoryError, or what the iterable raised.
  */
-int read_rows(module_state *state, PyObject *rows, mb_arena *arena, diff_list *list);
+int read_rows(module_state *state, PyObject *rows, PyObject *log_model, bool with_members,
+              mb_arena *arena, diff_list *list);
+
+/* Reads rows that read_log() gave: an iterable of sequences of the seven fields.  Each is read before
+ * the next is asked for, and let go.  All else as of read_rows. */
+int read_value_rows(module_state *state, PyObject *rows, PyObject *log_model, bool with_members,
+                    mb_arena *arena, diff_list *list);
 
 /* Checks that rows are what was asked for: of that owner, from that clock on.  A store that does
  * not filter would have other owners' diffs merged, or old ones taken for concurrent.
  * Returns 0, or -1 with ValueError. */
-int check_window(const diff_list *window, mb_text owner, int64_t first_clock);
+int check_window(const diff_list *window, mb_text owner, int64_t first_clock, PyObject *method,
+                 PyObject *log_model);
 
-/* A new dict of the seven fields of an outcome.
- *
- * list             the list that it came from
- * logical_clock    what to put there
- */
-PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome, diff_list *list,
-                          int64_t logical_clock);
+/* The highest logical clock of diffs; -1 if there are none. */
+int64_t highest_of(const mb_diffs *diffs);
 
-enum { FIELDS = 7 };
+/* The UTF-8 of a str, which stays valid as long as the str does.  Returns 0, or -1 with MemoryError or,
+ * for a lone surrogate, UnicodeEncodeError. */
+int borrow_text(PyObject *str, mb_text *text);
 
-/* The fields of a diff that was read from JSON and is_whole, in the order of state->fields: new
- * references.  Returns 0, or -1 with MemoryError. */
-int whole_diff_values(module_state *state, diff_list *list, size_t index, PyObject *values[FIELDS]);
-
-/* A new dict of such a diff. */
-PyObject *whole_diff_to_dict(module_state *state, diff_list *list, size_t index);
-
-/* The values of rows that are whole diffs as JSON text: a new list of a tuple each, in the order of
- * state->fields; None if a row is anything else.
- *
- * rows    an exact tuple
- *
- * Returns NULL with TypeError, InvalidDiffError for a str that is no Unicode, or MemoryError.
- */
-PyObject *read_log_values(module_state *state, PyObject *rows, mb_arena *arena);
+/* Whether the exception that is set says that a str has a lone surrogate; then it is cleared. */
+bool forget_lone_surrogate(void);
 
 /* The text of JSON that came as str or bytes; borrowed.  Returns 0, or -1 with TypeError, or with
  * InvalidDiffError for a str that is no Unicode. */
 int borrow_json(module_state *state, PyObject *json, mb_text *text);
 
-/* The id, the model or the json_data of a diff as a new reference to a str. */
-PyObject *diff_id(diff_list *list, size_t index);
-PyObject *diff_model(diff_list *list, size_t index);
+/* A new str. */
+PyObject *text_to_str(mb_text text);
+
+/* Fills a place of a new list with an item, whose reference it takes; NULL drops the list. */
+void put_item(PyObject **list, size_t place, PyObject *item);
+
+/* A text of a diff, or the json_data of an outcome of the list, as a new reference to a str. */
+PyObject *diff_text(diff_list *list, size_t index, diff_text_name which);
 PyObject *outcome_json_data(const mb_outcome *outcome, diff_list *list);
 
-/* Raises InvalidDiffError(reason, index, diff_id).  `id` may be NULL; `index` -1 means none.
- * Always returns -1. */
-int raise_invalid(module_state *state, Py_ssize_t index, PyObject *id, const char *format, ...);
+/* The fields of an outcome of the list, in the order of state->fields: new references.
+ * Returns 0, or -1 with MemoryError. */
+int outcome_values(module_state *state, const mb_outcome *outcome, diff_list *list,
+                   PyObject *values[FIELDS]);
 
-/* Raises for a status that is not MB_OK. Always returns -1. */
-int raise_status(module_state *state, mb_status status, Py_ssize_t index, PyObject *id,
-                 const mb_error *error);
+/* A new list of a dict of the seven fields for each outcome of the list. */
+PyObject *outcomes_to_list(module_state *state, const mb_outcomes *outcomes, diff_list *list);
 
-/* The same for a status of what reads JSON, with the index that it gave. */
-int raise_read_status(module_state *state, mb_status status, size_t index, const mb_error *error);
+/* ---- the app ------------------------------------------------------------------------------- */
 
-/* An arena for one call, which nobody else has.  Returns MB_OK or MB_NO_MEMORY. */
-mb_status take_arena(module_state *state, mb_arena **arena);
+/* A Synchronizer, and which of the optional methods it has of its own. */
+typedef struct {
+    PyObject *object;
+    bool has[OPTIONAL_METHODS];
+} store;
 
-/* Ends the use of an arena: it is kept for the next call, or freed.  NULL is allowed for both. */
-void give_back_arena(module_state *state, mb_arena *arena);
+/* Looks at a Synchronizer.
+ *
+ * object   borrowed: it outlives the store
+ *
+ * Returns 0, or -1 with TypeError if it is none, or with what a strange attribute raised.
+ */
+int open_store(module_state *state, PyObject *object, store *opened);
 
-/* The state of an instance's module; NULL once the collector has taken the module from its type. */
-module_state *state_at_end(PyTypeObject *type);
+/* Whether a Synchronizer has an optional method of its own.  Returns 1, 0, or -1. */
+int has_own(module_state *state, PyObject *object, optional_method which);
+
+/* Calls a method of a store with arguments[1 .. count]; arguments[0] is room for the call.
+ * Returns a new reference to its plain_answer(), or NULL with an exception. */
+PyObject *call_store(const store *app, PyObject *method, PyObject **arguments, size_t count);
+
+/* What an app's method answered.  One that must be awaited would count as a yes, and nothing would have
+ * been done: the store's `_waiting` awaits it where it can, or raises TypeError.
+ *
+ * app       whose method it is
+ * answer    takes the reference; may be NULL
+ * method    its name
+ *
+ * Returns a new reference, or NULL with an exception. */
+PyObject *plain_answer(const store *app, PyObject *answer, PyObject *method);
+
+/* What of an owner's log is wanted: rows, rows with the members of their json_data, or only deletes (a
+ * store may give all rows the same). */
+typedef enum { LOG_ROWS, LOG_MEMBERS, LOG_DELETES } log_part;
+
+/* Reads an owner's diffs of the log with a clock of first to before the end; end -1: to the last.
+ *
+ * rows           out: checked; the caller clears it, on failure too
+ *
+ * Returns 0, or -1 with ValueError for rows that are no log of this owner, or what read() raised.
+ */
+typedef struct {
+    PyObject *log_model;
+    PyObject *owner_id;
+    mb_text owner;
+} log_name;
+
+int read_log(module_state *state, const store *app, const log_name *log, int64_t first, int64_t end,
+             log_part part, mb_arena *arena, diff_list *rows);
+
+/* Asks a store for an owner's highest logical clock.
+ *
+ * highest   out: -1 for an empty log; -2 where the store does not offer it
+ *
+ * Returns 0, or -1 with an exception.
+ */
+int ask_highest_clock(module_state *state, const store *app, const log_name *log, int64_t *highest);
+
+/* Finds an owner's highest logical clock, -1 for an empty log: the store's own answer, else that of
+ * the log from a clock on.  Returns 0, or -1 with an exception. */
+int find_highest_clock(module_state *state, const store *app, const log_name *log, int64_t from,
+                       mb_arena *arena, int64_t *highest);
+
+/* ---- a Mobync and its syncs ---------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD PyObject *synchronizer; /* NULL: __init__ was not called */
+    PyObject *diffs_model_name;
+    mb_text log_model; /* the same */
+    PyObject *locks;   /* of its owners */
+    Py_ssize_t max_clock_skew_ms;
+    double lock_timeout_s;
+    Py_ssize_t max_diffs;
+    Py_ssize_t max_json_data_bytes;
+    Py_ssize_t max_depth;
+    Py_ssize_t max_fields;
+    Py_ssize_t max_reply_bytes;
+    Py_ssize_t max_pull_diffs;
+    double device_retention_s;
+    double first_pull_retention_s;
+    bool refuses_nameless; /* anonymous_devices=False */
+    bool skips;            /* on_refusal */
+    PyObject *noted;       /* of mobync/_sync/devices.py: owners whose nameless devices are noted */
+} mobync_object;
+
+/* What a request says of pages. */
+typedef struct {
+    bool asked;
+    int64_t limit;       /* diffs that a page should have; 0: all that are left */
+    int64_t first_clock; /* where the page begins */
+    int64_t pull_clock;  /* the owner's clock when the pull began; -1: it begins now */
+    int64_t stamp; /* by which devices.py knows the page, or the next one; 0: it is the first */
+} page;
+
+/* What is known of a diff of a request beside what it says. */
+typedef struct {
+    PyObject *sent; /* a copy of the caller's dict, as the device sent it; NULL: it came as JSON */
+    PyObject *malformed; /* of a dict: the error that says why; or NULL */
+    PyObject *misfit;    /* the error with which a table refused its row; or NULL */
+    bool gets_fresh_id;  /* the log has its id already, and keeps it under another */
+    bool taken_along;    /* in this attempt: excluded since an earlier diff of its object was */
+} diff_notes;
+
+/* What a request of a named device is: mobync/_sync/devices.py decides it, with these numbers. */
+typedef enum { NEXT, RETRY, STARTS_OVER, STARTED_OVER, POLL } turn_kind;
+
+/* One request on its way through a sync. */
+typedef struct {
+    module_state *state;
+    mobync_object *server;
+    bool skips; /* a refused diff is excluded and the sync goes on */
+    log_name log;
+    mb_arena *arena;   /* of the request, and of the first attempt */
+    mb_arena *scratch; /* of the current attempt: the same, or one of its own */
+    mb_arena *retried; /* the one of its own, or NULL */
+
+    /* The request. */
+    diff_list request;
+    diff_notes *notes; /* of each diff */
+    PyObject *callers; /* a tuple of the caller's dicts; NULL where the request came as JSON */
+    int64_t client_clock;
+    page page;
+    PyObject *device; /* its name; NULL: it has none, or the store keeps no devices */
+    PyObject *mark;   /* so this, which may be None, and the next two */
+    int64_t number;
+    uint64_t content;
+    int64_t pull_clock;   /* what the cursor says of it; -1: there is none */
+    int64_t stamp;        /* likewise; 0: there is none */
+    bool has_transaction; /* of the app's own: a sync is all or nothing */
+
+    /* What earlier attempts found. */
+    bool singly;  /* rows are written one by one, to find those that do not fit */
+    int restarts; /* for the sake of rows that do not fit */
+
+    /* This attempt. */
+    turn_kind turn;       /* NEXT for a device without a name */
+    PyObject *turn_taken; /* a Turn of mobync/_sync/devices.py; NULL for a device without a name */
+    PyObject *new_mark;   /* of the reply; NULL: the one that the request carried */
+    diff_list window;
+    diff_list later; /* the deletes behind a page; has_later: they have been read */
+    bool has_later;
+    diff_list history;   /* the whole log, where objects are restored */
+    int64_t window_from; /* the window is the whole log from this clock on; -1: it is a part */
+    int64_t highest;     /* the owner's clock before it */
+    int64_t push_clock;  /* that a push was made for, or -1 for any: the owner's next clock */
+    int64_t next_page;   /* the clock of the page after this one; -1: this is the last */
+    bool is_retry;       /* the window knows a diff of the request */
+    bool is_behind; /* a pull without the lock: the log that it sees ends before the device's */
+    mb_merge_result result;
+    PyObject *refused; /* a list of what the reply says of excluded diffs, or NULL */
+    bool is_restored;
+    diff_list restored; /* what goes downstream then */
+    mb_outcomes restored_downstream;
+
+    /* What is being written: places in the merge's upstream. */
+    size_t *order;
+    PyObject *misfit; /* the last one that was found where rows are written one by one, or NULL */
+    const size_t *written_places;
+    size_t written_count; /* 0: no row is being written */
+    bool writes_log;
+} sync_state;
+
+/* Begins a sync with what the arguments or the body of a request say.
+ *
+ * s        all zero but for state and server; the caller ends it with end_sync, on failure too
+ * clock ... mark   as they came from the caller
+ * body     str or bytes
+ *
+ * Returns 0, or -1 with an exception.
+ */
+typedef struct {
+    PyObject *clock;
+    PyObject *limit; /* this and the rest: or None */
+    PyObject *cursor;
+    PyObject *device;
+    PyObject *number;
+    PyObject *mark;
+} request_head;
+
+int begin_sync(sync_state *s, PyObject *diffs, PyObject *owner_id, const request_head *head);
+int begin_json_sync(sync_state *s, PyObject *body, PyObject *owner_id);
+
+/* The same for edits of the backend, which come without a clock; and for a merge of two lists, which
+ * is no sync and needs no server. */
+int begin_push(sync_state *s, PyObject *diffs, PyObject *owner_id);
+int begin_merge(sync_state *s, PyObject *diffs, const char *log_model);
+
+void end_sync(sync_state *s);
+
+/* Checks that an argument is text that a database can hold, and borrows its UTF-8.  Returns 0, or -1 with
+ * TypeError or ValueError. */
+int check_text(const char *name, PyObject *text, mb_text *utf8);
+
+/* Names the owner's log and takes an arena: what of a sync needs no request. */
+int name_log(sync_state *s, PyObject *owner_id);
+
+/* The cursor with which the next page is asked for: a new str. */
+PyObject *write_cursor(const sync_state *s);
+
+typedef int (*in_transaction)(sync_state *s, const store *app);
+
+/* Does a request without diffs without the owner's lock, where the store can read so.  Returns 1 once
+ * it is done, 0 if it needs the lock, or -1 with an exception. */
+int run_pull(sync_state *s);
+
+/* Does `work` in a transaction of the owner, again after an error that passes or a diff that is
+ * excluded.  Returns 0 once it is committed, or -1 with an exception. */
+int run_sync(sync_state *s, in_transaction work);
+
+/* The two kinds of work: a device's request, and edits of the backend, which no rule is asked of. */
+int sync_in_transaction(sync_state *s, const store *app);
+int push_in_transaction(sync_state *s, const store *app);
+
+/* Merges the request with the window.  Returns 0, or -1 with an exception. */
+int merge_request(sync_state *s);
+
+/* Asks the rules of all that is new in the request, or of what a retry would write; excludes what
+ * they refuse where the server skips.  Returns 0, or -1 with an exception. */
+int validate_new(sync_state *s, const store *app);
+
+/* Asks the rule of one diff, and excludes it if the rule says no and the server skips.
+ * Returns 0, or -1 with an exception. */
+int check_rule(sync_state *s, const store *app, size_t index);
+
+/* A create or a delete that is excluded takes along what the device did to the object afterwards. */
+void take_along(sync_state *s, const mb_diff *excluded);
+
+/* Names in an error the diff of the request that it means.  Returns 0, or -1 with an exception. */
+int name_diff(sync_state *s, PyObject *error, size_t index);
+
+/* Writes the rows of the models, then the log.  Return 0, or -1 with an exception. */
+int write_models(sync_state *s, const store *app);
+int append_log(sync_state *s, const store *app);
+
+/* After a failed attempt: an exception about a row gets the place of its diff in the request, and
+ * becomes BeginAgain where another attempt can do without the row.  Always returns -1. */
+int note_misfit(sync_state *s);
+
+/* Makes a new id, in arena.  Returns 0, or -1 with an exception. */
+int make_id(module_state *state, mb_arena *arena, mb_text *id);
+
+/* The owner's logical clock after the sync; of a page before the last the device's own. */
+int64_t reply_clock(const sync_state *s);
+
+/* Whether the reply tells a named device to drop its rows and pull from clock 0. */
+bool resets(const sync_state *s);
+
+/* How many diffs were accepted, and how many go down. */
+size_t accepted_count(const sync_state *s);
+size_t sent_count(const sync_state *s);
+
+/* Sets the new clocks in the caller's dicts; then tells the listeners.  Returns 0 or -1. */
+int acknowledge(const sync_state *s);
+int tell_listeners(const sync_state *s);
+
+/* The reply: a new dict, or bytes. */
+PyObject *make_reply(sync_state *s);
+PyObject *make_json_reply(sync_state *s);
 
 #endif

@@ -1,4 +1,4 @@
-/* compaction.c - a log compacted piece by piece, from its end.
+/* compaction.c - a log compacted piece by piece, from its end, and then folded from its beginning.
  *
  * A Compaction remembers what of the log it has seen, in an arena of its own; each piece is read,
  * judged and forgotten in another.  What must be written comes back as plain lists: the caller
@@ -8,29 +8,39 @@
 
 typedef struct {
     PyObject_HEAD mb_arena *arena;
-    mb_compaction *compaction; /* NULL after a failure that left it half done */
+    mb_compaction *compaction; /* NULL after a failure that left it half done; so the next */
+    mb_folding *folding;
+    int64_t horizon;
+    int64_t last_clock; /* of the log; -1: not known yet */
+    bool keeps_clock;   /* the store does, when the log's last row has gone */
+    bool expects;       /* there is something to fold */
 } Compaction;
 
 static PyObject *compaction_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Compaction", names))
+    static char *names[] = {"horizon", "keeps_times", "keeps_clock", NULL};
+    long long horizon = 0;
+    int keeps_times = 0, keeps_clock = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|Lpp:Compaction", names, &horizon, &keeps_times,
+                                     &keeps_clock))
         return NULL;
     Compaction *self = (Compaction *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    if (take_arena(PyType_GetModuleState(type), &self->arena) != MB_OK ||
-        mb_compaction_new(self->arena, &self->compaction) != MB_OK) {
-        PyErr_NoMemory();
+    self->horizon = horizon;
+    self->last_clock = -1;
+    self->keeps_clock = keeps_clock;
+    if (take_arena(state_of_type(type), &self->arena) < 0 ||
+        check_memory(mb_compaction_new(self->arena, &self->compaction)) < 0 ||
+        check_memory(mb_folding_new(keeps_times, self->arena, &self->folding)) < 0)
         Py_CLEAR(self);
-    }
     return (PyObject *)self;
 }
 
 static void compaction_dealloc(Compaction *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    give_back_arena(state_at_end(type), self->arena);
+    give_back_arena(state_of_type(type), self->arena);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -55,18 +65,15 @@ static long long bytes_of(const mb_diff *diff, mb_text json_data)
 {
     enum { INTEGERS = 16 };
     const size_t text = diff->id.size + diff->owner.size + diff->model.size +
-                        mb_type_name(diff->type).size + json_data.size;
+                        mb_type_name(diff->type).size + json_data.size + diff->field_times.size;
     return (long long)text + INTEGERS;
 }
 
 /* Appends (diff id, json_data that is left or None). */
 static int append_change(PyObject *changes, const mb_diff *diff, const mb_compacted *fate)
 {
-    PyObject *change =
-        fate->fate == MB_TRIMMED
-            ? Py_BuildValue("(s#s#)", diff->id.at, (Py_ssize_t)diff->id.size, fate->json_data.at,
-                            (Py_ssize_t)fate->json_data.size)
-            : Py_BuildValue("(s#O)", diff->id.at, (Py_ssize_t)diff->id.size, Py_None);
+    PyObject *left = fate->fate == MB_TRIMMED ? text_to_str(fate->json_data) : Py_NewRef(Py_None);
+    PyObject *change = Py_BuildValue("(NN)", text_to_str(diff->id), left);
     const int result = change == NULL ? -1 : PyList_Append(changes, change);
     Py_XDECREF(change);
     return result;
@@ -95,33 +102,131 @@ static PyObject *describe(const mb_diffs *piece, const mb_compacted *fates)
                          bytes_after);
 }
 
-static PyObject *compact_rows(Compaction *self, PyObject *rows, mb_text owner, int64_t first_clock,
-                              int64_t end_clock, mb_arena *arena)
+/* Expects what is left below the horizon and is to be folded. */
+static mb_status expect_folds(Compaction *self, const mb_diffs *piece, const mb_compacted *fates)
+{
+    for (size_t i = 0; i < piece->count; i++) {
+        const mb_diff *diff = &piece->items[i];
+        if (diff->logical_clock >= self->horizon || diff->type == MB_CREATE ||
+            fates[i].fate == MB_DROPPED)
+            continue;
+        self->expects = true;
+        if (mb_folding_expect(self->folding, diff) != MB_OK)
+            return MB_NO_MEMORY;
+    }
+    return MB_OK;
+}
+
+/* What is done with one piece: a new object, or NULL with an exception. */
+typedef PyObject *(*on_piece)(Compaction *self, const mb_diffs *piece, mb_arena *arena);
+
+/* Ends a compaction that ran out of memory in the middle.  Always returns NULL. */
+static PyObject *give_up(Compaction *self)
+{
+    self->compaction = NULL;
+    check_memory(MB_NO_MEMORY);
+    return NULL;
+}
+
+static PyObject *compact_piece(Compaction *self, const mb_diffs *piece, mb_arena *arena)
+{
+    mb_compacted *fates;
+    if (self->last_clock < 0)
+        self->last_clock = highest_of(piece);
+    if (mb_compact(self->compaction, piece, arena, &fates) != MB_OK ||
+        expect_folds(self, piece, fates) != MB_OK)
+        return give_up(self);
+    return describe(piece, fates);
+}
+
+/* A create as (diff id, utc_timestamp, json_data, field_times or None). */
+static PyObject *describe_create(const mb_folded *create)
+{
+    const mb_text times = create->field_times;
+    return Py_BuildValue("(NLNN)", text_to_str(create->id), (long long)create->utc_timestamp,
+                         text_to_str(create->json_data),
+                         times.size == 0 ? Py_NewRef(Py_None) : text_to_str(times));
+}
+
+static PyObject *describe_fold(const mb_diffs *piece, const mb_fold_result *fold)
+{
+    long long bytes = 0;
+    PyObject *creates = PyList_New((Py_ssize_t)fold->create_count);
+    PyObject *dropped = PyList_New(0);
+    for (size_t i = 0; creates != NULL && i < fold->create_count; i++) {
+        const mb_folded *create = &fold->creates[i];
+        bytes += (long long)(create->json_data.size + create->field_times.size) -
+                 (long long)create->bytes_before;
+        put_item(&creates, i, describe_create(create));
+    }
+    for (size_t i = 0; dropped != NULL && i < piece->count; i++) {
+        if (!fold->dropped[i])
+            continue;
+        const mb_diff *diff = &piece->items[i];
+        bytes -= bytes_of(diff, diff->json_data);
+        PyObject *id = text_to_str(diff->id);
+        if (id == NULL || PyList_Append(dropped, id) < 0)
+            Py_CLEAR(dropped);
+        Py_XDECREF(id);
+    }
+    if (creates == NULL || dropped == NULL) {
+        Py_XDECREF(creates);
+        Py_XDECREF(dropped);
+        return NULL;
+    }
+    return Py_BuildValue("(NNnLn)", creates, dropped, (Py_ssize_t)piece->count, bytes,
+                         (Py_ssize_t)fold->unfolded);
+}
+
+static PyObject *fold_piece(Compaction *self, const mb_diffs *piece, mb_arena *arena)
+{
+    mb_fold_result fold;
+    const int64_t holds_clock = self->keeps_clock ? -1 : self->last_clock;
+    if (mb_fold(self->folding, piece, holds_clock, arena, &fold) != MB_OK)
+        return give_up(self);
+    return describe_fold(piece, &fold);
+}
+
+/* What a piece of the log is: rows, and from which clock to before which. */
+typedef struct {
+    PyObject *rows;
+    mb_text owner;
+    long long first_clock, end_clock;
+} piece_head;
+
+static PyObject *read_piece(Compaction *self, const piece_head *head, on_piece work,
+                            mb_arena *arena)
 {
     diff_list list = {.json = NULL};
-    mb_diffs piece;
-    mb_compacted *fates;
+    mb_diffs piece = {.count = 0};
     PyObject *result = NULL;
-    if (read_rows(PyType_GetModuleState(Py_TYPE(self)), rows, arena, &list) < 0 ||
-        check_window(&list, owner, first_clock) < 0)
-        goto done;
-    if (self->compaction == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "a Compaction that ran out of memory is over");
-        goto done;
+    if (read_rows(state_of_type(Py_TYPE(self)), head->rows, NULL, true, arena, &list) == 0 &&
+        check_window(&list, head->owner, head->first_clock, NULL, NULL) == 0 &&
+        check_memory(earlier_than(&list.diffs, head->end_clock, arena, &piece)) == 0) {
+        if (self->compaction == NULL)
+            raise_format(PyExc_RuntimeError, "a Compaction that ran out of memory is over");
+        else
+            result = work(self, &piece, arena);
     }
-    if (earlier_than(&list.diffs, end_clock, arena, &piece) != MB_OK) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    if (mb_compact(self->compaction, &piece, arena, &fates) != MB_OK) {
-        self->compaction = NULL;
-        PyErr_NoMemory();
-        goto done;
-    }
-    result = describe(&piece, fates);
-
-done:
     diff_list_clear(&list);
+    return result;
+}
+
+/* Reads the arguments, which piece() and fold() have alike, and works on the piece. */
+static PyObject *work_on_piece(Compaction *self, PyObject *args, const char *format, on_piece work)
+{
+    module_state *state = state_of_type(Py_TYPE(self));
+    mb_arena *arena;
+    piece_head head = {.rows = NULL};
+    Py_ssize_t owner_size;
+    if (!PyArg_ParseTuple(args, format, &head.rows, &head.owner.at, &owner_size, &head.first_clock,
+                          &head.end_clock))
+        return NULL;
+    head.owner.size = (size_t)owner_size;
+    if (take_arena(state, &arena) < 0)
+        return NULL;
+    PyObject *result = read_piece(self, &head, work, arena);
+    give_back_arena(state, arena);
     return result;
 }
 
@@ -133,34 +238,45 @@ PyDoc_STRVAR(piece_doc,
 
 static PyObject *compaction_piece(Compaction *self, PyObject *args)
 {
-    PyObject *rows;
-    const char *owner;
-    Py_ssize_t owner_size;
-    long long first_clock, end_clock;
-    mb_arena *arena;
-    if (!PyArg_ParseTuple(args, "Os#LL:piece", &rows, &owner, &owner_size, &first_clock,
-                          &end_clock))
-        return NULL;
-    if (take_arena(PyType_GetModuleState(Py_TYPE(self)), &arena) != MB_OK)
-        return PyErr_NoMemory();
-    PyObject *result = compact_rows(self, rows, (mb_text){owner, (size_t)owner_size}, first_clock,
-                                    end_clock, arena);
-    give_back_arena(PyType_GetModuleState(Py_TYPE(self)), arena);
-    return result;
+    return work_on_piece(self, args, "Os#LL:piece", compact_piece);
+}
+
+PyDoc_STRVAR(fold_doc,
+             "fold($self, rows, owner_id, first_clock, end_clock, /)\n--\n\n"
+             "Fold the piece after the last one, when all pieces have been compacted.\n\n"
+             "Returns (creates, ids of the rows that go, rows before, bytes more, objects left as\n"
+             "they are); a create is (diff id, utc_timestamp, json_data, field_times or None).");
+
+static PyObject *compaction_fold(Compaction *self, PyObject *args)
+{
+    return work_on_piece(self, args, "Os#LL:fold", fold_piece);
+}
+
+static PyObject *compaction_expects(Compaction *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->expects);
 }
 
 static PyMethodDef compaction_methods[] = {
     {"piece", (PyCFunction)compaction_piece, METH_VARARGS, piece_doc},
+    {"fold", (PyCFunction)compaction_fold, METH_VARARGS, fold_doc},
     {NULL, NULL, 0, NULL},
 };
 
-PyDoc_STRVAR(compaction_doc, "Compaction()\n--\n\nA log on its way through compaction.");
+static PyGetSetDef compaction_attributes[] = {
+    {"expects_folds", (getter)compaction_expects, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(compaction_doc, "Compaction(horizon=0, keeps_times=False, keeps_clock=False)\n--\n\n"
+                             "A log on its way through compaction.");
 
 static PyType_Slot compaction_slots[] = {
     {Py_tp_doc, (void *)compaction_doc},
-    {Py_tp_new, compaction_new},
-    {Py_tp_dealloc, compaction_dealloc},
+    {Py_tp_new, SLOT_FUNCTION(compaction_new)},
+    {Py_tp_dealloc, SLOT_FUNCTION(compaction_dealloc)},
     {Py_tp_methods, compaction_methods},
+    {Py_tp_getset, compaction_attributes},
     {0, NULL},
 };
 

@@ -7,6 +7,10 @@
  * Input is hostile until it is read: hashing or comparing a strange key can run any code.  So the
  * dicts of a request are copied before anything of them is looked at, and of a row the values are
  * held while they are read.
+ *
+ * A window can have a million rows.  So a store may give them one by one, as values: each is read and let
+ * go before the next is made, and a text that is that of the row before, as owners and models mostly are,
+ * is kept once.
  */
 #include "binding.h"
 
@@ -18,16 +22,24 @@ const char *const reserved_keys[] = {"owner_id", "self", NULL};
 
 /* ---- lists --------------------------------------------------------------------------------- */
 
+void forget_texts(diff_list *list, size_t index)
+{
+    if (list->objects == NULL)
+        return;
+    list->diffs.items[index].id = list->diffs.items[index].json_data = (mb_text){NULL, 0};
+    Py_CLEAR(list->objects[index].texts[ID_TEXT]);
+    Py_CLEAR(list->objects[index].texts[JSON_DATA_TEXT]);
+}
+
 void diff_list_clear(diff_list *list)
 {
     diff_list cleared = *list;
     *list = (diff_list){.json = NULL};
-    for (size_t i = 0; cleared.objects != NULL && i < cleared.diffs.count; i++) {
-        Py_XDECREF(cleared.objects[i].id);
-        Py_XDECREF(cleared.objects[i].owner);
-        Py_XDECREF(cleared.objects[i].model);
-        Py_XDECREF(cleared.objects[i].json_data);
-    }
+    for (size_t i = 0; cleared.objects != NULL && i < cleared.diffs.count; i++)
+        for (int text = 0; text < TEXTS; text++)
+            Py_XDECREF(cleared.objects[i].texts[text]);
+    if (cleared.owns_diffs)
+        PyMem_Free(cleared.diffs.items);
     PyMem_Free(cleared.objects);
     Py_XDECREF(cleared.json);
 }
@@ -41,322 +53,313 @@ PyObject *snapshot(PyObject *sequence)
     return PySequence_Tuple(sequence);
 }
 
-int diff_list_new(diff_list *list, Py_ssize_t count, mb_arena *arena)
+int diff_list_new(diff_list *list, Py_ssize_t count)
 {
-    diff_list made = {.json = NULL};
-    if (mb_diffs_new(arena, (size_t)count, &made.diffs) == MB_OK)
-        made.objects = PyMem_Calloc((size_t)count, sizeof *made.objects);
-    if (made.objects == NULL) {
-        PyErr_NoMemory();
-        return -1;
+    mb_diff *items = PyMem_Calloc((size_t)count, sizeof *items);
+    diff_objects *objects = PyMem_Calloc((size_t)count, sizeof *objects);
+    if (items == NULL || objects == NULL) {
+        PyMem_Free(items);
+        PyMem_Free(objects);
+        return check_memory(MB_NO_MEMORY);
     }
-    *list = made;
+    *list = (diff_list){.diffs = {items, (size_t)count}, .owns_diffs = true, .objects = objects};
     return 0;
 }
 
-/* ---- memory and errors --------------------------------------------------------------------- */
-
-static void *allocate_with_python(void *context, size_t bytes)
+/* Makes room for more diffs, without counting them in.  The diffs may move. */
+static int make_room(diff_list *list, size_t room)
 {
-    (void)context;
-    return PyMem_Malloc(bytes);
+    if (room > PY_SSIZE_T_MAX / sizeof(mb_diff))
+        return check_memory(MB_NO_MEMORY);
+    mb_diff *items = PyMem_Realloc(list->diffs.items, room * sizeof *items);
+    if (items != NULL)
+        list->diffs.items = items;
+    list->owns_diffs = true;
+    diff_objects *objects = PyMem_Realloc(list->objects, room * sizeof *objects);
+    if (objects != NULL)
+        list->objects = objects;
+    return check_memory(items == NULL || objects == NULL ? MB_NO_MEMORY : MB_OK);
 }
 
-static void release_with_python(void *context, void *block)
+void put_item(PyObject **list, size_t place, PyObject *item)
 {
-    (void)context;
-    PyMem_Free(block);
-}
-
-/* One arena is kept, taken out while it is in use: two calls that overlap have two.  The GIL is held
- * in both functions. */
-mb_status take_arena(module_state *state, mb_arena **arena)
-{
-    if (state->idle_arena != NULL) {
-        *arena = state->idle_arena;
-        state->idle_arena = NULL;
-        return MB_OK;
-    }
-    const mb_allocator allocator = {allocate_with_python, release_with_python, NULL};
-    return mb_arena_new(&allocator, state->hash_seed, arena);
-}
-
-void give_back_arena(module_state *state, mb_arena *arena)
-{
-    enum { KEPT_BYTES = 8 << 20 }; /* what a sync of some thousand diffs takes */
-    if (arena == NULL || state == NULL || state->idle_arena != NULL) {
-        mb_arena_free(arena);
-        return;
-    }
-    mb_arena_empty(arena, KEPT_BYTES);
-    state->idle_arena = arena;
-}
-
-module_state *state_at_end(PyTypeObject *type)
-{
-    PyObject *module = ((PyHeapTypeObject *)type)->ht_module;
-    return module != NULL ? PyModule_GetState(module) : NULL;
-}
-
-int raise_invalid(module_state *state, Py_ssize_t index, PyObject *id, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    PyObject *reason = PyUnicode_FromFormatV(format, arguments);
-    va_end(arguments);
-    if (reason == NULL)
-        return -1;
-
-    PyObject *number = index >= 0 ? PyLong_FromSsize_t(index) : Py_NewRef(Py_None);
-    if (number != NULL) {
-        const bool is_id = id != NULL && PyUnicode_Check(id) && PyUnicode_GetLength(id) > 0;
-        PyObject *diff_id = is_id ? id : Py_None;
-        PyObject *error =
-            PyObject_CallFunctionObjArgs(state->invalid_diff_error, reason, number, diff_id, NULL);
-        if (error != NULL)
-            PyErr_SetObject(state->invalid_diff_error, error);
-        Py_XDECREF(error);
-        Py_DECREF(number);
-    }
-    Py_DECREF(reason);
-    return -1;
-}
-
-int raise_status(module_state *state, mb_status status, Py_ssize_t index, PyObject *id,
-                 const mb_error *error)
-{
-    if (status == MB_NO_MEMORY) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    if (error->field == NULL)
-        return raise_invalid(state, index, id, "%s (at byte %zu)", error->reason, error->offset);
-    if (!error->of_whole_field)
-        return raise_invalid(state, index, id, "%s: %s (at byte %zu)", error->field, error->reason,
-                             error->offset);
-    if (error->limit != NULL)
-        return raise_invalid(state, index, id, "%s %s: %zu are allowed", error->field,
-                             error->reason, *error->limit);
-    return raise_invalid(state, index, id, "%s %s", error->field, error->reason);
-}
-
-int raise_read_status(module_state *state, mb_status status, size_t index, const mb_error *error)
-{
-    PyObject *id = NULL;
-    if (status == MB_INVALID && error->diff_id.size != 0) {
-        id = PyUnicode_DecodeUTF8(error->diff_id.at, (Py_ssize_t)error->diff_id.size, NULL);
-        if (id == NULL)
-            return -1;
-    }
-    raise_status(state, status, index == SIZE_MAX ? -1 : (Py_ssize_t)index, id, error);
-    Py_XDECREF(id);
-    return -1;
+    if (item == NULL)
+        Py_CLEAR(*list);
+    else
+        PyList_SET_ITEM(*list, (Py_ssize_t)place, item);
 }
 
 /* ---- one diff ------------------------------------------------------------------------------ */
 
-/* The UTF-8 of a str, which stays valid as long as the str does. */
-static int borrow_text(module_state *state, PyObject *str, PyObject *key, Py_ssize_t index,
-                       PyObject *id, mb_text *text)
+enum { ID, OWNER, LOGICAL_CLOCK, UTC_TIMESTAMP, TYPE, MODEL, JSON_DATA };
+
+static const char *const field_names[FIELDS] = {"id",   "owner", "logical_clock", "utc_timestamp",
+                                                "type", "model", "json_data"};
+
+/* A dict while it is read as a diff. */
+typedef struct {
+    module_state *state;
+    Py_ssize_t index;
+    PyObject *values[FIELDS]; /* references, NULL where a field is missing */
+    bool is_whole;            /* the dict has the fields and no more */
+    mb_diff *diff;
+    PyObject **texts; /* where the list keeps those of the diff */
+} reading;
+
+/* Raises what the core says of a rule that the diff breaks.  Always returns -1. */
+static int refuse(const reading *r, mb_code code, const char *field)
+{
+    mb_error error;
+    return raise_status(r->state, mb_refuse(&error, code, field), r->index, r->texts[ID_TEXT],
+                        &error);
+}
+
+int borrow_text(PyObject *str, mb_text *text)
 {
     Py_ssize_t size;
-    const char *at = PyUnicode_AsUTF8AndSize(str, &size);
-    if (at == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
-            return -1;
-        PyErr_Clear();
-        return raise_invalid(state, index, id, "%U: a lone surrogate", key);
+    if (PyUnicode_IS_COMPACT_ASCII(str)) {
+        *text = (mb_text){PyUnicode_DATA(str), (size_t)PyUnicode_GET_LENGTH(str)};
+        return 0;
     }
+    const char *at = PyUnicode_AsUTF8AndSize(str, &size);
+    if (at == NULL)
+        return -1;
     *text = (mb_text){at, (size_t)size};
     return 0;
 }
 
+bool forget_lone_surrogate(void)
+{
+    if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
+        return false;
+    PyErr_Clear();
+    return true;
+}
+
 /* Finds the values of a dict whose first keys are the fields in their order and interned, as those of
  * most stores are: to walk along takes less than to look each key up. */
-static bool find_values_in_order(module_state *state, PyObject *dict, PyObject *values[FIELDS])
+static bool find_values_in_order(reading *r, PyObject *dict)
 {
     PyObject *key;
     Py_ssize_t position = 0;
     for (Py_ssize_t i = 0; i < FIELDS; i++)
-        if (!PyDict_Next(dict, &position, &key, &values[i]) ||
-            key != PyTuple_GET_ITEM(state->fields, i))
+        if (!PyDict_Next(dict, &position, &key, &r->values[i]) ||
+            key != PyTuple_GET_ITEM(r->state->fields, i))
             return false;
+    r->is_whole = PyDict_GET_SIZE(dict) == FIELDS;
     return true;
 }
 
-static void release_values(PyObject *const *values, Py_ssize_t count)
+static void release_values(reading *r, int count)
 {
-    for (Py_ssize_t i = 0; i < count; i++)
-        Py_XDECREF(values[i]);
+    for (int i = 0; i < count; i++)
+        Py_XDECREF(r->values[i]);
 }
 
-/* Takes references to the values of the fields, NULL where one is missing.  Returns 0, or -1 with
- * what a strange key raised. */
-static int take_values(module_state *state, PyObject *dict, PyObject *values[FIELDS])
+/* Takes references to the values of the fields.  Returns 0, or -1 with what a strange key raised. */
+static int take_values(reading *r, PyObject *dict)
 {
-    const bool found = find_values_in_order(state, dict, values);
-    for (Py_ssize_t i = 0; i < FIELDS; i++) {
+    const bool found = find_values_in_order(r, dict);
+    for (int i = 0; i < FIELDS; i++) {
         if (!found)
-            values[i] = PyDict_GetItemWithError(dict, PyTuple_GET_ITEM(state->fields, i));
-        if (!found && values[i] == NULL && PyErr_Occurred()) {
-            release_values(values, i);
+            r->values[i] = PyDict_GetItemWithError(dict, PyTuple_GET_ITEM(r->state->fields, i));
+        if (r->values[i] == NULL && PyErr_Occurred()) {
+            release_values(r, i);
             return -1;
         }
-        Py_XINCREF(values[i]);
+        Py_XINCREF(r->values[i]);
     }
     return 0;
 }
 
-static int refuse_missing(module_state *state, PyObject *key, Py_ssize_t index, PyObject *id)
+/* The places of a diff's texts, by diff_text_name. */
+static mb_text *text_of(mb_diff *diff, diff_text_name which)
 {
-    return raise_invalid(state, index, id, "%U is missing", key);
+    mb_text *texts[TEXTS] = {&diff->id, &diff->owner, &diff->model, &diff->json_data,
+                             &diff->field_times};
+    return texts[which];
 }
 
-static int read_text_field(module_state *state, PyObject *value, PyObject *key, Py_ssize_t index,
-                           PyObject *id, PyObject **object, mb_text *text)
+static int take_text(const reading *r, PyObject *value, const char *field, diff_text_name which)
 {
     if (value == NULL)
-        return refuse_missing(state, key, index, id);
+        return refuse(r, MB_MISSING, field);
     if (!PyUnicode_Check(value))
-        return raise_invalid(state, index, id, "%U must be a string", key);
-    *object = PyUnicode_FromObject(value); /* an exact str, whatever subclass came in */
-    if (*object == NULL)
+        return refuse(r, MB_NOT_A_STRING, field);
+    PyObject *exact = PyUnicode_FromObject(value); /* a str, whatever subclass came in */
+    if (exact == NULL)
         return -1;
-    return borrow_text(state, *object, key, index, id, text);
+    if (borrow_text(exact, text_of(r->diff, which)) < 0) {
+        Py_DECREF(exact);
+        return forget_lone_surrogate() ? refuse(r, MB_LONE_SURROGATE, field) : -1;
+    }
+    r->texts[which] = exact;
+    return 0;
 }
 
-static int read_integer_field(module_state *state, PyObject *value, PyObject *key, Py_ssize_t index,
-                              PyObject *id, int64_t *integer)
+static int read_text(const reading *r, int field, diff_text_name which)
 {
-    if (value == NULL)
-        return refuse_missing(state, key, index, id);
+    return take_text(r, r->values[field], field_names[field], which);
+}
+
+/* Reads what only a folded row of the log has: text, or None. */
+static int take_times(const reading *r, PyObject *times)
+{
+    return times == Py_None ? 0 : take_text(r, times, "field_times", FIELD_TIMES_TEXT);
+}
+
+static int take_times_in(const reading *r, PyObject *dict)
+{
+    if (PyDict_GET_SIZE(dict) <= FIELDS)
+        return 0;
+    PyObject *times = PyDict_GetItemWithError(dict, r->state->field_times);
+    if (times == NULL)
+        return PyErr_Occurred() ? -1 : 0;
+    Py_INCREF(times);
+    const int result = take_times(r, times);
+    Py_DECREF(times);
+    return result;
+}
+
+static int read_integer(const reading *r, int field, int64_t *integer)
+{
+    PyObject *value = r->values[field];
     int overflow = 0;
+    if (value == NULL)
+        return refuse(r, MB_MISSING, field_names[field]);
     const bool is_integer = PyLong_Check(value) && !PyBool_Check(value);
     *integer = is_integer ? PyLong_AsLongLongAndOverflow(value, &overflow) : -1;
     if (*integer == -1 && PyErr_Occurred())
         return -1;
     if (overflow != 0 || *integer < 0 || *integer > MB_MAX_INTEGER)
-        return raise_invalid(state, index, id, "%U must be an integer of 0 to %lld", key,
-                             (long long)MB_MAX_INTEGER);
+        return refuse(r, MB_NOT_AN_INTEGER, field_names[field]);
     return 0;
 }
 
 /* A type is its name; a row may also hold the member of OperationType. */
-static int read_type_field(module_state *state, PyObject *value, Py_ssize_t index, PyObject *id,
-                           mb_type *type)
+static int read_type(const reading *r, mb_type *type)
 {
+    PyObject *value = r->values[TYPE];
     if (value == NULL)
-        return refuse_missing(state, state->type, index, id);
-    PyObject *name = Py_IS_TYPE(value, (PyTypeObject *)state->operation_type)
-                         ? PyObject_GetAttr(value, state->name)
+        return refuse(r, MB_MISSING, "type");
+    PyObject *name = Py_IS_TYPE(value, (PyTypeObject *)r->state->operation_type)
+                         ? PyObject_GetAttr(value, r->state->name)
                          : Py_NewRef(value);
     if (name == NULL)
         return -1;
-
     int result = -1;
     mb_text text = {NULL, 0};
     if (!PyUnicode_Check(name))
-        raise_invalid(state, index, id, "type must be a string");
-    else if (borrow_text(state, name, state->type, index, id, &text) == 0) {
-        if (mb_type_read(text, type))
-            result = 0;
-        else
-            raise_invalid(state, index, id, "type must be \"create\", \"update\" or \"delete\"");
-    }
+        refuse(r, MB_NOT_A_STRING, "type");
+    else if (borrow_text(name, &text) < 0)
+        result = forget_lone_surrogate() ? refuse(r, MB_LONE_SURROGATE, "type") : -1;
+    else
+        result = mb_type_read(text, type) ? 0 : refuse(r, MB_NOT_A_TYPE, "type");
     Py_DECREF(name);
     return result;
 }
 
 /* Reads the fields in the order in which a person reads them: the first bad one is named. */
-static int read_fields(module_state *state, PyObject *const values[FIELDS], Py_ssize_t index,
-                       mb_diff *diff, diff_objects *objects)
+static int read_fields(const reading *r)
 {
-    if (read_text_field(state, values[0], state->id, index, NULL, &objects->id, &diff->id) < 0)
+    if (read_text(r, ID, ID_TEXT) < 0 || read_text(r, OWNER, OWNER_TEXT) < 0 ||
+        read_integer(r, LOGICAL_CLOCK, &r->diff->logical_clock) < 0 ||
+        read_integer(r, UTC_TIMESTAMP, &r->diff->utc_timestamp) < 0 ||
+        read_type(r, &r->diff->type) < 0 || read_text(r, MODEL, MODEL_TEXT) < 0)
         return -1;
-    PyObject *id = objects->id;
-    if (read_text_field(state, values[1], state->owner, index, id, &objects->owner, &diff->owner) <
-            0 ||
-        read_integer_field(state, values[2], state->logical_clock, index, id,
-                           &diff->logical_clock) < 0 ||
-        read_integer_field(state, values[3], state->utc_timestamp, index, id,
-                           &diff->utc_timestamp) < 0 ||
-        read_type_field(state, values[4], index, id, &diff->type) < 0 ||
-        read_text_field(state, values[5], state->model, index, id, &objects->model, &diff->model) <
-            0)
-        return -1;
-    return read_text_field(state, values[6], state->json_data, index, id, &objects->json_data,
-                           &diff->json_data);
+    return read_text(r, JSON_DATA, JSON_DATA_TEXT);
 }
 
-int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, mb_arena *arena,
-              diff_list *list)
+/* Reads what of a refused diff says which object it is of, behind the field that was at fault: where
+ * a request goes on without it, that object is restored.  Keeps the exception that is set. */
+static void read_object_anyway(const reading *r)
 {
-    mb_diff *diff = &list->diffs.items[index];
-    PyObject *values[FIELDS];
-    if (take_values(state, dict, values) < 0)
-        return -1;
-    const int result = read_fields(state, values, index, diff, &list->objects[index]);
-    release_values(values, FIELDS);
-    if (result < 0)
-        return -1;
-
-    mb_error error = {.reason = NULL};
-    const mb_status status = mb_diff_check(diff, arena, &error);
-    if (status != MB_OK)
-        return raise_status(state, status, index, list->objects[index].id, &error);
-    return 0;
+    PyObject *exception = take_exception();
+    if (r->texts[MODEL_TEXT] == NULL && read_text(r, MODEL, MODEL_TEXT) < 0)
+        PyErr_Clear();
+    if (r->texts[JSON_DATA_TEXT] == NULL && read_text(r, JSON_DATA, JSON_DATA_TEXT) < 0)
+        PyErr_Clear();
+    restore_exception(exception);
 }
 
-static int refuse_key_that_is_no_str(module_state *state, PyObject *key, Py_ssize_t index,
-                                     PyObject *id)
-{
-    PyObject *shown = PyObject_CallOneArg(state->shown, key);
-    if (shown != NULL)
-        raise_invalid(state, index, id, "a key must be a str, not %S", shown);
-    Py_XDECREF(shown);
-    return -1;
-}
-
-int check_keys(module_state *state, PyObject *dict, Py_ssize_t index, PyObject *id)
+/* Checks the keys of a request's diff: str, and none that is reserved. */
+static int check_keys(const reading *r, PyObject *dict)
 {
     PyObject *key;
     Py_ssize_t position = 0;
-    while (PyDict_Next(dict, &position, &key, NULL)) {
-        if (!PyUnicode_Check(key))
-            return refuse_key_that_is_no_str(state, key, index, id);
+    while (!r->is_whole && PyDict_Next(dict, &position, &key, NULL)) {
+        if (!PyUnicode_Check(key)) {
+            PyObject *shown = PyObject_CallOneArg(r->state->shown, key);
+            if (shown != NULL)
+                raise_invalid(r->state, r->index, r->texts[ID_TEXT], "a key must be a str, not %S",
+                              shown);
+            Py_XDECREF(shown);
+            return -1;
+        }
         for (const char *const *name = reserved_keys; *name != NULL; name++)
             if (PyUnicode_CompareWithASCIIString(key, *name) == 0)
-                return raise_invalid(state, index, id, "%s may not be a key of a diff", *name);
+                return refuse(r, MB_RESERVED_KEY, *name);
     }
     return 0;
+}
+
+static reading begin_reading(module_state *state, Py_ssize_t index, const diff_list *list)
+{
+    return (reading){.state = state,
+                     .index = index,
+                     .diff = &list->diffs.items[index],
+                     .texts = list->objects[index].texts};
+}
+
+int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, const mb_request_rules *rules,
+              mb_arena *arena, diff_list *list)
+{
+    reading r = begin_reading(state, index, list);
+    if (take_values(&r, dict) < 0)
+        return -1;
+    const int result = read_fields(&r);
+    if (result < 0)
+        read_object_anyway(&r);
+    release_values(&r, FIELDS);
+    if (result < 0)
+        return -1;
+
+    mb_error error;
+    const mb_status status = mb_diff_check(r.diff, rules, arena, &error);
+    if (status != MB_OK)
+        return raise_status(state, status, index, r.texts[ID_TEXT], &error);
+    return check_keys(&r, dict);
 }
 
 /* ---- the rows of a window ------------------------------------------------------------------ */
 
 int borrow_json(module_state *state, PyObject *json, mb_text *text)
 {
-    if (PyUnicode_Check(json)) {
-        Py_ssize_t size;
-        const char *at = PyUnicode_AsUTF8AndSize(json, &size);
-        if (at != NULL) {
-            *text = (mb_text){at, (size_t)size};
-            return 0;
-        }
-        if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
-            return -1;
-        PyErr_Clear();
-        return raise_invalid(state, -1, NULL, "the JSON text has a lone surrogate");
+    if (PyBytes_Check(json)) {
+        *text = (mb_text){PyBytes_AS_STRING(json), (size_t)PyBytes_GET_SIZE(json)};
+        return 0;
     }
-    if (!PyBytes_Check(json)) {
-        PyErr_Format(PyExc_TypeError, "JSON text must be str or bytes, not %.100s",
-                     Py_TYPE(json)->tp_name);
-        return -1;
-    }
-    *text = (mb_text){PyBytes_AS_STRING(json), (size_t)PyBytes_GET_SIZE(json)};
-    return 0;
+    if (!PyUnicode_Check(json))
+        return raise_format(PyExc_TypeError, "JSON text must be str or bytes, not %.100s",
+                            Py_TYPE(json)->tp_name);
+    if (borrow_text(json, text) == 0)
+        return 0;
+    return forget_lone_surrogate()
+               ? raise_invalid(state, -1, NULL, "the JSON text has a lone surrogate")
+               : -1;
 }
 
-static int read_json_rows(module_state *state, PyObject *rows, mb_arena *arena, mb_diffs *diffs)
+/* To read the members again takes more than to keep them, unless there are many. */
+static mb_status check_row(mb_diff *diff, bool with_members, size_t index, mb_arena *arena,
+                           mb_error *error)
+{
+    enum { FEW = 1000 };
+    return with_members || index < FEW ? mb_diff_check(diff, NULL, arena, error)
+                                       : mb_log_row_check(diff, arena, error);
+}
+
+static int read_json_rows(module_state *state, PyObject *rows, bool with_members, mb_arena *arena,
+                          mb_diffs *diffs)
 {
     mb_text text = {NULL, 0};
     if (borrow_json(state, rows, &text) < 0)
@@ -367,7 +370,7 @@ static int read_json_rows(module_state *state, PyObject *rows, mb_arena *arena, 
     mb_status status = mb_diffs_read(text, arena, diffs, &index, &error);
     for (size_t i = 0; status == MB_OK && i < diffs->count; i++) {
         index = i;
-        status = mb_diff_check(&diffs->items[i], arena, &error);
+        status = check_row(&diffs->items[i], with_members, i, arena, &error);
         error.diff_id = diffs->items[i].id;
     }
     return status == MB_OK ? 0 : raise_read_status(state, status, index, &error);
@@ -383,227 +386,248 @@ static PyObject *row_to_dict(PyObject *row, Py_ssize_t index)
         return NULL;
     if (PyDict_Update(dict, row) < 0) {
         if (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError))
-            PyErr_Format(PyExc_TypeError, "row %zd must be a dict, not %.100s", index,
+            raise_format(PyExc_TypeError, "row %zd must be a dict, not %.100s", index,
                          Py_TYPE(row)->tp_name);
         Py_CLEAR(dict);
     }
     return dict;
 }
 
-int read_rows(module_state *state, PyObject *rows, mb_arena *arena, diff_list *list)
+static int refuse_rows(PyObject *rows, PyObject *log_model)
+{
+    static const char wanted[] = "JSON text or a sequence of dicts, not";
+    const char *type = Py_TYPE(rows)->tp_name;
+    if (log_model == NULL)
+        return raise_format(PyExc_TypeError, "expected %s %.100s", wanted, type);
+    return raise_format(PyExc_TypeError, "read(%R) must return %s %.100s", log_model, wanted, type);
+}
+
+/* Reads the fields whose values have been taken, and gives those back. */
+static int read_row(reading *r, bool with_members, mb_arena *arena)
+{
+    mb_error error;
+    const int result = read_fields(r);
+    release_values(r, FIELDS);
+    if (result < 0)
+        return -1;
+    const mb_status status = check_row(r->diff, with_members, (size_t)r->index, arena, &error);
+    return status == MB_OK ? 0
+                           : raise_status(r->state, status, r->index, r->texts[ID_TEXT], &error);
+}
+
+static int read_dict_row(module_state *state, PyObject *row, Py_ssize_t index, bool with_members,
+                         mb_arena *arena, diff_list *list)
+{
+    reading r = begin_reading(state, index, list);
+    PyObject *dict = row_to_dict(row, index);
+    const bool taken = dict != NULL && take_times_in(&r, dict) == 0 && take_values(&r, dict) == 0;
+    Py_XDECREF(dict);
+    return taken ? read_row(&r, with_members, arena) : -1;
+}
+
+int read_rows(module_state *state, PyObject *rows, PyObject *log_model, bool with_members,
+              mb_arena *arena, diff_list *list)
 {
     if (PyUnicode_Check(rows) || PyBytes_Check(rows)) {
         list->json = Py_NewRef(rows);
-        return read_json_rows(state, rows, arena, &list->diffs);
+        return read_json_rows(state, rows, with_members, arena, &list->diffs);
     }
 
     PyObject *taken = snapshot(rows);
     if (taken == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_TypeError) && Py_TYPE(rows)->tp_iter == NULL)
-            PyErr_Format(PyExc_TypeError, "expected JSON text or a sequence of dicts, not %.100s",
-                         Py_TYPE(rows)->tp_name);
-        return -1;
+        const bool no_rows =
+            PyErr_ExceptionMatches(PyExc_TypeError) && Py_TYPE(rows)->tp_iter == NULL;
+        return no_rows ? refuse_rows(rows, log_model) : -1;
     }
     const Py_ssize_t count = PyTuple_GET_SIZE(taken);
-    int result = diff_list_new(list, count, arena);
-    for (Py_ssize_t i = 0; result == 0 && i < count; i++) {
-        PyObject *dict = row_to_dict(PyTuple_GET_ITEM(taken, i), i);
-        result = dict == NULL ? -1 : read_diff(state, dict, i, arena, list);
-        Py_XDECREF(dict);
-    }
+    int result = diff_list_new(list, count);
+    for (Py_ssize_t i = 0; result == 0 && i < count; i++)
+        result = read_dict_row(state, PyTuple_GET_ITEM(taken, i), i, with_members, arena, list);
     Py_DECREF(taken);
     return result;
 }
 
-int check_window(const diff_list *window, mb_text owner, int64_t first_clock)
+/* Takes references to the values of a row. */
+static int take_row_values(reading *r, PyObject *row, PyObject *log_model)
 {
-    for (size_t i = 0; i < window->diffs.count; i++) {
-        const mb_diff *diff = &window->diffs.items[i];
-        if (!mb_text_equal(diff->owner, owner)) {
-            PyErr_Format(PyExc_ValueError, "row %zu is of another owner than was asked for", i);
-            return -1;
-        }
-        if (diff->logical_clock < first_clock) {
-            PyErr_Format(PyExc_ValueError,
-                         "row %zu has logical_clock %lld, but %lld and later was asked for", i,
-                         (long long)diff->logical_clock, (long long)first_clock);
-            return -1;
-        }
+    if (!PySequence_Check(row))
+        return raise_format(PyExc_TypeError,
+                            "read_log(%R) gave row %zd, which is %.100s, not a tuple", log_model,
+                            r->index, Py_TYPE(row)->tp_name);
+    PyObject *values = PySequence_Tuple(row);
+    if (values == NULL)
+        return -1;
+    const Py_ssize_t count = PyTuple_GET_SIZE(values);
+    int result = 0;
+    if (count == FIELDS + 1)
+        result = take_times(r, PyTuple_GET_ITEM(values, FIELDS));
+    else if (count != FIELDS)
+        result =
+            raise_format(PyExc_TypeError, "read_log(%R) gave row %zd, which has %zd values, not %d",
+                         log_model, r->index, count, FIELDS);
+    for (Py_ssize_t i = 0; result == 0 && i < FIELDS; i++)
+        r->values[i] = Py_NewRef(PyTuple_GET_ITEM(values, i));
+    Py_DECREF(values);
+    return result;
+}
+
+/* Keeps a text once where it is that of the row before. */
+static void share_text(diff_list *list, size_t index, diff_text_name which)
+{
+    mb_text *text = text_of(&list->diffs.items[index], which);
+    const mb_text before = *text_of(&list->diffs.items[index - 1], which);
+    if (!mb_text_equal(*text, before))
+        return;
+    *text = before;
+    Py_SETREF(list->objects[index].texts[which], Py_NewRef(list->objects[index - 1].texts[which]));
+}
+
+/* Reads a row into the place behind the last. */
+static int add_value_row(module_state *state, PyObject *row, PyObject *log_model, bool with_members,
+                         mb_arena *arena, diff_list *list)
+{
+    const size_t index = list->diffs.count++;
+    list->diffs.items[index] = (mb_diff){.members = NULL};
+    list->objects[index] = (diff_objects){{NULL}};
+    reading r = begin_reading(state, (Py_ssize_t)index, list);
+    if (take_row_values(&r, row, log_model) < 0 || read_row(&r, with_members, arena) < 0)
+        return -1;
+    if (index > 0) {
+        share_text(list, index, OWNER_TEXT);
+        share_text(list, index, MODEL_TEXT);
     }
     return 0;
 }
 
+int read_value_rows(module_state *state, PyObject *rows, PyObject *log_model, bool with_members,
+                    mb_arena *arena, diff_list *list)
+{
+    enum { FIRST_ROOM = 8 };
+    size_t room = FIRST_ROOM;
+    PyObject *row, *iterator = PyObject_GetIter(rows);
+    if (iterator == NULL)
+        return -1;
+    int result = make_room(list, room);
+    while (result == 0 && (row = PyIter_Next(iterator)) != NULL) {
+        if (list->diffs.count == room)
+            result = make_room(list, room *= 2);
+        if (result == 0)
+            result = add_value_row(state, row, log_model, with_members, arena, list);
+        Py_DECREF(row);
+    }
+    Py_DECREF(iterator);
+    return result == 0 && PyErr_Occurred() ? -1 : result;
+}
+
+/* Raises for a row that is not what was asked for.  Always returns -1. */
+static int refuse_row(PyObject *method, PyObject *log_model, size_t row, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    PyObject *what = PyUnicode_FromFormatV(format, arguments);
+    va_end(arguments);
+    if (what != NULL && log_model != NULL)
+        raise_format(PyExc_ValueError, "%U(%R) gave row %zu, which %U", method, log_model, row,
+                     what);
+    else if (what != NULL)
+        raise_format(PyExc_ValueError, "row %zu %U", row, what);
+    Py_XDECREF(what);
+    return -1;
+}
+
+int check_window(const diff_list *window, mb_text owner, int64_t first_clock, PyObject *method,
+                 PyObject *log_model)
+{
+    for (size_t i = 0; i < window->diffs.count; i++) {
+        const mb_diff *diff = &window->diffs.items[i];
+        if (!mb_text_equal(diff->owner, owner))
+            return refuse_row(method, log_model, i, "is of another owner than was asked for");
+        if (diff->logical_clock < first_clock)
+            return refuse_row(method, log_model, i,
+                              "has logical_clock %lld, but %lld and later was asked for",
+                              (long long)diff->logical_clock, (long long)first_clock);
+    }
+    return 0;
+}
+
+int64_t highest_of(const mb_diffs *diffs)
+{
+    int64_t highest = -1;
+    for (size_t i = 0; i < diffs->count; i++)
+        if (diffs->items[i].logical_clock > highest)
+            highest = diffs->items[i].logical_clock;
+    return highest;
+}
+
 /* ---- back to Python ------------------------------------------------------------------------ */
 
-static PyObject *text_to_str(mb_text text)
+PyObject *text_to_str(mb_text text)
 {
     return PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
 }
 
-/* A text of a diff: the object that it came in, or one that is made when first asked for.
- *
- * place     where the list keeps it
- * before    the same text of the diff before, or NULL: owners and models are mostly the same
- */
-static PyObject *object_or_str(PyObject **place, mb_text text, PyObject *before,
-                               mb_text text_before)
+/* The object in which the text came, or one that is made when it is first asked for: that of the diff
+ * before, where it has the same, since owners and models are mostly the same. */
+PyObject *diff_text(diff_list *list, size_t index, diff_text_name which)
 {
-    if (*place == NULL && before != NULL && mb_text_equal(text, text_before))
+    mb_diff *diff = &list->diffs.items[index];
+    const mb_text text = *text_of(diff, which);
+    if (list->objects == NULL)
+        return text_to_str(text);
+    diff_objects *objects = &list->objects[index];
+    PyObject **place = &objects->texts[which];
+    PyObject *before = index == 0 ? NULL : objects[-1].texts[which];
+    if (*place == NULL && before != NULL && mb_text_equal(text, *text_of(diff - 1, which)))
         *place = Py_NewRef(before);
     if (*place == NULL)
         *place = text_to_str(text);
     return Py_XNewRef(*place);
 }
 
-static const mb_text no_text = {NULL, 0};
-
-PyObject *diff_id(diff_list *list, size_t index)
-{
-    const mb_text id = list->diffs.items[index].id;
-    if (list->objects == NULL)
-        return text_to_str(id);
-    return object_or_str(&list->objects[index].id, id, NULL, no_text);
-}
-
-static PyObject *diff_owner(diff_list *list, size_t index)
-{
-    const mb_diff *diff = &list->diffs.items[index];
-    if (list->objects == NULL)
-        return text_to_str(diff->owner);
-    diff_objects *objects = &list->objects[index];
-    if (index == 0)
-        return object_or_str(&objects->owner, diff->owner, NULL, no_text);
-    return object_or_str(&objects->owner, diff->owner, objects[-1].owner, diff[-1].owner);
-}
-
-PyObject *diff_model(diff_list *list, size_t index)
-{
-    const mb_diff *diff = &list->diffs.items[index];
-    if (list->objects == NULL)
-        return text_to_str(diff->model);
-    diff_objects *objects = &list->objects[index];
-    if (index == 0)
-        return object_or_str(&objects->model, diff->model, NULL, no_text);
-    return object_or_str(&objects->model, diff->model, objects[-1].model, diff[-1].model);
-}
-
-static PyObject *diff_json_data(diff_list *list, size_t index)
-{
-    const mb_text json_data = list->diffs.items[index].json_data;
-    if (list->objects == NULL)
-        return text_to_str(json_data);
-    return object_or_str(&list->objects[index].json_data, json_data, NULL, no_text);
-}
-
 PyObject *outcome_json_data(const mb_outcome *outcome, diff_list *list)
 {
     if (outcome->json_data.at == list->diffs.items[outcome->source].json_data.at)
-        return diff_json_data(list, outcome->source);
+        return diff_text(list, outcome->source, JSON_DATA_TEXT);
     return text_to_str(outcome->json_data);
 }
 
-/* Makes a dict of the seven fields, whose references it takes; one may be NULL, with an error. */
-static PyObject *values_to_dict(module_state *state, PyObject *const values[FIELDS])
+int outcome_values(module_state *state, const mb_outcome *outcome, diff_list *list,
+                   PyObject *values[FIELDS])
 {
+    const size_t source = outcome->source;
+    values[ID] = diff_text(list, source, ID_TEXT);
+    values[OWNER] = diff_text(list, source, OWNER_TEXT);
+    values[LOGICAL_CLOCK] = PyLong_FromLongLong(list->diffs.items[source].logical_clock);
+    values[UTC_TIMESTAMP] = PyLong_FromLongLong(outcome->utc_timestamp);
+    values[TYPE] = Py_NewRef(state->type_names[outcome->type]);
+    values[MODEL] = diff_text(list, source, MODEL_TEXT);
+    values[JSON_DATA] = outcome_json_data(outcome, list);
+    bool has_all = true;
+    for (int i = 0; i < FIELDS; i++)
+        has_all = has_all && values[i] != NULL;
+    for (int i = 0; !has_all && i < FIELDS; i++)
+        Py_CLEAR(values[i]);
+    return has_all ? 0 : -1;
+}
+
+static PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome, diff_list *list)
+{
+    PyObject *values[FIELDS];
+    if (outcome_values(state, outcome, list, values) < 0)
+        return NULL;
     PyObject *dict = PyDict_Copy(state->blank);
     for (Py_ssize_t i = 0; i < FIELDS; i++) {
-        if (dict != NULL &&
-            (values[i] == NULL ||
-             PyDict_SetItem(dict, PyTuple_GET_ITEM(state->fields, i), values[i]) < 0))
+        if (dict != NULL && PyDict_SetItem(dict, PyTuple_GET_ITEM(state->fields, i), values[i]) < 0)
             Py_CLEAR(dict);
-        Py_XDECREF(values[i]);
+        Py_DECREF(values[i]);
     }
     return dict;
 }
 
-int whole_diff_values(module_state *state, diff_list *list, size_t index, PyObject *values[FIELDS])
+PyObject *outcomes_to_list(module_state *state, const mb_outcomes *outcomes, diff_list *list)
 {
-    const mb_diff *diff = &list->diffs.items[index];
-    values[0] = diff_id(list, index);
-    values[1] = diff_owner(list, index);
-    values[2] = PyLong_FromLongLong(diff->logical_clock);
-    values[3] = PyLong_FromLongLong(diff->utc_timestamp);
-    values[4] = Py_NewRef(state->type_names[diff->type]);
-    values[5] = diff_model(list, index);
-    values[6] = diff_json_data(list, index);
-    bool all = true;
-    for (int i = 0; i < FIELDS; i++)
-        all = all && values[i] != NULL;
-    for (int i = 0; !all && i < FIELDS; i++)
-        Py_CLEAR(values[i]);
-    return all ? 0 : -1;
-}
-
-PyObject *whole_diff_to_dict(module_state *state, diff_list *list, size_t index)
-{
-    PyObject *values[FIELDS];
-    if (whole_diff_values(state, list, index, values) < 0)
-        return NULL;
-    return values_to_dict(state, values);
-}
-
-PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome, diff_list *list,
-                          int64_t logical_clock)
-{
-    PyObject *values[FIELDS] = {
-        diff_id(list, outcome->source),
-        diff_owner(list, outcome->source),
-        PyLong_FromLongLong(logical_clock),
-        PyLong_FromLongLong(outcome->utc_timestamp),
-        Py_NewRef(state->type_names[outcome->type]),
-        diff_model(list, outcome->source),
-        outcome_json_data(outcome, list),
-    };
-    return values_to_dict(state, values);
-}
-
-static PyObject *values_to_tuple(PyObject *const values[FIELDS])
-{
-    PyObject *tuple = PyTuple_New(FIELDS);
-    for (Py_ssize_t i = 0; i < FIELDS; i++) {
-        if (tuple != NULL)
-            PyTuple_SET_ITEM(tuple, i, values[i]);
-        else
-            Py_DECREF(values[i]);
-    }
-    return tuple;
-}
-
-/* The values of one row as a tuple, or None. */
-static PyObject *read_row_values(module_state *state, PyObject *row, Py_ssize_t index,
-                                 mb_arena *arena, diff_list *list)
-{
-    mb_text text = {NULL, 0};
-    mb_error error;
-    PyObject *values[FIELDS];
-    mb_diff *diff = &list->diffs.items[index];
-    if (borrow_json(state, row, &text) < 0)
-        return NULL;
-    const mb_status status = mb_diff_read(text, arena, diff, &error);
-    if (status == MB_NO_MEMORY)
-        return PyErr_NoMemory();
-    if (status != MB_OK || !diff->is_whole)
-        return Py_NewRef(Py_None);
-    if (whole_diff_values(state, list, (size_t)index, values) < 0)
-        return NULL;
-    return values_to_tuple(values);
-}
-
-PyObject *read_log_values(module_state *state, PyObject *rows, mb_arena *arena)
-{
-    const Py_ssize_t count = PyTuple_GET_SIZE(rows);
-    diff_list list = {.json = NULL};
-    PyObject *read = NULL;
-    if (diff_list_new(&list, count, arena) < 0)
-        return NULL;
-    read = PyList_New(count);
-    for (Py_ssize_t i = 0; read != NULL && read != Py_None && i < count; i++) {
-        PyObject *values = read_row_values(state, PyTuple_GET_ITEM(rows, i), i, arena, &list);
-        if (values == NULL || values == Py_None)
-            Py_SETREF(read, values);
-        else
-            PyList_SET_ITEM(read, i, values);
-    }
-    diff_list_clear(&list);
-    return read;
+    PyObject *dicts = PyList_New((Py_ssize_t)outcomes->count);
+    for (size_t i = 0; dicts != NULL && i < outcomes->count; i++)
+        put_item(&dicts, i, outcome_to_dict(state, &outcomes->items[i], list));
+    return dicts;
 }

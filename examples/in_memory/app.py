@@ -3,8 +3,8 @@
     python examples/in_memory/app.py          serves http://127.0.0.1:5000/sync
 
 The parts of an app of your own: a Synchronizer with the app's rules (TaskStore), a way from a token
-to an owner (owner_of), and the route (create_app), which shows what mobync.flask would do for you.
-What is in memory is gone when the process ends.
+to an owner (owner_of), and the route (create_app), which shows what mobync.http.flask would do for
+you.  What is in memory is gone when the process ends.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from werkzeug.exceptions import HTTPException
 
 from mobync import (
     BusyError,
+    DeviceRevokedError,
     FilterType,
     InvalidDiffError,
     LogicalClockError,
@@ -30,6 +31,7 @@ from mobync import (
     MobyncError,
     ReadFilter,
     UnauthorizedError,
+    UnknownDeviceError,
 )
 from mobync.memory import MemorySynchronizer
 
@@ -133,8 +135,10 @@ def sent_token(body: bytes) -> object:
 def status_of(error: MobyncError) -> int:
     if isinstance(error, LogicalClockError):
         return 409 if error.ahead else 400
-    if isinstance(error, UnauthorizedError):
+    if isinstance(error, (UnauthorizedError, DeviceRevokedError)):
         return 403
+    if isinstance(error, UnknownDeviceError):
+        return 409
     return 503 if isinstance(error, BusyError) else 400
 
 

@@ -27,15 +27,15 @@ from typing import Any
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from itsdangerous import BadData, URLSafeTimedSerializer
+from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
 from sqlalchemy import ForeignKeyConstraint, String, event, false
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from mobync import InvalidDiffError, Mobync
-from mobync.flask import MobyncSync
-from mobync.http import Endpoint
+from mobync.http import Endpoint, ExpiredTokenError
+from mobync.http.flask import MobyncSync
 from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables, diffs_table
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -105,8 +105,8 @@ class TaskStore(SQLAlchemySynchronizer):
     is what only this app knows.
 
     A project is never deleted by a device.  Another device, offline, may be filing a task under
-    it: then the foreign key would keep that task out for ever, and a database that deletes or
-    changes the tasks by itself (ON DELETE) would not tell the devices.  A project that is out of
+    it: then the foreign key would refuse that task, and a database that deletes or changes the
+    tasks by itself (ON DELETE) would not tell the devices.  A project that is out of
     use is archived, which is an edit like any other.
     """
 
@@ -186,16 +186,21 @@ class Tokens:
         return token if isinstance(token, str) else token.decode()
 
     def owner_of(self, token: str | None, headers: Mapping[str, str]) -> str | None:
-        """The owner whom a token stands for; None for one that is not ours or no longer good.
+        """The owner whom a token stands for; None for one that is not ours.
 
         Args:
             token: as the device sent it.
             headers: of its request; not looked at.
+
+        Raises:
+            ExpiredTokenError: it is ours, and no longer good.
         """
         if token is None:
             return None
         try:
             return str(self._signed.loads(token, max_age=self._lifetime_s))
+        except SignatureExpired:
+            raise ExpiredTokenError from None
         except BadData:
             return None
 

@@ -1,23 +1,31 @@
-"""Live updates through a broker: what waits to be sent, and a connection that mends itself.
+"""Live updates through a broker: what waits to be sent, and a connection that is made again.
 
-One thread of a process holds the connection, in an event loop of its own, from the first listener
-or announcement on.  Whenever the connection is made, all listeners read their clock again: what
-was announced before that, nobody here has heard.
+One thread of a process holds the connection, from the first listener or announcement on.  There is
+no event loop in it: under gevent a thread is a greenlet, and all greenlets would find themselves in
+that loop.  Whenever the connection is made, all listeners read their clock again: what was
+announced before that, nobody here has heard.
 """
 
 from __future__ import annotations
 
 import abc
-import asyncio
 import atexit
+
+# What clients import when they connect.  If that were in their thread, and the process forked
+# meanwhile, the child would find these modules locked for ever.
+import email.parser  # noqa: F401
+import encodings.idna  # noqa: F401
 import logging
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from ..types import MAX_LOGICAL_CLOCK
+from ._bell import Bell
 from ._live import Live
 
 logger = logging.getLogger("mobync.live")
@@ -36,13 +44,19 @@ class Outbox:
     """What other processes are to be told: a clock for each topic, or that they should look."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # a signal handler may sync, and so announce
         self._clocks: dict[str, int] = {}
         self._everybody = False
         self._sending = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all has been sent."""
+        with self._lock:
+            return not (self._clocks or self._everybody or self._sending)
+
     def put(self, topic: str, clock: int) -> None:
-        with self._changed:
+        with self._lock:
             self._clocks[topic] = max(clock, self._clocks.get(topic, 0))
             if len(self._clocks) > MAX_WAITING:
                 self._clocks.clear()
@@ -51,7 +65,7 @@ class Outbox:
     @contextmanager
     def delivery(self) -> Iterator[list[str]]:
         """Take the messages out; an exception inside puts them back."""
-        with self._changed:
+        with self._lock:
             self._sending = True
             clocks, self._clocks = self._clocks, {}
             everybody, self._everybody = self._everybody, False
@@ -60,59 +74,56 @@ class Outbox:
         try:
             yield messages
         except BaseException:
-            with self._changed:
+            with self._lock:
                 self._everybody = self._everybody or everybody
                 for topic, clock in clocks.items():
                     self.put(topic, clock)
             raise
         finally:
-            with self._changed:
-                self._sending = False
-                self._changed.notify_all()
-
-    def wait_until_empty(self, timeout_s: float) -> bool:
-        with self._changed:
-            return self._changed.wait_for(self._is_empty, timeout=timeout_s)
-
-    def _is_empty(self) -> bool:
-        return not (self._clocks or self._everybody or self._sending)
+            self._sending = False
 
 
 class BrokeredLive(Live):
     """A Live whose processes reach each other by a broker.
 
-    Subclasses say how to talk to it (``_converse``) and what it raises when it is gone.
+    Subclasses say how to talk to it (``_converse``).
 
     Args:
         broker: what the app's log calls it.
-        errors: what ``_converse`` raises when the broker is gone.
         heartbeat_s: see :class:`Live`; also how long nothing may come from the broker before it
             is asked for a sign of life.
         recheck_s: see :class:`Live`.
         max_listeners: see :class:`Live`.
+        max_listeners_per_owner: see :class:`Live`.
     """
 
     def __init__(
         self,
         broker: str,
-        errors: tuple[type[Exception], ...],
         heartbeat_s: float,
         recheck_s: float,
         max_listeners: int | None,
+        max_listeners_per_owner: int,
     ) -> None:
-        super().__init__(heartbeat_s=heartbeat_s, recheck_s=recheck_s, max_listeners=max_listeners)
+        super().__init__(
+            heartbeat_s=heartbeat_s,
+            recheck_s=recheck_s,
+            max_listeners=max_listeners,
+            max_listeners_per_owner=max_listeners_per_owner,
+        )
         self._broker = broker
-        self._errors: tuple[type[Exception], ...] = (*errors, OSError, asyncio.TimeoutError)
         self._closed = False
         self._stopped = False
+        self._bell = Bell()
         self._disconnect()
 
     def _disconnect(self) -> None:
         self._outbox = Outbox()
-        self._starting = threading.Lock()
+        self._bell.close()
+        self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._broken = False
+        self._heard_a_stranger = False
 
     def _forked(self) -> None:
         super()._forked()
@@ -125,19 +136,25 @@ class BrokeredLive(Live):
         atexit.unregister(self.close)
         thread = self._thread
         if thread is not None and thread.is_alive():
-            if not self._outbox.wait_until_empty(FLUSH_TIMEOUT_S):
+            self._bell.ring()
+            thread.join(FLUSH_TIMEOUT_S)
+            if not self._outbox.is_empty:
                 logger.warning("%s: not all was announced before close", self._broker)
             self._stopped = True
-            self._in_loop(self._hang_up_on_broker)
-            thread.join(ANSWER_TIMEOUT_S)
+            self._bell.ring()
+            thread.join(FLUSH_TIMEOUT_S)
 
     @abc.abstractmethod
-    async def _converse(self) -> None:
-        """Connect and subscribe; then send the outbox and hear messages until it breaks.
+    def _converse(self) -> None:
+        """Connect and subscribe; then send the outbox and hear messages until it ``_is_done``.
 
-        Calls ``_subscribed`` whenever a subscription has begun.  ``_news`` is set when the outbox
-        has something new.
+        Calls ``_subscribed`` whenever a subscription has begun.  The bell rings when the outbox
+        has something new, and when it may be done.  Raises when the broker is gone.
         """
+
+    @property
+    def _is_done(self) -> bool:
+        return self._stopped or (self._closed and self._outbox.is_empty)
 
     def _subscribed(self) -> None:
         if self._broken:
@@ -148,16 +165,17 @@ class BrokeredLive(Live):
     def _hear(self, message: str) -> None:
         if message == EVERYBODY:
             self._hub.doubt()
-        elif match := _MESSAGE.fullmatch(message):
-            self._hub.tell(match[1], int(match[2]))
-        else:
-            logger.warning("%s: not a message of mobync: %.100r", self._broker, message)
+        elif (match := _MESSAGE.fullmatch(message)) and int(match[2]) <= MAX_LOGICAL_CLOCK:
+            self._hub.hint(match[1], int(match[2]))
+        elif not self._heard_a_stranger:
+            self._heard_a_stranger = True  # who sends these may send many
+            logger.warning("%s: not a message of mobync: %r", self._broker, message[:100])
 
     def _spread(self, topic: str, clock: int) -> None:
         if not self._closed:
             self._outbox.put(topic, clock)
             self._start()
-            self._in_loop(self._look_at_outbox)
+            self._bell.ring()
 
     def _start(self) -> None:
         with self._starting:
@@ -170,40 +188,30 @@ class BrokeredLive(Live):
         atexit.unregister(self.close)
         atexit.register(self.close)
 
-    def _look_at_outbox(self) -> None:
-        self._news.set()
-
-    def _hang_up_on_broker(self) -> None:
-        self._connection.cancel()
-
-    def _in_loop(self, function: Callable[[], object]) -> None:
-        # A loop that is not there yet looks at the outbox and at _stopped when it comes.
-        loop = self._loop
-        if loop is not None:
-            with suppress(RuntimeError):  # it is closed
-                loop.call_soon_threadsafe(function)
-
     def _work(self) -> None:
-        with suppress(asyncio.CancelledError):
-            asyncio.run(self._stay_connected())
+        with self._bell:
+            self._stay_connected()
 
-    async def _stay_connected(self) -> None:
-        connection = asyncio.current_task()
-        assert connection is not None
-        self._connection = connection
-        self._news = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+    def _stay_connected(self) -> None:
         pause_s = PAUSE_S
-        while not self._stopped:
+        while not self._is_done:
             began = time.monotonic()
             try:
-                await self._converse()
-            except self._errors as error:
-                if not self._broken:
-                    self._broken = True
-                    reason = " ".join(str(error).split()) or type(error).__name__
-                    logger.warning("%s: connection lost, trying again: %s", self._broker, reason)
+                self._converse()
+            except Exception as error:  # whatever it is, devices wait for the next try
+                self._lost(error)
             if time.monotonic() - began > LONGEST_PAUSE_S:
                 pause_s = PAUSE_S
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            self._pause(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _lost(self, error: Exception) -> None:
+        if not self._broken:
+            self._broken = True
+            reason = " ".join("".join(traceback.format_exception_only(error)).split())
+            logger.warning("%s: connection lost, trying again: %s", self._broker, reason)
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._is_done and (left := until - time.monotonic()) > 0:
+            self._bell.wait(left)

@@ -13,7 +13,7 @@ import queue
 import random
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -26,6 +26,9 @@ logger = logging.getLogger("mobync.live")
 HEARTBEAT = b":\n\n"
 RECONNECT_MS = (1000, 5000)  # at random: a restarted server does not get all devices at once
 MAX_LOGICAL_CLOCK_DIGITS = 16
+
+Run = Callable[[Callable[[], int]], Awaitable[int]]
+"""Calls a function that waits, without keeping the event loop from going on."""
 
 
 @dataclass
@@ -65,13 +68,14 @@ _Steps = Generator[bytes | float | _Ask, int | None, None]
 
 def _steps(place: Place, last_event_id: str | None, course: Course) -> _Steps:
     listener, current = place.listener, place.clock
-    told = _clock_of(last_event_id)
+    told, hinted = _clock_of(last_event_id), NO_CLOCK
     yield b"retry: %d\n\n" % random.randint(*RECONNECT_MS)  # makes a WSGI server send the headers
     beat_at = time.monotonic() + course.heartbeat_s
     recheck_at = math.inf if current is None else time.monotonic() + course.recheck_s
     while not listener.ended:
-        clock, doubtful = listener.take()
-        if doubtful or time.monotonic() >= recheck_at:
+        clock, hint, doubtful = listener.take()
+        due = doubtful or time.monotonic() >= recheck_at
+        if due or hint > max(told, clock):
             try:
                 current = yield _Ask.CLOCK
             except Exception as error:
@@ -82,15 +86,19 @@ def _steps(place: Place, last_event_id: str | None, course: Course) -> _Steps:
             else:
                 course.succeeded()
                 recheck_at = time.monotonic() + course.recheck_s
-        if current is None:
-            moved = clock > told  # processes overtake each other
-        else:
-            clock = max(clock, current)
-            moved = clock != told  # lower where the server lost its log: the device must know
-            current = None
-        if moved:
-            told = clock
-            yield b"id: %d\nevent: clock\ndata: %d\n\n" % (clock, clock)
+                assert current is not None
+                if not due:
+                    current = max(current, told)  # what is read from a copy may lag
+        # A clock that is read may be lower, where the server lost its log: the device must know.
+        # Announcements overtake each other.
+        known = max(clock, told if current is None else current)
+        current = None
+        news = known if known != told else NO_CLOCK
+        told = known
+        if hint > max(told, hinted):  # nobody else knows of it: true, if the read lags, or forged
+            news = hinted = hint
+        if news != NO_CLOCK:
+            yield b"id: %d\nevent: clock\ndata: %d\n\n" % (news, news)
             beat_at = time.monotonic() + course.heartbeat_s
         elif time.monotonic() >= beat_at:
             yield HEARTBEAT
@@ -110,8 +118,9 @@ async def async_events(
     clock_now: Callable[[], int],
     last_event_id: str | None,
     course: Course,
+    run: Run,
 ) -> AsyncGenerator[bytes, None]:
-    """The events of one device; ``clock_now`` is called in a thread of the loop's executor."""
+    """The events of one device; ``clock_now`` is called by ``run``, which is awaited."""
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
 
@@ -136,7 +145,7 @@ async def async_events(
                 woken.clear()
             else:
                 try:
-                    answer = await asyncio.to_thread(clock_now)
+                    answer = await run(clock_now)
                 except Exception as error:
                     answer = error
     finally:

@@ -8,20 +8,27 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from typing import NamedTuple
 
+from ..errors import BusyError, TooManyListenersError
+
 NO_CLOCK = -1
+_numbers = count()  # of listeners
 
 
 class News(NamedTuple):
     """What has happened since a listener looked last.
 
     Attributes:
-        clock: the highest clock announced, NO_CLOCK if none was.
+        clock: the highest clock that this process announced, NO_CLOCK if none.
+        hint: the highest one that others announced, as they say.
         doubtful: whether announcements may have been missed.
     """
 
     clock: int
+    hint: int
     doubtful: bool
 
 
@@ -39,15 +46,22 @@ class Listener:
         # Reentrant, as is the hub's: a signal handler may end the streams, and a garbage
         # collection may close some, while this very thread is in here.
         self._lock = threading.RLock()
-        self._clock = NO_CLOCK
+        self._clock = self._hint = NO_CLOCK
         self._doubtful = True
         self._woken = False
 
     def offer(self, clock: int) -> None:
-        self._note(clock, doubtful=False)
+        self._note(clock=clock)
+
+    def hint(self, clock: int) -> None:
+        self._note(hint=clock)
 
     def doubt(self) -> None:
-        self._note(NO_CLOCK, doubtful=True)
+        self._note(doubtful=True)
+
+    def reassure(self) -> None:
+        """Forget the doubt, before the clock is read."""
+        self._doubtful = False
 
     def end(self) -> None:
         self.ended = True
@@ -55,13 +69,15 @@ class Listener:
 
     def take(self) -> News:
         with self._lock:
-            news = News(self._clock, self._doubtful)
-            self._clock, self._doubtful, self._woken = NO_CLOCK, False, False
+            news = News(self._clock, self._hint, self._doubtful)
+            self._clock = self._hint = NO_CLOCK
+            self._doubtful = self._woken = False
         return news
 
-    def _note(self, clock: int, doubtful: bool) -> None:
+    def _note(self, clock: int = NO_CLOCK, hint: int = NO_CLOCK, doubtful: bool = False) -> None:
         with self._lock:
             self._clock = max(self._clock, clock)
+            self._hint = max(self._hint, hint)
             self._doubtful = self._doubtful or doubtful
             woken, self._woken = self._woken, True
         if not woken:
@@ -72,8 +88,14 @@ def _nobody_waits() -> None:
     """Wake nobody: the listener will look before it waits."""
 
 
+_Listeners = dict[int, weakref.ref[Listener]]
+
+
 class Hub:
-    """The listeners of a process by topic.  Any method may be called in any thread."""
+    """The listeners of a process by topic.  Any method may be called in any thread.
+
+    It does not keep a listener alive: one that dies without a word is gone from here as well.
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -81,76 +103,93 @@ class Hub:
     def reset(self) -> None:
         """Forget all listeners, as a forked child must: they are its parent's."""
         self._lock = threading.RLock()
-        self._topics: dict[str, set[Listener]] = {}
-        self._count = 0
+        self._listeners = _Listeners()
+        self._topics: dict[str, _Listeners] = {}
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._listeners)
 
-    def join(self, topic: str, listener: Listener, most: int | None) -> bool:
-        """Add a listener, unless there are ``most`` of them; say whether it was added."""
-        with self._lock:
-            if most is not None and self._count >= most:
-                return False
-            self._topics.setdefault(topic, set()).add(listener)
-            self._count += 1
-        return True
+    def join(self, topic: str, number: int, listener: Listener, most: int, most_each: int) -> None:
+        """Add a listener under a number of its own.
 
-    def leave(self, topic: str, listener: Listener) -> None:
+        Raises:
+            BusyError: there are ``most`` already.
+            TooManyListenersError: the topic has ``most_each`` already.
+        """
         with self._lock:
-            listeners = self._topics.get(topic, set())
-            if listener in listeners:
-                listeners.remove(listener)
-                self._count -= 1
-                if not listeners:
-                    del self._topics[topic]
+            if len(self._topics.get(topic, ())) >= most_each:
+                raise TooManyListenersError(f"{most_each} devices of this owner listen already")
+            if len(self._listeners) >= most:
+                raise BusyError(f"{most} devices are listening, no more may")
+            for listeners in (self._listeners, self._topics.setdefault(topic, _Listeners())):
+                # In C, so that a signal handler that raises does not come between.
+                listeners[number] = weakref.ref(listener, partial(listeners.pop, number))
+
+    def leave(self, topic: str, number: int) -> None:
+        with self._lock:
+            self._listeners.pop(number, None)
+            listeners = self._topics.get(topic, _Listeners())
+            listeners.pop(number, None)
+            if not listeners:
+                self._topics.pop(topic, None)
 
     def tell(self, topic: str, clock: int) -> None:
-        with self._lock:
-            listeners = tuple(self._topics.get(topic, ()))
-        for listener in listeners:
+        for listener in _alive(self._topics.get(topic, _Listeners())):
             listener.offer(clock)
+
+    def hint(self, topic: str, clock: int) -> None:
+        """Pass on what somebody else said, who may be mistaken or lie."""
+        for listener in _alive(self._topics.get(topic, _Listeners())):
+            listener.hint(clock)
 
     def doubt(self) -> None:
         """Have every listener read the clock again: announcements may have been missed."""
-        for listener in self._all():
+        for listener in _alive(self._listeners):
             listener.doubt()
 
     def end(self) -> None:
-        for listener in self._all():
+        for listener in _alive(self._listeners):
             listener.end()
 
-    def _all(self) -> list[Listener]:
-        with self._lock:
-            return [listener for listeners in self._topics.values() for listener in listeners]
+
+def _alive(listeners: _Listeners) -> list[Listener]:
+    found = (ref() for ref in list(listeners.values()))
+    return [listener for listener in found if listener is not None]
 
 
 class Place:
-    """A listener's place in a hub: given up by ``leave``, or with this object.
+    """A new listener's place in a hub: given up by ``leave``, or with this object.
 
     Args:
-        hub: where the listener has joined.
+        hub: where it joins.
         topic: what it listens to.
-        listener: the listener.
+        most: see :meth:`Hub.join`.
+        most_each: see :meth:`Hub.join`.
 
     Attributes:
+        listener: who has the place.
         clock: the owner's, if it was read since the listener joined.
+
+    Raises:
+        BusyError, TooManyListenersError: see :meth:`Hub.join`.
     """
 
-    def __init__(self, hub: Hub, topic: str, listener: Listener) -> None:
-        self.listener = listener
+    def __init__(self, hub: Hub, topic: str, most: int, most_each: int) -> None:
+        self.listener = Listener()
         self.clock: int | None = None
-        self.leave = weakref.finalize(self, hub.leave, topic, listener)
+        number = next(_numbers)
+        self.leave = weakref.finalize(self, hub.leave, topic, number)
         self.leave.atexit = False
+        hub.join(topic, number, self.listener, most, most_each)
 
     def read(self, clock_now: Callable[[], int]) -> None:
         """Read the clock now; what makes it doubtful from here on has it read again.
 
         Gives up the place if that raises.
         """
-        announced, _ = self.listener.take()
+        self.listener.reassure()
         try:
-            self.clock = max(announced, clock_now())
+            self.clock = clock_now()
         except BaseException:
             self.leave()
             raise

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import abc
+import asyncio
 import hashlib
 import math
 import os
+import resource
+import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import TYPE_CHECKING
 
-from ..errors import BusyError
-from ._events import Course, async_events, blocking_events
-from ._hub import Hub, Listener, Place
+from .._plain import check_plain, refuse_awaitable
+from ..errors import shown
+from ._events import Course, Run, async_events, blocking_events
+from ._hub import Hub, Place
 
 if TYPE_CHECKING:
     from ..types import SyncReport
 
 HEARTBEAT_S = 15.0
 RECHECK_S = 60.0
+MAX_LISTENERS_PER_OWNER = 100
 
 
 class Live(abc.ABC):
@@ -29,13 +34,15 @@ class Live(abc.ABC):
 
     Args:
         heartbeat_s: seconds after which a device that was sent nothing is sent a comment.
-        recheck_s: seconds after which a device's clock is read anew, in case that whoever moved
+        recheck_s: seconds after which a device's clock is read again, in case that whoever moved
             the log could not say so: it was killed, or it has no Live.  After a read that failed,
             not later than ``heartbeat_s``.
-        max_listeners: devices that may listen to this process at once; None for any number.
-            Where each takes a thread, fewer than there are threads.
+        max_listeners: devices that may listen to this process at once; None for half as many as
+            it may have open files.  Where each takes a thread, fewer than there are threads.
+        max_listeners_per_owner: as many of them may be one owner's.
 
     Raises:
+        TypeError: a number of listeners is no int.
         ValueError: a number is not positive.
     """
 
@@ -45,15 +52,18 @@ class Live(abc.ABC):
         heartbeat_s: float = HEARTBEAT_S,
         recheck_s: float = RECHECK_S,
         max_listeners: int | None = None,
+        max_listeners_per_owner: int = MAX_LISTENERS_PER_OWNER,
     ) -> None:
         for name, seconds in (("heartbeat_s", heartbeat_s), ("recheck_s", recheck_s)):
             if not (math.isfinite(seconds) and seconds > 0):
                 raise ValueError(f"{name} must be a positive number of seconds, not {seconds!r}")
-        if max_listeners is not None and max_listeners < 1:
-            raise ValueError(f"max_listeners must be 1 or more, not {max_listeners!r}")
+        if max_listeners is not None:
+            _check_number("max_listeners", max_listeners)
+        _check_number("max_listeners_per_owner", max_listeners_per_owner)
         self._heartbeat_s = float(heartbeat_s)
         self._course = Course(self._heartbeat_s, float(recheck_s))
         self._max_listeners = max_listeners
+        self._max_listeners_per_owner = max_listeners_per_owner
         self._hub = Hub()
         self._hung_up = False
         _all.add(self)
@@ -83,6 +93,7 @@ class Live(abc.ABC):
         last_event_id: str | None = None,
         *,
         read_first: bool = False,
+        run: Run = asyncio.to_thread,
     ) -> AsyncGenerator[bytes, None]:
         """The body of the response to a device that listens, for asyncio.
 
@@ -93,10 +104,11 @@ class Live(abc.ABC):
         Args:
             owner_id: whom the app authenticated.
             clock_now: gives the owner's logical clock as the last reply to a sync did.  It is
-                called in a worker thread, after the subscription, so that nothing falls between.
+                called by ``run``, after the subscription, so that nothing falls between.
             last_event_id: the request's header ``Last-Event-ID``; None if it has none.
             read_first: read the clock before this returns, and so before the response begins.
                 That waits for the database: an event loop makes the call in a thread.
+            run: calls ``clock_now`` later, and is awaited; as it is, in a worker thread.
 
         Returns:
             An iterator of Server-Sent Events in bytes: ``event: clock`` with the logical clock
@@ -105,11 +117,13 @@ class Live(abc.ABC):
 
         Raises:
             BusyError: ``max_listeners`` are listening.
-            TypeError: ``clock_now`` cannot be called.
+            TooManyListenersError: ``max_listeners_per_owner`` of this owner are.
+            TypeError: ``clock_now`` cannot be called, is an ``async def``, or returned no clock.
             What ``clock_now`` raises, with ``read_first``.
         """
+        clock_now = _checked(clock_now)
         place = self._join(owner_id, clock_now, read_first)
-        return async_events(place, clock_now, last_event_id, self._course)
+        return async_events(place, clock_now, last_event_id, self._course, run)
 
     def blocking_events(
         self,
@@ -123,6 +137,7 @@ class Live(abc.ABC):
 
         Leave it with ``close``, as WSGI servers do.
         """
+        clock_now = _checked(clock_now)
         place = self._join(owner_id, clock_now, read_first)
         return blocking_events(place, clock_now, last_event_id, self._course)
 
@@ -143,30 +158,22 @@ class Live(abc.ABC):
         """
 
     def _forked(self) -> None:
-        """Begin anew in a child: whoever listens does so to its parent."""
+        """Begin again in a child: whoever listens does so to its parent."""
         self._hub.reset()
 
     @abc.abstractmethod
     def _start(self) -> None:
-        """See to it that this process hears of what others announce."""
+        """Make sure that this process hears of what others announce."""
 
     @abc.abstractmethod
     def _spread(self, topic: str, clock: int) -> None:
         """Tell other processes; without waiting."""
 
     def _join(self, owner_id: str, clock_now: Callable[[], int], read_first: bool) -> Place:
-        if not callable(clock_now):
-            raise TypeError(
-                f"clock_now must be a function that reads the clock, not {clock_now!r:.100}: "
-                "one that was read before the subscription may be out of date"
-            )
-        topic = _topic(owner_id)
-        listener = Listener()
-        if not self._hub.join(topic, listener, self._max_listeners):
-            raise BusyError(f"{self._max_listeners} devices are listening, no more may")
-        place = Place(self._hub, topic, listener)
+        most = _half_of_open_files() if self._max_listeners is None else self._max_listeners
+        place = Place(self._hub, _topic(owner_id), most, self._max_listeners_per_owner)
         if self._hung_up:
-            listener.end()
+            place.listener.end()
         else:
             self._start()
             if read_first:
@@ -196,6 +203,37 @@ def _tell_of_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_tell_of_fork)
+
+
+def _checked(clock_now: Callable[[], int]) -> Callable[[], int]:
+    """``clock_now``, but an error is raised for what cannot be a clock."""
+    if not callable(clock_now):
+        raise TypeError(
+            f"clock_now must be a function that reads the clock, not {clock_now!r:.100}: "
+            "one that was read before the subscription may be out of date"
+        )
+    check_plain("clock_now", clock_now)
+
+    def checked() -> int:
+        clock: object = clock_now()
+        refuse_awaitable("clock_now", clock)
+        if not isinstance(clock, int) or isinstance(clock, bool) or clock < 0:
+            raise TypeError(f"clock_now must return an int of 0 or more, not {shown(clock)}")
+        return clock
+
+    return checked
+
+
+def _check_number(name: str, number: int) -> None:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{name} must be an int, not {number!r:.100}")
+    if number < 1:
+        raise ValueError(f"{name} must be 1 or more, not {number!r}")
+
+
+def _half_of_open_files() -> int:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if allowed == resource.RLIM_INFINITY else max(1, allowed // 2)
 
 
 def _topic(owner_id: str) -> str:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
+import time
+import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ._brokered import ANSWER_TIMEOUT_S, BrokeredLive
-from ._live import HEARTBEAT_S, RECHECK_S
+from .._extras import needing
+from ._brokered import ANSWER_TIMEOUT_S, BrokeredLive, logger
+from ._live import HEARTBEAT_S, MAX_LISTENERS_PER_OWNER, RECHECK_S
 
 if TYPE_CHECKING:
-    import psycopg
+    from psycopg.pq.abc import PGconn
 
 LONGEST_CHANNEL_BYTES = 63
-NOTIFY = "SELECT pg_notify(%s, message) FROM unnest(%s::text[]) AS message"
+HEARD_WITHIN_S = 5.0  # a notification that this process sends itself
+NOTIFY = b"SELECT pg_notify($1, message) FROM unnest($2::text[]) AS message"
 
 
 class PostgreSQLLive(BrokeredLive):
     """For processes that share a PostgreSQL server; needs ``psycopg`` 3.
 
     The connection is a session of its own, to the primary, and not through a pooler that gives a
-    session's connection away between transactions, as LISTEN would end then.
+    session's connection away between transactions, as LISTEN would end then.  Whether it hears is
+    tried when it is made, from a second connection, and the app's log is warned if it does not.
 
     Args:
         url: a URL or connection string of libpq.  A URL of SQLAlchemy with one host does
@@ -30,6 +35,7 @@ class PostgreSQLLive(BrokeredLive):
             is asked for a sign of life.
         recheck_s: see :class:`Live`.
         max_listeners: see :class:`Live`.
+        max_listeners_per_owner: see :class:`Live`.
 
     Raises:
         ImportError: psycopg is not installed.
@@ -44,9 +50,11 @@ class PostgreSQLLive(BrokeredLive):
         heartbeat_s: float = HEARTBEAT_S,
         recheck_s: float = RECHECK_S,
         max_listeners: int | None = None,
+        max_listeners_per_owner: int = MAX_LISTENERS_PER_OWNER,
     ) -> None:
-        import psycopg
-        from psycopg.conninfo import conninfo_to_dict
+        with needing("live-postgresql"):
+            import psycopg
+            from psycopg.conninfo import conninfo_to_dict
 
         if not 0 < len(channel.encode()) <= LONGEST_CHANNEL_BYTES or "\0" in channel:
             raise ValueError(f"channel must have 1 to {LONGEST_CHANNEL_BYTES} bytes: {channel!r}")
@@ -55,57 +63,106 @@ class PostgreSQLLive(BrokeredLive):
         except psycopg.ProgrammingError:
             # Its message may hold the password.
             raise ValueError("url is no connection string of PostgreSQL") from None
-        super().__init__("PostgreSQL", (psycopg.Error,), heartbeat_s, recheck_s, max_listeners)
+        super().__init__(
+            "PostgreSQL", heartbeat_s, recheck_s, max_listeners, max_listeners_per_owner
+        )
         defaults = {"connect_timeout": int(ANSWER_TIMEOUT_S), "application_name": "mobync live"}
         self._parameters: dict[str, Any] = {**defaults, **parameters, "client_encoding": "utf8"}
         self._channel = channel
+        self._call: str | None = None  # what is still to be heard
+        self._hear_call_until = 0.0
 
-    async def _converse(self) -> None:
+    def _converse(self) -> None:
         import psycopg
         from psycopg.sql import SQL, Identifier
 
-        connection = await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True)
+        connection = psycopg.connect(**self._parameters, autocommit=True)
         try:
-            connection.add_notify_handler(lambda notify: self._hear(notify.payload))
-            await self._ask(connection, SQL("LISTEN {}").format(Identifier(self._channel)))
+            listen = SQL("LISTEN {}").format(Identifier(self._channel))
+            pgconn = connection.pgconn
+            self._ask(pgconn, listen.as_bytes(connection))
             self._subscribed()
+            self._call_oneself()
             silent = False
             while True:
-                self._drain(connection)
                 with self._outbox.delivery() as messages:
                     if messages or silent:
-                        await self._ask(connection, NOTIFY, [self._channel, messages])
-                silent = not await self._woken(connection)
+                        self._notify(pgconn, messages)
+                self._drain(pgconn)  # also of what came with the answer
+                if self._is_done:
+                    return
+                if self._outbox.is_empty:  # else the bell rang while the server was asked
+                    silent = not self._bell.wait(self._rest_s(), pgconn.socket)
         finally:
-            await connection.close()
+            connection.close()
 
-    async def _woken(self, connection: psycopg.AsyncConnection[Any]) -> bool:
-        """Wait for bytes from the server or something to send; False if neither came."""
-        loop, socket = asyncio.get_running_loop(), connection.fileno()
-        # Not asyncio.wait_for, which before Python 3.12 may lose a cancellation.
-        timer = loop.call_later(self._heartbeat_s, self._news.set)
-        loop.add_reader(socket, self._news.set)
-        try:
-            await self._news.wait()
-        finally:
-            loop.remove_reader(socket)
-            timer.cancel()
-        self._news.clear()
-        return loop.time() < timer.when()
+    def _call_oneself(self) -> None:
+        """Send a notification from another session, which this one must hear."""
+        import psycopg
 
-    def _drain(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        connection.pgconn.consume_input()
-        while notify := connection.pgconn.notifies():
-            self._hear(notify.extra.decode())
+        self._call = None
+        parameters = {**self._parameters, "application_name": "mobync live, calling itself"}
+        call = f"{uuid.uuid4().hex} 0"  # to older processes, of an owner whom nobody listens to
+        with suppress(psycopg.Error, TimeoutError):  # then it is not known whether it is heard
+            other = psycopg.connect(**parameters, autocommit=True)
+            try:
+                self._notify(other.pgconn, [call])
+            finally:
+                other.close()
+            self._call, self._hear_call_until = call, time.monotonic() + HEARD_WITHIN_S
 
-    async def _ask(
-        self, connection: psycopg.AsyncConnection[Any], query: Any, parameters: Any = None
-    ) -> None:
-        answer = asyncio.ensure_future(connection.execute(query, parameters))
-        try:
-            await asyncio.wait([answer], timeout=ANSWER_TIMEOUT_S)
-        finally:
-            if not answer.done():
-                # To cancel it would be to ask a server that does not answer.
-                connection.pgconn.finish()
-        await answer
+    def _hear(self, message: str) -> None:
+        if message == self._call:
+            self._call = None
+        else:
+            super()._hear(message)
+
+    def _rest_s(self) -> float:
+        """How long to wait for something; before that, miss the call if it is time."""
+        if self._call is None:
+            return self._heartbeat_s
+        left_s = self._hear_call_until - time.monotonic()
+        if left_s > 0:
+            return min(left_s, self._heartbeat_s)
+        self._call = None
+        logger.warning(
+            "PostgreSQL: notifications do not arrive, so that devices hear up to %g s late of what "
+            "other processes announce.  LISTEN needs a session of its own, which a pooler in "
+            "transaction mode (PgBouncer) does not give.  Give PostgreSQLLive a URL that leads to "
+            "the server itself (mobync serve: --events-url).",
+            self._course.recheck_s,
+        )
+        return self._heartbeat_s
+
+    def _drain(self, pgconn: PGconn) -> None:
+        pgconn.consume_input()
+        while notify := pgconn.notifies():
+            self._hear(notify.extra.decode(errors="replace"))
+
+    def _notify(self, pgconn: PGconn, messages: list[str]) -> None:
+        array = ",".join(f'"{message}"' for message in messages)
+        self._ask(pgconn, NOTIFY, self._channel.encode(), b"{%s}" % array.encode())
+
+    def _ask(self, pgconn: PGconn, query: bytes, *parameters: bytes) -> None:
+        """Have the server do something; a server that does not answer is gone.
+
+        Raises:
+            psycopg.Error, TimeoutError: it is gone, or says no.
+        """
+        from psycopg import OperationalError
+        from psycopg.pq import ExecStatus
+
+        pgconn.send_query_params(query, parameters)
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        while True:
+            unsent = pgconn.flush() != 0
+            if unsent or pgconn.is_busy():
+                if time.monotonic() > deadline or self._stopped:
+                    raise TimeoutError(f"no answer in {ANSWER_TIMEOUT_S:g} s")
+                left_s = deadline - time.monotonic()
+                self._bell.wait(left_s, pgconn.socket, writable=unsent)
+                pgconn.consume_input()
+            elif (result := pgconn.get_result()) is None:
+                return
+            elif result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+                raise OperationalError(result.get_error_message())

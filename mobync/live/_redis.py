@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .._extras import needing
 from ._brokered import ANSWER_TIMEOUT_S, BrokeredLive
-from ._live import HEARTBEAT_S, RECHECK_S
+from ._live import HEARTBEAT_S, MAX_LISTENERS_PER_OWNER, RECHECK_S
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-    from redis.asyncio.client import PubSub
+    from redis import Redis
+    from redis.client import PubSub
+
+LOOK_UP_S = 0.5  # redis-py waits for a message or not at all: how long a close may wait for it
 
 
 class RedisLive(BrokeredLive):
@@ -24,6 +30,7 @@ class RedisLive(BrokeredLive):
             is asked for a sign of life.
         recheck_s: see :class:`Live`.
         max_listeners: see :class:`Live`.
+        max_listeners_per_owner: see :class:`Live`.
 
     Raises:
         ImportError: redis is not installed.
@@ -38,23 +45,24 @@ class RedisLive(BrokeredLive):
         heartbeat_s: float = HEARTBEAT_S,
         recheck_s: float = RECHECK_S,
         max_listeners: int | None = None,
+        max_listeners_per_owner: int = MAX_LISTENERS_PER_OWNER,
     ) -> None:
-        from redis.asyncio.connection import parse_url
-        from redis.exceptions import RedisError
+        with needing("live-redis"):
+            from redis import Redis
 
         if not channel:
             raise ValueError("channel must not be empty")
-        parse_url(url)
-        super().__init__("Redis", (RedisError,), heartbeat_s, recheck_s, max_listeners)
+        Redis.from_url(url)  # which connects later
+        super().__init__("Redis", heartbeat_s, recheck_s, max_listeners, max_listeners_per_owner)
         self._url = url
         self._channel = channel
 
-    async def _converse(self) -> None:
-        from redis.asyncio import Redis
-        from redis.asyncio.retry import Retry
+    def _converse(self) -> None:
+        from redis import Redis
         from redis.backoff import NoBackoff
+        from redis.retry import Retry
 
-        client = Redis.from_url(
+        client: Any = Redis.from_url(  # its pubsub is not typed
             self._url,
             socket_connect_timeout=ANSWER_TIMEOUT_S,
             socket_timeout=ANSWER_TIMEOUT_S,
@@ -62,45 +70,63 @@ class RedisLive(BrokeredLive):
             decode_responses=True,
             encoding_errors="replace",
         )
-        async with client, client.pubsub() as pubsub:
-            await pubsub.subscribe(self._channel)
-            await _until_one_fails(self._receive(pubsub), self._send(client))
+        with client, client.pubsub() as pubsub:
+            pubsub.subscribe(self._channel)
+            with self._receiving(pubsub) as failures:
+                while not failures and not self._is_done:
+                    self._send(client)
+                    self._bell.wait(self._heartbeat_s)
 
-    async def _send(self, client: Redis) -> None:
-        while True:
-            with self._outbox.delivery() as messages:
-                if messages:
-                    async with client.pipeline(transaction=False) as pipeline:
-                        for message in messages:
-                            pipeline.publish(self._channel, message)
-                        await pipeline.execute()
-            await self._news.wait()
-            self._news.clear()
+    def _send(self, client: Redis) -> None:
+        with self._outbox.delivery() as messages:
+            if messages:
+                with client.pipeline(transaction=False) as pipeline:
+                    for message in messages:
+                        pipeline.publish(self._channel, message)
+                    pipeline.execute()
 
-    async def _receive(self, pubsub: PubSub) -> None:
+    @contextmanager
+    def _receiving(self, pubsub: PubSub) -> Iterator[list[Exception]]:
+        """Receive in a thread of its own, to the end of the block; raise what it raised.
+
+        Gives the list that gets what it raised, before the bell rings: the thread may still be
+        alive when the bell is heard.
+        """
+        ended = threading.Event()
+        failures: list[Exception] = []
+
+        def receive() -> None:
+            try:
+                self._receive(pubsub, ended)
+            except Exception as error:
+                failures.append(error)
+                self._bell.ring()
+
+        receiver = threading.Thread(target=receive, name="mobync live: from Redis", daemon=True)
+        receiver.start()
+        try:
+            yield failures
+        finally:
+            ended.set()
+            receiver.join()
+        if failures:
+            raise failures[0]
+
+    def _receive(self, pubsub: PubSub, ended: threading.Event) -> None:
         from redis.exceptions import TimeoutError as RedisTimeoutError
 
-        while True:
-            message = await pubsub.get_message(timeout=self._heartbeat_s)
-            if message is None:
-                await pubsub.ping()
-                message = await pubsub.get_message(timeout=ANSWER_TIMEOUT_S)
-                if message is None:
-                    raise RedisTimeoutError(f"no answer to PING in {ANSWER_TIMEOUT_S:g} s")
-            if message["type"] == "subscribe":  # also when redis-py has connected again
-                self._subscribed()
-            elif message["type"] == "message":
-                self._hear(message["data"])
-
-
-async def _until_one_fails(*coroutines: Any) -> None:
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
+        heard_at, asked = time.monotonic(), False
+        while not ended.is_set():
+            message = pubsub.get_message(timeout=min(LOOK_UP_S, self._heartbeat_s))
+            silent_s = time.monotonic() - heard_at
+            if message is not None:
+                heard_at, asked = time.monotonic(), False
+                if message["type"] == "subscribe":  # also when redis-py has connected again
+                    self._subscribed()
+                elif message["type"] == "message":
+                    self._hear(message["data"])
+            elif asked and silent_s > self._heartbeat_s + ANSWER_TIMEOUT_S:
+                raise RedisTimeoutError(f"no answer to PING in {ANSWER_TIMEOUT_S:g} s")
+            elif not asked and silent_s > self._heartbeat_s:
+                asked = True
+                pubsub.ping()

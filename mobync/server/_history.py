@@ -50,12 +50,40 @@ class Life:
 
     Attributes:
         created, deleted: the clocks of its create and its delete; None where the entries have none.
-        fields: by name, the writes in the order of the log; of a live object the last one holds.
+        edits: what wrote to it, in the order of the log; and of each the highest clock that its
+            device had synced past, for all we know.
+        names: of the fields that were written, in the order in which they first were.
     """
 
     created: int | None = None
     deleted: int | None = None
-    fields: dict[str, list[Write]] = field(default_factory=dict)
+    edits: list[tuple[Entry, int]] = field(default_factory=list)
+    names: dict[str, None] = field(default_factory=dict)
+
+    def writes(self, name: str) -> list[Write]:
+        """The writes of a field in the order of the log; of a live object the last one holds."""
+        found: list[Write] = []
+        replaced: Entry | None = None
+        for entry, seen in self.edits:
+            if name in entry.members:
+                found.append(self._write(entry, name, replaced, seen))
+                replaced = entry if found[-1].why != NO_ROW else replaced
+        return found
+
+    def _write(self, entry: Entry, name: str, replaced: Entry | None, seen: int) -> Write:
+        clock, text = entry.logical_clock, entry.members[name]
+        if self.deleted is not None and clock > self.deleted:
+            return Write(clock, text, NO_ROW)
+        if replaced is None:
+            return Write(clock, text, CREATED if self.created == clock else FIRST)
+        later_ms = entry.utc_timestamp - replaced.utc_timestamp
+        if text == replaced.members[name]:
+            why = SAME
+        elif replaced.logical_clock <= seen:
+            why = SEEN
+        else:
+            why = LATER if later_ms > 0 else TIE
+        return Write(clock, text, why, replaced.logical_clock, later_ms)
 
 
 def lives_of(entries: Iterable[Entry]) -> list[Life]:
@@ -69,10 +97,8 @@ def lives_of(entries: Iterable[Entry]) -> list[Life]:
         The object's lives, the oldest first; the last one goes on unless it has a delete.
     """
     lives: list[Life] = []
-    times: dict[int, int] = {}
-    below = _Below(times)
+    below = _Below()
     for entry in entries:
-        times[entry.logical_clock] = entry.utc_timestamp
         creates = entry.kind == "create"
         if not lives or (creates and lives[-1].deleted is not None):
             lives.append(Life(created=entry.logical_clock if creates else None))
@@ -80,53 +106,33 @@ def lives_of(entries: Iterable[Entry]) -> list[Life]:
         if entry.kind == "delete":
             if life.deleted is None:
                 life.deleted = entry.logical_clock
-        elif life.deleted is not None:
-            for name, text in entry.members:
-                write = Write(entry.logical_clock, text, NO_ROW)
-                life.fields.setdefault(name, []).append(write)
-        else:
-            seen = below.seen_by(entry)
-            for name, text in entry.members:
-                writes = life.fields.setdefault(name, [])
-                writes.append(_write(entry, text, writes, seen, life, times))
+            continue
+        seen = -1 if life.deleted is not None else below.seen_by(entry)
+        life.edits.append((entry, seen))
+        life.names.update(dict.fromkeys(entry.members))
     return lives
 
 
 class _Below:
     """The edits that stand below the next one, per field.
 
-    Of each field only those are kept, of which no later one has as late a time.
+    Of each field only those are kept that no later one has as late a time as.
     """
 
-    def __init__(self, times: dict[int, int]) -> None:
-        self._times = times
-        self._clocks: dict[str, list[int]] = {}
+    def __init__(self) -> None:
+        self._times: dict[int, int] = {}
+        self._clocks: dict[str, tuple[int, ...]] = {}
 
     def seen_by(self, entry: Entry) -> int:
         """The highest clock that the device of the next edit had synced past, for all we know."""
+        self._times[entry.logical_clock] = entry.utc_timestamp
         seen = -1
-        for name, _ in entry.members:
-            clocks = self._clocks.setdefault(name, [])
+        alone = (entry.logical_clock,)  # one for all fields: there may be a million
+        for name in entry.members:
+            clocks = self._clocks.get(name, ())
             while clocks and self._times[clocks[-1]] <= entry.utc_timestamp:
-                clocks.pop()
+                clocks = clocks[:-1]
             if clocks:
                 seen = max(seen, clocks[-1])
-            clocks.append(entry.logical_clock)
+            self._clocks[name] = clocks + alone if clocks else alone
         return seen
-
-
-def _write(
-    entry: Entry, text: str, writes: list[Write], seen: int, life: Life, times: dict[int, int]
-) -> Write:
-    if not writes:
-        why = CREATED if life.created == entry.logical_clock else FIRST
-        return Write(entry.logical_clock, text, why)
-    replaced = writes[-1]
-    later_ms = entry.utc_timestamp - times[replaced.logical_clock]
-    if text == replaced.text:
-        why = SAME
-    elif replaced.logical_clock <= seen:
-        why = SEEN
-    else:
-        why = LATER if later_ms > 0 else TIE
-    return Write(entry.logical_clock, text, why, replaced.logical_clock, later_ms)

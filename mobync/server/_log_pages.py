@@ -17,15 +17,16 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql import ColumnElement
 
 from ..sqlalchemy._statements import same
-from ._members import Member, members_of
+from ._members import members_of, object_id_of
 
 OWNERS = 50  # a page
 ENTRIES = 100  # a page
 ENTRY_BYTES = 4 * 1024 * 1024  # of json_data in a page, unless a single diff has more
-STEP_ROWS = 1000  # of the log, looked at by one statement
+FIRST_ROWS = 50  # of the log, looked at by one statement; then four times as many
+STEP_ROWS = 1000  # at the most
 STEPS = 20  # a page
 SECONDS = 1.0  # after which a page takes no further step
-SIZE_ROWS = 10_000  # measured by one statement
+SIZE_ROWS = 10_000  # measured at a time
 LITERAL_CHARACTERS = 200  # of an object id that the database is asked to look for
 
 
@@ -61,7 +62,7 @@ class Entry:
     Attributes:
         object_id: the ``id`` in json_data; None if it has none.
         size: bytes of json_data in UTF-8.
-        members: what json_data says besides ``id``, each value as its text.
+        members: what json_data says besides ``id``, by name: each value as its text.
     """
 
     logical_clock: int
@@ -71,7 +72,7 @@ class Entry:
     model: str
     object_id: str | None
     size: int
-    members: list[Member]
+    members: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -143,25 +144,41 @@ class LogPages:
         return 0 if highest is None else highest + 1
 
     def size(self, owner_id: str, first_clock: int) -> Size:
-        """Measure at most SIZE_ROWS diffs of an owner's log from a clock on."""
-        clock = self._diffs.logical_clock
+        """Measure an owner's log from a clock on: SIZE_ROWS diffs, or what SECONDS allow."""
+        size = Size(0, 0, first_clock, False)
+        rows = FIRST_ROWS
+        stop_at = time.monotonic() + SECONDS
         with self._engine.connect() as connection:
-            log = same_text(self._diffs.owner, owner_id, connection)
-            next_clock = connection.scalar(
-                select(clock)
-                .where(log, clock >= first_clock)
-                .order_by(clock)
-                .offset(SIZE_ROWS)
-                .limit(1)
-            )
-            end = () if next_clock is None else (clock < next_clock,)
-            texts = (self._diffs[name] for name in ("id", "owner", "type", "model", "json_data"))
-            row_bytes: Any = sum((octets(text, connection) for text in texts), start=16)
-            rows, bytes_, highest = connection.execute(
-                select(func.count(), func.sum(row_bytes), func.max(clock)).where(
-                    log, clock >= first_clock, *end
+            while True:
+                rows = min(rows, SIZE_ROWS - size.rows)
+                more = self._measure(connection, owner_id, size.end_clock, rows)
+                size = Size(
+                    size.rows + more.rows, size.bytes + more.bytes, more.end_clock, more.complete
                 )
-            ).one()
+                if size.complete or size.rows == SIZE_ROWS or time.monotonic() >= stop_at:
+                    return size
+                rows *= 4
+
+    def _measure(
+        self, connection: Connection, owner_id: str, first_clock: int, most_rows: int
+    ) -> Size:
+        clock = self._diffs.logical_clock
+        log = same_text(self._diffs.owner, owner_id, connection)
+        next_clock = connection.scalar(
+            select(clock)
+            .where(log, clock >= first_clock)
+            .order_by(clock)
+            .offset(most_rows)
+            .limit(1)
+        )
+        end = () if next_clock is None else (clock < next_clock,)
+        texts = (self._diffs[name] for name in ("id", "owner", "type", "model", "json_data"))
+        row_bytes: Any = sum((octets(text, connection) for text in texts), start=16)
+        rows, bytes_, highest = connection.execute(
+            select(func.count(), func.sum(row_bytes), func.max(clock)).where(
+                log, clock >= first_clock, *end
+            )
+        ).one()
         end_clock = first_clock if highest is None else highest + 1
         return Size(rows, int(bytes_ or 0), end_clock, next_clock is None)
 
@@ -175,24 +192,30 @@ class LogPages:
         """
         found: list[Entry] = []
         room = ENTRY_BYTES
+        rows = FIRST_ROWS
         stop_at = time.monotonic() + SECONDS
         with self._engine.connect() as connection:
             for _ in range(STEPS):
-                floor = self._step_down(connection, owner_id, before, only.after)
-                conditions = self._matching(connection, owner_id, only)
-                conditions += self._between(floor, before, only)
-                # What may be of the object is known to be so only once it is read.
-                most = ENTRIES - len(found) if only.object_id is None else STEP_ROWS
-                rows, rest_below = self._fetch(connection, conditions, most, room)
-                room -= sum(entry.size for entry in rows)
-                found += _of_object(rows, only.object_id)
+                most = rows if only.object_id is not None else ENTRIES - len(found)
+                floor = self._step_down(connection, owner_id, before, only.after, rows)
+                entries, rest_below = self._fetch(
+                    connection,
+                    [*self._of_model(connection, owner_id, only), *self._between(floor, before)],
+                    only,
+                    most,
+                    # What may be of the object is known to be so only once it is read.
+                    room if only.object_id is None else ENTRY_BYTES,
+                )
                 before = floor if rest_below is None else rest_below
-                if len(found) > ENTRIES:
-                    found = found[:ENTRIES]
-                    before = found[-1].logical_clock
-                full = rest_below is not None or len(found) == ENTRIES
+                for entry in entries:
+                    if found and (len(found) == ENTRIES or entry.size > room):
+                        return Piece(found, entry.logical_clock + 1)
+                    found.append(entry)
+                    room -= entry.size
+                full = len(found) == ENTRIES or (rest_below is not None and only.object_id is None)
                 if before is None or full or time.monotonic() >= stop_at:
                     break
+                rows = min(rows * 4, STEP_ROWS)
         ended = before is None or before <= only.after + 1
         return Piece(found, None if ended else before)
 
@@ -205,82 +228,99 @@ class LogPages:
             only: entries of another model or object are left out.
         """
         with self._engine.connect() as connection:
-            conditions = self._matching(connection, owner_id, only)
+            conditions = self._of_model(connection, owner_id, only)
             conditions.append(self._diffs.logical_clock.in_(clocks))
-            rows, rest_below = self._fetch(connection, conditions, len(clocks), ENTRY_BYTES)
-        return Piece(_of_object(rows, only.object_id), rest_below)
+            return Piece(*self._fetch(connection, conditions, only, len(clocks), ENTRY_BYTES))
 
     def _step_down(
-        self, connection: Connection, owner_id: str, before: int | None, after: int
+        self, connection: Connection, owner_id: str, before: int | None, after: int, rows: int
     ) -> int | None:
-        """The clock STEP_ROWS rows below ``before``; None if there are fewer above ``after``."""
+        """The clock some rows below ``before``; None if there are fewer above ``after``."""
         clock = self._diffs.logical_clock
         end = () if before is None else (clock < before,)
         return connection.scalar(
             select(clock)
             .where(same_text(self._diffs.owner, owner_id, connection), clock > after, *end)
             .order_by(clock.desc())
-            .offset(STEP_ROWS - 1)
+            .offset(rows - 1)
             .limit(1)
         )
 
-    def _between(self, floor: int | None, before: int | None, only: Only) -> list[Any]:
+    def _between(self, floor: int | None, before: int | None) -> list[Any]:
         clock = self._diffs.logical_clock
-        begin = clock > only.after if floor is None else clock >= floor
-        return [begin] if before is None else [begin, clock < before]
+        begin = [] if floor is None else [clock >= floor]
+        return begin if before is None else [*begin, clock < before]
 
-    def _matching(self, connection: Connection, owner_id: str, only: Only) -> list[Any]:
-        """Conditions that every entry meets that is looked for, and few others."""
+    def _of_model(self, connection: Connection, owner_id: str, only: Only) -> list[Any]:
+        """Conditions that every entry meets that is looked for, and that no text is read for."""
         log = self._diffs
-        conditions = [same_text(log.owner, owner_id, connection)]
+        conditions = [same_text(log.owner, owner_id, connection), log.logical_clock > only.after]
         if only.model is not None:
             conditions.append(same_text(log.model, only.model, connection))
-        if only.object_id is not None:
-            # An id stands in the JSON as it is, unless something in it is escaped.
-            literally = log.json_data.contains(only.object_id[:LITERAL_CHARACTERS], autoescape=True)
-            escaped = log.json_data.contains("\\", autoescape=True)
-            conditions.append(or_(literally, escaped))
         return conditions
 
     def _fetch(
         self,
         connection: Connection,
         conditions: Sequence[ColumnElement[bool]],
+        only: Only,
         most_rows: int,
         most_bytes: int,
     ) -> tuple[list[Entry], int | None]:
-        """Rows from the newest down that have room, and below which clock there are more.
+        """Entries from the newest down, and below which clock others have not been looked at.
 
-        One that alone takes more than a page has gets a page of its own.
+        No more text is read than there is room for: one that alone takes more than a page has gets
+        a page of its own.
         """
         log = self._diffs
+        lowest, rest_below = self._reach(connection, conditions, most_rows, most_bytes)
+        if lowest is None:
+            return [], rest_below
+        naming = () if only.object_id is None else (_may_name(log, only.object_id, connection),)
+        rows = connection.execute(
+            select(log.logical_clock, log.id, log.utc_timestamp, log.type, log.model, log.json_data)
+            .where(*conditions, log.logical_clock >= lowest, *naming)
+            .order_by(log.logical_clock.desc())
+        )
+        wanted = (
+            row
+            for row in rows
+            if only.object_id is None or object_id_of(row.json_data) == only.object_id
+        )
+        return [_entry(*row) for row in wanted], rest_below
+
+    def _reach(
+        self,
+        connection: Connection,
+        conditions: Sequence[ColumnElement[bool]],
+        most_rows: int,
+        most_bytes: int,
+    ) -> tuple[int | None, int | None]:
+        """How far down there is room: the lowest clock, and below which clock there is more."""
+        log = self._diffs
+        lowest: int | None = None
+        room = most_bytes
         sizes = connection.execute(
             select(log.logical_clock, octets(log.json_data, connection))
             .where(*conditions)
             .order_by(log.logical_clock.desc())
             .limit(most_rows + 1)
-        ).all()
-        if not sizes:
-            return [], None
-        taken: list[int] = []
-        room = most_bytes
-        for clock, size in sizes[:most_rows]:
-            if size > room and (taken or most_bytes < ENTRY_BYTES):
-                break
-            taken.append(clock)
-            room -= size
-        if not taken:
-            return [], int(sizes[0].logical_clock) + 1
-        rows = connection.execute(
-            select(log.logical_clock, log.id, log.utc_timestamp, log.type, log.model, log.json_data)
-            .where(*conditions, log.logical_clock.in_(taken))
-            .order_by(log.logical_clock.desc())
         )
-        return [_entry(*row) for row in rows], taken[-1] if len(taken) < len(sizes) else None
+        with sizes:  # SQLite reads a text for its size, so it is asked for no more than is needed
+            for taken, (clock, size) in enumerate(sizes):
+                alone = lowest is None and most_bytes == ENTRY_BYTES
+                if taken == most_rows or (size > room and not alone):
+                    return lowest, int(clock) + 1
+                lowest = int(clock)
+                room -= size
+        return lowest, None
 
 
-def _of_object(entries: list[Entry], object_id: str | None) -> list[Entry]:
-    return [entry for entry in entries if object_id in (None, entry.object_id)]
+def _may_name(log: Any, object_id: str, connection: Connection) -> ColumnElement[bool]:
+    """Whether an entry may be of an object: its id stands there, or something is escaped."""
+    needle = f'"{object_id}"'[:LITERAL_CHARACTERS]
+    find = func.strpos if connection.dialect.name == "postgresql" else func.instr
+    return or_(*(find(log.json_data, text) > 0 for text in (needle, "\\")))
 
 
 def same_text(column: ColumnElement[str], text: str, connection: Connection) -> ColumnElement[bool]:

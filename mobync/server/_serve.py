@@ -2,25 +2,64 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
+from .._extras import install
 from ..sqlalchemy import DocumentSynchronizer
 from . import logs
+from ._access import access_options, check_access
 from ._shared import check_text, database_option, secret_file_of, secret_file_option
 from .database import database_url, make_tables, open_database, shown
-from .settings import Settings
+from .lost import LostEdits
+from .settings import INSPECTOR_MODES, Settings
 from .tokens import load_tokens
 
 MIB = 1024 * 1024
+_STATIC_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_OWN_PATHS = ("/sync", "/health", "/metrics", "/static")
 _EXTRAS = {"psycopg": "live-postgresql", "redis": "live-redis"}
+
+
+def _check_static(
+    context: click.Context, parameter: click.Parameter, given: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Take apart paths and directories."""
+    found = []
+    for text in given:
+        path, equals, directory = text.partition("=")
+        if not (equals and _STATIC_PATH.fullmatch(path)) or path in _OWN_PATHS:
+            raise click.BadParameter(f"must be as /app=DIRECTORY, not {text!r}")
+        if not Path(directory).is_dir():
+            raise click.BadParameter(f"{directory!r} is no directory")
+        found.append((path, str(Path(directory).resolve())))
+    return found
+
+
+def _check_time_columns(
+    context: click.Context, parameter: click.Parameter, given: Sequence[str]
+) -> dict[str, str]:
+    """Take apart tables and columns."""
+    found: dict[str, str] = {}
+    for text in given:
+        table, _, column = text.partition("=")
+        if not (table and column):
+            raise click.BadParameter(f"must be as TABLE=COLUMN, not {text!r}")
+        if table in found:
+            raise click.BadParameter(f"the table {table!r} has two")
+        found[table] = column
+    return found
 
 
 @click.command(short_help="Serve devices over HTTP.")
@@ -54,6 +93,13 @@ _EXTRAS = {"psycopg": "live-postgresql", "redis": "live-redis"}
     help="MiB that a request may have.",
 )
 @click.option(
+    "--max-connections",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Connections that may be open at the same time in each process.",
+)
+@click.option(
     "--events",
     metavar="auto|off|redis://…",
     default="auto",
@@ -63,12 +109,25 @@ _EXTRAS = {"psycopg": "live-postgresql", "redis": "live-redis"}
     "if the database is one, else by looking now and then.",
 )
 @click.option(
+    "--events-url",
+    metavar="postgresql://…",
+    callback=check_text,
+    envvar="MOBYNC_EVENTS_URL",
+    help="Where PostgreSQL tells them, if the database is behind a pooler such as PgBouncer.",
+)
+@click.option(
     "--inspector",
-    type=click.Choice(["loopback", "token", "off"]),
-    default="loopback",
+    type=click.Choice(INSPECTOR_MODES),
+    default="token",
     show_default=True,
-    help="Who may look at the page at /: anybody on this machine, or only who has an "
-    "administrator's token.  Behind a proxy on this machine, say token.",
+    help="Who may look at the page at /: who has an administrator's token or the link that is "
+    "printed on a terminal; with without-token, any browser on this machine, too.  Behind a proxy "
+    "on this machine that lets in everybody.",
+)
+@click.option(
+    "--print-link",
+    is_flag=True,
+    help="Log the link that opens the inspector once, though stderr is no terminal.",
 )
 @click.option(
     "--log-format",
@@ -83,8 +142,25 @@ _EXTRAS = {"psycopg": "live-postgresql", "redis": "live-redis"}
     default=30,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for running syncs when told to stop.",
+    help="How long to wait for running syncs when told to stop; what still runs is then undone.",
 )
+@click.option(
+    "--static",
+    metavar="/PATH=DIRECTORY",
+    multiple=True,
+    callback=_check_static,
+    help="Serve the files of a directory at a path: the pages of an app that syncs.  Can be said "
+    "several times.",
+)
+@click.option(
+    "--watermelon-time-column",
+    metavar="TABLE=COLUMN",
+    multiple=True,
+    callback=_check_time_columns,
+    help="Of WatermelonDB's records of a table the column that has the time of their last edit, in "
+    "milliseconds.  Else an edit counts as made when it arrives.  Can be said several times.",
+)
+@access_options
 def serve(
     database: str,
     secret_file: Path | None,
@@ -93,10 +169,15 @@ def serve(
     workers: int,
     threads: int,
     max_body_mib: int,
+    max_connections: int,
     events: str,
+    events_url: str | None,
     inspector: str,
+    print_link: bool,
     log_format: str,
     stop_timeout: int,
+    watermelon_time_column: dict[str, str],
+    **access: Any,
 ) -> None:
     """Serve devices: POST /sync, GET /sync/events; and /health, /metrics, the inspector at /.
 
@@ -104,59 +185,98 @@ def serve(
     declared; tables that are missing are made.  SIGTERM and Ctrl-C stop it once running syncs
     are done.
     """
-    if events not in ("auto", "off") and not events.startswith(
-        ("redis://", "rediss://", "unix://")
-    ):
-        raise click.BadParameter("must be auto, off or a URL redis://…", param_hint="--events")
+    _check_events(events, events_url)
     url = database_url(database)
     file = secret_file_of(secret_file, database)
     load_tokens(file)
     with open_database(url) as engine:
-        make_tables(DocumentSynchronizer(engine), engine)
+        store = DocumentSynchronizer(engine)
+        make_tables(store, engine)
+        LostEdits(engine, store.metadata.tables["diffs"]).make()
     settings = Settings(
         database=database,
         secret_file=None if file is None else str(file.resolve()),
         workers=workers,
         threads=threads,
         max_body_bytes=max_body_mib * MIB,
+        max_connections=max_connections,
+        stop_timeout_s=stop_timeout,
         events=events,
+        events_url=events_url,
         inspector=inspector,
         log_format=log_format,
+        watermelon_times=watermelon_time_column,
+        **access,
     )
-    # Of another program's environment; read when the counters are imported, in the next lines.
-    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-    import uvicorn  # both are slow, and of no use to the other commands
+    _check_live(settings)
+    logs.configure(log_format)
+    check_access(settings)
+    logs.logger.info("starting", extra={"fields": {"database": shown(url), "workers": workers}})
+    # The server ends by the signal that stopped it; having stopped as told is no failure.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    with ExitStack() as running:
+        if workers > 1:
+            running.enter_context(_shared_metrics())
+        if inspector == "token" and (print_link or sys.stderr.isatty()):
+            settings = running.enter_context(_link_of_inspector(settings))
+        settings.to_environment()
+        running.enter_context(_failing_with_1())
+        _run(host, port, workers)
 
-    from .app import live_of
+
+def _run(host: str, port: int, workers: int) -> None:
+    import uvicorn
+
+    from ._connections import BACKLOG, LimitedProtocol
+
+    uvicorn.run(
+        "mobync.server.app:from_environment",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        http=LimitedProtocol,
+        ws="none",
+        backlog=BACKLOG,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+    )
+
+
+def _check_live(settings: Settings) -> None:
+    """Find out now whether live updates work, and not when a device listens."""
+    # Of another program's environment; read when the counters are imported, in the next line.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    from .app import live_of  # slow, and of no use to the other commands
 
     try:
         live_of(settings)
     except ImportError as error:
         extra = _EXTRAS.get(error.name or "", "server")
         raise click.ClickException(
-            f"--events {events} needs {error.name or error}: pip install 'mobync[{extra}]'"
+            f"--events {settings.events} needs {error.name or error}: {install(extra)}"
         ) from error
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--events") from error
+        option = "--events" if settings.events_url is None else "--events-url"
+        raise click.BadParameter(str(error), param_hint=option) from error
 
-    settings.to_environment()
-    logs.configure(log_format)
-    logs.logger.info("starting", extra={"fields": {"database": shown(url), "workers": workers}})
-    # The server ends by the signal that stopped it; having stopped as told is no failure.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    with _shared_metrics() if workers > 1 else nullcontext(), _failing_with_1():
-        uvicorn.run(
-            "mobync.server.app:from_environment",
-            factory=True,
-            host=host,
-            port=port,
-            workers=workers,
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=stop_timeout,
-        )
+
+def _check_events(events: str, events_url: str | None) -> None:
+    if events not in ("auto", "off") and not events.startswith(
+        ("redis://", "rediss://", "unix://")
+    ):
+        raise click.BadParameter("must be auto, off or a URL redis://…", param_hint="--events")
+    if events_url is not None:
+        _check_events_url(events_url, events)
+
+
+def _check_events_url(events_url: str, events: str) -> None:
+    if events != "auto":
+        raise click.BadParameter(f"--events {events} needs none", param_hint="--events-url")
+    if database_url(events_url).get_backend_name() != "postgresql":
+        raise click.BadParameter("must be a URL postgresql://…", param_hint="--events-url")
 
 
 @contextmanager
@@ -166,6 +286,18 @@ def _failing_with_1() -> Iterator[None]:
         yield
     except SystemExit as end:
         sys.exit(1 if end.code else 0)
+
+
+@contextmanager
+def _link_of_inspector(settings: Settings) -> Iterator[Settings]:
+    """Have a link logged that opens the inspector once, when the server listens."""
+    from ._admission import LinkHandler, OneTimeCode
+
+    with tempfile.TemporaryDirectory(prefix="mobync-inspector-") as directory:
+        file = Path(directory, "code")
+        code = OneTimeCode(file).make()
+        logging.getLogger("uvicorn.error").addHandler(LinkHandler(code, logs.logger))
+        yield replace(settings, inspector_code=str(file))
 
 
 @contextmanager

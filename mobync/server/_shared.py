@@ -14,9 +14,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
-from .. import MobyncError
+from .. import MobyncError, UnavailableError
 from ..sqlalchemy import DocumentSynchronizer
-from .database import DatabaseError, check_tables, database_file, database_url, open_database
+from ._terminal import printable
+from .database import (
+    DatabaseError,
+    check_directory,
+    check_tables,
+    database_file,
+    database_url,
+    open_database,
+)
 from .owners import OwnerError, check_owner_id, is_storable
 from .replay import DamagedLogError
 from .tokens import SECRET_VARIABLE, SecretError
@@ -35,9 +43,16 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except DBAPIError as error:
-            raise click.ClickException(f"the database says: {error.orig}") from error
+            raise click.ClickException(_said(error.orig)) from error
+        except UnavailableError as error:
+            raise click.ClickException(_said(getattr(error.__cause__, "orig", error))) from error
         except (DatabaseError, SecretError, TransferError, DamagedLogError, MobyncError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
+
+
+def _said(by_database: object) -> str:
+    """A line of what a database says, which may repeat what a device sent."""
+    return printable(f"the database says: {by_database}")
 
 
 def check_owner(
@@ -95,7 +110,9 @@ def secret_file_of(given: Path | None, database: str) -> Path | None:
     """Where the secret is kept; None for a database that is no file, if nobody says."""
     if given is not None:
         return given
-    file = database_file(database_url(database))
+    url = database_url(database)
+    check_directory(url)
+    file = database_file(url)
     return None if file is None else file.with_name(f"{file.name}.secret")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from ._history import Life, Write
@@ -19,7 +20,7 @@ def entry_view(entry: Entry) -> dict[str, Any]:
     """One row of the timeline."""
     fields = [
         [_cut(name, ENTRY_VALUE_CHARACTERS), _cut(text, ENTRY_VALUE_CHARACTERS)]
-        for name, text in entry.members[:ENTRY_FIELDS]
+        for name, text in islice(entry.members.items(), ENTRY_FIELDS)
     ]
     object_id = entry.object_id
     return {
@@ -49,9 +50,9 @@ def history_view(
     """
     if life is None:
         life = len(lives) - 1
-    fields = lives[life].fields if 0 <= life < len(lives) else {}
-    shown = list(fields.items())[first : first + HISTORY_FIELDS]
-    left = len(fields) - first - len(shown)
+    chosen = lives[life] if 0 <= life < len(lives) else Life()
+    shown = list(islice(chosen.names, first, first + HISTORY_FIELDS))
+    left = len(chosen.names) - first - len(shown)
     return {
         "edits": [
             {
@@ -68,9 +69,9 @@ def history_view(
         "fields": [
             {
                 "name": _cut(name, HISTORY_VALUE_CHARACTERS),
-                "writes": [_write_view(write) for write in writes],
+                "writes": [_write_view(write) for write in chosen.writes(name)],
             }
-            for name, writes in shown
+            for name in shown
         ],
         "next_field": first + len(shown) if left > 0 else None,
     }

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
-from sqlalchemy import text
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
-from .. import Mobync, __version__, asgi
-from .._http_coding import SentHeaders
-from ..http import Authenticate, Endpoint, ReadingContext, Stream
+from .. import Mobync, __version__
+from ..clients import RxDB, Watermelon
+from ..http import Authenticate, Endpoint, asgi
 from ..http import Response as Answer
+from ..http._endpoint import _Refusal as Refusal
 from ..live import InProcessLive, Live, PostgreSQLLive, RedisLive
 from ..sqlalchemy import DocumentSynchronizer
+from ..sqlalchemy._errors import LOST_PREPARED, OUTAGES, code_of, kind_of
 from . import inspector, logs
-from .database import database_url, new_engine
+from ._admission import Admission, OneTimeCode
+from ._connections import (
+    LimitedProtocol,
+    connections_that_fit,
+    log_lack_of_descriptors_seldom,
+)
+from ._cors import across_origins
+from ._jwt import load_jwts
+from ._keys import KeysError
+from .database import PREPARE_THRESHOLD, DatabaseError, check_writes, database_url, new_engine
+from .lost import LostEdits
 from .metrics import CONTENT_TYPE, MeasuredMobync, Metrics
 from .settings import Settings
 from .tokens import Tokens, load_tokens
@@ -37,15 +55,22 @@ logger = logging.getLogger("mobync.server")
 RECHECK_S = 2.0  # how late a device learns of a sync at another worker, if nobody tells
 RETRY_AFTER_S = 1
 
+_PREPARE_NEVER = (
+    f"behind PgBouncer in transaction mode have ?{PREPARE_THRESHOLD}=None in the database's URL"
+)
 
-def from_environment() -> Starlette:
+
+def from_environment() -> ASGIApp:
     """Make the app of a worker: the factory that the server calls in each."""
     settings = Settings.from_environment()
     logs.configure(settings.log_format)
+    LimitedProtocol.max_connections = connections_that_fit(
+        settings.max_connections, settings.threads
+    )
     return create_app(settings)
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings) -> ASGIApp:
     """Make the app.  The tables must be there.
 
     Args:
@@ -55,27 +80,30 @@ def create_app(settings: Settings) -> Starlette:
         An ASGI app; the end of its lifespan closes what was opened here.
 
     Raises:
-        DatabaseError, SecretError: the database or the secret cannot be used.
+        DatabaseError, SecretError, KeysError: the database, a secret or the place of the keys
+            cannot be used.
     """
     url = database_url(settings.database)
     tokens = load_tokens(None if settings.secret_file is None else Path(settings.secret_file))
     engine = new_engine(url, settings.threads)
     store = DocumentSynchronizer(engine)
     metrics = Metrics()
+    _watch(engine, metrics)
     live = live_of(settings)
-    mobync = MeasuredMobync(store, metrics)
-    mobync.listen(metrics.count_sync)
-    mobync.listen(logs.log_sync)
-    if live is not None:
-        mobync.listen(live.announce)
+    lost = LostEdits(engine, store.metadata.tables["diffs"])
     endpoint = CountingEndpoint(
-        metrics, mobync, tokens.owner, max_body_bytes=settings.max_body_bytes, live=live
+        metrics,
+        _heard(MeasuredMobync(store, metrics, lost), metrics, live),
+        _authenticate(settings, tokens),
+        max_body_bytes=settings.max_body_bytes,
+        live=live,
+        clients=[RxDB(), Watermelon(times=settings.watermelon_times)],
     )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        if live is not None:
-            _hang_up_when_told_to_stop(live)
+        _stop_when_told(live, settings.stop_timeout_s)
+        log_lack_of_descriptors_seldom(asyncio.get_running_loop())
         try:
             yield
         finally:
@@ -83,16 +111,41 @@ def create_app(settings: Settings) -> Starlette:
                 live.close()
             engine.dispose()
 
-    return Starlette(
+    for_devices = asgi.routes(endpoint, threads=settings.threads)
+    app = Starlette(
         routes=[
-            *asgi.routes(endpoint, threads=settings.threads),
-            Route("/health", _health(engine)),
+            *for_devices,
+            Route("/health", _health(engine, store)),
             Route("/metrics", _metrics(metrics)),
-            *_inspector(settings, engine, store, tokens, live),
+            *(Mount(path, StaticFiles(directory=at, html=True)) for path, at in settings.static),
+            *_inspector(settings, engine, store, tokens, live, lost),
         ],
         exception_handlers={DBAPIError: _database_error, NoConnectionError: _database_error},
         lifespan=lifespan,
     )
+    origins = settings.allow_origin
+    return across_origins(app, origins, for_devices) if origins else app
+
+
+def _heard(mobync: MeasuredMobync, metrics: Metrics, live: Live | None) -> MeasuredMobync:
+    """Have all hear of syncs who want to."""
+    mobync.listen(metrics.count_sync)
+    mobync.listen(logs.log_sync)
+    if live is not None:
+        mobync.listen(live.announce)
+    return mobync
+
+
+def _authenticate(settings: Settings, tokens: Tokens) -> Authenticate:
+    """What says who a device is; it takes the app's JWTs if there is something to verify them."""
+    jwts = load_jwts(settings)
+    if jwts is None:
+        return tokens.owner
+    try:
+        jwts.load_keys()
+    except KeysError as error:  # `mobync serve` found them; this worker takes another's place
+        logger.warning("%s", error)
+    return jwts.beside(tokens)
 
 
 class CountingEndpoint(Endpoint):
@@ -103,33 +156,14 @@ class CountingEndpoint(Endpoint):
         metrics: Metrics,
         mobync: Mobync,
         authenticate: Authenticate,
-        *,
-        max_body_bytes: int,
-        live: Live | None,
+        **options: Any,
     ) -> None:
-        super().__init__(mobync, authenticate, max_body_bytes=max_body_bytes, live=live)
+        super().__init__(mobync, authenticate, **options)
         self._metrics = metrics
 
-    def refuse(self, headers: SentHeaders) -> Answer | None:
-        answer = super().refuse(headers)
-        self._count(answer)
-        return answer
-
-    def sync(self, headers: SentHeaders, body: bytes) -> Answer:
-        answer = super().sync(headers, body)
-        self._count(answer)
-        return answer
-
-    def events(
-        self, headers: SentHeaders, context: ReadingContext = nullcontext
-    ) -> Stream[AsyncIterator[bytes]] | Answer:
-        answer = super().events(headers, context)
-        self._count(answer)
-        return answer
-
-    def _count(self, answer: object) -> None:
-        if isinstance(answer, Answer) and answer.code:
-            self._metrics.count_refusal(answer.code)
+    def _refused(self, refusal: Refusal, *of_request: Any) -> Answer:
+        self._metrics.count_refusal(refusal.code)
+        return super()._refused(refusal, *of_request)
 
 
 def live_of(settings: Settings) -> Live | None:
@@ -139,6 +173,8 @@ def live_of(settings: Settings) -> Live | None:
         ImportError: the broker's client is not installed.
         ValueError: the broker's URL cannot be used.
     """
+    if settings.events_url is not None:
+        return PostgreSQLLive(_conninfo(database_url(settings.events_url)))
     url = database_url(settings.database)
     if settings.events == "off":
         return None
@@ -166,37 +202,50 @@ def _conninfo(url: URL) -> str:
 
     dialect = url.set(drivername="postgresql+psycopg").get_dialect()()
     _, parameters = dialect.create_connect_args(url)
-    parameters.pop("context", None)  # how the driver converts types
+    for of_the_driver in ("context", PREPARE_THRESHOLD):
+        parameters.pop(of_the_driver, None)
     try:
         return make_conninfo("", **parameters)
     except psycopg.ProgrammingError:  # its message may hold the password
         raise ValueError("the URL of the database has an option that LISTEN cannot have") from None
 
 
-def _hang_up_when_told_to_stop(live: Live) -> None:
-    """End the streams of events before the server waits for its responses to end."""
+def _stop_when_told(live: Live | None, within_s: float) -> None:
+    """Have a signal end the streams of events, for which the server would wait, and in time all."""
     if threading.current_thread() is not threading.main_thread():
         return  # no server of ours, which has its signals there
+    told: SimpleQueue[None] = SimpleQueue()  # which a signal handler may put into, as no Event
+    threading.Thread(target=_end_in_time, args=(told, within_s), daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
         before = signal.getsignal(number)
 
-        def hang_up(number: int, frame: FrameType | None, before: Any = before) -> None:
-            live.hang_up()
+        def stop(number: int, frame: FrameType | None, before: Any = before) -> None:
+            told.put(None)
+            if live is not None:
+                live.hang_up()
             if callable(before):
                 before(number, frame)
 
-        signal.signal(number, hang_up)
+        signal.signal(number, stop)
 
 
-def _health(engine: Engine) -> Any:
+def _end_in_time(told: SimpleQueue[None], within_s: float) -> None:
+    """End the process though syncs still run: uvicorn and Python would wait for their threads."""
+    told.get()
+    time.sleep(within_s)
+    logger.warning("stopping though syncs still run: the database undoes them")
+    logging.shutdown()
+    os._exit(0)
+
+
+def _health(engine: Engine, store: DocumentSynchronizer) -> Any:
     def health(request: Request) -> Response:
         try:
-            with engine.connect() as connection:
-                connection.execute(text("SELECT 1"))
-        except (DBAPIError, NoConnectionError) as error:
-            _log_outage(error)
+            check_writes(engine, store)
+        except DatabaseError as error:
+            logger.error("not healthy: %s", error)
             return JSONResponse(
-                {"status": "unavailable", "message": "the database does not answer"}, 503
+                {"status": "unavailable", "message": "the database takes no writes"}, 503
             )
         return JSONResponse({"status": "ok", "version": __version__})
 
@@ -216,17 +265,24 @@ def _inspector(
     store: DocumentSynchronizer,
     tokens: Tokens,
     live: Live | None,
+    lost: LostEdits,
 ) -> list[Route]:
     if settings.inspector == "off":
         return []
-
-    def allow(request: Request) -> bool:
-        if settings.inspector == "loopback" and inspector.from_loopback(request):
-            return True
-        return tokens.is_admin(inspector.bearer_token(request))
-
+    file = settings.inspector_code
+    code = None if file is None else OneTimeCode(Path(file))
+    admission = Admission(settings.inspector, tokens, code)
     tables = store.metadata.tables
-    return inspector.routes(engine, tables["diffs"], tables["diffs_heads"], allow, live)
+    found = inspector.routes(
+        engine,
+        tables["diffs"],
+        tables["diffs_heads"],
+        admission.allow,
+        live,
+        lost=lost,
+        documents=store.documents_table,
+    )
+    return [*admission.routes(), *found]
 
 
 async def _database_error(request: Request, error: Exception) -> Response:
@@ -234,10 +290,8 @@ async def _database_error(request: Request, error: Exception) -> Response:
 
     Where it hangs, all connections wait for it, and who wants one gets a TimeoutError of the pool.
     """
-    assert isinstance(error, DBAPIError | NoConnectionError)
-    if isinstance(error, DBAPIError) and not _is_outage(error):
+    if kind_of(error) not in OUTAGES:
         raise error
-    _log_outage(error)
     return JSONResponse(
         {"success": False, "code": "unavailable", "message": "the database does not answer"},
         503,
@@ -245,10 +299,18 @@ async def _database_error(request: Request, error: Exception) -> Response:
     )
 
 
-def _is_outage(error: DBAPIError) -> bool:
-    return error.connection_invalidated or error.statement is None
+def _watch(engine: Engine, metrics: Metrics) -> None:
+    """Count all that the database says, also where a second try helps, and log its outages."""
 
+    def note(context: ExceptionContext) -> None:
+        error = context.sqlalchemy_exception
+        if not isinstance(error, DBAPIError):
+            return
+        kind = kind_of(error)
+        metrics.count_database_error(kind.value)
+        if kind in OUTAGES:
+            logger.error("the database does not answer: %s", " ".join(str(error.orig).split()))
+        elif code_of(error) in LOST_PREPARED:
+            logger.error("prepared statements get lost: %s", _PREPARE_NEVER)
 
-def _log_outage(error: DBAPIError | NoConnectionError) -> None:
-    reason = error.orig if isinstance(error, DBAPIError) else "all connections wait for it"
-    logger.error("the database does not answer: %s", " ".join(str(reason).split()))
+    event.listen(engine, "handle_error", note)

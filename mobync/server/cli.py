@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 
+from .._extras import install
+
 
 def main() -> None:
     """Run the command line; exits with 1 when something failed, 2 when it was misused."""
     try:
         from .commands import main as commands
     except ModuleNotFoundError as error:
-        sys.exit(f"mobync: the server needs {error.name}: pip install 'mobync[server]'")
+        sys.exit(f"mobync: the server needs {error.name}: {install('server')}")
     try:
         commands()
     except OSError as error:  # but for a pipe that nobody reads, of which commands() knows

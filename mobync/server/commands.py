@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import IO, TextIO
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from .. import CompactResult, Mobync, __version__
 from ..sqlalchemy import DocumentSynchronizer, compact_all
 from ..types import MAX_LOGICAL_CLOCK
+from ._apps import app_option
+from ._devices import devices, erase
 from ._log_pages import LogPages, Only
+from ._reconcile import check_app, reconcile, show_differences
 from ._serve import serve
 from ._shared import (
     Commands,
@@ -35,7 +36,7 @@ from ._shared import (
     secret_file_of,
     secret_file_option,
 )
-from ._terminal import print_table, printable
+from ._terminal import printable
 from .database import database_url, make_tables, open_database
 from .log_view import LogTable, following, last_entries, seen_up_to
 from .replay import Check, check
@@ -44,7 +45,6 @@ from .transfer import exported, import_lines
 
 DAY_S = 24 * 3600
 MOST_DAYS = 36_500
-MISMATCHES_SHOWN = 20
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -189,20 +189,33 @@ def _say_compacted(owner_id: str, result: CompactResult) -> None:
         f"{printable(owner_id)}: {result.rows_before} diffs -> {result.rows_after}, "
         f"{result.bytes_before} bytes -> {result.bytes_after}"
     )
+    if result.held_by:
+        holders = ", ".join(map(printable, result.held_by))
+        click.echo(f"  folded below clock {result.horizon}; held there by {holders}", err=True)
+    if result.unfolded_objects:
+        click.echo(
+            f"  {result.unfolded_objects} objects are not folded, for the lack of a column for the "
+            "times of their fields: `mobync serve` makes it",
+            err=True,
+        )
 
 
 # ---- check --------------------------------------------------------------------------------------
 
 
-@main.command("check", short_help="Compare a log with the stored documents.")
+@main.command("check", short_help="Compare a log with the stored documents, or with tables.")
 @database_option
+@app_option
 @of_one_or_all
-def check_command(database: str, owner: str | None, every: bool) -> None:
-    """Replay the log of OWNER and compare it with the stored documents.
+def check_command(database: str, app: str | None, owner: str | None, every: bool) -> None:
+    """Replay the log of OWNER and compare it with the stored documents, or the tables of an app.
 
     Exits with 1 if they do not match.
     """
     check_one_or_all(owner, every)
+    if app is not None:
+        check_app(app, owner)
+        return
     with opened_database(database) as opened:
         if owner is not None:
             opened.check_owner(owner)
@@ -229,17 +242,12 @@ def _say_checked(owner_id: str, result: Check) -> None:
     if not result.mismatches:
         return
     click.echo(f"{owner}: {len(result.mismatches)} objects are not as the log says")
-    table = Table("model", "object", "only the log says", "only the table says")
-    for mismatch in result.mismatches[:MISMATCHES_SHOWN]:
-        table.add_row(
-            Text(printable(mismatch.model)),
-            Text(printable(mismatch.id)),
-            Text("no such object" if mismatch.log is None else printable(mismatch.log)),
-            Text("no such object" if mismatch.table is None else printable(mismatch.table)),
-        )
-    print_table(table)
-    if len(result.mismatches) > MISMATCHES_SHOWN:
-        click.echo(f"and {len(result.mismatches) - MISMATCHES_SHOWN} more")
+    show_differences(result.mismatches, len(result.mismatches))
+
+
+main.add_command(reconcile)
+main.add_command(devices)
+main.add_command(erase)
 
 
 # ---- export, import -----------------------------------------------------------------------------

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, insert, inspect
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 
 from ..sqlalchemy import DocumentSynchronizer, create_tables
+from ..sqlalchemy._connections import dropping_if_spoiled
+from ..sqlalchemy._errors import Kind, kind_of
+from ..sqlalchemy._tables import is_later
 
 # Hosts name a database by its kind; SQLAlchemy wants to know the driver, too.
 _DRIVERS = {
@@ -26,6 +32,9 @@ _PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 
 # Since 2.1; 2.0 decodes a user and a password only.
 _SQLALCHEMY_DECODES_NAMES = make_url("sqlite:///%41").database == "A"
+
+PREPARE_THRESHOLD = "prepare_threshold"
+"""The option of psycopg after how many times it prepares a statement; None: never."""
 
 CONNECTION_TIMEOUT_S = 10.0  # no longer than a sync waits for its owner's lock
 
@@ -71,6 +80,17 @@ def database_file(url: URL) -> Path | None:
     return Path(url.database)
 
 
+def check_directory(url: URL) -> None:
+    """Make sure that there is a directory for the file of a SQLite database.
+
+    Raises:
+        DatabaseError: there is none.
+    """
+    path = database_file(url)
+    if path is not None and not path.parent.is_dir():
+        raise DatabaseError(f"there is no directory {path.parent} for the database {path.name}")
+
+
 @contextmanager
 def open_database(url: URL) -> Iterator[Engine]:
     """Open a database for as long as the context lasts.
@@ -94,16 +114,18 @@ def new_engine(url: URL, connections: int = 1) -> Engine:
             them in use for CONNECTION_TIMEOUT_S gets a TimeoutError of SQLAlchemy.
 
     Raises:
-        DatabaseError: the driver is not installed, or there is none of that name, or it cannot
-            read an option of the URL.
+        DatabaseError: the driver is not installed, or there is none of that name, or it is of
+            asyncio, or it cannot read an option of the URL.
     """
+    url, options = _driver_options(url)
     try:
-        return create_engine(
+        engine = create_engine(
             url,
             pool_pre_ping=True,
             pool_size=connections,
             max_overflow=connections,
             pool_timeout=CONNECTION_TIMEOUT_S,
+            connect_args=options,
             hide_parameters=True,  # what an error logs is no place for people's data
         )
     except ImportError as error:
@@ -115,6 +137,26 @@ def new_engine(url: URL, connections: int = 1) -> Engine:
         raise DatabaseError(f"{url.drivername!r} is no driver that SQLAlchemy knows") from error
     except (ArgumentError, TypeError, ValueError) as error:  # of a part or an option of the URL
         raise _cannot_use(url, error) from error
+    if engine.dialect.is_async:
+        raise DatabaseError(f"{url.drivername!r} is a driver of asyncio: name one that blocks")
+    return engine
+
+
+def _driver_options(url: URL) -> tuple[URL, dict[str, Any]]:
+    """Take from a URL what its driver wants as something else than text, and add what it needs."""
+    if url.drivername != "postgresql+psycopg":
+        return url, {}
+    options: dict[str, Any] = {}
+    if "client_encoding" not in url.query:  # else text comes as bytes from a database in SQL_ASCII
+        options["client_encoding"] = "utf8"
+    threshold = url.query.get(PREPARE_THRESHOLD)
+    if threshold is not None:
+        url = url.difference_update_query([PREPARE_THRESHOLD])
+        is_number = isinstance(threshold, str) and threshold.isascii() and threshold.isdecimal()
+        if not is_number and threshold != "None":
+            raise _cannot_use(url, f"{PREPARE_THRESHOLD} must be a number or None")
+        options[PREPARE_THRESHOLD] = int(str(threshold)) if is_number else None
+    return url, options
 
 
 def make_tables(store: DocumentSynchronizer, engine: Engine) -> None:
@@ -129,12 +171,15 @@ def make_tables(store: DocumentSynchronizer, engine: Engine) -> None:
     for name, columns in missing.items():
         if columns != _all_columns(store, name):
             raise _another_programs(engine, name, columns)
-    with _answering(engine):
-        create_tables(engine, store.metadata)
+    try:
+        with _answering(engine):
+            create_tables(engine, store.metadata)
+    except ValueError as error:
+        raise _cannot_use(engine.url, error) from error
 
 
 def check_tables(store: DocumentSynchronizer, engine: Engine, *names: str) -> None:
-    """See to it that the tables are there.
+    """Make sure that the tables are there.
 
     Args:
         store: whose.
@@ -151,13 +196,34 @@ def check_tables(store: DocumentSynchronizer, engine: Engine, *names: str) -> No
     with _answering(engine):
         missing = _missing(store, engine)
     for name, columns in missing.items():
-        if names and name not in names:
+        if name not in names and (names or name == "diffs_devices"):  # nothing of 1.0 had that
             continue
         if columns == _all_columns(store, name):
             raise DatabaseError(
                 f"{shown(engine.url)} has no table {name!r}: `mobync serve` makes it"
             )
         raise _another_programs(engine, name, columns)
+
+
+def check_writes(engine: Engine, store: DocumentSynchronizer) -> None:
+    """Write a row that no owner has, and take it back.
+
+    A server that takes no writes, after a failover or with a full disk, answers reads all the same.
+
+    Raises:
+        DatabaseError: the database does not take it.
+    """
+    heads = store.metadata.tables["diffs_heads"]
+    nobody = f"{uuid.uuid4().hex} "  # no owner ends in a space
+    try:
+        with engine.connect() as connection, dropping_if_spoiled(connection):
+            connection.execute(insert(heads).values(owner=nobody, logical_clock=-1))
+            connection.rollback()
+    except NoConnectionError as error:
+        raise DatabaseError("all connections are in use") from error
+    except DBAPIError as error:
+        if kind_of(error) not in (Kind.LOCKED, Kind.CONFLICT):  # somebody else writes just now
+            raise _cannot_use(engine.url, error.orig) from error
 
 
 def _another_programs(engine: Engine, name: str, columns: set[str]) -> DatabaseError:
@@ -168,14 +234,18 @@ def _another_programs(engine: Engine, name: str, columns: set[str]) -> DatabaseE
 
 
 def _missing(store: DocumentSynchronizer, engine: Engine) -> dict[str, set[str]]:
-    """By table the columns that it has not; of a missing one, all."""
+    """The missing columns of each table; all of a table that is missing.
+
+    A table of an earlier version may lack newer columns: it is mobync's all the same.
+    """
     found = inspect(engine)
     missing = {}
     for name in store.metadata.tables:
         has = (
             {column["name"] for column in found.get_columns(name)} if found.has_table(name) else ()
         )
-        lacking = _all_columns(store, name).difference(has)
+        later = {c.name for c in store.metadata.tables[name].columns if has and is_later(c)}
+        lacking = _all_columns(store, name).difference(has, later)
         if lacking:
             missing[name] = lacking
     return missing
@@ -187,6 +257,7 @@ def _all_columns(store: DocumentSynchronizer, name: str) -> set[str]:
 
 def _check_answers(engine: Engine) -> None:
     """Connect, where a driver raises whatever it likes of an option that it does not know."""
+    check_directory(engine.url)
     try:
         engine.connect().close()
     except DBAPIError as error:

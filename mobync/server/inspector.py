@@ -5,8 +5,9 @@ from a device for hostile: the page never makes HTML of one, and its Content-Sec
 nothing run but its own scripts.
 
 ``/`` and ``/inspect/static/`` hold nothing of the database and go to anybody.  Whoever asks
-``/inspect/api/`` must pass ``allow``.  The page sends a token as ``Authorization: Bearer``, never
-as a cookie, so that no other site can ask in the name of somebody who has one.
+``/inspect/api/`` must pass ``allow``.  The page sends a token as ``Authorization: Bearer``; an
+``allow`` that takes cookies asks :func:`from_own_page` as well, so that no other site can ask in
+the name of somebody who has one.
 """
 
 from __future__ import annotations
@@ -28,14 +29,27 @@ from ..errors import BusyError
 from ._history import lives_of
 from ._log_pages import OWNERS, LogPages, Only
 from ._views import entry_view, history_view
+from .lost import LostEdits
+from .objects import Objects
 
 MAX_CLOCK = 2**53 - 1
 MOST_CLOCKS = 200  # of a history
 
+# Each says that the request was passed on; the last are the beginnings of many names.
+_PROXY_HEADERS = {"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip"}
+_PROXY_HEADERS |= {"true-client-ip", "client-ip"}
+_PROXY_PREFIXES = (
+    *("x-forwarded", "x-original-", "x-envoy-", "x-amzn-", "x-azure-"),
+    *("cf-", "cdn-", "fastly-", "fly-", "tailscale-"),
+)
+
 _HOST = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+))(?::[0-9]*)?")
 
 _STATIC = Path(__file__).parent / "static"
-_SCRIPTS = ("app.js", "api.js", "dom.js", "log.js", "object.js", "owners.js", "text.js")
+_SCRIPTS = (
+    *("app.js", "api.js", "dom.js", "log.js", "lost.js"),
+    *("object.js", "objects.js", "owners.js", "text.js"),
+)
 _TYPES = {
     "icon.svg": "image/svg+xml",
     "style.css": "text/css",
@@ -55,8 +69,8 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _STATIC_HEADERS = _HEADERS | {"Cache-Control": "no-cache"}
-_API_HEADERS = _HEADERS | {"Cache-Control": "no-store"}
-_STREAM_HEADERS = _API_HEADERS | {"X-Accel-Buffering": "no"}
+API_HEADERS = _HEADERS | {"Cache-Control": "no-store"}
+_STREAM_HEADERS = API_HEADERS | {"X-Accel-Buffering": "no"}
 
 
 class Live(Protocol):
@@ -79,6 +93,9 @@ def routes(
     heads: Table,
     allow: Callable[[Request], bool],
     live: Live | None = None,
+    *,
+    lost: LostEdits | None = None,
+    documents: Table | None = None,
 ) -> list[Route]:
     """The routes of the inspector: the page at ``/``, the rest below ``/inspect``.
 
@@ -89,17 +106,23 @@ def routes(
         allow: whether whoever sent the request may see every owner's data; called in a thread.
             For :func:`from_loopback`, say, or a :func:`bearer_token` that is an administrator's.
         live: tells the page that a log has moved; without it the page asks every few seconds.
+        lost: the edits that lost, if they are kept.
+        documents: the table of the owners' objects, if they are documents.
 
     Returns:
         Routes for a Starlette app, to be mounted at its root or below a prefix.
     """
-    api = _Api(LogPages(engine, diffs, heads), live)
+    objects = None if documents is None else Objects(engine, documents)
+    api = _Api(LogPages(engine, diffs, heads), live, lost, objects)
     answers = {
         "owners": api.owners,
         "clock": api.clock,
         "size": api.size,
         "log": api.log,
         "history": api.history,
+        "lost": api.lost,
+        "models": api.models,
+        "objects": api.objects,
     }
     found = [
         Route("/", _page),
@@ -126,12 +149,21 @@ def from_loopback(request: Request) -> bool:
     A proxy on this machine that says nothing cannot be told from a person: behind one, do not
     allow by this.
     """
-    if any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip")):
-        return False
-    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+    if _was_passed_on(request) or not from_own_page(request):
         return False
     peer = request.client.host if request.client is not None else ""
     return _is_loopback(peer) and _is_loopback(_host_name(request.headers.get("host", "")))
+
+
+def from_own_page(request: Request) -> bool:
+    """Whether no other site's page made a request, as far as the browser says."""
+    return request.headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+
+
+def _was_passed_on(request: Request) -> bool:
+    return any(
+        name in _PROXY_HEADERS or name.startswith(_PROXY_PREFIXES) for name in request.headers
+    )
 
 
 def _host_name(host: str) -> str:
@@ -158,9 +190,13 @@ class _BadQuery(ValueError):
 class _Api:
     """Answers of ``/inspect/api``, each of a bounded size whatever that of the log."""
 
-    def __init__(self, pages: LogPages, live: Live | None) -> None:
+    def __init__(
+        self, pages: LogPages, live: Live | None, lost: LostEdits | None, objects: Objects | None
+    ) -> None:
         self._pages = pages
         self._live = live
+        self._lost = lost
+        self._objects = objects
 
     def owners(self, request: Request) -> dict[str, Any]:
         page = self._pages.owners(_optional(request, "first") or "", _optional(request, "after"))
@@ -173,7 +209,12 @@ class _Api:
 
     def clock(self, request: Request) -> dict[str, Any]:
         clock = self._pages.logical_clock(_text(request, "owner"))
-        return {"logical_clock": clock, "events": self._live is not None}
+        return {
+            "logical_clock": clock,
+            "events": self._live is not None,
+            "keeps_lost": self._lost is not None,
+            "has_objects": self._objects is not None,
+        }
 
     def size(self, request: Request) -> dict[str, Any]:
         size = self._pages.size(_text(request, "owner"), _clock(request, "first") or 0)
@@ -209,6 +250,24 @@ class _Api:
         )
         return view | {"next": piece.next_before}
 
+    def lost(self, request: Request) -> dict[str, Any]:
+        owner, model, object_id = (
+            _text(request, "owner"),
+            _optional(request, "model"),
+            _optional(request, "object"),
+        )
+        return {"lost": [] if self._lost is None else self._lost.newest(owner, model, object_id)}
+
+    def models(self, request: Request) -> dict[str, Any]:
+        owner = _text(request, "owner")
+        return {"models": [] if self._objects is None else self._objects.models(owner)}
+
+    def objects(self, request: Request) -> dict[str, Any]:
+        owner, model = _text(request, "owner"), _text(request, "model")
+        if self._objects is None:
+            return {"objects": [], "next": None}
+        return self._objects.page(owner, model, _optional(request, "after"))
+
     def events(self, request: Request) -> AsyncIterator[bytes]:
         assert self._live is not None
         owner_id = _text(request, "owner")
@@ -226,7 +285,7 @@ def _page(request: Request) -> Response:
 def _static(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in _TYPES:
-        return JSONResponse({"message": "not found"}, 404, _API_HEADERS)
+        return JSONResponse({"message": "not found"}, 404, API_HEADERS)
     return FileResponse(_STATIC / name, media_type=_TYPES[name], headers=_STATIC_HEADERS)
 
 
@@ -237,9 +296,9 @@ def _json(
         if not allow(request):
             return _refusal()
         try:
-            return JSONResponse(answer(request), headers=_API_HEADERS)
+            return JSONResponse(answer(request), headers=API_HEADERS)
         except _BadQuery as error:
-            return JSONResponse({"message": str(error)}, 400, _API_HEADERS)
+            return JSONResponse({"message": str(error)}, 400, API_HEADERS)
 
     return endpoint
 
@@ -254,17 +313,17 @@ def _stream(
         try:
             stream = events(request)
         except _BadQuery as error:
-            return JSONResponse({"message": str(error)}, 400, _API_HEADERS)
+            return JSONResponse({"message": str(error)}, 400, API_HEADERS)
         except BusyError as error:
-            return JSONResponse({"message": str(error)}, 503, _API_HEADERS)
+            return JSONResponse({"message": str(error)}, 503, API_HEADERS)
         return StreamingResponse(stream, media_type="text/event-stream", headers=_STREAM_HEADERS)
 
     return endpoint
 
 
 def _refusal() -> Response:
-    message = "an administrator's token is needed, or a browser on the server's own machine"
-    return JSONResponse({"message": message}, 401, _API_HEADERS | {"WWW-Authenticate": "Bearer"})
+    message = "an administrator's token is needed"
+    return JSONResponse({"message": message}, 401, API_HEADERS | {"WWW-Authenticate": "Bearer"})
 
 
 # ---- what is asked ------------------------------------------------------------------------------

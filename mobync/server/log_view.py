@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Iterator
+from itertools import islice
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from ._log_pages import Entry, LogPages, Only
-from ._terminal import output_width, print_table, printable
+from ._terminal import PIPE_WIDTH, output_width, print_table, printable
 
 POLL_S = 0.5
 
@@ -131,8 +132,8 @@ def _cells(entry: Entry) -> list[Text]:
 
 def _fields(entry: Entry) -> Text:
     return Text("  ").join(
-        Text.assemble(printable(name), ": ", (printable(value), "bold"))
-        for name, value in entry.members
+        Text.assemble(printable(name[:PIPE_WIDTH]), ": ", (printable(value[:PIPE_WIDTH]), "bold"))
+        for name, value in islice(entry.members.items(), PIPE_WIDTH)
     )
 
 

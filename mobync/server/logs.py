@@ -48,6 +48,8 @@ def log_sync(report: SyncReport) -> None:
                 "accepted": report.accepted,
                 "sent": report.sent,
                 "conflicts": report.conflicts,
+                **({} if report.device is None else {"device": report.device}),
+                **({"reset": True} if report.reset else {}),
             }
         },
     )
@@ -75,7 +77,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         fields = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
-        line = f"{_time(record)} {level}{record.getMessage()}{fields}"
+        line = f"{_time(record)} {level}{_plain(record.getMessage())}{fields}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

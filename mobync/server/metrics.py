@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from typing import Any
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -13,7 +15,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from .. import Mobync, Synchronizer, SyncReport
+from .. import Mobync, Reply, Synchronizer, SyncReport
+from .lost import LostEdits
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -39,7 +42,12 @@ class Metrics:
         self._conflicts = self._counter(
             "mobync_conflicts", "Fields that two sides had written differently"
         )
+        self._named = self._counter("mobync_named_syncs", "Syncs of devices that name themselves")
+        self._resets = self._counter("mobync_resets", "Devices that were told to start over")
         self._refusals = self._counter("mobync_refusals", "Requests that were refused", "code")
+        self._database_errors = self._counter(
+            "mobync_database_errors", "Errors of the database, also those that passed", "kind"
+        )
         self.apply_seconds = Histogram(
             "mobync_apply_seconds",
             "Seconds that a sync took, refused ones included",
@@ -57,10 +65,16 @@ class Metrics:
         self._accepted.inc(report.accepted)
         self._sent.inc(report.sent)
         self._conflicts.inc(report.conflicts)
+        self._named.inc(report.device is not None)
+        self._resets.inc(report.reset)
 
     def count_refusal(self, code: str) -> None:
         """Count a request that was refused, by the ``code`` of its response's body."""
         self._refusals.labels(code).inc()
+
+    def count_database_error(self, kind: str) -> None:
+        """Count what the database said, by the kind of it."""
+        self._database_errors.labels(kind).inc()
 
     def text(self) -> bytes:
         """All counts, of all workers, in the text format of Prometheus."""
@@ -72,17 +86,49 @@ class Metrics:
 
 
 class MeasuredMobync(Mobync):
-    """A Mobync whose syncs are timed.
+    """The Mobync of the server: it skips what it refuses, and its syncs are timed.
 
     Args:
         synchronizer: as of Mobync.
         metrics: where the times go.
+        lost: where edits that lost are kept; None: nowhere.
     """
 
-    def __init__(self, synchronizer: Synchronizer, metrics: Metrics) -> None:
-        super().__init__(synchronizer)
+    def __init__(
+        self, synchronizer: Synchronizer, metrics: Metrics, lost: LostEdits | None = None
+    ) -> None:
+        super().__init__(synchronizer, on_refusal="skip")
         self._metrics = metrics
+        self._lost = lost
+        self._reported = threading.local()  # of the sync that this thread is in
+        self.listen(lambda report: setattr(self._reported, "last", report))
 
     def apply_json(self, body: bytes | str, owner_id: str) -> bytes:
+        self._reported.last = None
         with self._metrics.apply_seconds.time():
-            return super().apply_json(body, owner_id)
+            reply = super().apply_json(body, owner_id)
+        if self._something_lost():
+            self._keep_lost(owner_id, body, reply)
+        return reply
+
+    def apply(self, *request: Any, **page: Any) -> Reply:
+        self._reported.last = None
+        with self._metrics.apply_seconds.time():
+            reply = super().apply(*request, **page)
+        if self._something_lost():  # the protocols of clients call with these three
+            _, diffs, owner_id = request
+            sent = {"diffs": diffs, "device": page.get("device")}
+            self._keep_lost(owner_id, sent, reply)
+        return reply
+
+    def _something_lost(self) -> bool:
+        report: SyncReport | None = self._reported.last
+        return (
+            self._lost is not None
+            and report is not None
+            and bool(report.conflicts or report.refused)
+        )
+
+    def _keep_lost(self, owner_id: str, request: Any, reply: Any) -> None:
+        assert self._lost is not None
+        self._lost.record(owner_id, request, reply)

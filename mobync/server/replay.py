@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+
+from sqlalchemy import func, select
 
 from .. import _core
 from ..errors import InvalidDiffError
 from ..sqlalchemy import Document, DocumentSynchronizer
+from ..sqlalchemy._devices import OWNER_ITSELF
 from ..sqlalchemy._folding import Key, Operation, fold, lacking
-from ..types import Diff, FilterType, ReadFilter
+from ..types import Diff, Difference, FilterType, ReadFilter
 
 PIECE_CLOCKS = 10_000
 PIECE_DOCUMENTS = 1000
@@ -18,22 +22,6 @@ PIECE_DOCUMENTS = 1000
 
 class DamagedLogError(Exception):
     """A diff of the log is malformed; the message names its clock."""
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """An object of which log and table do not say the same.
-
-    Attributes:
-        model, id: which object.
-        log: JSON text of what the log says and the table does not; None: no such object.
-        table: JSON text of what the table says and the log does not; None: no such object.
-    """
-
-    model: str
-    id: str
-    log: str | None
-    table: str | None
 
 
 @dataclass(frozen=True)
@@ -46,18 +34,21 @@ class Check:
         log_clock: the highest clock in the log, -1 if it is empty.
         head_clock: what the owner's head says it is.
         mismatches: objects that differ.
+        horizon: the clock below which the log is folded.
     """
 
     diffs: int
     documents: int
     log_clock: int
     head_clock: int
-    mismatches: list[Mismatch] = field(default_factory=list)
+    mismatches: list[Difference] = field(default_factory=list)
+    horizon: int = 0
 
     @property
     def ok(self) -> bool:
-        """Whether all of it matches."""
-        return not self.mismatches and self.log_clock == self.head_clock
+        """Whether all of it matches; of a log that was folded, the last diffs may have gone."""
+        ends = self.log_clock == self.head_clock or self.log_clock < self.head_clock < self.horizon
+        return ends and not self.mismatches
 
 
 def check(
@@ -86,20 +77,35 @@ def check(
             log_clock = int(piece[-1][Diff.LOGICAL_CLOCK])
             if progress is not None:
                 progress(log_clock + 1, head_clock + 1)
-        mismatches: list[Mismatch] = []
+        mismatches: list[Difference] = []
         documents = 0
         remaining = then.documents(owner_id)
         while page := list(islice(remaining, PIECE_DOCUMENTS)):
             documents += len(page)
             mismatches += _compare(page, said)
-        mismatches += [Mismatch(model, id_, text, None) for (model, id_), text in said.items()]
-        return Check(diffs, documents, log_clock, head_clock, mismatches)
+        mismatches += [Difference(model, id_, text, None) for (model, id_), text in said.items()]
+        horizon = horizon_of(then.read_devices(owner_id, [OWNER_ITSELF]))
+        return Check(diffs, documents, log_clock, head_clock, mismatches, horizon)
+
+
+def horizon_of(states: Mapping[str, str] | None) -> int:
+    """The clock below which a log is folded, by what is kept of its owner.
+
+    Raises:
+        ValueError: it says none.
+    """
+    text = (states or {}).get(OWNER_ITSELF)
+    horizon = 0 if text is None else json.loads(text).get("horizon", 0)
+    if type(horizon) is not int:
+        raise ValueError("the horizon is no clock")
+    return horizon
 
 
 def log_pieces(store: DocumentSynchronizer, owner_id: str) -> Iterator[list[dict[str, str | int]]]:
     """Read an owner's log from the start, in pieces that are not empty, ordered by clock."""
     end_clock = store.highest_logical_clock(owner_id) + 1
-    for first_clock in range(0, end_clock, PIECE_CLOCKS):
+    first_clock: int | None = 0
+    while first_clock is not None and first_clock < end_clock:
         rows = store.read(
             "diffs",
             [
@@ -108,8 +114,21 @@ def log_pieces(store: DocumentSynchronizer, owner_id: str) -> Iterator[list[dict
                 ReadFilter(Diff.LOGICAL_CLOCK, FilterType.minor, first_clock + PIECE_CLOCKS),
             ],
         )
+        first_clock += PIECE_CLOCKS
         if rows:
             yield sorted(rows, key=lambda row: int(row[Diff.LOGICAL_CLOCK]))
+        else:  # a compacted or an imported log may have gaps of any length
+            first_clock = _next_clock(store, owner_id, first_clock)
+
+
+def _next_clock(store: DocumentSynchronizer, owner_id: str, from_clock: int) -> int | None:
+    """The first clock of an owner's log that is not lower; None if there is none."""
+    log = store.metadata.tables["diffs"].c
+    clock = log.logical_clock
+    first = select(func.min(clock)).where(log.owner == owner_id, clock >= from_clock)
+    with store._reading() as connection:
+        found: int | None = connection.scalar(first)
+    return found
 
 
 def _replay(piece: list[dict[str, str | int]], said: dict[Key, str]) -> None:
@@ -134,15 +153,15 @@ def _operation(row: dict[str, str | int]) -> Operation:
     return Operation(str(row[Diff.TYPE]), str(row[Diff.MODEL]), id_, json_data)
 
 
-def _compare(page: list[Document], said: dict[Key, str]) -> list[Mismatch]:
+def _compare(page: list[Document], said: dict[Key, str]) -> list[Difference]:
     """Compare documents with what the log said of them, and forget that."""
     found = {(document.model, document.id): document.text for document in page}
-    unsaid = [Mismatch(*key, None, text) for key, text in found.items() if key not in said]
+    unsaid = [Difference(*key, None, text) for key, text in found.items() if key not in said]
     both = {key: text for key, text in found.items() if key in said}
     log = {key: said.pop(key) for key in both}
     only_log, only_table = lacking(log, both), lacking(both, log)
     different = [
-        Mismatch(*key, only_log.get(key, "{}"), only_table.get(key, "{}"))
+        Difference(*key, only_log.get(key, "{}"), only_table.get(key, "{}"))
         for key in both
         if key in only_log or key in only_table
     ]

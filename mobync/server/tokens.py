@@ -7,8 +7,11 @@ expire or the secret is changed.
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
 import secrets
+import shlex
+import stat
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,9 +20,12 @@ from typing import Any
 
 from itsdangerous import BadData, URLSafeSerializer
 
+from ..http import ExpiredTokenError
 from .owners import OwnerError, check_owner_id, is_storable
 
 SECRET_VARIABLE = "MOBYNC_SECRET"
+ADMIN_TOKEN_VARIABLE = "MOBYNC_ADMIN_TOKEN"
+JWT_SECRET_VARIABLE = "MOBYNC_JWT_SECRET"
 SHORTEST_SECRET = 16  # characters
 _SECRET_BYTES = 32
 
@@ -33,19 +39,21 @@ class Tokens:
 
     Args:
         secret: what signs them; at least SHORTEST_SECRET characters.
+        admin_token: one more administrator's token, which is not signed; ASCII, and as long.
 
     Raises:
-        SecretError: it is shorter, or no text of UTF-8.
+        SecretError: one of them is shorter, or no text of UTF-8, or of ASCII.
     """
 
-    def __init__(self, secret: str) -> None:
-        if len(secret) < SHORTEST_SECRET:
-            raise SecretError(f"the secret must have at least {SHORTEST_SECRET} characters")
-        if not is_storable(secret):
-            raise SecretError("the secret must be text of UTF-8")
+    def __init__(self, secret: str, admin_token: str | None = None) -> None:
+        _check_secret("secret", secret)
+        if admin_token is not None:
+            _check_admin_token(admin_token)
+        self._admin_token = admin_token
         # A salt each, so that no owner's name makes a device's token an administrator's.
         self._devices = URLSafeSerializer(secret, salt="mobync device")
         self._admins = URLSafeSerializer(secret, salt="mobync admin")
+        self._sessions = URLSafeSerializer(secret, salt="mobync session")
 
     def for_owner(self, owner_id: str, lifetime_s: float) -> str:
         """A token for the devices of an owner.
@@ -64,16 +72,25 @@ class Tokens:
         """A token that opens the inspector, for ``lifetime_s`` seconds from now."""
         return _sign(self._admins, {}, lifetime_s)
 
+    def for_session(self, lifetime_s: float) -> str:
+        """What a browser keeps that may look at the inspector; good for nothing else."""
+        return _sign(self._sessions, {}, lifetime_s)
+
     def owner(self, token: str | None, headers: Mapping[str, str]) -> str | None:
-        """Whose devices a token is for; None if it is none of ours or has expired.
+        """Whose devices a token is for; None if it is none of ours.
 
         Args:
             token: as the device sent it.
             headers: of its request; not looked at.
+
+        Raises:
+            ExpiredTokenError: it is one of ours, and no longer good.
         """
-        content = _read(self._devices, token)
-        if content is None:
+        content = _content(self._devices, token)
+        if content is None or not isinstance(content.get("owner"), str):
             return None
+        if _has_expired(content):
+            raise ExpiredTokenError
         owner_id = str(content["owner"])
         try:
             check_owner_id(owner_id)
@@ -83,7 +100,29 @@ class Tokens:
 
     def is_admin(self, token: str | None) -> bool:
         """Whether a token is an administrator's and has not expired."""
+        if token is None:
+            return False
+        own = self._admin_token
+        if own is not None and hmac.compare_digest(own.encode(), token.encode()):
+            return True
         return _read(self._admins, token) is not None
+
+    def is_session(self, text: str | None) -> bool:
+        """Whether a text is what ``for_session`` gave, and has not expired."""
+        return _read(self._sessions, text) is not None
+
+
+def _check_secret(what: str, text: str) -> None:
+    if len(text) < SHORTEST_SECRET:
+        raise SecretError(f"the {what} must have at least {SHORTEST_SECRET} characters")
+    if not is_storable(text):
+        raise SecretError(f"the {what} must be text of UTF-8")
+
+
+def _check_admin_token(text: str) -> None:
+    _check_secret("administrator's token", text)
+    if not text.isascii():  # it comes in a header
+        raise SecretError("the administrator's token must be text of ASCII")
 
 
 def _sign(serializer: URLSafeSerializer, content: dict[str, Any], lifetime_s: float) -> str:
@@ -91,28 +130,50 @@ def _sign(serializer: URLSafeSerializer, content: dict[str, Any], lifetime_s: fl
 
 
 def _read(serializer: URLSafeSerializer, token: str | None) -> dict[str, Any] | None:
+    content = _content(serializer, token)
+    return None if content is None or _has_expired(content) else content
+
+
+def _content(serializer: URLSafeSerializer, token: str | None) -> dict[str, Any] | None:
+    """What was signed, if it has the form that we sign: another program may have the secret."""
     if not token:
         return None
     try:
-        content: dict[str, Any] = serializer.loads(token)
+        content = serializer.loads(token)
     except BadData:
         return None
-    return content if time.time() < content["expires"] else None
+    if isinstance(content, dict) and type(content.get("expires")) in (int, float):
+        return content
+    return None
+
+
+def _has_expired(content: dict[str, Any]) -> bool:
+    return not time.time() < content["expires"]
 
 
 def load_tokens(secret_file: Path | None) -> Tokens:
     """The tokens of the secret in the environment, or else in a file, which is made if need be.
 
+    An administrator's token in the environment (ADMIN_TOKEN_VARIABLE) counts as well.
+
     Args:
-        secret_file: where a secret is kept; readable to its owner only.
+        secret_file: where a secret is kept.  It is made readable to its owner only; a file that
+            was there may be readable to its group, and to nobody else.
 
     Raises:
-        SecretError: the environment has none and there is no file to keep one in.
+        SecretError: the environment has none and there is no file to keep one in, or what it has
+            cannot be used, or others may use the file.
     """
+    admin_token = os.environ.get(ADMIN_TOKEN_VARIABLE)
+    if admin_token is not None:
+        try:
+            _check_admin_token(admin_token)
+        except SecretError as error:
+            raise SecretError(f"{ADMIN_TOKEN_VARIABLE}: {error}") from None
     secret = os.environ.get(SECRET_VARIABLE)
     if secret is not None:
         try:
-            return Tokens(secret)
+            return Tokens(secret, admin_token)
         except SecretError as error:
             raise SecretError(f"{SECRET_VARIABLE}: {error}") from None
     if secret_file is None:
@@ -121,17 +182,63 @@ def load_tokens(secret_file: Path | None) -> Tokens:
             "keep one in with --secret-file"
         )
     try:
-        return Tokens(_read_or_make(secret_file))
+        return Tokens(_read_or_make(secret_file), admin_token)
     except (OSError, UnicodeDecodeError, SecretError) as error:
         raise SecretError(f"the secret in {secret_file} cannot be used: {error}") from error
 
 
 def _read_or_make(path: Path) -> str:
     if not path.exists():
+        if not path.parent.is_dir():
+            raise SecretError(f"there is no directory {path.parent}")
         # Whole or not at all, and never over one that another process has just made.
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.") as made:
             made.write(secrets.token_urlsafe(_SECRET_BYTES))
             made.flush()
             with contextlib.suppress(FileExistsError):
                 os.link(made.name, path)
-    return path.read_text().strip()
+    return _read_secret(path)
+
+
+def load_jwt_secret(file: Path | None) -> str | None:
+    """What the app signs its JWTs with, of the environment, or else of a file that must be there.
+
+    Args:
+        file: where it is kept, as mobync's own; None: nowhere.
+
+    Returns:
+        None if there is none.
+
+    Raises:
+        SecretError: the file cannot be read, or others may use it.
+    """
+    secret = os.environ.get(JWT_SECRET_VARIABLE)
+    if secret is not None or file is None:
+        return secret
+    try:
+        return _read_secret(file)
+    except (OSError, UnicodeDecodeError, SecretError) as error:
+        raise SecretError(f"the secret in {file} cannot be used: {error}") from error
+
+
+def _read_secret(path: Path) -> str:
+    with path.open() as file:
+        _check_private(path, os.fstat(file.fileno()))
+        return file.read().strip()
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    """Refuse a secret that others of this machine could have read, or could have made."""
+    if os.name != "posix":
+        return
+    if found.st_mode & (stat.S_IWGRP | stat.S_IRWXO):
+        raise SecretError(
+            f"others may read or write it (its mode is {stat.S_IMODE(found.st_mode):03o}), so they "
+            f"may have made tokens: make a new one, or chmod 600 {shlex.quote(str(path))}"
+        )
+    directory = Path(os.path.realpath(path)).parent
+    if found.st_uid not in (0, os.geteuid()) and directory.stat().st_mode & stat.S_IWOTH:
+        raise SecretError(
+            f"it belongs to another user (number {found.st_uid}), and anybody may put a file into "
+            f"{directory}: keep the secret elsewhere"
+        )

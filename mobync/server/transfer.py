@@ -1,8 +1,9 @@
 """An owner as a file of JSON lines: the log, from which the documents follow.
 
 The first line says whose log it is and up to which clock, the last how many diffs stand between
-them, one on each line.  So a file that was cut short is no file, and devices of the owner go on
-with an imported log as with the one it was exported from.
+them, one on each line, and what is kept of the devices that name themselves.  So a file that was
+cut short is no file, and devices of the owner go on with an imported log as with the one it was
+exported from; those that have synced since start over.
 """
 
 from __future__ import annotations
@@ -16,27 +17,22 @@ from typing import IO, Any, NamedTuple
 from sqlalchemy.exc import IntegrityError
 
 from .. import _core
+from .._sync.devices import Device
+from .._sync.known_devices import revoked
+from .._sync.owner_state import OWNER, OwnerState
 from ..errors import InvalidDiffError
 from ..sqlalchemy import DocumentSynchronizer
-from ..types import Diff
-from .owners import check_owner_id
-from .replay import log_pieces
+from ..sqlalchemy._tables import KEY_LENGTH
+from ..types import FIELD_TIMES, LOG_FIELDS, Diff
+from .owners import check_owner_id, is_storable
+from .replay import horizon_of, log_pieces
 
 FORMAT = 1
+MAX_END_CLOCK = 2**52  # half of all clocks: as many are left for what devices edit next
 PIECE_LINES = 1000
 FIRST_DIFF_LINE = 2
 SPOOL_CHARACTERS = 16 * 1024 * 1024  # kept in memory
 LOG = "diffs"
-
-_FIELDS = (
-    Diff.ID,
-    Diff.OWNER,
-    Diff.LOGICAL_CLOCK,
-    Diff.UTC_TIMESTAMP,
-    Diff.TYPE,
-    Diff.MODEL,
-    Diff.JSON_DATA,
-)
 
 Row = dict[str, Any]
 
@@ -63,11 +59,17 @@ def exported(
         diffs = 0
         for piece in log_pieces(then, owner_id):
             for row in piece:
-                yield _line({name: row[name] for name in _FIELDS})
+                yield _line(_log_row(row))
             diffs += len(piece)
             if progress is not None:
                 progress(int(piece[-1][Diff.LOGICAL_CLOCK]) + 1, clock)
-        yield _line({"mobync": "end", "diffs": diffs})
+        devices = then.read_devices(owner_id, None)
+        yield _line({"mobync": "end", "diffs": diffs} | ({"devices": devices} if devices else {}))
+
+
+def _log_row(row: Row) -> Row:
+    """What a file has of a diff."""
+    return {name: row[name] for name in (*LOG_FIELDS, FIELD_TIMES) if name in row}
 
 
 def _line(members: Row) -> str:
@@ -111,6 +113,9 @@ def import_lines(
                     _write(inside, piece)
                     if progress is not None:
                         progress(int(piece[-1][Diff.LOGICAL_CLOCK]) + 1, checked.end_clock)
+                inside._move_head_to(checked.end_clock - 1)  # the last diffs may be folded away
+                if checked.devices:
+                    inside.write_devices(owner_id, _still_revoked(inside, owner_id, checked))
         except (InvalidDiffError, IntegrityError) as error:
             _check_no_doubles(kept)
             if isinstance(error, InvalidDiffError):
@@ -119,11 +124,23 @@ def import_lines(
     return checked.diffs
 
 
+def _still_revoked(
+    inside: DocumentSynchronizer, owner_id: str, checked: _Checked
+) -> dict[str, str]:
+    """What the file says of the devices; but who was revoked here stays so."""
+    devices = dict(checked.devices)
+    for name, text in (inside.read_devices(owner_id, None) or {}).items():
+        if name != OWNER and name in devices and Device.of_text(text).revoked:
+            devices[name] = revoked(Device.of_text(devices[name])).to_text()
+    return devices
+
+
 class _Checked(NamedTuple):
     """What a file holds."""
 
     diffs: int
     end_clock: int
+    devices: dict[str, str]
 
 
 def _check_has_nothing(store: DocumentSynchronizer, owner_id: str) -> None:
@@ -148,20 +165,18 @@ def _check_file(
     diffs, clock = 0, 0
     while piece := list(islice(remaining, PIECE_LINES)):
         clock = _check(store, piece, owner_id, clock)
-        kept.writelines(
-            json.dumps({name: row[name] for name in _FIELDS}) + "\n" for _, row in piece
-        )
+        kept.writelines(json.dumps(_log_row(row)) + "\n" for _, row in piece)
         diffs += len(piece)
         if progress is not None:
             progress(clock, end_clock)
     if not last_lines:
         raise TransferError("the file ends before its last line: it was cut short")
-    _check_end(*last_lines[0], numbered, diffs)
-    if clock != end_clock:
+    devices = _check_end(*last_lines[0], numbered, diffs)
+    if clock != end_clock and not clock < end_clock <= horizon_of(devices):
         raise TransferError(
             f"the log ends at logical clock {clock}, not at {end_clock} as line 1 says"
         )
-    return _Checked(diffs, end_clock)
+    return _Checked(diffs, end_clock, devices)
 
 
 def _pieces(kept: IO[str]) -> Iterator[list[Row]]:
@@ -205,6 +220,11 @@ def _read_header(numbered: Iterator[tuple[int, Row]]) -> int:
         raise TransferError("line 1 is not that of a file which `mobync export` made")
     if header.get("format") != FORMAT:
         raise TransferError(f"the file's format is {header.get('format')!r:.20}, not {FORMAT}")
+    if clock > MAX_END_CLOCK:
+        raise TransferError(
+            f"line 1: logical_clock is above {MAX_END_CLOCK}, which leaves the owner's devices too "
+            "few clocks for further edits; no log that mobync wrote has such a clock"
+        )
     return clock
 
 
@@ -217,12 +237,12 @@ def _check(
         The clock after the last one.
     """
     for number, row in piece:
-        missing = [name for name in _FIELDS if name not in row]
+        missing = [name for name in LOG_FIELDS if name not in row]
         if missing:
             raise TransferError(f"line {number} has no {missing[0]!r}")
         row[Diff.OWNER] = owner_id
     try:
-        _core.Exchange([]).meet([row for _, row in piece], owner_id, 0)
+        _core.check_log([row for _, row in piece], owner_id)
     except InvalidDiffError as damage:
         number = piece[damage.index or 0][0]
         raise TransferError(f"line {number}: {damage.reason}") from damage
@@ -264,8 +284,30 @@ def _check_no_doubles(kept: IO[str]) -> None:
             objects.add(thing)
 
 
-def _check_end(number: int, members: Row, numbered: Iterator[tuple[int, Row]], diffs: int) -> None:
+def _check_end(
+    number: int, members: Row, numbered: Iterator[tuple[int, Row]], diffs: int
+) -> dict[str, str]:
+    """Check the last line; returns what it says of the devices."""
     if members.get("mobync") != "end" or members.get("diffs") != diffs:
         raise TransferError(f"line {number} does not say that {diffs} diffs came before it")
     if next(numbered, None) is not None:
         raise TransferError(f"line {number + 1} comes after the last one")
+    devices = members.get("devices", {})
+    if not isinstance(devices, dict) or not all(map(_is_device, devices, devices.values())):
+        raise TransferError(f"line {number}: devices are none that a server kept")
+    try:
+        horizon_of(devices)
+    except ValueError as error:
+        raise TransferError(f"line {number}: {error}") from error
+    return devices
+
+
+def _is_device(name: str, text: object) -> bool:
+    """Whether a text says of a device what a server keeps."""
+    if not isinstance(text, str) or len(name) > KEY_LENGTH or not is_storable(name + text):
+        return False
+    try:
+        state = OwnerState.of_text(text) if name == OWNER else Device.of_text(text)
+        return state.is_sound()
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        return False

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from sqlalchemy import Table
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.orm import Session, object_mapper, scoped_session
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, object_mapper, scoped_session, sessionmaker
 
-from ..errors import BusyError
-from ._locking import DIALECTS, begin_reading, isolation_level, prepare, read_head
+from .._plain import check_plain, refuse_awaitable
+from ._errors import Kind, kind_of
+from ._locking import (
+    DIALECTS,
+    Heads,
+    is_autocommit,
+    isolation_level,
+    prepare,
+    read_head,
+    reading_current,
+    reading_one_moment,
+    single_statements,
+    statement_for_level,
+)
 
 _JOINED = "mobync_joined"
+_READ_CURRENT = "mobync_read_current"
+_ADVICE = {
+    str: ": give create_engine(url)",
+    sessionmaker: ": give scoped_session(sessionmaker)",
+}
 
 
 class Source(Protocol):
@@ -26,7 +44,7 @@ class Source(Protocol):
     def transaction(self) -> Any:
         """A context that gives a connection, commits when left normally, or else rolls back."""
 
-    def after_lock(self, connection: Connection, heads: Table, owner_id: str, clock: int) -> None:
+    def after_lock(self, connection: Connection, heads: Heads, owner_id: str, clock: int) -> None:
         """The owner's lock was just got, and the head holds ``clock``."""
 
     def before_statement(self) -> None:
@@ -41,6 +59,12 @@ class Source(Protocol):
     def may_begin_again(self) -> bool:
         """Whether the transaction that just failed held nothing but what mobync did."""
 
+    def snapshot(self) -> AbstractContextManager[Connection] | None:
+        """A context that gives a connection whose reads all see one moment; None: not here."""
+
+    def session(self) -> Session | None:
+        """The app's session, which may flush in the transaction."""
+
 
 class EngineSource:
     """Transactions of mobync's own."""
@@ -54,16 +78,32 @@ class EngineSource:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        with self._engine.connect() as connection:
-            prepare(connection)
-            level = isolation_level(connection.dialect.name)
-            chosen = connection.get_execution_options().get("isolation_level")
-            if level is not None and chosen in (None, "AUTOCOMMIT"):
-                connection.execution_options(isolation_level=level)
-            with connection.begin():
-                yield connection
+        with self.connected() as connection, self.begun(connection):
+            yield connection
 
-    def after_lock(self, connection: Connection, heads: Table, owner_id: str, clock: int) -> None:
+    @contextmanager
+    def connected(self) -> Iterator[Connection]:
+        """A connection that has not begun."""
+        with self._connect() as connection, dropping_if_spoiled(connection):
+            prepare(connection)
+            yield connection
+
+    def _connect(self) -> Connection:
+        return self._engine.connect()
+
+    @contextmanager
+    def begun(self, connection: Connection) -> Iterator[None]:
+        """A transaction on it."""
+        options = _begin_options(connection)
+        statement = None if options is None else statement_for_level(connection)
+        if options is not None and statement is None:
+            connection.execution_options(**options)
+        with connection.begin():
+            if statement:
+                connection.exec_driver_sql(statement)
+            yield
+
+    def after_lock(self, connection: Connection, heads: Heads, owner_id: str, clock: int) -> None:
         pass
 
     def before_statement(self) -> None:
@@ -74,21 +114,22 @@ class EngineSource:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        with self._engine.connect() as connection:
+        with self._connect() as connection, dropping_if_spoiled(connection):
+            single_statements(connection)
             yield connection
 
     def may_begin_again(self) -> bool:
         return True
 
+    def session(self) -> None:
+        return None
+
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """A connection whose reads all see one moment; writers do not wait for it."""
-        with self._engine.connect() as connection:
+        with self._connect() as connection, dropping_if_spoiled(connection):
             prepare(connection)
-            if connection.dialect.name != "sqlite":
-                connection.execution_options(isolation_level="REPEATABLE READ")
-            with connection.begin():
-                begin_reading(connection)
+            with reading_one_moment(connection):
                 yield connection
 
 
@@ -106,7 +147,7 @@ class SnapshotSource:
         raise RuntimeError("a snapshot cannot be written to")
         yield self._connection
 
-    def after_lock(self, connection: Connection, heads: Table, owner_id: str, clock: int) -> None:
+    def after_lock(self, connection: Connection, heads: Heads, owner_id: str, clock: int) -> None:
         pass
 
     def before_statement(self) -> None:
@@ -122,12 +163,18 @@ class SnapshotSource:
     def may_begin_again(self) -> bool:
         return False
 
+    def session(self) -> None:
+        return None
+
+    def snapshot(self) -> None:
+        return None
+
 
 class SessionSource:
     """The transactions of an app's session.
 
     What the app has pending in the session goes to the database with what mobync writes, or not at
-    all.  Objects that the session holds of rows that mobync writes are read anew when next used.
+    all.  Objects that the session holds of rows that mobync writes are read again when next used.
     """
 
     def __init__(self, session: Session | scoped_session[Any], table: Table) -> None:
@@ -135,9 +182,18 @@ class SessionSource:
         self._table = table  # tells a session of several databases which one is meant
 
     def _session(self) -> Session:
-        if isinstance(self._registry, scoped_session):
-            return self._registry()  # type: ignore[no-any-return]
-        return self._registry
+        if not isinstance(self._registry, scoped_session):
+            return self._registry
+        session: object = self._registry.registry()  # as SQLAlchemy's own call looks into it
+        refuse_awaitable("the session factory", session)
+        if not isinstance(session, Session):
+            raise TypeError(
+                f"the session factory must make a Session, not {type(session).__name__}"
+            )
+        return session
+
+    def _check_bind(self, bind: object) -> None:
+        check_blocking(bind)
 
     def dialect(self) -> Dialect:
         return DefaultDialect()
@@ -148,6 +204,7 @@ class SessionSource:
         if session.in_nested_transaction():
             raise RuntimeError("the session is in a savepoint: commit or roll it back first")
         bind = session.get_bind(clause=self._table)
+        self._check_bind(bind)
         check_dialect(bind.dialect)
         joined = session.in_transaction() or (
             isinstance(bind, Connection) and bind.in_transaction()
@@ -162,20 +219,25 @@ class SessionSource:
             if joined:
                 _check_no_autocommit(connection)
             prepare(connection)
-            yield connection
-            session.commit()
+            with dropping_if_spoiled(connection), reading_current(connection) as read_current:
+                session.info[_READ_CURRENT] = read_current
+                yield connection
+                session.commit()
         except BaseException:
             session.rollback()
             raise
 
-    def after_lock(self, connection: Connection, heads: Table, owner_id: str, clock: int) -> None:
+    def after_lock(self, connection: Connection, heads: Heads, owner_id: str, clock: int) -> None:
         # MariaDB and MySQL lock what is there now, but read what was there when the transaction
         # read for the first time; that may have been long before, on the app's part.
-        if self._session().info[_JOINED] and read_head(connection, heads, owner_id) != clock:
-            raise BusyError(
-                "another sync of this owner was committed since the session's transaction began, "
-                "which cannot see it; begin a new one"
-            )
+        session = self._session()
+        if not session.info[_JOINED]:
+            return
+        head = read_head(connection, heads, owner_id)
+        if head is None or head.clock != clock:
+            session.flush()
+            session.expire_all()
+            session.info[_READ_CURRENT]()
 
     def before_statement(self) -> None:
         self._session().flush()
@@ -192,8 +254,29 @@ class SessionSource:
         session.flush()
         yield session.connection({"clause": self._table})
 
+    def session(self) -> Session:
+        return self._session()
+
     def may_begin_again(self) -> bool:
         return not self._session().info.get(_JOINED, False)
+
+    def snapshot(self) -> None:
+        return None  # the app's transaction may have read long before
+
+
+@contextmanager
+def dropping_if_spoiled(connection: Connection) -> Iterator[None]:
+    """Keep a connection out of its pool if it leads to a server that takes no writes any more.
+
+    After a failover the pool's connections still lead to the old server.  That one answers, so
+    that a ping finds nothing wrong with it.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if kind_of(error) is Kind.SPOILED and not connection.invalidated:
+            connection.invalidate(error)
+        raise
 
 
 def source_of(engine: Any, table: Table) -> Source:
@@ -203,6 +286,7 @@ def source_of(engine: Any, table: Table) -> Source:
         TypeError: it is neither.
         ValueError: mobync cannot lock an owner in that database.
     """
+    check_blocking(engine)
     if isinstance(engine, Engine):
         return EngineSource(engine)
     session = engine
@@ -211,9 +295,32 @@ def source_of(engine: Any, table: Table) -> Source:
     if not isinstance(session, Session | scoped_session):
         raise TypeError(
             "engine must be an Engine, a Session, a scoped_session or Flask-SQLAlchemy's db, "
-            f"not {type(engine).__name__}"
+            f"not {type(engine).__name__}{_ADVICE.get(type(engine), '')}"
         )
+    if isinstance(session, scoped_session):
+        check_plain("the session factory", session.session_factory)
+        check_blocking(session.session_factory)
+    else:
+        check_blocking(session.bind)
     return SessionSource(session, table)
+
+
+def check_blocking(engine: object) -> None:
+    """Refuse what works with asyncio only.
+
+    Raises:
+        TypeError: it does.
+    """
+    kind = engine if isinstance(engine, type) else type(engine)
+    dialect = getattr(engine, "dialect", None)
+    if kind.__module__.startswith("sqlalchemy.ext.asyncio") or (
+        isinstance(dialect, Dialect) and dialect.is_async
+    ):
+        raise TypeError(
+            f"engine must not be of asyncio, as this {kind.__name__} is: "
+            "give it to an AsyncSQLAlchemySynchronizer or AsyncDocumentSynchronizer, and await "
+            "mobync.apply_async(); or make a second one that blocks, by create_engine()"
+        )
 
 
 def check_dialect(dialect: Dialect) -> None:
@@ -234,7 +341,5 @@ def _begin_options(bind: Engine | Connection) -> dict[str, Any] | None:
 def _check_no_autocommit(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         return  # whose driver may be told so and yet begin when it is told to
-    driver: Any = connection.connection.driver_connection
-    setting = getattr(driver, "get_autocommit", None) or getattr(driver, "autocommit", False)
-    if setting() if callable(setting) else setting:
+    if is_autocommit(connection):
         raise RuntimeError("the session's transaction is in AUTOCOMMIT: it holds no lock")

@@ -4,32 +4,51 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Table, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import (
+    Select,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Dialect, Engine
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.schema import MetaData
 
 from .. import _core
+from .._plain import check_plain
+from .._relational.rows import located
+from .._relational.write_order import document_order
 from ..errors import InvalidDiffError
 from ..types import Diff, FilterType, ReadFilter
 from ._connections import EngineSource, SnapshotSource
-from ._folding import Operation, fold
-from ._model import Row
-from ._synchronizer import PAGE_ROWS, SQLAlchemySynchronizer
+from ._folding import Operation, fold, lacking
+from ._model import Model, Row
+from ._refusals import reason_of, write_run
+from ._synchronizer import PAGE_ROWS, SQLAlchemySynchronizer, _Transaction
 from ._tables import KEY_LENGTH, MODEL_LENGTH, diffs_table, documents_table
 from ._values import is_mysql
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+
+    from ..types import DiffDict
 
 _IDS_A_STATEMENT = 500
-_KEYS = (Diff.ID, Diff.MODEL, Diff.JSON_DATA)
 
 
 class Document(NamedTuple):
@@ -58,8 +77,9 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
 
     Args:
         engine: an Engine, or a session, as for :class:`SQLAlchemySynchronizer`.
-        metadata: where the tables ``diffs``, ``diffs_heads`` and ``documents`` are declared, if
-            they are not there yet; None makes a MetaData for them.  ``create_all`` makes them.
+        metadata: where the tables ``diffs``, ``diffs_heads``, ``diffs_devices`` and ``documents``
+            are declared, if they are not there yet; None makes a MetaData for them.
+            ``create_all`` makes them.
         lock_timeout_s: seconds to wait for another sync of the same owner.
 
     Attributes:
@@ -77,6 +97,11 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
         *,
         lock_timeout_s: float = 10.0,
     ) -> None:
+        if metadata is not None and not isinstance(metadata, MetaData):
+            raise TypeError(
+                f"metadata must be a MetaData, not {type(metadata).__name__}: "
+                "documents need no models"
+            )
         self.metadata = MetaData() if metadata is None else metadata
         log = _declared(self.metadata, "diffs")
         super().__init__(
@@ -87,26 +112,38 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
         )
         documents = _declared(self.metadata, "documents")
         self.documents_table = documents_table(self.metadata) if documents is None else documents
+        self._tables.append(self.documents_table)
+        self._own_tables[self.documents_table.fullname] = self.documents_table
+        check_plain(f"{type(self).__name__}.check_keys", self.check_keys)
+        columns = self.documents_table.c
+        self._kept = Model(
+            "documents",
+            self.documents_table,
+            dict(columns),
+            columns.owner,
+            Diff.OWNER,
+            "json_data: ",
+        )
 
     # ---- rules -----------------------------------------------------------------------------------
 
-    def validate_create(self, owner_id: str, **kwargs: Any) -> bool:
+    def validate_create(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
         """Say yes to a create that the tables can keep.
 
         Raises:
             InvalidDiffError: they cannot, as :meth:`check_keys` says.
         """
-        self.check_keys(**{name: kwargs[name] for name in _KEYS})
+        self.check_keys(diff["id"], diff["model"], diff["json_data"])
         return True
 
-    def validate_update(self, owner_id: str, **kwargs: Any) -> bool:
+    def validate_update(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
         """Say yes to an update that the tables can keep, as :meth:`validate_create`."""
-        self.check_keys(**{name: kwargs[name] for name in _KEYS})
+        self.check_keys(diff["id"], diff["model"], diff["json_data"])
         return True
 
-    def validate_delete(self, owner_id: str, **kwargs: Any) -> bool:
+    def validate_delete(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
         """Say yes to a delete that the tables can keep, as :meth:`validate_create`."""
-        self.check_keys(**{name: kwargs[name] for name in _KEYS})
+        self.check_keys(diff["id"], diff["model"], diff["json_data"])
         return True
 
     def check_keys(self, id: str, model: str, json_data: str) -> None:
@@ -137,28 +174,26 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
 
     # ---- writing ---------------------------------------------------------------------------------
 
+    def write_order(self, operations: Sequence[tuple[str, str, str]]) -> Sequence[int]:
+        return document_order(operations)
+
     def create_many(self, where: str, rows_json: Sequence[str]) -> None:
         if where == self._log.name:
             super().create_many(where, rows_json)
             return
+        keys = self._keys(where, rows_json)
         rows = [
-            {**self._key(where, row_json), "document": row_json, "owner": self._owner()}
-            for row_json in rows_json
+            {**key, "document": row_json, "owner": self._owner()}
+            for key, row_json in zip(keys, rows_json, strict=True)
         ]
-        if not rows:
-            return
-        try:
-            self._write(insert(self.documents_table), rows)
-        except IntegrityError as error:  # the key is all that can be violated
-            raise InvalidDiffError(
-                f"json_data: there is a document of model {where!r:.100} with this id already"
-            ) from error
+        self._write("create", insert(self.documents_table), rows)
 
     def update_many(self, where: str, rows_json: Sequence[str]) -> None:
         if where == self._log.name:
             super().update_many(where, rows_json)
             return
-        sent = [(self._key(where, row_json)["id"], row_json) for row_json in rows_json]
+        keys = self._keys(where, rows_json)
+        sent = [(key["id"], row_json) for key, row_json in zip(keys, rows_json, strict=True)]
         found = self._find(where, list(dict.fromkeys(id_ for id_, _ in sent)))
         operations = [Operation("create", where, id_, text) for id_, text in found.items()]
         operations += [
@@ -167,18 +202,23 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
         if not operations:
             return
         table = self.documents_table
-        self._write(
-            update(table).where(*self._own_document()).values(document=bindparam("new_document")),
-            [
-                {
-                    "own_owner": self._owner(),
-                    "own_model": where,
-                    "own_id": id_,
-                    "new_document": text,
-                }
-                for (_, id_), text in fold(operations).items()
-            ],
-        )
+        statement = update(table).where(*self._own_document())
+        rows = [
+            {
+                "own_owner": self._owner(),
+                "own_model": where,
+                "own_id": id_,
+                "new_document": text,
+            }
+            for (_, id_), text in fold(operations).items()
+        ]
+        try:
+            self._write("update", statement.values(document=bindparam("new_document")), rows)
+        except InvalidDiffError as misfit:
+            for each in (misfit, *misfit.others):
+                if each.index is not None:
+                    each.index = _largest(sent, rows[each.index]["own_id"])
+            raise
 
     def delete_many(self, where: str, rows_json: Sequence[str]) -> None:
         if where == self._log.name:
@@ -188,15 +228,18 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
             {
                 "own_owner": self._owner(),
                 "own_model": where,
-                "own_id": self._key(where, row_json)["id"],
+                "own_id": key["id"],
             }
-            for row_json in rows_json
+            for key in self._keys(where, rows_json)
         ]
         if rows:
-            self._write(delete(self.documents_table).where(*self._own_document()), rows)
+            self._write("delete", delete(self.documents_table).where(*self._own_document()), rows)
 
     def _owner(self) -> str:
         return self._transaction().owner_id
+
+    def _keys(self, where: str, rows_json: Sequence[str]) -> list[dict[str, str]]:
+        return located(lambda rows: [self._key(where, row) for row in rows], rows_json)
 
     def _key(self, where: str, data_json: str) -> dict[str, str]:
         """The model and id of an object, as its row has them.
@@ -221,22 +264,34 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
 
     def _find(self, where: str, ids: Sequence[str]) -> dict[str, str]:
         """The documents of those ids that exist."""
-        columns = self.documents_table.c
         self._source.before_statement()
         found: dict[str, str] = {}
         for begin in range(0, len(ids), _IDS_A_STATEMENT):
             piece = ids[begin : begin + _IDS_A_STATEMENT]
-            rows = self.connection.execute(
-                select(columns.id, columns.document).where(
-                    columns.owner == self._owner(), columns.model == where, columns.id.in_(piece)
-                )
-            )
-            found.update((id_, text) for id_, text in rows)
+            rows = self.connection.execute(self._select_documents(where, piece))
+            found.update((id_, text) for id_, text in rows if text is not None)
         return found
 
-    def _write(self, statement: Any, rows: list[Row]) -> None:
+    def _select_documents(self, where: str, ids: Sequence[str]) -> Select[Any]:
+        """A select of ids and documents; a document that does not exist may be there as null."""
+        columns = self.documents_table.c
+        own = columns.owner == self._owner(), columns.model == where
+        if self.connection.dialect.name != "postgresql" or len(ids) == 1:
+            return select(columns.id, columns.document).where(*own, columns.id.in_(ids))
+        # Each looked up alone.  Of a table that was never analyzed PostgreSQL thinks that an owner
+        # has few rows, and for a list it would read all of them.
+        asked = func.unnest(literal([*ids], ARRAY(Text()))).column_valued("mobync_id")
+        document = select(columns.document).where(*own, columns.id == asked).scalar_subquery()
+        return select(asked, document)
+
+    def _write(self, kind: str, statement: Any, rows: list[Row]) -> None:
         self._source.before_statement()
-        self.connection.execute(statement, rows)
+        write_run(
+            self.connection,
+            len(rows),
+            lambda i, j: self.connection.execute(statement, rows[i:j]),
+            partial(reason_of, model=self._kept, kind=kind),
+        )
         self._source.after_write(self.documents_table)
 
     # ---- reading ---------------------------------------------------------------------------------
@@ -294,15 +349,59 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
             if len(page) < PAGE_ROWS:
                 return
 
-    def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[Row]:
-        """Not offered: whatever is in the table came through the log.
+    def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[str]:  # type: ignore[override]
+        """Read the texts of a model's documents, a page at a time, in the order of ids."""
+        columns = self.documents_table.c
+        statement = select(columns.id, columns.document).order_by(columns.id).limit(PAGE_ROWS)
+        own = columns.owner == owner_id, columns.model == where
+        while True:
+            behind = () if after is None else (columns.id > after,)
+            with self._reading() as connection:
+                page = connection.execute(statement.where(*own, *behind)).all()
+            for id_, text in page:
+                yield _checked_document(where, id_, text)
+            if len(page) < PAGE_ROWS:
+                return
+            after = page[-1][0]
 
-        Raises:
-            NotImplementedError: always.
+    def find_owned_rows(self, owner_id: str, where: str, ids: Sequence[str]) -> list[str]:  # type: ignore[override]
+        """Read the texts of those documents of a model that have one of these ids."""
+        found = self._find(where, ids)
+        return [_checked_document(where, id_, text) for id_, text in found.items()]
+
+    def owned_models(self, owner_id: str) -> list[str]:
+        """The models of which the owner has documents, or diffs."""
+        models: set[str] = set()
+        with self._reading() as connection:
+            for columns in (self.documents_table.c, self._log.table.c):
+                named = select(columns.model).where(columns.owner == owner_id).distinct()
+                models.update(connection.scalars(named))
+        return sorted(models)
+
+    def _erase_models(self, opened: _Transaction) -> dict[str, int]:
+        columns = self.documents_table.c
+        own = columns.owner == opened.owner_id
+        counted = select(columns.model, func.count()).where(own).group_by(columns.model)
+        counts: dict[str, int] = dict(map(tuple, opened.connection.execute(counted)))
+        opened.connection.execute(delete(self.documents_table).where(own))
+        return counts
+
+    def _kept_models(self) -> list[Model]:
+        return [self._kept]
+
+    def edits_between(
+        self, where: str, logged: str, row: Mapping[str, Any] | str
+    ) -> list[tuple[str, Mapping[str, Any] | str]]:
+        """What brings a document from what the log says of it to what its text says.
+
+        Values are compared to the letter.  A field that was taken out of a document cannot be said
+        by an update: the document is deleted, and created as it is.
         """
-        raise NotImplementedError(
-            "documents come from the log: give adopt() the texts that documents() reads"
-        )
+        text = row if isinstance(row, str) else json.dumps(dict(row), ensure_ascii=False)
+        key = where, _core.text_member(text, Diff.ID) or ""
+        if dict(_core.members(logged)).keys() - dict(_core.members(text)):
+            return [("delete", {Diff.ID: key[1]}), ("create", text)]
+        return [("update", changed) for changed in lacking({key: text}, {key: logged}).values()]
 
     @contextmanager
     def snapshot(self) -> Iterator[Self]:
@@ -320,6 +419,32 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
             inside = copy.copy(self)
             inside._source = SnapshotSource(connection)
             yield inside
+
+
+def _checked_document(model: str, id_: str, text: str) -> str:
+    """A document's text, if it is the JSON object that the row's key says.
+
+    Raises:
+        InvalidDiffError: somebody else has written it.
+    """
+    try:
+        said = _core.text_member(text, Diff.ID)
+        _core.members(text)
+    except InvalidDiffError as damage:
+        raise InvalidDiffError(
+            f"the document of model {model!r:.100}: {damage.reason}", diff_id=id_
+        ) from damage
+    if said != id_:
+        raise InvalidDiffError(
+            f"the document of model {model!r:.100} has another 'id' than its row", diff_id=id_
+        )
+    return text
+
+
+def _largest(sent: Sequence[tuple[str, str]], id_: str) -> int:
+    """The place of the largest change of one document."""
+    places = [place for place, (changed, _) in enumerate(sent) if changed == id_]
+    return max(places, key=lambda place: len(sent[place][1]))
 
 
 def _declared(metadata: MetaData, name: str) -> Table | None:

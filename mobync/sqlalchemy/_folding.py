@@ -38,16 +38,13 @@ def fold(operations: Iterable[Operation]) -> dict[Key, str]:
         not there leave nothing.
     """
     numbered = list(operations)
-    exchange = _core.Exchange(
-        [
-            _diff(str(number), number, operation.type, operation.model, operation.json_data)
-            for number, operation in enumerate(numbered)
-        ]
-    )
-    exchange.meet([])
-    exchange.merge()
+    diffs = [
+        _diff(str(number), number, operation.type, operation.model, operation.json_data)
+        for number, operation in enumerate(numbered)
+    ]
+    upstream, _ = _core.merge([], diffs)
     left: dict[Key, str] = {}
-    for diff in exchange.upstream():
+    for diff in upstream:
         if diff["type"] == "create":
             operation = numbered[int(diff["id"])]
             left[operation.model, operation.id] = diff["json_data"]
@@ -55,7 +52,7 @@ def fold(operations: Iterable[Operation]) -> dict[Key, str]:
 
 
 def lacking(documents: Mapping[Key, str], others: Mapping[Key, str]) -> dict[Key, str]:
-    """What documents have that others of the same keys have not, or have otherwise.
+    """What documents have that others of the same keys lack, or have with another value.
 
     Args:
         documents: texts by key.
@@ -66,14 +63,11 @@ def lacking(documents: Mapping[Key, str], others: Mapping[Key, str]) -> dict[Key
         fields whose value the other does not have, letter for letter.
     """
     keys = list(documents)
-    exchange = _core.Exchange(
-        [_diff(f"other {n}", 0, "update", key[0], others[key]) for n, key in enumerate(keys)]
+    _, downstream = _core.merge(
+        [_diff(str(n), 1, "update", key[0], documents[key]) for n, key in enumerate(keys)],
+        [_diff(f"other {n}", 0, "update", key[0], others[key]) for n, key in enumerate(keys)],
     )
-    exchange.meet(
-        [_diff(str(n), 1, "update", key[0], documents[key]) for n, key in enumerate(keys)]
-    )
-    exchange.merge()
-    return {keys[int(diff["id"])]: diff["json_data"] for diff in exchange.downstream()}
+    return {keys[int(diff["id"])]: diff["json_data"] for diff in downstream}
 
 
 def _diff(id_: str, utc_timestamp: int, type_: str, model: str, json_data: str) -> DiffDict:

@@ -7,32 +7,81 @@ The order matters.  The head is locked before anything is read, so that what the
 committed is seen: at READ COMMITTED every statement sees what was committed before it; on MariaDB
 and MySQL at REPEATABLE READ the snapshot is taken by the first plain read, which comes after the
 lock; on PostgreSQL at REPEATABLE READ and SERIALIZABLE the lock itself fails when the head was
-changed since the snapshot, and the transaction is begun again.  The head is looked for before it
+changed since the snapshot, and the transaction is begun again.  A node or a replica that is behind
+would show an old head, by which a device seems to be ahead: a Galera node is told to catch up
+first, and a replica is not used.  The head is looked for before it
 is inserted, because an insert that meets a row locks it in a way that two waiters cannot both
 turn into an exclusive lock: they would deadlock.
+
+Who only reads needs no lock, but a log and a head of one moment: a transaction at REPEATABLE READ,
+or one of SQLite, which always is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Table, func, select, update
+from sqlalchemy import (
+    Select,
+    Table,
+    Text,
+    bindparam,
+    event,
+    func,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DBAPIError
+
+from ..errors import UnavailableError
+from ._prepared import Prepared
+from ._settings import mysql_settings
+from ._values import is_mysql
 
 DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
 
+_SYNC_BEFORE_READS = 1  # of Galera's wsrep_sync_wait
+_READ_ONLY = "@@GLOBAL.read_only"
 _WAL_TRIED = "mobync_wal_tried"
+
+_OWNER, _CLOCK, _SETTING = "mobync_owner", "mobync_clock", "mobync_setting"  # values by name
+_SET_LOCK_TIMEOUT = func.set_config("lock_timeout", bindparam(_SETTING, type_=Text()), True)
+# psycopg prepares what comes often, and PostgreSQL then keeps one plan.  One that was made while
+# the log was small reads all of it, and goes on to do so when the log has grown.
+_PLAN_FOR_EACH_STATEMENT = func.set_config("plan_cache_mode", "force_custom_plan", True)
+
+_SET_PLANNING = Prepared(select(_PLAN_FOR_EACH_STATEMENT))
+
+SET_ISOLATION_LEVEL = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"  # of the next one, on MySQL
 
 
 def isolation_level(dialect_name: str) -> str | None:
     """The isolation level to sync at, if the app does not choose one."""
     return None if dialect_name == "sqlite" else "READ COMMITTED"
+
+
+def statement_for_level(connection: Connection) -> str | None:
+    """What sets the level of the transaction that begins now, "" if nothing need be set; None
+    where SQLAlchemy must do it, which takes four statements on MariaDB and MySQL.
+    """
+    if connection.get_execution_options().get("isolation_level") or is_autocommit(connection):
+        return None
+    if is_mysql(connection.dialect):
+        return SET_ISOLATION_LEVEL
+    return "" if connection.default_isolation_level == isolation_level("postgresql") else None
+
+
+def is_autocommit(connection: Connection) -> bool:
+    driver = _driver_connection(connection)
+    setting = getattr(driver, "get_autocommit", None) or getattr(driver, "autocommit", False)
+    return bool(setting() if callable(setting) else setting)
 
 
 def prepare(connection: Connection) -> None:
@@ -43,61 +92,173 @@ def prepare(connection: Connection) -> None:
     """
     if connection.dialect.name != "sqlite" or _WAL_TRIED in connection.info:
         return
-    database = _driver_connection(connection)
-    if database.in_transaction:
+    if _driver_connection(connection).in_transaction:
         return
     connection.info[_WAL_TRIED] = True
     with (
         _sqlite_busy_timeout(connection, 0),
         contextlib.suppress(connection.dialect.loaded_dbapi.OperationalError),
     ):
-        database.execute("PRAGMA journal_mode = WAL").close()
+        _pragma(connection, "journal_mode = WAL")
 
 
-def lock_owner(connection: Connection, heads: Table, log: Table, owner_id: str) -> int:
+class Head(NamedTuple):
+    """What an owner's head says.
+
+    Attributes:
+        clock: the highest of the owner's log, -1 if it is empty.
+        state: what is kept of the owner; None: nothing, or there is no column for it.
+    """
+
+    clock: int
+    state: str | None = None
+
+
+class Heads:
+    """The table of the owners' heads, and the statements on it.
+
+    Args:
+        table: of the heads.
+        with_state: whether what is kept of an owner is in it, and shall be read.
+    """
+
+    def __init__(self, table: Table, with_state: bool = False) -> None:
+        owner, clock = bindparam(_OWNER, type_=table.c.owner.type), table.c.logical_clock
+        columns = (clock, table.c.state) if with_state else (clock,)
+        of_owner = select(*columns).where(table.c.owner == owner)
+        locked = of_owner.with_for_update()
+        self.table = table
+        self.with_state = with_state
+        self.read = Prepared(of_owner)
+        self.lock = Prepared(locked)
+        # PostgreSQL works out what is selected before it waits for the row.
+        self.lock_on_postgresql = Prepared(
+            locked.add_columns(_SET_LOCK_TIMEOUT, _PLAN_FOR_EACH_STATEMENT)
+        )
+        self.lock_on_mysql = Prepared(locked.add_columns(literal_column(_READ_ONLY)))
+        self.set = Prepared(
+            update(table)
+            .where(table.c.owner == owner)
+            .values(logical_clock=bindparam(_CLOCK, type_=clock.type))
+        )
+
+
+def lock_owner(
+    connection: Connection, heads: Heads, log: Table, owner_id: str, timeout_s: float
+) -> Head:
     """Lock an owner until the transaction ends.
 
     Args:
         connection: in a transaction that has not read anything yet.
-        heads: the table of the owners' heads.
+        heads: the owners' heads.
         log: the log, from which a head that is missing is made.
         owner_id: whom to lock.
-
-    Returns:
-        The highest clock of the owner's log, -1 if it is empty.
+        timeout_s: seconds to wait, within ``waiting``.
 
     Raises:
-        sqlalchemy.exc.DBAPIError: among others when the wait was too long: is_lock_timeout(),
-            is_sqlite_busy().
+        UnavailableError: the server is a replica of MariaDB or MySQL.
+        sqlalchemy.exc.DBAPIError: among others when the wait was too long: ``Kind.LOCKED``,
+            ``is_sqlite_busy()``.
     """
     if connection.dialect.name == "sqlite":
-        _begin_immediate(connection, heads, owner_id)
-    clock = _lock_head(connection, heads, owner_id)
-    if clock is None:
-        _make_head(connection, heads, log, owner_id)
-        clock = _lock_head(connection, heads, owner_id)
-    if clock is None:
-        raise RuntimeError(f"{heads.name!r} does not keep the head of {owner_id!r}")
-    return clock
+        _begin_immediate(connection, heads.table, owner_id)
+    head = _lock_head(connection, heads, owner_id, timeout_s)
+    if head is None:
+        return make_and_lock_head(connection, heads, log, owner_id, timeout_s)
+    return head
 
 
-def read_head(connection: Connection, heads: Table, owner_id: str) -> int | None:
-    """The highest clock of an owner's log, as this transaction sees it; None without a head."""
-    clock: int | None = connection.scalar(_head(heads, owner_id))
-    return clock
+def make_and_lock_head(
+    connection: Connection, heads: Heads, log: Table, owner_id: str, timeout_s: float
+) -> Head:
+    """Do what lock_owner() does, in a transaction in which the owner had no head."""
+    _make_head(connection, heads.table, log, owner_id, timeout_s)
+    head = _lock_head(connection, heads, owner_id, timeout_s)
+    if head is None:
+        raise RuntimeError(f"{heads.table.name!r} does not keep the head of {owner_id!r}")
+    return head
 
 
-def _head(heads: Table, owner_id: str) -> Any:
-    return select(heads.c.logical_clock).where(heads.c.owner == owner_id)
+def read_head(connection: Connection, heads: Heads, owner_id: str) -> Head | None:
+    """An owner's head, as this transaction sees it; None if there is none."""
+    statement, values = head_select(heads, owner_id)
+    row = statement.execute(connection, values).first()
+    return None if row is None else Head(*row)
 
 
-def _lock_head(connection: Connection, heads: Table, owner_id: str) -> int | None:
-    clock: int | None = connection.scalar(_head(heads, owner_id).with_for_update())
-    return clock
+def head_select(heads: Heads, owner_id: str) -> tuple[Prepared, dict[str, Any]]:
+    """What reads an owner's head, and its values."""
+    return heads.read, {_OWNER: owner_id}
 
 
-def _make_head(connection: Connection, heads: Table, log: Table, owner_id: str) -> None:
+@contextmanager
+def reading_current(connection: Connection) -> Iterator[Callable[[], None]]:
+    """Give a function that has all reads of the transaction see what is committed by now.
+
+    On MariaDB and MySQL a transaction at REPEATABLE READ goes on to read what was there when it
+    read for the first time, but a read that locks its rows sees them as they are.
+    """
+
+    def begin() -> None:
+        event.listen(connection, "before_execute", _share, retval=True)
+
+    try:
+        yield begin
+    finally:
+        if event.contains(connection, "before_execute", _share):
+            event.remove(connection, "before_execute", _share)
+
+
+def _share(
+    connection: Connection, statement: Any, rows: Any, values: Any, options: Any
+) -> tuple[Any, Any, Any]:
+    if isinstance(statement, Select) and statement._for_update_arg is None:
+        statement = statement.with_for_update(read=True)
+    return statement, rows, values
+
+
+def _lock_head(
+    connection: Connection, heads: Heads, owner_id: str, timeout_s: float
+) -> Head | None:
+    statement, values = lock_statement(connection, heads, owner_id, timeout_s)
+    row = statement.execute(connection, values).first()
+    return None if row is None else head_of(connection, heads, row)
+
+
+def lock_statement(
+    connection: Connection, heads: Heads, owner_id: str, timeout_s: float
+) -> tuple[Prepared, dict[str, Any]]:
+    """What locks an owner's head, and its values."""
+    if connection.dialect.name == "postgresql":
+        values = {_OWNER: owner_id, _SETTING: _milliseconds(timeout_s)}
+        return heads.lock_on_postgresql, values
+    lock = heads.lock_on_mysql if is_mysql(connection.dialect) else heads.lock
+    return lock, {_OWNER: owner_id}
+
+
+def head_of(connection: Connection, heads: Heads, row: Sequence[Any]) -> Head:
+    """The head in the row that the lock's statement gave.
+
+    Raises:
+        UnavailableError: the server is a replica of MariaDB or MySQL.
+    """
+    columns = 2 if heads.with_state else 1
+    if is_mysql(connection.dialect) and str(row[columns]) not in ("0", "OFF"):
+        # A replica locks a row, too, where it lags behind; PostgreSQL's says no by itself.
+        connection.invalidate()
+        raise UnavailableError("the database is a replica, which may be behind: it is read_only")
+    return Head(*row[:columns])
+
+
+def _make_head(
+    connection: Connection, heads: Table, log: Table, owner_id: str, timeout_s: float
+) -> None:
     """Insert an owner's head, unless somebody else does so at the same time."""
+    if connection.dialect.name == "postgresql":  # no row was there to set it by
+        connection.execute(
+            select(_SET_LOCK_TIMEOUT, _PLAN_FOR_EACH_STATEMENT),
+            {_SETTING: _milliseconds(timeout_s)},
+        )
     highest = connection.scalar(
         select(func.max(log.c.logical_clock)).where(log.c.owner == owner_id)
     )
@@ -112,9 +273,9 @@ def _make_head(connection: Connection, heads: Table, log: Table, owner_id: str) 
         )
 
 
-def set_head(connection: Connection, heads: Table, owner_id: str, clock: int) -> None:
-    """Note the highest clock of the owner whose lock is held."""
-    connection.execute(update(heads).where(heads.c.owner == owner_id).values(logical_clock=clock))
+def head_update(heads: Heads, owner_id: str, clock: int) -> tuple[Prepared, dict[str, Any]]:
+    """What notes the highest clock of the owner whose lock is held, and its values."""
+    return heads.set, {_OWNER: owner_id, _CLOCK: clock}
 
 
 # ---- how long to wait ---------------------------------------------------------------------------
@@ -123,46 +284,80 @@ def set_head(connection: Connection, heads: Table, owner_id: str, clock: int) ->
 def waiting(connection: Connection, timeout_s: float) -> AbstractContextManager[None]:
     """Bound each wait for a lock, the owner's or that of a row, to some seconds.
 
-    What was set before is set again in the end; on PostgreSQL that is when the transaction ends.
+    What was set before is set again in the end.  On PostgreSQL nothing is to be done here: the
+    owner's lock sets it, for as long as the transaction lasts.
     """
     return _WAITING[connection.dialect.name](connection, timeout_s)
 
 
-@contextmanager
-def _postgresql_lock_timeout(connection: Connection, timeout_s: float) -> Iterator[None]:
-    setting = f"{max(1, math.ceil(timeout_s * 1000))}ms"
-    connection.execute(select(func.set_config("lock_timeout", setting, True)))
-    yield
+def _milliseconds(timeout_s: float) -> str:
+    return f"{max(1, math.ceil(timeout_s * 1000))}ms"
 
 
 @contextmanager
 def _mysql_lock_timeout(connection: Connection, timeout_s: float) -> Iterator[None]:
+    settings = mysql_settings(connection)
+    wanted = {"innodb_lock_wait_timeout": str(max(1, math.ceil(timeout_s)))}
+    if settings is not None and settings.is_galera:
+        # The lock, as the first statement, waits until this node has all that the others committed.
+        wanted["wsrep_sync_wait"] = f"@@SESSION.wsrep_sync_wait | {_SYNC_BEFORE_READS}"
+    if settings is not None and settings.locks_its_snapshot_only:
+        wanted["innodb_snapshot_isolation"] = "OFF"  # the app may have read already: read_current()
     connection.exec_driver_sql(
-        "SET @mobync_lock_wait = @@SESSION.innodb_lock_wait_timeout, "
-        f"SESSION innodb_lock_wait_timeout = {max(1, math.ceil(timeout_s))}"
+        "SET "
+        + ", ".join(
+            f"@mobync_{name} = @@SESSION.{name}, SESSION {name} = {value}"
+            for name, value in wanted.items()
+        )
     )
+    set_back = "SET " + ", ".join(f"SESSION {name} = @mobync_{name}" for name in wanted)
     try:
         yield
-    finally:
+    except BaseException:
         if not connection.invalidated:
-            connection.exec_driver_sql("SET SESSION innodb_lock_wait_timeout = @mobync_lock_wait")
+            with _or_invalidated(connection):  # as after a packet that was too large
+                connection.exec_driver_sql(set_back)
+        raise
+    connection.exec_driver_sql(set_back)
 
 
 @contextmanager
 def _sqlite_busy_timeout(connection: Connection, timeout_s: float) -> Iterator[None]:
-    database = _driver_connection(connection)
-    before = database.execute("PRAGMA busy_timeout").fetchone()[0]
-    database.execute(f"PRAGMA busy_timeout = {math.ceil(timeout_s * 1000)}").close()
+    before = _pragma(connection, "busy_timeout")
     try:
+        _pragma(connection, f"busy_timeout = {math.ceil(timeout_s * 1000)}")
         yield
     finally:
         if not connection.invalidated:
-            database.execute(f"PRAGMA busy_timeout = {before}").close()
+            with _or_invalidated(connection):
+                _pragma(connection, f"busy_timeout = {before}")
 
 
-_WAITING = {
+def _pragma(connection: Connection, text: str) -> Any:
+    """What SQLite answers; SQLAlchemy does not hear of it, and begins no transaction."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA {text}")
+        row = cursor.fetchone()
+    finally:
+        cursor.close()
+    return None if row is None else row[0]
+
+
+@contextmanager
+def _or_invalidated(connection: Connection) -> Iterator[None]:
+    """Set back what was set; a connection that cannot, as of a cancelled task, is used no more."""
+    try:
+        yield
+    except BaseException as error:
+        connection.invalidate(error)
+        if not isinstance(error, DBAPIError):
+            raise
+
+
+_WAITING: dict[str, Callable[[Connection, float], AbstractContextManager[None]]] = {
     "sqlite": _sqlite_busy_timeout,
-    "postgresql": _postgresql_lock_timeout,
+    "postgresql": lambda connection, timeout_s: contextlib.nullcontext(),
     "mysql": _mysql_lock_timeout,
     "mariadb": _mysql_lock_timeout,
 }
@@ -180,76 +375,36 @@ def _begin_immediate(connection: Connection, heads: Table, owner_id: str) -> Non
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def begin_reading(connection: Connection) -> None:
-    """See to it that a transaction which only reads has begun on SQLite, whose driver waits for
-    a write before it begins one.
+# ---- reading without the lock -------------------------------------------------------------------
+
+
+def single_statements(connection: Connection) -> None:
+    """Have each read on a connection that has not begun be a transaction of its own.
+
+    So PostgreSQL is not sent a BEGIN and a ROLLBACK around it.  On SQLite the driver begins none
+    for a read, and on MariaDB and MySQL to switch costs more than it saves.
     """
-    if connection.dialect.name == "sqlite" and not _driver_connection(connection).in_transaction:
-        connection.exec_driver_sql("BEGIN")
+    if connection.dialect.name == "postgresql":
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+@contextmanager
+def reading_one_moment(connection: Connection) -> Iterator[None]:
+    """A transaction whose reads all see what was committed when it read first; it locks nothing."""
+    name = connection.dialect.name
+    if name != "sqlite":
+        connection.execution_options(isolation_level="REPEATABLE READ")
+    if name == "postgresql":
+        connection.execution_options(postgresql_readonly=True)
+    with connection.begin():
+        if is_mysql(connection.dialect):
+            connection.exec_driver_sql("START TRANSACTION READ ONLY")
+        elif name == "postgresql":
+            _SET_PLANNING.execute(connection, {})
+        elif name == "sqlite" and not _driver_connection(connection).in_transaction:
+            connection.exec_driver_sql("BEGIN")  # the driver begins none for a read
+        yield
 
 
 def _driver_connection(connection: Connection) -> Any:
     return connection.connection.driver_connection
-
-
-# ---- what went wrong ----------------------------------------------------------------------------
-
-_LOCK_TIMEOUTS = {"55P03", 1205}
-# Deadlocks and serialization failures.  MySQL's 1020 is a row that the snapshot has older.
-_TRANSIENT = {"40001", "40P01", 1213, 1020}
-_SQLITE_BUSY, _SQLITE_LOCKED = 5, 6
-_MYSQL_DUPLICATE, _POSTGRESQL_DUPLICATE = 1062, "23505"
-_MYSQL_MISFITS = {1292, 1366}  # a moment that is in no time zone, a letter in no character set
-
-
-def is_lock_timeout(error: BaseException) -> bool:
-    """Whether PostgreSQL, MariaDB or MySQL gave up waiting for a lock."""
-    return isinstance(error, DBAPIError) and _code(error) in _LOCK_TIMEOUTS
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether the same transaction may succeed when begun again."""
-    return isinstance(error, DBAPIError) and (_code(error) in _TRANSIENT or is_sqlite_busy(error))
-
-
-def does_not_fit(error: DBAPIError) -> bool:
-    """Whether a column cannot keep a value, as only the database could know."""
-    code = _code(error)
-    of_postgresql = isinstance(code, str) and code.startswith("22")
-    return isinstance(error, DataError) or of_postgresql or code in _MYSQL_MISFITS
-
-
-def is_duplicate_key(error: DBAPIError, table: Table) -> bool:
-    """Whether the database names the primary key of a table as what is there already."""
-    words = str(error.orig)
-    key = table.primary_key
-    if _code(error) == _MYSQL_DUPLICATE:
-        return words.rstrip("\"')").endswith("PRIMARY")
-    if _code(error) == _POSTGRESQL_DUPLICATE:
-        return f'"{key.name or table.name + "_pkey"}"' in words
-    columns = ", ".join(f"{table.name}.{column.name}" for column in key.columns)
-    return words == f"UNIQUE constraint failed: {columns}"
-
-
-def _code(error: DBAPIError) -> str | int | None:
-    """PostgreSQL's SQLSTATE or the error number of MySQL and MariaDB."""
-    original: Any = error.orig
-    first = original.args[0] if original is not None and original.args else None
-    if isinstance(first, int):
-        return first
-    if isinstance(first, dict):  # pg8000's
-        return first.get("C")
-    for name in ("errno", "sqlstate", "pgcode"):
-        code = getattr(original, name, None)
-        if isinstance(code, str | int):
-            return code
-    return None
-
-
-def is_sqlite_busy(error: DBAPIError) -> bool:
-    """Whether somebody else had locked the SQLite file; in a transaction that may be at once."""
-    original: Any = error.orig
-    code = getattr(original, "sqlite_errorcode", None)  # since Python 3.11
-    if code is not None:
-        return code & 0xFF in (_SQLITE_BUSY, _SQLITE_LOCKED)
-    return type(original).__module__.startswith("sqlite3") and " is locked" in str(original)

@@ -10,22 +10,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Index, MetaData, Table, inspect
 from sqlalchemy.engine import Connection, Engine, Inspector
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateColumn
+from sqlalchemy.util.concurrency import in_greenlet
 
+from ._connections import check_blocking
 from ._locking import _sqlite_busy_timeout, isolation_level
+from ._settings import check_settings, schema_of
+from ._tables import is_later
 
 WAIT_S = 30.0  # for other processes that write to a SQLite file
+
+
+def _is_in_greenlet() -> bool:
+    try:
+        return in_greenlet()
+    except (ImportError, ValueError):  # SQLAlchemy's words, of 2.1 and 2.0, for: no greenlet
+        return False
 
 
 def create_tables(engine: Engine, metadata: MetaData) -> None:
     """Make the tables and the indexes that are missing, while other processes may do the same.
 
     ``metadata.create_all`` fails where another process makes a table at the same time, and makes
-    no index of a table that is there already.  What is there is left as it is.  An index over an
+    no index of a table that is there already.  What is there is left as it is, but for mobync's
+    own tables of an earlier version: they get the columns that have come since.  An index over an
     expression is made with its table only: not every database tells of those that it has.
 
     Args:
@@ -33,44 +46,79 @@ def create_tables(engine: Engine, metadata: MetaData) -> None:
         metadata: where they are declared.
 
     Raises:
+        TypeError: ``engine`` is no Engine, or ``metadata`` no MetaData.
         sqlalchemy.exc.DBAPIError: they cannot be made.
+        RuntimeError: they were made, and are not there.
+        ValueError: the database is not set up to keep what devices send to the letter.
     """
+    if not _is_in_greenlet():
+        check_blocking(engine)
+    for name, given, kind in (("engine", engine, Engine), ("metadata", metadata, MetaData)):
+        if not isinstance(given, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, not {type(given).__name__}")
+    ours = [table for table in metadata.sorted_tables if _is_ours(table)]
+    _check(engine, [])
     missing = _missing(engine, metadata)
     while any(missing):
         failure = None
         try:
-            _create(engine, metadata, missing.indexes)
+            _create(engine, metadata, missing)
         except DBAPIError as error:
             failure = error
         # Even then: a table that another process made meanwhile may have no index yet.
         before, missing = missing, _missing(engine, metadata)
-        if failure is not None and missing.left() >= before.left():
-            raise failure
+        if missing.left() >= before.left():
+            raise failure or RuntimeError(f"made, and still not there: {missing.names()}")
+    _check(engine, ours)
+
+
+def _check(engine: Engine, tables: list[Table]) -> None:
+    with engine.connect() as connection:
+        check_settings(connection, tables)
+
+
+def _is_ours(table: Table) -> bool:
+    """Whether a table is of mobync, or declared to know every letter as those are."""
+    return "utf8mb4" in (table.kwargs.get("mysql_charset"), table.kwargs.get("mariadb_charset"))
 
 
 class _Missing(NamedTuple):
-    """What the database has not; ``indexes`` are those of tables that are there."""
+    """What the database lacks; ``columns`` and ``indexes`` are those of tables that are there."""
 
     tables: list[Table]
+    columns: list[Column[Any]]
     indexes: list[Index]
 
     def left(self) -> tuple[int, int]:
         """Falls with all that is made; a new table may come without its indexes."""
-        return len(self.tables), len(self.indexes)
+        return len(self.tables), len(self.columns) + len(self.indexes)
+
+    def names(self) -> str:
+        names = [table.name for table in self.tables] + [column.name for column in self.columns]
+        names += [str(index.name) for index in self.indexes]
+        return ", ".join(map(str, names))
 
 
 def _missing(engine: Engine, metadata: MetaData) -> _Missing:
     found = inspect(engine)
-    missing = _Missing([], [])
+    missing = _Missing([], [], [])
     for table in metadata.sorted_tables:
-        if found.has_table(table.name, table.schema):
-            missing.indexes.extend(_missing_indexes(found, table))
+        schema = schema_of(table, engine)
+        if found.has_table(table.name, schema):
+            missing.columns.extend(_missing_columns(found, table, schema))
+            missing.indexes.extend(_missing_indexes(found, table, schema))
         else:
             missing.tables.append(table)
     return missing
 
 
-def _missing_indexes(found: Inspector, table: Table) -> list[Index]:
+def _missing_columns(found: Inspector, table: Table, schema: str | None) -> list[Column[Any]]:
+    later = [column for column in table.columns if is_later(column)]
+    there = {each["name"] for each in found.get_columns(table.name, schema)} if later else ()
+    return [column for column in later if column.name not in there]
+
+
+def _missing_indexes(found: Inspector, table: Table, schema: str | None) -> list[Index]:
     of_columns = [
         index
         for index in table.indexes
@@ -78,7 +126,7 @@ def _missing_indexes(found: Inspector, table: Table) -> list[Index]:
     ]
     if not of_columns:
         return []
-    there = found.get_indexes(table.name, table.schema)
+    there = found.get_indexes(table.name, schema)
     names = [index["name"] for index in there]
     columns = [index["column_names"] for index in there]  # a name may have been cut short
     return [
@@ -88,11 +136,24 @@ def _missing_indexes(found: Inspector, table: Table) -> list[Index]:
     ]
 
 
-def _create(engine: Engine, metadata: MetaData, indexes: list[Index]) -> None:
+def _create(engine: Engine, metadata: MetaData, missing: _Missing) -> None:
     with _transaction(engine) as connection:
         metadata.create_all(connection)
-        for index in indexes:
+        for column in missing.columns:
+            _add(connection, column)
+        for index in missing.indexes:
             index.create(connection, checkfirst=True)
+
+
+def _add(connection: Connection, column: Column[Any]) -> None:
+    """Add a column to its table, unless it was added meanwhile."""
+    schema = schema_of(column.table, connection)
+    if not _missing_columns(inspect(connection), column.table, schema):
+        return
+    quote = connection.dialect.identifier_preparer.quote
+    name = ".".join(quote(part) for part in (schema, column.table.name) if part is not None)
+    declared = CreateColumn(column).compile(dialect=connection.dialect)
+    connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {declared}")
 
 
 @contextmanager

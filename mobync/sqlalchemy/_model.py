@@ -6,9 +6,8 @@ whose a row is (the owner) is no field: the server fills it in, a device never d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
+from contextlib import suppress
 from itertools import chain
 from typing import Any, NoReturn, TypeVar
 
@@ -16,11 +15,17 @@ from sqlalchemy import Column, Table
 from sqlalchemy import inspect as inspect_mapped
 from sqlalchemy import types as sql
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import NoReferenceError
 from sqlalchemy.orm import Mapper
 
+from .._plain import check_plain
+from .._relational.rows import located, read_object
+from .._relational.values import Codec, DoesNotFit
+from .._relational.write_order import References
 from ..errors import InvalidDiffError
-from ..types import Diff
-from ._values import Codec, DoesNotFit, codec_of, is_json_as_read
+from ..types import FIELD_TIMES, LOG_FIELDS, Diff
+from ._prepared import Kept
+from ._values import codec_of, is_json_as_read
 
 T = TypeVar("T")
 
@@ -28,27 +33,8 @@ Row = dict[str, Any]
 
 ID = Diff.ID
 
-LOG_FIELDS = (
-    Diff.ID,
-    Diff.OWNER,
-    Diff.LOGICAL_CLOCK,
-    Diff.UTC_TIMESTAMP,
-    Diff.TYPE,
-    Diff.MODEL,
-    Diff.JSON_DATA,
-)
 
-
-_DECODER = json.JSONDecoder(parse_float=Decimal)
-
-
-def _read_json(text: str) -> Any:
-    """What ``json.loads`` gives, numbers that are not integers as Decimal."""
-    if text.startswith("{"):  # as it nearly always does: no white space to look for
-        value, end = _DECODER.raw_decode(text)
-        if end == len(text):
-            return value
-    return _DECODER.decode(text)
+_UNKNOWN = None, None
 
 
 class Model:
@@ -61,6 +47,9 @@ class Model:
         owner: the column that every statement is confined by; None for a shared table.
         owner_field: what the owner column is called.
         where: how a complaint about a row begins.
+        lasting_fields: names of the fields that keep their value unless somebody writes it.
+        prefix: how no column's name begins.
+        statements: those that the table was asked before.
     """
 
     def __init__(
@@ -79,13 +68,20 @@ class Model:
         self.owner = owner
         self.owner_field = owner_field
         self.where = where
+        self.lasting_fields = [f for f, column in self.fields.items() if _is_lasting(column)]
+        self.prefix = "mobync_"
+        while any(column.key.startswith(self.prefix) for column in table.columns):
+            self.prefix += "_"
         self._required = {
             column.key: field
             for field, column in self.fields.items()
             if column is not owner and is_required(column)
         }
         self._keys = {f: column.key for f, column in self.fields.items() if column.key != f}
+        self.statements = Kept()
+        self._known: dict[tuple[str, str], tuple[Column[Any] | None, Codec | None]] = {}
         self._codecs: dict[tuple[str, str], Codec] = {}
+        self._encoders: dict[str, dict[str, Callable[[Any], Any]]] = {}
 
     # ---- rows that devices send ----------------------------------------------------------------
 
@@ -95,7 +91,7 @@ class Model:
         Raises:
             InvalidDiffError: a field is unknown, does not fit, or is missing; says in which rows.
         """
-        return _located(lambda rows: self._new_rows(rows, owner, dialect), rows_json)
+        return located(lambda rows: self._new_rows(rows, owner, dialect), rows_json)
 
     def _new_rows(self, rows_json: Sequence[str], owner: Any, dialect: Dialect) -> list[Row]:
         rows = self._read_rows(rows_json, dialect)
@@ -116,7 +112,7 @@ class Model:
         Raises:
             InvalidDiffError: a field is unknown or does not fit; says in which rows.
         """
-        return _located(lambda rows: self._changes(rows, owner, dialect), rows_json)
+        return located(lambda rows: self._changes(rows, owner, dialect), rows_json)
 
     def _changes(
         self, rows_json: Sequence[str], owner: Any, dialect: Dialect
@@ -134,10 +130,10 @@ class Model:
         Raises:
             InvalidDiffError: an id does not fit; says in which rows.
         """
-        return _located(lambda rows: self._row_ids(rows, dialect), rows_json)
+        return located(lambda rows: self._row_ids(rows, dialect), rows_json)
 
     def _row_ids(self, rows_json: Sequence[str], dialect: Dialect) -> list[Any]:
-        return [self.read_id(self._read_object(row_json), dialect) for row_json in rows_json]
+        return [self.read_id(read_object(row_json, self.where), dialect) for row_json in rows_json]
 
     def read_id(self, members: Mapping[str, Any], dialect: Dialect) -> Any:
         """The id of a row of JSON values, as its column keeps it."""
@@ -145,18 +141,9 @@ class Model:
         self._decode_field(ID, [row], dialect)
         return row[ID]
 
-    def _read_object(self, data_json: str) -> dict[str, Any]:
-        try:
-            members = _read_json(data_json)
-        except (ValueError, ArithmeticError, RecursionError):
-            self._refuse("cannot be read: no JSON, or a number too long or nesting too deep")
-        if not isinstance(members, dict) or not isinstance(members.get(ID), str):
-            self._refuse("must be an object with a string 'id'")
-        return members
-
     def _read_rows(self, rows_json: Sequence[str], dialect: Dialect) -> list[Row]:
         """Rows by column keys, read column by column: most hold values that need no change."""
-        rows = [self._read_object(data_json) for data_json in rows_json]
+        rows = [read_object(data_json, self.where) for data_json in rows_json]
         for field in dict.fromkeys(chain.from_iterable(rows)):
             self._decode_field(field, rows, dialect)
         if self._keys:
@@ -165,8 +152,11 @@ class Model:
 
     def _decode_field(self, field: str, rows: list[Row], dialect: Dialect) -> None:
         """Make of a field's values, in the rows that carry it, what the database driver takes."""
-        column = self._writable(field)
-        codec = self.codec(column, dialect)
+        column, codec = self._known.get((field, dialect.name), _UNKNOWN)
+        if column is None or codec is None:
+            column = self._writable(field)
+            codec = self.codec(column, dialect)
+            self._known[field, dialect.name] = column, codec
         values = [row[field] for row in rows if field in row]
         if None in values:
             if not column.nullable:
@@ -187,7 +177,7 @@ class Model:
             if self.owner is not None and field == self.owner_field:
                 self._refuse(f"{field!r} is set by the server")
             self._refuse(f"model {self.name!r} has no field {field!r:.100}")
-        if column.computed is not None or (column.identity is not None and column.identity.always):
+        if is_generated(column):
             self._refuse(f"{field!r} is made by the database")
         return column
 
@@ -201,11 +191,14 @@ class Model:
 
         Fields whose values can be JSON as SQLAlchemy gives them are not in it.
         """
-        return {
-            field: self.codec(column, dialect).encode
-            for field, column in self.fields.items()
-            if not is_json_as_read(column.type, self.codec(column, dialect))
-        }
+        encoders = self._encoders.get(dialect.name)
+        if encoders is None:
+            encoders = self._encoders[dialect.name] = {
+                field: self.codec(column, dialect).encode
+                for field, column in self.fields.items()
+                if not is_json_as_read(column.type, self.codec(column, dialect))
+            }
+        return encoders
 
     # ---- columns and their codecs --------------------------------------------------------------
 
@@ -237,28 +230,19 @@ class Model:
             raise ValueError(f"owner_id {owner_id!r:.100}: {self.owner} {misfit}") from None
 
 
-def _located(read: Callable[[Sequence[str]], list[T]], rows_json: Sequence[str]) -> list[T]:
-    """What ``read`` makes of rows.  Where it refuses them, each is read alone to say which."""
-    try:
-        return read(rows_json)
-    except InvalidDiffError as misfit:
-        misfits = []
-        for place, row_json in enumerate(rows_json):
-            try:
-                read([row_json])
-            except InvalidDiffError as alone:
-                misfits.append(InvalidDiffError(alone.reason, place))
-        raise first_of(misfits or [misfit]) from None
-
-
-def first_of(misfits: Sequence[InvalidDiffError]) -> InvalidDiffError:
-    """The first one, which knows the others."""
-    misfits[0].others = misfits[1:]
-    return misfits[0]
-
-
 def _int(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def is_generated(column: Column[Any]) -> bool:
+    """Whether only the database makes its values."""
+    always = column.identity is not None and bool(column.identity.always)
+    return column.computed is not None or always
+
+
+def _is_lasting(column: Column[Any]) -> bool:
+    by_itself = column.onupdate is not None or column.server_onupdate is not None
+    return not (is_generated(column) or by_itself)
 
 
 def is_required(column: Column[Any]) -> bool:
@@ -293,6 +277,7 @@ def describe(name: str, source: Any, owner_field: str, shared: bool, dialect: Di
         )
     _check_key(table, fields.get(ID), owner)
     _check_owner(owner)
+    _check_defaults(table)
     unknown = {f for f, column in fields.items() if codec_of(column.type, dialect) is None}
     for column in table.columns:
         field = next((f for f, c in fields.items() if c is column), None)
@@ -305,8 +290,12 @@ def describe(name: str, source: Any, owner_field: str, shared: bool, dialect: Di
     return Model(name, table, known, owner, owner_field, "json_data: ")
 
 
-def describe_log(source: Any) -> Model:
+def describe_log(source: Any, with_field_times: bool = False) -> Model:
     """Look at the log.
+
+    Args:
+        source: the table, or a class that is mapped to it.
+        with_field_times: whether the column that not every log has is a field, if it is declared.
 
     Raises:
         TypeError: ``source`` is neither a table nor a mapped class.
@@ -316,8 +305,22 @@ def describe_log(source: Any) -> Model:
     missing = [name for name in LOG_FIELDS if name not in fields]
     if missing:
         raise ValueError(f"the log {table.name!r} has no column {', '.join(map(repr, missing))}")
-    fields = {name: fields[name] for name in LOG_FIELDS}
+    names = [*LOG_FIELDS, FIELD_TIMES] if with_field_times and FIELD_TIMES in fields else LOG_FIELDS
+    fields = {name: fields[name] for name in names}
     return Model(table.name, table, fields, fields[Diff.OWNER], Diff.OWNER, "")
+
+
+def references(models: Mapping[str, Model]) -> References:
+    """By model, the fields that refer to the id of a row, and the model of that row."""
+    names = {model.id: name for name, model in models.items()}
+    found: References = {}
+    for name, model in models.items():
+        for field, column in model.fields.items():
+            for key in column.foreign_keys:
+                with suppress(NoReferenceError):  # a table that this metadata does not have
+                    if key.column in names:
+                        found.setdefault(name, []).append((field, names[key.column]))
+    return found
 
 
 def table_and_fields(name: str, source: Any) -> tuple[Table, dict[str, Column[Any]]]:
@@ -364,6 +367,13 @@ def _check_owner(owner: Column[Any] | None) -> None:
         plain_type(owner.type), (sql.String, sql.Integer, sql.Uuid)
     ):
         raise ValueError(f"{owner}: the owner column must be a String, Integer or Uuid")
+
+
+def _check_defaults(table: Table) -> None:
+    for column in table.columns:
+        for name, default in (("default", column.default), ("onupdate", column.onupdate)):
+            made_by = getattr(default, "arg", None)  # as SQLAlchemy wraps it
+            check_plain(f"the {name} of {column}", getattr(made_by, "__wrapped__", made_by))
 
 
 def plain_type(type_: sql.TypeEngine[Any]) -> sql.TypeEngine[Any]:

@@ -7,11 +7,13 @@ foreign keys may need.
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from inspect import signature
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from sqlalchemy import (
@@ -29,8 +31,10 @@ from sqlalchemy import (
     delete,
     exists,
     false,
+    func,
     insert,
     literal,
+    null,
     select,
     text,
     true,
@@ -42,22 +46,31 @@ from sqlalchemy import (
 )
 from sqlalchemy import types as sql
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.engine import Connection, CursorResult, Dialect
 from sqlalchemy.sql import ClauseElement, ColumnElement
 
+from .._relational.values import DoesNotFit
+from ..errors import InvalidDiffError
 from ..types import Diff, FilterType, ReadFilter
 from ._many import execute_many
 from ._model import Model, Row, plain_type
-from ._values import DoesNotFit, is_mysql
+from ._prepared import Prepared
+from ._values import is_mysql
 
-# Names of values in a statement; no column of a table should be called so.
-_ID, _OWNER, _CARRIED, _VALUE = "mobync_id", "mobync_owner", "mobync_carried_", "mobync_value_"
+# Names of values in a statement, after a beginning that no column of the table has.
+_ID, _OWNER, _CARRIED, _VALUE = "id", "owner", "carried_", "value_"
 
 # What a statement may hold that spells out all its rows: SQLite takes 32766 values, MariaDB and
 # MySQL packets of 16 MiB.
 _MOST_VALUES = 30_000
 _MOST_CHARACTERS = 1_000_000
 _IDS_A_STATEMENT = 500
+
+_PIECE_ROWS = 1000  # of a window, in memory at once
+
+# Types of an id whose values PostgreSQL may get as an array of texts: a column of another type, as
+# CITEXT, may compare otherwise.
+_TEXTS = (sql.String, sql.Text, sql.Unicode, sql.UnicodeText, sql.VARCHAR, sql.TEXT)
 
 
 def same(column: ColumnElement[Any], value: ColumnElement[Any], dialect: Dialect) -> Any:
@@ -82,10 +95,12 @@ def same(column: ColumnElement[Any], value: ColumnElement[Any], dialect: Dialect
 
 def _own_row(model: Model, dialect: Dialect) -> ColumnElement[bool]:
     """The condition that a row is the one of _ID, and the owner's."""
-    row: ColumnElement[bool] = same(model.id, bindparam(_ID, type_=model.id.type), dialect)
+    id_ = bindparam(model.prefix + _ID, type_=model.id.type)
+    row: ColumnElement[bool] = same(model.id, id_, dialect)
     if model.owner is None:
         return row
-    return and_(row, same(model.owner, bindparam(_OWNER, type_=model.owner.type), dialect))
+    owner = bindparam(model.prefix + _OWNER, type_=model.owner.type)
+    return and_(row, same(model.owner, owner, dialect))
 
 
 # ---- creates ------------------------------------------------------------------------------------
@@ -94,6 +109,9 @@ def _own_row(model: Model, dialect: Dialect) -> ColumnElement[bool]:
 def insert_rows(connection: Connection, model: Model, rows: list[Row]) -> None:
     """Insert rows in their order."""
     first = rows[0].keys()
+    if len(rows) == 1:
+        insert_of(model, rows[0]).execute(connection, rows[0])
+        return
     if all(row.keys() == first for row in rows):
         execute_many(connection, insert(model.table), rows)
         return
@@ -106,6 +124,12 @@ def insert_rows(connection: Connection, model: Model, rows: list[Row]) -> None:
     filled = [_fill(row, fillers) for row in rows]
     for _, run in groupby(filled, key=frozenset):
         _insert_alike(connection, model, list(run))
+
+
+def insert_of(model: Model, row: Row) -> Prepared:
+    """The insert of a row, which takes the row as its values."""
+    shape = "insert", frozenset(row)
+    return model.statements.get(shape, lambda: Prepared(insert(model.table), list(row)))
 
 
 def _insert_alike(connection: Connection, model: Model, rows: list[Row]) -> None:
@@ -146,7 +170,7 @@ def _filler(column: Column[Any], dialect: Dialect) -> Callable[[], Any] | None:
     """
     default: Any = column.default
     if default is None:
-        return _server_filler(column.server_default, dialect)
+        return _server_filler(column, dialect)
     if isinstance(default, DatabaseSequence):
         return default.next_value
     if not default.is_callable:
@@ -156,9 +180,12 @@ def _filler(column: Column[Any], dialect: Dialect) -> Callable[[], Any] | None:
     return None
 
 
-def _server_filler(default: Any, dialect: Dialect) -> Callable[[], Any] | None:
+def _server_filler(column: Column[Any], dialect: Dialect) -> Callable[[], Any] | None:
+    default: Any = column.server_default
     if default is None:
-        return lambda: None
+        # For these types None is a value like any other: JSON's null, or what the app makes of it.
+        is_value = isinstance(column.type, sql.JSON | sql.TypeDecorator)
+        return null if is_value else lambda: None
     if dialect.name != "sqlite":
         return lambda: text("DEFAULT")
     if not isinstance(default, DefaultClause):
@@ -175,6 +202,10 @@ def update_rows(
 ) -> None:
     """Set in each row the fields that its change carries; a row that is not there stays away."""
     changes = [(id_, change) for id_, change in changes if change]
+    if len(changes) == 1:
+        one, new = update_of(model, owner, *changes[0], connection.dialect)
+        one.execute(connection, new)
+        return
     carried = {key for _, change in changes for key in change}
     columns = [column for column in model.table.columns if column.key in carried]
     if not columns:
@@ -182,18 +213,19 @@ def update_rows(
     values: dict[Column[Any], ColumnElement[Any]] = {}
     names: dict[str, tuple[str, str]] = {}
     for number, column in enumerate(columns):
-        value, carries = names[column.key] = f"{_VALUE}{number}", f"{_CARRIED}{number}"
+        value, carries = f"{model.prefix}{_VALUE}{number}", f"{model.prefix}{_CARRIED}{number}"
+        names[column.key] = value, carries
         values[column] = bindparam(value, type_=column.type)
         if not all(column.key in change for _, change in changes):
             values[column] = case(
                 (bindparam(carries, type_=Boolean()) == true(), values[column]), else_=column
             )
-    nothing: Row = {_OWNER: owner}
+    nothing: Row = {model.prefix + _OWNER: owner}
     for value, carries in names.values():
         nothing |= {value: None, carries: False}
     parameters = []
     for id_, change in changes:
-        row = {**nothing, _ID: id_}
+        row = {**nothing, model.prefix + _ID: id_}
         for key, new in change.items():
             value, carries = names[key]
             row[value] = new
@@ -203,16 +235,43 @@ def update_rows(
     execute_many(connection, update(model.table).where(own_row).values(values), parameters)
 
 
+def update_of(
+    model: Model, owner: Any, id_: Any, change: Row, dialect: Dialect
+) -> tuple[Prepared, Row]:
+    """What sets the fields of a row that a change carries, at least one, and its values."""
+    value = model.prefix + _VALUE
+    shape = "update", dialect.name, tuple(change)
+    statement = model.statements.get(shape, lambda: _update_of(model, change, dialect))
+    values = {f"{value}{number}": each for number, each in enumerate(change.values())}
+    values[model.prefix + _ID] = id_
+    values[model.prefix + _OWNER] = owner
+    return statement, values
+
+
+def _update_of(model: Model, carried: Iterable[str], dialect: Dialect) -> Prepared:
+    """The update of a row that sets just these columns."""
+    columns = {column.key: column for column in model.table.columns}
+    values: Any = {
+        columns[key]: bindparam(f"{model.prefix}{_VALUE}{number}", type_=columns[key].type)
+        for number, key in enumerate(carried)
+    }
+    return Prepared(update(model.table).where(_own_row(model, dialect)).values(values))
+
+
 def delete_rows(connection: Connection, model: Model, owner: Any, ids: Sequence[Any]) -> None:
     """Delete rows; one that is not there is no error."""
     dialect = connection.dialect
+    if len(ids) == 1:
+        statement, values = delete_of(model, owner, ids[0], dialect)
+        statement.execute(connection, values)
+        return
     # Else PyMySQL sends them one by one.  That must be where rows refer to each other in their
     # table: InnoDB needs the children to go first, within one statement too.
     at_once = isinstance(model.id.type, sql.String) and not _refers_to_itself(model.table)
     if not (is_mysql(dialect) and at_once):
         connection.execute(
             delete(model.table).where(_own_row(model, dialect)),
-            [{_ID: id_, _OWNER: owner} for id_ in ids],
+            [{model.prefix + _ID: id_, model.prefix + _OWNER: owner} for id_ in ids],
         )
         return
     for begin in range(0, len(ids), _IDS_A_STATEMENT):
@@ -226,23 +285,58 @@ def delete_rows(connection: Connection, model: Model, owner: Any, ids: Sequence[
         )
 
 
+def erase_rows(connection: Connection, model: Model, owner: Any) -> int:
+    """Delete all rows of an owner; returns how many there were."""
+    table, own = model.table, _owned(model, owner, connection.dialect)
+    if is_mysql(connection.dialect):  # which checks each row by itself, and in whatever order
+        for key in table.foreign_key_constraints:
+            nullable = [column for column in key.columns if column.nullable]
+            if key.referred_table is table and nullable:
+                connection.execute(update(table).where(*own).values(dict.fromkeys(nullable)))
+    return connection.execute(delete(table).where(*own)).rowcount
+
+
+def delete_of(model: Model, owner: Any, id_: Any, dialect: Dialect) -> tuple[Prepared, Row]:
+    """What deletes a row, and its values."""
+    statement = model.statements.get(
+        ("delete", dialect.name),
+        lambda: Prepared(delete(model.table).where(_own_row(model, dialect))),
+    )
+    return statement, {model.prefix + _ID: id_, model.prefix + _OWNER: owner}
+
+
 def _refers_to_itself(table: Table) -> bool:
     return any(key.referred_table is table for key in table.foreign_key_constraints)
 
 
 def existing_ids(connection: Connection, model: Model, owner: Any, ids: Sequence[Any]) -> list[Any]:
     """The ids, as the rows have them, of rows whose key is that of a row that was to be created."""
-    keys = set(model.table.primary_key.columns)
-    found: list[Any] = []
-    for begin in range(0, len(ids), _IDS_A_STATEMENT):
-        statement = select(model.id).where(model.id.in_(ids[begin : begin + _IDS_A_STATEMENT]))
-        if model.owner in keys:
-            statement = statement.where(model.owner == owner)
-        found += connection.scalars(statement)
-    return found
+    conditions = []
+    if model.owner is not None and model.owner in set(model.table.primary_key.columns):
+        conditions.append(model.owner == owner)
+    return [id_ for (id_,) in _look_up(connection, model, [model.id], conditions, ids)]
 
 
 # ---- reading ------------------------------------------------------------------------------------
+
+
+def read_values(
+    connection: Connection, model: Model, owner: Any, filters: Iterable[ReadFilter]
+) -> Iterable[Sequence[Any]]:
+    """Read what :func:`read_rows` does, as values in the order of the fields, a piece at a time."""
+    encoders = model.encoders(connection.dialect)
+    encode = [encoders.get(field) for field in model.fields]
+    statement, values = _reading(connection, model, owner, filters)
+    result = statement.execute(connection, values)
+    rows = chain.from_iterable(result.partitions(_PIECE_ROWS))
+    return map(partial(_encode, encode), rows) if any(encode) else rows
+
+
+def _encode(encode: Sequence[Callable[[Any], Any] | None], row: Sequence[Any]) -> Sequence[Any]:
+    return [
+        value if one is None or value is None else one(value)
+        for one, value in zip(encode, row, strict=True)
+    ]
 
 
 def read_rows(
@@ -256,20 +350,72 @@ def read_rows(
         owner: as the owner column keeps it; None where the filters say whose rows.
         filters: conditions on fields, or on the owner.
     """
-    conditions = [_condition(model, f, connection.dialect) for f in filters]
-    if owner is not None:
-        conditions = [*_owned(model, owner, connection.dialect), *conditions]
-    return _fetch(connection, model, _select(model).where(*conditions))
+    statement, values = _reading(connection, model, owner, filters)
+    result = statement.execute(connection, values)
+    return _encoded(model, list(model.fields), result, connection.dialect)
+
+
+def _reading(
+    connection: Connection, model: Model, owner: Any, filters: Iterable[ReadFilter]
+) -> tuple[Prepared, dict[str, Any]]:
+    """What reads an owner's rows that pass all filters, and its values."""
+    dialect = connection.dialect
+    filters = list(filters)
+    compared = tuple((f.field_name, f.filter_by, f.data is None) for f in filters)
+    statement = model.statements.get(
+        ("read", dialect.name, owner is not None, compared),
+        lambda: Prepared(_select_rows(model, owner is not None, filters, dialect)),
+    )
+    values = {
+        f"{model.prefix}{_VALUE}{number}": _compared_value(model, f, dialect)
+        for number, f in enumerate(filters)
+        if f.data is not None
+    }
+    if owner is not None and model.owner is not None:
+        values[model.prefix + _OWNER] = owner
+    return statement, values
+
+
+def _select_rows(
+    model: Model, owned: bool, filters: Sequence[ReadFilter], dialect: Dialect
+) -> Select[Any]:
+    conditions = [
+        _condition(model, f, f"{model.prefix}{_VALUE}{number}", dialect)
+        for number, f in enumerate(filters)
+    ]
+    if owned and model.owner is not None:
+        owner = bindparam(model.prefix + _OWNER, type_=model.owner.type)
+        conditions = [same(model.owner, owner, dialect), *conditions]
+    return _select(model, list(model.fields)).where(*conditions)
+
+
+def read_fields(
+    connection: Connection, model: Model, owner: Any, ids: Sequence[str], fields: Sequence[str]
+) -> list[Row]:
+    """Read some fields of an owner's rows with these ids, and the id; an unfit id has no row."""
+    names = [Diff.ID, *(field for field in dict.fromkeys(fields) if field != Diff.ID)]
+    keys = []
+    for id_ in ids:
+        with suppress(InvalidDiffError):
+            keys.append(model.read_id({Diff.ID: id_}, connection.dialect))
+    conditions = [] if owner is None else _owned(model, owner, connection.dialect)
+    columns = [_selected(model.fields[name]) for name in names]
+    found = _look_up(connection, model, columns, conditions, keys)
+    return _as_rows(model, names, found, connection.dialect)
 
 
 def read_page(
     connection: Connection, model: Model, owner: Any, after: str | None, size: int
 ) -> list[Row]:
-    """Read at most ``size`` of an owner's rows in the order of their ids: those after one."""
-    statement = _select(model).where(*_owned(model, owner, connection.dialect))
+    """Read at most ``size`` of an owner's rows in the order of their ids: those after one.
+
+    Without fields that the database changes by itself: the log would not learn of it.
+    """
+    names = model.lasting_fields
+    statement = _select(model, names).where(*_owned(model, owner, connection.dialect))
     if after is not None:
         statement = statement.where(model.id > model.read_id({Diff.ID: after}, connection.dialect))
-    return _fetch(connection, model, statement.order_by(model.id).limit(size))
+    return _fetch(connection, model, names, statement.order_by(model.id).limit(size))
 
 
 def read_owners(
@@ -292,23 +438,93 @@ def read_owners(
     yield from without_head
 
 
+def _look_up(
+    connection: Connection,
+    model: Model,
+    columns: Sequence[ColumnElement[Any]],
+    conditions: Sequence[Any],
+    ids: Iterable[Any],
+) -> list[Any]:
+    """The values of columns in the rows with some ids that meet conditions.
+
+    Each id is looked up alone: of a table that was never analyzed SQLite and PostgreSQL think that
+    an owner has few rows, and for a list of ids they would read all of them.
+    """
+    asked = list(dict.fromkeys(ids))
+    if not asked:
+        return []
+    kind = connection.dialect.name
+    process = model.id.type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+    kept = asked if process is None else [process(id_) for id_ in asked]
+    if kind == "sqlite" and all(isinstance(id_, str) for id_ in kept):
+        by_id = _select_by_json(model, columns, conditions)
+        rows = connection.execute(by_id, {model.prefix + _ID: json.dumps(kept)})
+        return [row[1:] for row in rows.all() if row[0] is not None]
+    if kind == "postgresql" and type(model.id.type) in _TEXTS:
+        by_id = _select_by_array(model, columns, conditions)
+        return list(connection.execute(by_id, {model.prefix + _ID: asked}).all())
+    found: list[Any] = []
+    for begin in range(0, len(asked), _IDS_A_STATEMENT):
+        piece = model.id.in_(asked[begin : begin + _IDS_A_STATEMENT])
+        found += connection.execute(select(*columns).where(*conditions, piece)).all()
+    return found
+
+
+def _select_by_json(
+    model: Model, columns: Sequence[ColumnElement[Any]], conditions: Sequence[Any]
+) -> Select[Any]:
+    """A select of the id and of columns; of an id that has no row all are null.
+
+    It is an outer join so that SQLite begins with the ids.
+    """
+    asked = func.json_each(bindparam(model.prefix + _ID, type_=Text()))
+    ids = asked.table_valued("value", name=model.prefix + "ids")
+    with_rows = ids.outerjoin(model.table, and_(model.id == ids.c.value, *conditions))
+    return select(model.id, *columns).select_from(with_rows)
+
+
+def _select_by_array(
+    model: Model, columns: Sequence[ColumnElement[Any]], conditions: Sequence[Any]
+) -> Select[Any]:
+    asked = func.unnest(bindparam(model.prefix + _ID, type_=postgresql.ARRAY(Text())))
+    ids = asked.table_valued("asked", name=model.prefix + "ids").render_derived()
+    own = select(*columns).where(model.id == ids.c.asked, *conditions)
+    row = own.limit(1).lateral(model.prefix + "row")  # the limit keeps it a look-up for each
+    return select(*row.c).select_from(ids.join(row, true()))
+
+
 def _owned(model: Model, owner: Any, dialect: Dialect) -> list[Any]:
     if model.owner is None:
         return []
-    return [same(model.owner, bindparam(_OWNER, owner, model.owner.type), dialect)]
+    value = bindparam(model.prefix + _OWNER, owner, model.owner.type)
+    return [same(model.owner, value, dialect)]
 
 
-def _select(model: Model) -> Select[Any]:
-    return select(*(_selected(column) for column in model.fields.values()))
+def _select(model: Model, names: Sequence[str]) -> Select[Any]:
+    return select(*(_selected(model.fields[name]) for name in names))
 
 
-def _fetch(connection: Connection, model: Model, statement: Select[Any]) -> list[Row]:
-    names, encoders = list(model.fields), model.encoders(connection.dialect)
-    rows = [dict(zip(names, row, strict=True)) for row in connection.execute(statement).all()]
-    for field, encode in encoders.items():
+def _fetch(
+    connection: Connection, model: Model, names: Sequence[str], statement: Select[Any]
+) -> list[Row]:
+    return _encoded(model, names, connection.execute(statement), connection.dialect)
+
+
+def _encoded(
+    model: Model, names: Sequence[str], result: CursorResult[Any], dialect: Dialect
+) -> list[Row]:
+    return _as_rows(model, names, result.all(), dialect)
+
+
+def _as_rows(
+    model: Model, names: Sequence[str], found: Sequence[Any], dialect: Dialect
+) -> list[Row]:
+    encoders = model.encoders(dialect)
+    rows = [dict(zip(names, row, strict=True)) for row in found]
+    for field in encoders.keys() & set(names):
         for row in rows:
             if row[field] is not None:
-                row[field] = encode(row[field])
+                row[field] = encoders[field](row[field])
     return rows
 
 
@@ -326,26 +542,27 @@ _COMPARE: dict[FilterType, Callable[[Any, Any], Any]] = {
 }
 
 
-def _condition(model: Model, f: ReadFilter, dialect: Dialect) -> Any:
-    is_owner = model.owner is not None and f.field_name == model.owner_field
-    column = model.owner if is_owner else model.fields.get(f.field_name)
+def _condition(model: Model, f: ReadFilter, name: str, dialect: Dialect) -> Any:
+    """The condition of a filter, with its value under a name."""
+    column = model.owner if _is_of_owner(model, f) else model.fields.get(f.field_name)
     if column is None:
         raise ValueError(f"model {model.name!r} has no field {f.field_name!r:.100}")
     if f.data is None:
         return column.is_(None) if f.filter_by is FilterType.equal else false()
-    value_of = _owner_value if is_owner else _filter_value
-    value = bindparam(None, value_of(model, f, dialect), column.type)
+    value = bindparam(name, type_=column.type)
     if f.filter_by is FilterType.equal:
         return same(column, value, dialect)
     return _COMPARE[f.filter_by](column, value)
 
 
-def _owner_value(model: Model, f: ReadFilter, dialect: Dialect) -> Any:
-    return model.owner_value(f.data, dialect)
+def _is_of_owner(model: Model, f: ReadFilter) -> bool:
+    return model.owner is not None and f.field_name == model.owner_field
 
 
-def _filter_value(model: Model, f: ReadFilter, dialect: Dialect) -> Any:
+def _compared_value(model: Model, f: ReadFilter, dialect: Dialect) -> Any:
     """What to compare with: a JSON value as devices send it, or the column's own kind of value."""
+    if _is_of_owner(model, f):
+        return model.owner_value(f.data, dialect)
     if not isinstance(f.data, str | int | float | list | dict):
         return f.data
     try:

@@ -4,51 +4,70 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Table, func, select
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy import Table, delete, func, select
+from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import Session, scoped_session
 
-from ..errors import BusyError, InvalidDiffError
+from .._relational.rows import changed_fields, first_of
+from .._relational.write_order import write_order
+from ..errors import BusyError, InvalidDiffError, MobyncError, UnavailableError
 from ..synchronizer import Synchronizer
-from ..types import Diff, FilterType, ReadFilter
-from ._connections import source_of
-from ._locking import (
-    does_not_fit,
-    is_duplicate_key,
-    is_lock_timeout,
-    is_sqlite_busy,
-    is_transient,
-    lock_owner,
-    read_head,
-    set_head,
-    waiting,
+from ..types import FIELD_TIMES, Diff, FilterType, LogRow, ReadFilter
+from ._capture import Capture
+from ._connections import EngineSource, Source, source_of
+from ._deferred import Deferred, Write, Written
+from ._devices import OWNER_ITSELF, Devices, check_names
+from ._direct import Direct, Statement, read_at_once, talk_to
+from ._errors import OUTAGES, Kind, is_sqlite_busy, kind_of
+from ._kept_values import kept, owned_models
+from ._locking import Head, head_select, head_update, lock_owner, read_head, waiting
+from ._missing import naming_missing
+from ._model import (
+    Model,
+    Row,
+    describe,
+    describe_log,
+    references,
+    table_and_fields,
 )
-from ._model import Model, Row, describe, describe_log, first_of, table_and_fields
-from ._printed_log import LogValues, PrintedLog, highest_clock
+from ._plain_log import PlainLog, highest_clock, ids
+from ._refusals import Reason, ids_taken, reason_at_commit, reason_in_log, reason_of, write_run
+from ._settings import check_once, is_checked
 from ._statements import (
+    delete_of,
     delete_rows,
-    existing_ids,
+    erase_rows,
+    insert_of,
     insert_rows,
+    read_fields,
     read_owners,
     read_page,
     read_rows,
+    read_values,
+    update_of,
     update_rows,
 )
-from ._tables import diffs_table, heads_of
+from ._tables import diffs_table
 from ._values import is_mysql
-from ._write_order import write_order
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+
+    from ..types import DiffDict
+
+T = TypeVar("T")
 
 MAX_LOCK_TIMEOUT_S = 86_400
 PAGE_ROWS = 1000  # of owned_rows, in memory at once
+_UNMARKED = nullcontext()
 
 
 @dataclass
@@ -58,16 +77,38 @@ class _Transaction:
     connection: Connection
     owner_id: str
     clock: int  # the highest of the owner's log
-    refused: _RefusedInsert | None = None
+    is_written: bool = False  # what is left is to commit
+    is_watched: bool = False
+    written: Written | None = None  # rows of models, where some are looked at when it commits
+    direct: Direct | None = None  # where statements go to the driver
+    owners: dict[str, Any] = field(default_factory=dict)  # by model, as its column keeps the owner
+    states: dict[str, str | None] = field(default_factory=dict)  # of devices, as far as known
+
+    def owner_in(self, model: Model) -> Any:
+        """The owner as the owner column of a model keeps it."""
+        if model.name not in self.owners:
+            dialect = self.connection.dialect
+            self.owners[model.name] = model.owner_value(self.owner_id, dialect)
+        return self.owners[model.name]
+
+    def note(self, rows: Sequence[T], statement_of: Callable[[T], Statement]) -> bool:
+        """Leave writes for the end, if that can be; else they must be written now."""
+        if self.direct is None:
+            return False
+        if self.direct.note(rows, statement_of):
+            return True
+        self.direct.settle()
+        return False
+
+    def settle(self) -> Connection:
+        """The connection, for whatever statements."""
+        if self.direct is not None:
+            self.direct.settle()
+        return self.connection
 
 
-@dataclass
-class _RefusedInsert:
-    error: IntegrityError
-    engine: Engine
-    model: Model
-    owner: Any
-    ids: list[Any]
+class _LateRefusalError(InvalidDiffError):
+    """A commit was refused, and the same transaction, begun again, would say of which row."""
 
 
 class SQLAlchemySynchronizer(Synchronizer):
@@ -87,7 +128,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         engine: an Engine, for transactions of mobync's own; or a Session, a scoped_session or
             Flask-SQLAlchemy's ``db``, whose transaction is then shared: what the app has pending
             is flushed first and committed or rolled back with the sync, and objects of rows that
-            the sync changes are read anew.
+            the sync changes are read again.
         models: by the name that devices use, a Table or a mapped class.  Its key is ``id``, a
             String or Uuid, alone or together with the owner column.
         diffs: the log, as :func:`diffs_table` declares it; None finds ``diffs`` in the metadata of
@@ -98,6 +139,11 @@ class SQLAlchemySynchronizer(Synchronizer):
             is locked.  MySQL and MariaDB count whole seconds, at least one.
         shared: names of models that have no owner column, on purpose: any device may write any
             row of them, unless a rule says no.
+        capture: whether triggers, which :func:`create_triggers` makes, note rows that something
+            else than mobync writes, so that the owner's next sync brings them to the devices.
+
+    Attributes:
+        capture: the notes, or None.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -114,45 +160,69 @@ class SQLAlchemySynchronizer(Synchronizer):
         owner_column: str = "owner",
         lock_timeout_s: float = 10.0,
         shared: Collection[str] = (),
+        capture: bool = False,
     ) -> None:
+        if not isinstance(capture, bool):
+            raise TypeError("capture must be True or False")
         if not isinstance(lock_timeout_s, int | float) or isinstance(lock_timeout_s, bool):
             raise TypeError("lock_timeout_s must be a number (seconds)")
         if not (math.isfinite(lock_timeout_s) and 0 <= lock_timeout_s <= MAX_LOCK_TIMEOUT_S):
             raise ValueError(f"lock_timeout_s must be of 0 to {MAX_LOCK_TIMEOUT_S}")
         if isinstance(shared, str):
             raise TypeError("shared must be several names, not a str")
+        _check_models(models)
         strangers = set(shared) - set(models)
         if strangers:
             raise ValueError(f"shared names no model: {', '.join(map(repr, sorted(strangers)))}")
 
-        self._log = describe_log(_find_log(models) if diffs is None else diffs)
-        self._printed_log = PrintedLog(self._log)
-        self._heads = heads_of(self._log.table)
-        self._source = source_of(engine, self._log.table)
+        log = _find_log(models) if diffs is None else diffs
+        self._log, self._full_log = describe_log(log), describe_log(log, with_field_times=True)
+        self._plain_log = PlainLog(self._log)
+        self.diffs_model_name: str = self._log.name
+        self._devices = Devices(self._log.table)
+        self._source = self._source_of(engine, self._log.table)
         dialect = self._source.dialect()
         self._models = {
             name: describe(name, model, owner_column, name in shared, dialect)
             for name, model in models.items()
         }
         self._check_apart()
+        self._deferred = Deferred(self._models)
+        self._tables = [
+            *(model.table for model in self._models.values()),
+            *self._mobyncs_tables(),
+        ]
+        self._own_tables = {table.fullname: table for table in self._mobyncs_tables()}
+        self.capture: Capture | None = None
+        if capture:
+            self.capture = Capture(self._log.table, list(self._models.values()))
+            notes = self.capture.notes_table
+            self._tables.append(notes)
+            self._own_tables[notes.fullname] = notes
         self._lock_timeout_s = float(lock_timeout_s)
         self._open: _Transaction | None = None
 
+    def _mobyncs_tables(self) -> list[Table]:
+        return [self._log.table, self._devices.heads.table, self._devices.table]
+
+    def _source_of(self, engine: Any, log: Table) -> Source:
+        return source_of(engine, log)
+
     def _check_apart(self) -> None:
-        own = {self._log.table, self._heads}
+        own = self._mobyncs_tables()
         for name, model in self._models.items():
             if name == self._log.name or model.table in own:
                 raise ValueError(f"model {name!r}: devices must not write {self._log.name!r}")
 
     # ---- rules -----------------------------------------------------------------------------------
 
-    def validate_create(self, owner_id: str, **kwargs: Any) -> bool:
+    def validate_create(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
         return True
 
-    def validate_update(self, owner_id: str, **kwargs: Any) -> bool:
+    def validate_update(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
         return True
 
-    def validate_delete(self, owner_id: str, **kwargs: Any) -> bool:
+    def validate_delete(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
         return True
 
     # ---- transactions ----------------------------------------------------------------------------
@@ -164,10 +234,9 @@ class SQLAlchemySynchronizer(Synchronizer):
         Raises:
             RuntimeError: no transaction is open.
         """
-        return self._transaction().connection
+        return self._transaction().settle()
 
-    @contextmanager
-    def transaction(self, owner_id: str) -> Iterator[Self]:
+    def transaction(self, owner_id: str) -> AbstractContextManager[Self]:
         """Hold one sync of this owner together; nobody else can sync this owner meanwhile.
 
         Yields:
@@ -176,46 +245,124 @@ class SQLAlchemySynchronizer(Synchronizer):
         Raises:
             BusyError: another sync of this owner, or whoever has locked a row that the sync
                 writes, took longer than ``lock_timeout_s``; on SQLite, any other writer.
-            InvalidDiffError: an ``id`` of a create is taken, by a row of whatever owner.
+            UnavailableError: the database is away, full, read-only, or too slow.
+            InvalidDiffError: a deferred constraint refuses what was written.
             RuntimeError: a transaction is open already.
-            ValueError: the database cannot keep ``owner_id`` apart from others.
+            ValueError: the database cannot keep ``owner_id`` apart from others, or is not set up to
+                keep what devices send to the letter.
+            sqlalchemy.exc.NoSuchTableError: a table was not made.
         """
+        return self._held(owner_id, self._locked(owner_id))
+
+    def _attempt(
+        self, owner_id: str, carefully: bool, device: str | None = None
+    ) -> AbstractContextManager[Self]:
+        """Talk to the driver at first, unless a subclass says what is around a transaction."""
+        own = type(self).transaction is not SQLAlchemySynchronizer.transaction
+        is_marked = self.capture is not None  # by a statement of its own
+        if own or carefully or is_marked or not isinstance(self._source, EngineSource):
+            return self.transaction(owner_id)
+        return self._held(owner_id, self._talking(owner_id, self._source, device))
+
+    @contextmanager
+    def _held(
+        self, owner_id: str, transaction: AbstractContextManager[_Transaction]
+    ) -> Iterator[Self]:
+        """A copy that works in a transaction, whose errors become mobync's."""
         if self._open is not None:
             raise RuntimeError("a transaction is open already")
         inside = copy.copy(self)
         opened: _Transaction | None = None
         try:
-            with (
-                self._source.transaction() as connection,
-                waiting(connection, self._lock_timeout_s),
-            ):
-                opened = inside._open = self._lock(connection, owner_id)
-                yield inside
-        except DBAPIError as error:
-            if opened is None and (is_lock_timeout(error) or is_sqlite_busy(error)):
-                raise BusyError(
-                    f"another sync of this owner took longer than {self._lock_timeout_s:g} s"
-                ) from error
-            if is_lock_timeout(error):
-                raise BusyError(
-                    f"a row was locked by somebody else for longer than {self._lock_timeout_s:g} s"
-                ) from error
-            refused = opened.refused if opened is not None else None
-            if refused is not None and refused.error is error:
-                taken = _ids_taken(refused)
-                if taken is not None:
-                    raise taken from error
-            raise
+            with naming_missing(self._tables), transaction as opened:
+                inside._open = opened
+                with self._marked(opened.connection):
+                    yield inside
+                    self._source.before_statement()  # what is pending fails as the app's own
+                opened.is_written = True
+        except (DBAPIError, NoConnectionError) as error:
+            meant = self._meaning(error, opened)
+            if meant is None:
+                raise
+            raise meant from error
         finally:
             inside._open = None
 
-    def _lock(self, connection: Connection, owner_id: str) -> _Transaction:
-        if is_mysql(connection.dialect) and owner_id.endswith(" "):
+    @contextmanager
+    def _locked(self, owner_id: str) -> Iterator[_Transaction]:
+        with self._source.transaction() as connection, self._prepared(connection):
+            yield self._lock(connection, owner_id)
+
+    @contextmanager
+    def _talking(
+        self, owner_id: str, source: EngineSource, device: str | None
+    ) -> Iterator[_Transaction]:
+        """Do what _locked() does, in as few round trips as it takes, and read a device."""
+        with source.connected() as connection:
+            known = is_checked(connection, self._own_tables)
+            talk = talk_to(connection, self._lock_timeout_s) if known else None
+            if talk is None:
+                with source.begun(connection), self._prepared(connection):
+                    yield self._lock(connection, owner_id)
+                return
+            self._check_owner(owner_id, connection.dialect)
+            devices = self._devices
+            wanted = None if device is None or not devices.are_kept else [device]
+            select = None if wanted is None else devices.select(owner_id, *wanted)
+            with Direct(talk) as direct:
+                head, rows = direct.lock(devices.heads, self._log.table, owner_id, select)
+                opened = _opened(connection, owner_id, head, direct)
+                if wanted is not None and rows is not None:
+                    opened.states |= {**dict.fromkeys(wanted), **dict(map(tuple, rows))}
+                yield opened
+
+    def _meaning(
+        self, error: DBAPIError | NoConnectionError, opened: _Transaction | None
+    ) -> MobyncError | None:
+        """What an error of the database says to the device; None where it is not the device's."""
+        kind = kind_of(error)
+        too_long = f"longer than {self._lock_timeout_s:g} s"
+        if opened is None and (kind is Kind.LOCKED or is_sqlite_busy(error)):
+            return BusyError(f"another sync of this owner took {too_long}")
+        if kind is Kind.LOCKED:
+            return BusyError(f"a row was locked by somebody else for {too_long}")
+        if kind is Kind.CONFLICT and not self.may_begin_again():
+            return BusyError("the database ended the transaction in favour of another one")
+        if opened is not None and opened.is_written and self.may_begin_again():
+            reason = reason_at_commit(error)
+            if reason is not None:
+                is_new = self._deferred.expect(opened.connection.dialect)
+                return _LateRefusalError(reason) if is_new else InvalidDiffError(reason)
+        return _outage(error)
+
+    def _marked(self, connection: Connection) -> AbstractContextManager[None]:
+        """Have triggers, if there are any, take what is written for mobync's."""
+        if self.capture is None:
+            return _UNMARKED
+        self._source.before_statement()  # what the app has pending is the app's
+        return self.capture.writing(connection, self._source.session())
+
+    def _prepared(self, connection: Connection) -> AbstractContextManager[None]:
+        self._check_settings(connection)
+        return waiting(connection, self._lock_timeout_s)
+
+    def _check_settings(self, connection: Connection) -> None:
+        check_once(connection, self._own_tables)
+        self._devices.find_out(connection)
+        if self.capture is not None:
+            self.capture.check_once(connection)
+
+    def _check_owner(self, owner_id: str, dialect: Dialect) -> None:
+        if is_mysql(dialect) and owner_id.endswith(" "):
             raise ValueError("owner_id ends in a space, which MySQL and MariaDB do not compare")
-        self._log.owner_value(owner_id, connection.dialect)
-        clock = lock_owner(connection, self._heads, self._log.table, owner_id)
-        self._source.after_lock(connection, self._heads, owner_id, clock)
-        return _Transaction(connection, owner_id, clock)
+        self._log.owner_value(owner_id, dialect)
+
+    def _lock(self, connection: Connection, owner_id: str) -> _Transaction:
+        self._check_owner(owner_id, connection.dialect)
+        heads = self._devices.heads
+        head = lock_owner(connection, heads, self._log.table, owner_id, self._lock_timeout_s)
+        self._source.after_lock(connection, heads, owner_id, head.clock)
+        return _opened(connection, owner_id, head)
 
     def _transaction(self) -> _Transaction:
         if self._open is None:
@@ -223,31 +370,174 @@ class SQLAlchemySynchronizer(Synchronizer):
         return self._open
 
     def is_transient(self, error: Exception) -> bool:
-        return is_transient(error) and self.may_begin_again()
+        passes = kind_of(error) is Kind.CONFLICT or isinstance(error, _LateRefusalError)
+        return passes and self.may_begin_again()
 
     def may_begin_again(self) -> bool:
         return self._source.may_begin_again()
 
     def write_order(self, operations: Sequence[tuple[str, str, str]]) -> Sequence[int]:
-        return write_order(operations, self._models)
+        return write_order(operations, references(self._models), self._read_fields)
+
+    def _read_fields(self, where: str, ids: Sequence[str], fields: Sequence[str]) -> list[Row]:
+        """Read some fields of the owner's rows with these ids, and the id."""
+        if self._open is None:
+            return []
+        model = self._models[where]
+        with self._reading() as connection:
+            owner = model.owner_value(self._open.owner_id, connection.dialect)
+            return read_fields(connection, model, owner, ids, fields)
 
     def highest_logical_clock(self, owner_id: str) -> int:
         if self._open is not None and self._open.owner_id == owner_id:
             return self._open.clock
         with self._reading() as connection:
-            clock = read_head(connection, self._heads, owner_id)
-            if clock is None:
-                log = self._log.table
-                highest = select(func.max(log.c.logical_clock)).where(log.c.owner == owner_id)
-                clock = connection.scalar(highest)
-        return -1 if clock is None else clock
+            begins = self._open is None and isinstance(self._source, EngineSource)
+            if not begins or not is_mysql(connection.dialect):
+                return self._read_head(connection, owner_id).clock
+            self._check_settings(connection)
+            row = read_at_once(connection, *head_select(self._devices.heads, owner_id))
+            return self._head_of_log(connection, owner_id).clock if row is None else int(row[0])
+
+    def _read_head(self, connection: Connection, owner_id: str) -> Head:
+        head = read_head(connection, self._devices.heads, owner_id)
+        return self._head_of_log(connection, owner_id) if head is None else head
+
+    def _head_of_log(self, connection: Connection, owner_id: str) -> Head:
+        """The head of an owner who has no row for it yet."""
+        log = self._log.table
+        highest = select(func.max(log.c.logical_clock)).where(log.c.owner == owner_id)
+        clock = connection.scalar(highest)
+        return Head(-1 if clock is None else clock)
+
+    def reading(self, owner_id: str) -> AbstractContextManager[Self] | None:
+        """Offered with an Engine, unless a subclass has a ``transaction`` of its own to read in."""
+        own = type(self).transaction is not SQLAlchemySynchronizer.transaction
+        snapshot = None if own or self._open is not None else self._source.snapshot()
+        if snapshot is None:
+            return None
+        self._check_owner(owner_id, self._source.dialect())
+        if self.capture is not None:
+            with self._reading() as connection:
+                self.capture.check_once(connection)
+                if self.capture.has_notes(connection, owner_id):
+                    return None  # a transaction turns them into diffs first
+        return self._reading_at(snapshot, owner_id)
+
+    @contextmanager
+    def _reading_at(
+        self, snapshot: AbstractContextManager[Connection], owner_id: str
+    ) -> Iterator[Self]:
+        inside = copy.copy(self)
+        with naming_missing(self._tables), _naming_outages(), snapshot as connection:
+            self._check_settings(connection)
+            head = self._read_head(connection, owner_id)
+            inside._open = _opened(connection, owner_id, head)
+            try:
+                yield inside
+            finally:
+                inside._open = None
 
     def owners(self) -> Iterator[str]:
-        """List everyone who has a log or has ever synced, each once.
+        """List everyone who has a log, and perhaps some whose log is empty yet, each once.
 
         A page is a statement of its own: who begins to sync meanwhile may or may not be listed.
         """
-        yield from read_owners(self._reading, self._heads, self._log.table, PAGE_ROWS)
+        yield from read_owners(self._reading, self._devices.heads.table, self._log.table, PAGE_ROWS)
+
+    # ---- devices ---------------------------------------------------------------------------------
+
+    def keeps_clock(self) -> bool:
+        return True  # the head does
+
+    def keeps_field_times(self) -> bool:
+        found = self._devices.found
+        return found is not None and found.field_times
+
+    def read_devices(self, owner_id: str, names: Sequence[str] | None) -> dict[str, str] | None:
+        """Offered where the database has the table of devices (docs/databases.md).
+
+        Raises:
+            InvalidDiffError: on MySQL and MariaDB, a name ends in a space.
+        """
+        if self._open is not None and self._open.owner_id == owner_id:
+            return self._read_devices(self._open, names) if self._devices.are_kept else None
+        self._check_owner(owner_id, self._source.dialect())
+        with self._reading() as connection:
+            self._devices.find_out(connection)
+            if not self._devices.are_kept:
+                return None
+            opened = _opened(connection, owner_id, self._read_head(connection, owner_id))
+            return self._read_devices(opened, names)
+
+    def _read_devices(self, opened: _Transaction, names: Sequence[str] | None) -> dict[str, str]:
+        states = opened.states
+        check_names(names or (), opened.connection.dialect)
+        unknown = None if names is None else [name for name in names if name not in states]
+        if unknown is None or unknown:
+            if opened is self._open:
+                self._before_read(opened)
+            found = self._devices.read(opened.connection, opened.owner_id, unknown)
+            states |= {**dict.fromkeys(unknown or ()), **found}
+        wanted = {**states} if names is None else {name: states[name] for name in names}
+        return {name: text for name, text in wanted.items() if text is not None}
+
+    def write_devices(self, owner_id: str, states: Mapping[str, str | None]) -> None:
+        opened = self._transaction()
+        if opened.owner_id != owner_id:
+            raise ValueError(f"the transaction is not one of {owner_id!r:.100}")
+        if not self._devices.are_kept:
+            raise RuntimeError(f"the database has no table {self._devices.table.name!r}")
+        self._read_devices(opened, list(states))
+        self._source.before_statement()
+        writes = self._devices.writes(owner_id, states, opened.states)
+        if not opened.note(writes, lambda write: write):
+            for statement, values in writes:
+                statement.execute(opened.connection, values)
+        opened.states |= states
+
+    def erase_owned(self, owner_id: str) -> dict[str, int]:
+        """Delete the owner's rows of all models but shared ones, the log, the head and the notes.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: a row that is not the owner's refers to one that is.
+        """
+        opened = self._transaction()
+        if opened.owner_id != owner_id:
+            raise ValueError(f"the transaction is not one of {owner_id!r:.100}")
+        connection = opened.settle()
+        self._source.before_statement()
+        counts = self._erase_models(opened)
+        own = [(self._log.name, self._log.table), ("", self._devices.heads.table)]
+        if self.capture is not None:
+            own.append(("", self.capture.notes_table))
+        for name, table in own:
+            gone = connection.execute(delete(table).where(table.c.owner == owner_id))
+            if name:
+                counts[name] = gone.rowcount
+        opened.clock = -1
+        return counts
+
+    def _erase_models(self, opened: _Transaction) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for name in reversed(self.owned_models(opened.owner_id)):
+            model = self._models[name]
+            counts[name] = erase_rows(opened.connection, model, opened.owner_in(model))
+            self._source.after_write(model.table)
+        return counts
+
+    def _poll(self, owner_id: str, device: str) -> tuple[int, dict[str, str] | None] | None:
+        with self._reading() as connection:
+            self._check_settings(connection)
+            if not self._devices.are_kept:
+                return -1, None
+            check_names([device], connection.dialect)
+            row = read_at_once(connection, *self._devices.poll(owner_id, device))
+        if row is None:
+            return None
+        clock, *texts = row
+        states = zip((OWNER_ITSELF, device), texts, strict=True)
+        return clock, {name: text for name, text in states if text is not None}
 
     # ---- reading ---------------------------------------------------------------------------------
 
@@ -266,16 +556,40 @@ class SQLAlchemySynchronizer(Synchronizer):
         model = self._model(where)
         owner: Any = None
         if self._open is not None:
+            if model is self._log and _is_after(self._open.clock, filters):
+                return []
             owner_id = self._open.owner_id
             owner = model.owner_value(owner_id, self._open.connection.dialect)
             filters = [f for f in filters if not (_on_owner(model, f) and f.data == owner_id)]
         elif model.owner is not None and not any(_on_owner(model, f) for f in filters):
             raise ValueError(f"reading {where!r} needs a filter equal on {model.owner_field!r}")
         with self._reading() as connection:
-            return read_rows(connection, model, owner, filters)
+            if model is self._log:
+                self._devices.find_out(connection)
+                model = self._with_field_times(model)
+            rows = read_rows(connection, model, owner, filters)
+        if model is self._full_log:
+            for row in rows:
+                if row[FIELD_TIMES] is None:
+                    del row[FIELD_TIMES]
+        return rows
+
+    def read_log(self, where: str, filters: Sequence[ReadFilter]) -> Iterable[Sequence[Any]]:
+        """Read rows of the log as values, one by one."""
+        assert self._open is not None
+        if _is_after(self._open.clock, filters):
+            return []
+        owner_id = self._open.owner_id
+        filters = [f for f in filters if not (_on_owner(self._log, f) and f.data == owner_id)]
+        with self._reading() as connection:
+            owner = self._log.owner_value(owner_id, connection.dialect)
+            return read_values(connection, self._with_field_times(self._log), owner, filters)
 
     def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[Row]:
         """Read the rows of a model that are an owner's, a page at a time, in the order of ids.
+
+        Without fields that only the database makes (``Computed``, ``Identity(always=True)``) or
+        changes at each update (``onupdate``): no device would learn of the next value.
 
         Each page is a statement of its own: outside of a transaction, what is written meanwhile
         may or may not be among the rows.
@@ -299,85 +613,211 @@ class SQLAlchemySynchronizer(Synchronizer):
                 return
             after = page[-1][Diff.ID]
 
+    def find_owned_rows(self, owner_id: str, where: str, ids: Sequence[str]) -> list[Row]:
+        """Read those rows of :meth:`owned_rows` that have one of these ids."""
+        model = self._model(where)
+        with self._reading() as connection:
+            owner = model.owner_value(owner_id, connection.dialect)
+            return read_fields(connection, model, owner, ids, model.lasting_fields)
+
+    def owned_models(self, owner_id: str) -> list[str]:
+        """The models that are not shared; one comes after those that its rows refer to."""
+        return owned_models(self._models)
+
+    def _kept_models(self) -> Collection[Model]:
+        """What the rows of owners are kept in."""
+        return self._models.values()
+
+    def edits_between(
+        self, where: str, logged: str, row: Mapping[str, Any] | str
+    ) -> list[tuple[str, Mapping[str, Any] | str]]:
+        """What brings an object from what the log says of it to what its row says.
+
+        A field of the log says the same as the row if a row that was written so would be read so.
+        What the database has filled in, the log does not say: that is an edit.
+        """
+        assert isinstance(row, Mapping)
+        model, dialect = self._model(where), self.connection.dialect
+        changed = changed_fields(logged, row, lambda f, value: kept(model, f, value, dialect))
+        return [("update", {Diff.ID: row[Diff.ID], **changed})] if changed else []
+
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         if self._open is not None:
-            self._source.before_statement()
+            self._before_read(self._open)
             yield self._open.connection
             return
         connections: AbstractContextManager[Connection] = self._source.reading()
-        with connections as connection:
+        with naming_missing(self._tables), _naming_outages(), connections as connection:
             yield connection
+
+    def _before_read(self, opened: _Transaction) -> None:
+        """Have what was written so far be seen."""
+        self._source.before_statement()
+        if opened.direct is not None:
+            opened.direct.flush()
 
     # ---- writing ---------------------------------------------------------------------------------
 
     def create(self, where: str, data_json: str) -> None:
-        self.create_many(where, [data_json])
+        with self._savepoint(where):
+            self.create_many(where, [data_json])
 
     def update(self, where: str, data_json: str) -> None:
-        self.update_many(where, [data_json])
+        with self._savepoint(where):
+            self.update_many(where, [data_json])
 
     def delete(self, where: str, data_json: str) -> None:
-        self.delete_many(where, [data_json])
+        with self._savepoint(where):
+            self.delete_many(where, [data_json])
+
+    @contextmanager
+    def _savepoint(self, where: str) -> Iterator[None]:
+        """Have the transaction go on after a row that is refused."""
+        opened = self._transaction()
+        self._before_write(opened, where)
+        savepoint = opened.settle().begin_nested()
+        try:
+            yield
+        except InvalidDiffError:
+            savepoint.rollback()
+            raise
+        savepoint.commit()
 
     def create_many(self, where: str, rows_json: Sequence[str]) -> None:
         opened, model, owner = self._writing(where, rows_json)
-        if not rows_json:
+        model = self._with_field_times(model)
+        if rows_json:
+            rows = model.new_rows(rows_json, owner, opened.connection.dialect)
+            self._insert(opened, model, owner, rows)
+            if model.table is self._log.table:
+                key = model.fields[Diff.LOGICAL_CLOCK].key
+                self._move_head(opened, max(row[key] for row in rows))
+        self._source.after_write(model.table)
+
+    def check_written(self, count: int) -> None:
+        written = self._transaction().written
+        if written is not None:
+            self._source.before_statement()
+            written.check(count)
+
+    def append_log(self, where: str, rows: Sequence[LogRow]) -> None:
+        opened, log, owner = self._writing(where, rows)
+        connection = opened.connection
+        if not rows or log is not self._log or not self._plain_log.takes(rows, connection.dialect):
+            super().append_log(where, rows)
+            return
+        if not opened.note(rows, self._plain_log.insert_of):
+            write_run(
+                connection,
+                len(rows),
+                lambda i, j: self._plain_log.insert(connection, rows[i:j]),
+                self._reason_of(log, "create"),
+                lambda: ids_taken(connection, log, owner, ids(rows)),
+            )
+        self._move_head(opened, highest_clock(rows))
+        self._source.after_write(log.table)
+
+    def _move_head_to(self, clock: int) -> None:
+        """Have the owner's clock be one that no diff of the log need have."""
+        opened = self._transaction()
+        if clock > opened.clock:
+            self._move_head(opened, clock)
+
+    def _move_head(self, opened: _Transaction, clock: int) -> None:
+        opened.clock = max(opened.clock, clock)
+        heads = self._devices.heads
+        if not opened.note([opened.clock], partial(head_update, heads, opened.owner_id)):
+            statement, values = head_update(heads, opened.owner_id, opened.clock)
+            statement.execute(opened.connection, values)
+
+    def _insert(self, opened: _Transaction, model: Model, owner: Any, rows: list[Row]) -> None:
+        if opened.note(rows, lambda row: (insert_of(model, row), row)):
             return
         connection = opened.connection
-        printed: list[LogValues] | None = None
-        if model is self._log:
-            printed = self._printed_log.values(rows_json, owner, connection.dialect)
-        rows: list[Row] = []
-        try:
-            if printed is not None:
-                self._printed_log.insert(connection, rows_json, printed)
-            else:
-                rows = model.new_rows(rows_json, owner, connection.dialect)
-                with _refusing_misfits(model):
-                    insert_rows(connection, model, rows)
-        except IntegrityError as error:
-            rows = rows or model.new_rows(rows_json, owner, connection.dialect)
-            ids = [row[model.id.key] for row in rows]
-            opened.refused = _RefusedInsert(error, connection.engine, model, owner, ids)
-            raise
-        if model is self._log:
-            if printed is not None:
-                clock = highest_clock(printed)
-            else:
-                key = self._log.fields[Diff.LOGICAL_CLOCK].key
-                clock = max(row[key] for row in rows)
-            opened.clock = max(opened.clock, clock)
-            set_head(connection, self._heads, opened.owner_id, opened.clock)
-        self._source.after_write(model.table)
+        ids = [row[model.id.key] for row in rows]
+        self._write_run(
+            opened,
+            model,
+            "create",
+            ids,
+            lambda i, j: insert_rows(connection, model, rows[i:j]),
+            lambda: ids_taken(connection, model, owner, ids),
+        )
 
     def update_many(self, where: str, rows_json: Sequence[str]) -> None:
         opened, model, owner = self._writing(where, rows_json)
-        dialect = opened.connection.dialect
+        model = self._with_field_times(model)
+        connection = opened.connection
+        dialect = connection.dialect
         changes = model.changes(rows_json, owner, dialect)
-        if not changes:
-            return
-        with _refusing_misfits(model):
-            update_rows(opened.connection, model, owner, changes)
+        changed = [change for change in changes if change[1]]
+        if not opened.note(changed, lambda change: update_of(model, owner, *change, dialect)):
+            self._write_run(
+                opened,
+                model,
+                "update",
+                [id_ for id_, _ in changes],
+                lambda i, j: update_rows(connection, model, owner, changes[i:j]),
+            )
         self._source.after_write(model.table)
 
     def delete_many(self, where: str, rows_json: Sequence[str]) -> None:
         opened, model, owner = self._writing(where, rows_json)
-        ids = model.row_ids(rows_json, opened.connection.dialect)
-        if not ids:
-            return
-        delete_rows(opened.connection, model, owner, ids)
+        connection = opened.connection
+        dialect = connection.dialect
+        ids = model.row_ids(rows_json, dialect)
+        if not opened.note(ids, lambda id_: delete_of(model, owner, id_, dialect)):
+            self._write_run(
+                opened,
+                model,
+                "delete",
+                ids,
+                lambda i, j: delete_rows(connection, model, owner, ids[i:j]),
+            )
         self._source.after_write(model.table)
 
-    def _writing(self, where: str, rows_json: Sequence[str]) -> tuple[_Transaction, Model, Any]:
+    def _write_run(
+        self,
+        opened: _Transaction,
+        model: Model,
+        kind: str,
+        ids: Sequence[Any],
+        write: Write,
+        known: Callable[[], list[InvalidDiffError]] = list,
+    ) -> None:
+        """Write a run of rows, and note it where some are looked at only when it commits."""
+        reason_of = self._reason_of(model, kind)
+        write_run(opened.connection, len(ids), write, reason_of, known)
+        if opened.written is not None and model.table is not self._log.table:
+            opened.written.add(model, kind, ids, write, reason_of)
+
+    def _before_write(self, opened: _Transaction, where: str) -> None:
+        self._source.before_statement()
+        if not opened.is_watched and where != self._log.name:
+            opened.written = self._deferred.watch(opened.connection)
+            opened.is_watched = True
+            if opened.written is not None:
+                opened.settle()
+
+    def _reason_of(self, model: Model, kind: str) -> Reason:
+        if model.table is self._log.table:
+            return partial(reason_in_log, log=model)
+        return partial(reason_of, model=model, kind=kind)
+
+    def _writing(self, where: str, rows: Sequence[object]) -> tuple[_Transaction, Model, Any]:
         opened = self._transaction()
         try:
             model = self._model(where)
         except InvalidDiffError as unknown:  # so no row fits
-            misfits = [InvalidDiffError(unknown.reason, place) for place in range(len(rows_json))]
+            misfits = [InvalidDiffError(unknown.reason, place) for place in range(len(rows))]
             raise first_of(misfits or [unknown]) from None
-        self._source.before_statement()
-        return opened, model, model.owner_value(opened.owner_id, opened.connection.dialect)
+        self._before_write(opened, where)
+        return opened, model, opened.owner_in(model)
+
+    def _with_field_times(self, model: Model) -> Model:
+        """The log with a column that not every log has, if this one has it; another as it is."""
+        return self._full_log if model is self._log and self.keeps_field_times() else model
 
     def _model(self, where: str) -> Model:
         if where == self._log.name:
@@ -388,32 +828,30 @@ class SQLAlchemySynchronizer(Synchronizer):
         return model
 
 
+def _opened(
+    connection: Connection, owner_id: str, head: Head, direct: Direct | None = None
+) -> _Transaction:
+    states = {OWNER_ITSELF: head.state}
+    return _Transaction(connection, owner_id, head.clock, direct=direct, states=states)
+
+
+def _outage(error: DBAPIError | NoConnectionError) -> UnavailableError | None:
+    if kind_of(error) not in OUTAGES:
+        return None
+    if isinstance(error, NoConnectionError):
+        return UnavailableError("all connections to the database are in use")
+    return UnavailableError("the database cannot do it now")
+
+
 @contextmanager
-def _refusing_misfits(model: Model) -> Iterator[None]:
+def _naming_outages() -> Iterator[None]:
     try:
         yield
-    except DBAPIError as error:
-        if does_not_fit(error):
-            raise InvalidDiffError(f"{model.where}a value does not fit its column") from error
-        raise
-
-
-def _ids_taken(refused: _RefusedInsert) -> InvalidDiffError | None:
-    """Which of an insert's rows have the key of a row that exists, whoever's it is.
-
-    Without an index where the database takes different ids for the same; None if that is not why
-    the insert failed.
-    """
-    with refused.engine.connect() as connection:
-        taken = set(existing_ids(connection, refused.model, refused.owner, refused.ids))
-    reason = f"{refused.model.where}id cannot be used"
-    misfits = [
-        InvalidDiffError(reason, place) for place, id_ in enumerate(refused.ids) if id_ in taken
-    ]
-    if misfits:
-        return first_of(misfits)
-    duplicate = is_duplicate_key(refused.error, refused.model.table)
-    return InvalidDiffError(reason) if taken or duplicate else None
+    except (DBAPIError, NoConnectionError) as error:
+        outage = _outage(error)
+        if outage is None:
+            raise
+        raise outage from error
 
 
 def _on_owner(model: Model, f: ReadFilter) -> bool:
@@ -424,6 +862,25 @@ def _on_owner(model: Model, f: ReadFilter) -> bool:
         and f.filter_by is FilterType.equal
         and f.data is not None
     )
+
+
+def _is_after(clock: int, filters: Sequence[ReadFilter]) -> bool:
+    """Whether filters ask for nothing but what comes after a clock."""
+    return any(
+        f.field_name == Diff.LOGICAL_CLOCK
+        and f.filter_by is FilterType.majorOrEqual
+        and isinstance(f.data, int)
+        and f.data > clock
+        for f in filters
+    )
+
+
+def _check_models(models: object) -> None:
+    if not isinstance(models, Mapping) or not all(isinstance(name, str) for name in models):
+        raise TypeError(
+            "models must be a dict of Tables or mapped classes by the names that devices use, "
+            f"as {{'tasks': Task}}, not {models!r:.100}"
+        )
 
 
 def _find_log(models: Mapping[str, Table | type[Any]]) -> Table:

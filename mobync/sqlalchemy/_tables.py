@@ -1,8 +1,9 @@
-"""The tables of mobync: the log, beside it one row for each owner, and the documents.
+"""The tables of mobync: the log, beside it the owners and their devices, and the documents.
 
-The row in the second table, the owner's *head*, holds the highest clock of the owner's log.  Who
+A row in the second table, the owner's *head*, holds the highest clock of the owner's log.  Who
 has locked it may sync for that owner; so even owners who have no diffs yet can be locked, and
-nobody else waits.  The table of documents is for a DocumentSynchronizer only.
+nobody else waits.  The third table has a row for each device that names itself.  The table of
+documents is for a DocumentSynchronizer only.
 """
 
 from __future__ import annotations
@@ -21,21 +22,24 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import LONGTEXT
 
+from ..types import FIELD_TIMES
+
 # With utf8mb4 a character takes four bytes in an index, and InnoDB's keys end at 3072 bytes.
 KEY_LENGTH = 255
 MODEL_LENGTH = 100  # of a document's key of three parts; PostgreSQL's keys end at 2704 bytes
 
 # The default collations of MySQL and MariaDB hold 'a' and 'A' for the same owner.
 _MYSQL = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
+_LATER = {"mobync_later": True}
 _OPTIONS: dict[str, Any] = {
     f"{dialect}_{name}": value for dialect in ("mysql", "mariadb") for name, value in _MYSQL.items()
 }
 
 
 def diffs_table(metadata: MetaData, name: str = "diffs") -> Table:
-    """Declare the log, and beside it the table of the owners' heads, ``<name>_heads``.
+    """Declare the log, and beside it ``<name>_heads`` of the owners and ``<name>_devices``.
 
-    ``metadata.create_all`` makes both, and Alembic's autogenerate sees them.
+    ``metadata.create_all`` makes all three, and Alembic's autogenerate sees them.
 
     Args:
         metadata: where the app declares its own tables.
@@ -57,20 +61,27 @@ def diffs_table(metadata: MetaData, name: str = "diffs") -> Table:
         Column("type", String(6), nullable=False),
         Column("model", String(KEY_LENGTH), nullable=False),
         Column("json_data", _long_text(), nullable=False),
+        Column(FIELD_TIMES, _long_text(), info=_LATER),
         PrimaryKeyConstraint("owner", "id"),
         # Unique, so that a lock that was lost in whatever way cannot fork a log.
         Index(f"{name}_owner_logical_clock", "owner", "logical_clock", unique=True),
         **_OPTIONS,
     )
     heads_of(log)
+    devices_of(log)
     return log
+
+
+def beside(log: Table, what: str) -> tuple[str, Table | None]:
+    """The name of a table beside a log, and the table, if it was declared already."""
+    name = f"{log.name}_{what}"
+    key = name if log.schema is None else f"{log.schema}.{name}"
+    return name, log.metadata.tables.get(key)
 
 
 def heads_of(log: Table) -> Table:
     """The table of heads beside a log; declared now if it was not yet."""
-    name = f"{log.name}_heads"
-    key = name if log.schema is None else f"{log.schema}.{name}"
-    declared = log.metadata.tables.get(key)
+    name, declared = beside(log, "heads")
     if declared is not None:
         return declared
     return Table(
@@ -78,9 +89,31 @@ def heads_of(log: Table) -> Table:
         log.metadata,
         Column("owner", String(KEY_LENGTH), primary_key=True),
         Column("logical_clock", BigInteger, nullable=False),
+        Column("state", _long_text(), info=_LATER),
         schema=log.schema,
         **_OPTIONS,
     )
+
+
+def devices_of(log: Table) -> Table:
+    """The table of devices beside a log; declared now if it was not yet."""
+    name, declared = beside(log, "devices")
+    if declared is not None:
+        return declared
+    return Table(
+        name,
+        log.metadata,
+        Column("owner", String(KEY_LENGTH), primary_key=True),
+        Column("device", String(KEY_LENGTH), primary_key=True),
+        Column("state", _long_text(), nullable=False),
+        schema=log.schema,
+        **_OPTIONS,
+    )
+
+
+def is_later(column: Column[Any]) -> bool:
+    """Whether a column is of mobync, and tables that mobync 1.0 made do not have it."""
+    return _LATER.items() <= column.info.items()
 
 
 def documents_table(metadata: MetaData, name: str = "documents") -> Table:

@@ -5,6 +5,7 @@
  */
 #include "../../csrc/core/text.h"
 #include "quoted.h"
+#include "recognize.h"
 #include "scarcity.h"
 
 #include <inttypes.h>
@@ -42,7 +43,7 @@ static mb_diff *logged(log_story *l, mb_type type, const char *json_data)
                       .json_data = keep(l->arena, json_data),
                       .logical_clock = (int64_t)l->diffs.count,
                       .type = type};
-    CHECK(mb_diff_check(diff, l->arena, &error) == MB_OK);
+    CHECK(mb_diff_check(diff, NULL, l->arena, &error) == MB_OK);
     return diff;
 }
 
@@ -302,7 +303,7 @@ static void compact(log_story *l)
         *diff = l->diffs.items[i];
         if (fates[i].fate == MB_TRIMMED)
             diff->json_data = fates[i].json_data;
-        CHECK(mb_diff_check(diff, l->arena, &error) == MB_OK);
+        CHECK(mb_diff_check(diff, NULL, l->arena, &error) == MB_OK);
     }
     CHECK(left < l->diffs.count);
     l->diffs.count = left;
@@ -327,7 +328,7 @@ static char *rows_after_pull(log_story *l)
     mb_merge_result result;
     char *text;
     size_t size;
-    CHECK(mb_recognize(l->arena, &l->diffs, &nothing) == MB_OK);
+    CHECK(recognize(l->arena, &l->diffs, &nothing) == MB_OK);
     CHECK(mb_merge(l->arena, &l->diffs, &nothing, &result) == MB_OK);
     FILE *told = open_memstream(&text, &size);
     for (char object = '0'; object < '4'; object++) {
@@ -337,7 +338,7 @@ static char *rows_after_pull(log_story *l)
             mb_diff diff = l->diffs.items[o->source];
             mb_error error;
             diff.json_data = o->json_data;
-            CHECK(mb_diff_check(&diff, l->arena, &error) == MB_OK);
+            CHECK(mb_diff_check(&diff, NULL, l->arena, &error) == MB_OK);
             if (diff.object_id.at[1] != object)
                 continue;
             if (o->type != MB_UPDATE)

@@ -55,7 +55,7 @@ static void check_refused(mb_diff diff, const char *field, size_t offset)
 {
     mb_arena *arena = new_arena();
     mb_error error = {.field = "", .reason = "", .offset = SIZE_MAX};
-    CHECK(mb_diff_check(&diff, arena, &error) == MB_INVALID);
+    CHECK(mb_diff_check(&diff, NULL, arena, &error) == MB_INVALID);
     CHECK_TEXT(error.field, field);
     CHECK(error.reason != NULL && error.reason[0] != '\0');
     CHECK(error.offset == offset);
@@ -66,7 +66,7 @@ static void check_taken(mb_diff diff)
 {
     mb_arena *arena = new_arena();
     mb_error error;
-    CHECK(mb_diff_check(&diff, arena, &error) == MB_OK);
+    CHECK(mb_diff_check(&diff, NULL, arena, &error) == MB_OK);
     mb_arena_free(arena);
 }
 
@@ -76,13 +76,94 @@ TEST(a_checked_diff_knows_its_object_and_members)
     mb_error error;
     mb_diff diff = good_diff();
     diff.json_data = MB_TEXT(" {\"a\":1.50, \"\\u0069d\": \"\\u0078\" ,\"b\":{\"id\":7}}");
-    CHECK(mb_diff_check(&diff, arena, &error) == MB_OK);
+    CHECK(mb_diff_check(&diff, NULL, arena, &error) == MB_OK);
     CHECK(mb_text_equal(diff.object_id, MB_TEXT("x")));
     CHECK(diff.member_count == 3);
     CHECK(mb_text_equal(diff.members[0].name, MB_TEXT("a")));
     CHECK(mb_text_equal(diff.members[0].value, MB_TEXT("1.50")));
     CHECK(mb_text_equal(diff.members[1].name, MB_TEXT("id")));
     CHECK(mb_text_equal(diff.members[2].value, MB_TEXT("{\"id\":7}")));
+    mb_arena_free(arena);
+}
+
+/* A row of a log is checked as any diff, and says the same of itself but for the members. */
+TEST(a_row_of_a_log_is_checked_without_keeping_its_members)
+{
+    static const char *const rows[] = {
+        "{\"id\":\"x\"}",
+        " {\"a\":1.50, \"\\u0069d\": \"\\u0078\" ,\"b\":{\"id\":7}} ",
+        "{\"id\":\"x\",\"id\":\"y\"}",
+        "{\"id\":\"x\",\"a\":[[[]]],\"a\":1}",
+        "{}",
+        "{\"a\":1}",
+        "{\"id\":7,\"a\":1}",
+        "{\"id\":\"\"}",
+        "{\"id\":\"x\",}",
+        "{\"id\":\"x\"} 1",
+        "[]",
+        "",
+        "{\"id\":\"\\ud800\"}",
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        mb_arena *arena = new_arena();
+        mb_error error, row_error;
+        mb_diff diff = good_diff();
+        diff.json_data = (mb_text){rows[i], strlen(rows[i])};
+        mb_diff row = diff;
+        at_row("%s", rows[i]);
+        const mb_status status = mb_diff_check(&diff, NULL, arena, &error);
+        CHECK(mb_log_row_check(&row, arena, &row_error) == status);
+        if (status == MB_INVALID) {
+            CHECK(row_error.code == error.code && row_error.offset == error.offset);
+            CHECK_TEXT(row_error.field, error.field);
+        } else {
+            CHECK(row.members == NULL && row.member_count == diff.member_count);
+            CHECK(row.depth == diff.depth && row.has_fields == diff.has_fields);
+            CHECK(mb_text_equal(row.object_id, diff.object_id));
+        }
+        mb_arena_free(arena);
+    }
+}
+
+TEST(a_row_of_a_log_is_refused_for_any_field)
+{
+    mb_arena *arena = new_arena();
+    mb_error error;
+    mb_diff diff = good_diff();
+    diff.utc_timestamp = -1;
+    CHECK(mb_log_row_check(&diff, arena, &error) == MB_INVALID);
+    CHECK_TEXT(error.field, "utc_timestamp");
+    mb_arena_free(arena);
+}
+
+TEST(a_reply_can_be_printed_piece_by_piece)
+{
+    enum { DIFFS = 5 };
+    mb_arena *arena = new_arena();
+    mb_diff items[DIFFS];
+    mb_outcome outcomes[DIFFS];
+    for (size_t i = 0; i < DIFFS; i++) {
+        mb_error error;
+        items[i] = good_diff();
+        items[i].logical_clock = (int64_t)i;
+        CHECK(mb_log_row_check(&items[i], arena, &error) == MB_OK);
+        outcomes[i] = (mb_outcome){i, items[i].type, items[i].utc_timestamp, items[i].json_data};
+    }
+    const mb_diffs window = {items, DIFFS};
+    char whole[4096], pieces[4096];
+    for (size_t count = 0; count <= DIFFS; count++) {
+        const mb_outcomes downstream = {outcomes, count};
+        const size_t size = mb_reply_put(&window, &downstream, 9, whole);
+        for (size_t cut = 0; cut <= count; cut++) {
+            at_row("%zu of %zu", cut, count);
+            if (count != 0 && (cut == 0 || cut == count))
+                continue; /* what is printed first has the head, and what is last the tail */
+            size_t put = mb_reply_put_piece(&window, &downstream, 0, cut, 9, pieces);
+            if (count != 0)
+                put += mb_reply_put_piece(&window, &downstream, cut, count, 9, pieces + put);
+            CHECK(put == size && memcmp(whole, pieces, size) == 0);
+        }
+    }
     mb_arena_free(arena);
 }
 
@@ -102,7 +183,7 @@ TEST(a_checked_diff_knows_how_deep_it_is)
         mb_diff diff = good_diff();
         diff.json_data = (mb_text){rows[i].json_data, strlen(rows[i].json_data)};
         at_row("%s", rows[i].json_data);
-        CHECK(mb_diff_check(&diff, arena, &error) == MB_OK);
+        CHECK(mb_diff_check(&diff, NULL, arena, &error) == MB_OK);
         CHECK(diff.depth == rows[i].depth);
         mb_arena_free(arena);
     }
@@ -114,7 +195,7 @@ TEST(of_two_ids_the_last_names_the_object)
     mb_error error;
     mb_diff diff = good_diff();
     diff.json_data = MB_TEXT("{\"id\":7,\"i\\u0064\":\"x\",\"id\":\"y\",\"ID\":\"z\"}");
-    CHECK(mb_diff_check(&diff, arena, &error) == MB_OK);
+    CHECK(mb_diff_check(&diff, NULL, arena, &error) == MB_OK);
     CHECK(mb_text_equal(diff.object_id, MB_TEXT("y")));
     mb_arena_free(arena);
 
@@ -557,7 +638,8 @@ typedef struct {
 } reading;
 
 static const char *const no_keys[] = {"self", "owner_id", NULL};
-static const mb_request_rules no_limits = {no_keys, {NULL, 0}, SIZE_MAX, SIZE_MAX, SIZE_MAX};
+static const mb_request_rules no_limits = {no_keys,  {NULL, 0}, SIZE_MAX, SIZE_MAX,
+                                           SIZE_MAX, SIZE_MAX,  SIZE_MAX, SIZE_MAX};
 
 static reading read_with_rules(const char *body, size_t size, const mb_request_rules *rules)
 {
@@ -565,8 +647,8 @@ static reading read_with_rules(const char *body, size_t size, const mb_request_r
     CHECK(r.body != NULL || size == 0);
     if (size != 0)
         memcpy(r.body, body, size);
-    r.status =
-        mb_request_read((mb_text){r.body, size}, rules, r.arena, &r.request, &r.index, &r.error);
+    r.status = mb_request_read((mb_text){r.body, size}, rules, false, r.arena, &r.request, &r.index,
+                               &r.error);
     return r;
 }
 
@@ -703,7 +785,8 @@ TEST(a_reserved_key_of_a_diff_is_refused_by_its_name)
 
 TEST(a_diff_that_the_rules_forbid_is_refused_before_the_next_is_read)
 {
-    const mb_request_rules rules = {no_keys, MB_TEXT("log"), SIZE_MAX, 20, 2};
+    const mb_request_rules rules = {no_keys, MB_TEXT("log"), SIZE_MAX, 20, SIZE_MAX,
+                                    2,       SIZE_MAX,       SIZE_MAX};
     const struct {
         const char *name;
         const char *value;
@@ -734,7 +817,8 @@ TEST(a_diff_that_the_rules_forbid_is_refused_before_the_next_is_read)
 
 TEST(more_diffs_than_the_rules_allow_are_not_read)
 {
-    const mb_request_rules two = {no_keys, {NULL, 0}, 2, SIZE_MAX, SIZE_MAX};
+    const mb_request_rules two = {no_keys,  {NULL, 0}, 2,        SIZE_MAX,
+                                  SIZE_MAX, SIZE_MAX,  SIZE_MAX, SIZE_MAX};
     char *body = body_of("{\"diffs\":[DIFF,DIFF,no JSON");
     reading r = read_with_rules(body, strlen(body), &two);
     CHECK(r.status == MB_INVALID);
@@ -760,6 +844,25 @@ TEST(a_limit_or_cursor_of_null_is_none)
         CHECK((r.request.cursor.at == NULL) == (i < 2));
         close_reading(&r);
     }
+}
+
+TEST(what_a_device_says_of_itself_is_read_and_what_is_no_string_is_empty)
+{
+    const char *body =
+        "{\"diffs\":[],\"logical_clock\":0,\"device\":\"p\\u00e9\",\"request\":\"2\","
+        "\"mark\":{\"a\":1}}";
+    reading r = read_request(body, strlen(body));
+    CHECK(r.status == MB_OK);
+    CHECK(mb_text_equal(r.request.device, MB_TEXT("p\xc3\xa9")));
+    CHECK(mb_text_equal(r.request.number, MB_TEXT("2")));
+    CHECK(r.request.mark.at != NULL && r.request.mark.size == 0);
+    close_reading(&r);
+    body = "{\"diffs\":[],\"logical_clock\":0,\"device\":null,\"request\":3,\"mark\":null}";
+    r = read_request(body, strlen(body));
+    CHECK(r.status == MB_OK);
+    CHECK(r.request.device.at == NULL && r.request.mark.at == NULL);
+    CHECK(mb_text_equal(r.request.number, MB_TEXT("3")));
+    close_reading(&r);
 }
 
 TEST(every_prefix_of_a_request_is_refused)
@@ -1010,7 +1113,8 @@ static mb_status read_request_and_tell(void *context, mb_arena *arena, FILE *tol
     mb_request request;
     size_t index;
     mb_error error;
-    const mb_status status = mb_request_read(*body, &no_limits, arena, &request, &index, &error);
+    const mb_status status =
+        mb_request_read(*body, &no_limits, false, arena, &request, &index, &error);
     if (status == MB_OK)
         fprintf(told, "%.*s, %zu diffs", (int)request.logical_clock.size, request.logical_clock.at,
                 request.diffs.count);
@@ -1031,7 +1135,7 @@ static mb_status check_and_tell(void *context, mb_arena *arena, FILE *told)
     mb_diff diff = good_diff();
     mb_error error;
     diff.json_data = *(const mb_text *)context;
-    const mb_status status = mb_diff_check(&diff, arena, &error);
+    const mb_status status = mb_diff_check(&diff, NULL, arena, &error);
     if (status == MB_OK)
         fprintf(told, "%.*s %zu", (int)diff.object_id.size, diff.object_id.at, diff.member_count);
     return status;
@@ -1063,6 +1167,9 @@ TEST(even_in_a_bad_list_a_want_of_memory_is_not_called_invalid)
 int main(void)
 {
     RUN(a_checked_diff_knows_its_object_and_members);
+    RUN(a_row_of_a_log_is_checked_without_keeping_its_members);
+    RUN(a_row_of_a_log_is_refused_for_any_field);
+    RUN(a_reply_can_be_printed_piece_by_piece);
     RUN(a_checked_diff_knows_how_deep_it_is);
     RUN(of_two_ids_the_last_names_the_object);
     RUN(a_text_field_must_be_clean_and_not_empty);
@@ -1086,6 +1193,7 @@ int main(void)
     RUN(a_diff_that_the_rules_forbid_is_refused_before_the_next_is_read);
     RUN(more_diffs_than_the_rules_allow_are_not_read);
     RUN(a_limit_or_cursor_of_null_is_none);
+    RUN(what_a_device_says_of_itself_is_read_and_what_is_no_string_is_empty);
     RUN(every_prefix_of_a_request_is_refused);
     RUN(a_printed_diff_has_the_seven_fields_in_order);
     RUN(print_and_read_give_back_every_text);

@@ -14,6 +14,7 @@
 #undef mb_table_fill
 
 #include "../../csrc/core/text.h"
+#include "recognize.h"
 #include "scarcity.h"
 
 #include <inttypes.h>
@@ -85,7 +86,7 @@ static void set(lists *l, mb_diffs *list, size_t at, mb_type type, const char *j
                       .logical_clock = (int64_t)at,
                       .utc_timestamp = 10,
                       .type = type};
-    CHECK(mb_diff_check(diff, l->arena, &error) == MB_OK);
+    CHECK(mb_diff_check(diff, NULL, l->arena, &error) == MB_OK);
 }
 
 typedef void (*shape)(lists *l, size_t size);
@@ -147,13 +148,41 @@ static void few_names_on_chosen_objects(lists *l, size_t size)
 
 /* ---- the work ------------------------------------------------------------------------------ */
 
-/* Recognizes and merges `size` diffs on each side; gives the bytes that it asked for. */
-static size_t bytes_to_merge(shape fill, size_t size, uint64_t hash_seed)
+typedef void (*step)(lists *l, mb_arena *arena);
+
+static void merge_lists(lists *l, mb_arena *arena)
+{
+    mb_merge_result result;
+    CHECK(recognize(arena, &l->window, &l->request) == MB_OK);
+    CHECK(mb_merge(arena, &l->window, &l->request, &result) == MB_OK);
+}
+
+/* All that is done where half of a request is refused. */
+static void restore_half(lists *l, mb_arena *arena)
+{
+    static const mb_diffs nothing = {NULL, 0};
+    mb_merge_result merged;
+    mb_diffs diffs;
+    mb_outcomes downstream;
+    bool *found;
+    CHECK(recognize(arena, &l->window, &l->request) == MB_OK);
+    CHECK(mb_link_objects(arena, &l->request) == MB_OK);
+    CHECK(mb_exclude_dead(arena, &l->window, &nothing, &l->window, INT64_MAX) == MB_OK);
+    for (size_t i = 0; i < l->request.count; i += 2)
+        l->request.items[i].excluded = true;
+    CHECK(mb_merge(arena, &l->window, &l->request, &merged) == MB_OK);
+    l->request.items[1].known = true; /* a retry, to whom knows no better */
+    CHECK(mb_find_to_validate(arena, &l->request, &merged, true, &found) == MB_OK);
+    const mb_refused_sync sync = {&l->window, &l->request, &merged, MB_TEXT("anna"), 1, 9};
+    CHECK(mb_restore(arena, &l->window, &sync, &diffs, &downstream) == MB_OK);
+}
+
+/* Takes a step with `size` diffs on each side; gives the bytes that it asked for. */
+static size_t bytes_for(step take, shape fill, size_t size, uint64_t hash_seed)
 {
     scarce_memory memory = {0};
     const mb_allocator allocator = scarce_allocator(&memory);
     mb_arena *arena;
-    mb_merge_result result;
     lists l;
     CHECK(mb_arena_new(NULL, 0, &l.arena) == MB_OK);
     CHECK(mb_diffs_new(l.arena, size, &l.window) == MB_OK);
@@ -161,8 +190,7 @@ static size_t bytes_to_merge(shape fill, size_t size, uint64_t hash_seed)
     fill(&l, size);
 
     CHECK(mb_arena_new(&allocator, hash_seed, &arena) == MB_OK);
-    CHECK(mb_recognize(arena, &l.window, &l.request) == MB_OK);
-    CHECK(mb_merge(arena, &l.window, &l.request, &result) == MB_OK);
+    take(&l, arena);
     mb_arena_free(arena);
     mb_arena_free(l.arena);
     CHECK(memory.live == 0);
@@ -171,20 +199,20 @@ static size_t bytes_to_merge(shape fill, size_t size, uint64_t hash_seed)
 
 enum { SIZE = 6144 }; /* with as many on the other side, fills a table to its limit */
 
-static void check_memory_is_linear(shape fill)
+static void check_memory_is_linear(step take, shape fill)
 {
-    const size_t once = bytes_to_merge(fill, SIZE, 0);
-    const size_t twice = bytes_to_merge(fill, 2 * SIZE, 0);
+    const size_t once = bytes_for(take, fill, SIZE, 0);
+    const size_t twice = bytes_for(take, fill, 2 * SIZE, 0);
     at_row("%zu bytes for %d diffs, %zu for twice as many", once, SIZE, twice);
     CHECK(twice * 10 < once * 26);
     CHECK(once / SIZE < 4096);
 }
 
-static void check_searches_are_short(shape fill)
+static void check_searches_are_short(step take, shape fill)
 {
     for (uint64_t seed = 0; seed < 8; seed++) {
         memset(&table_work, 0, sizeof table_work);
-        (void)bytes_to_merge(fill, SIZE, seed * UINT64_C(0x123456789abcdef));
+        (void)bytes_for(take, fill, SIZE, seed * UINT64_C(0x123456789abcdef));
         at_row("hash seed %" PRIu64 ": %zu slots in %zu searches", seed, table_work.slots,
                table_work.searches);
         CHECK(table_work.searches >= 2 * SIZE);
@@ -194,37 +222,47 @@ static void check_searches_are_short(shape fill)
 
 TEST(memory_grows_with_the_number_of_objects)
 {
-    check_memory_is_linear(many_objects);
+    check_memory_is_linear(merge_lists, many_objects);
 }
 
 TEST(memory_grows_with_the_number_of_fields)
 {
-    check_memory_is_linear(one_object_of_many_fields);
+    check_memory_is_linear(merge_lists, one_object_of_many_fields);
 }
 
 TEST(memory_grows_with_the_number_of_lives)
 {
-    check_memory_is_linear(one_object_of_many_lives);
+    check_memory_is_linear(merge_lists, one_object_of_many_lives);
 }
 
 TEST(searches_are_short_among_many_objects)
 {
-    check_searches_are_short(many_objects);
+    check_searches_are_short(merge_lists, many_objects);
 }
 
 TEST(searches_are_short_among_many_fields)
 {
-    check_searches_are_short(one_object_of_many_fields);
+    check_searches_are_short(merge_lists, one_object_of_many_fields);
 }
 
 TEST(searches_are_short_among_many_lives)
 {
-    check_searches_are_short(one_object_of_many_lives);
+    check_searches_are_short(merge_lists, one_object_of_many_lives);
 }
 
 TEST(searches_are_short_among_fields_that_the_sender_arranged)
 {
-    check_searches_are_short(few_names_on_chosen_objects);
+    check_searches_are_short(merge_lists, few_names_on_chosen_objects);
+}
+
+TEST(restoring_takes_memory_and_searches_as_merging_does)
+{
+    static const shape shapes[] = {many_objects, one_object_of_many_fields,
+                                   one_object_of_many_lives, few_names_on_chosen_objects};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        check_memory_is_linear(restore_half, shapes[i]);
+        check_searches_are_short(restore_half, shapes[i]);
+    }
 }
 
 static void one_of_each(lists *l, size_t size)
@@ -242,11 +280,11 @@ TEST(every_hash_depends_on_the_seed)
     enum { DIFFS = HASHES / 6 }; /* an id, an object and a field of each on each side */
     uint64_t hashes[HASHES];
     memset(&table_work, 0, sizeof table_work);
-    (void)bytes_to_merge(one_of_each, DIFFS, 1);
+    (void)bytes_for(merge_lists, one_of_each, DIFFS, 1);
     CHECK(table_work.searches == (size_t)DIFFS * 6);
     memcpy(hashes, table_work.hashes, sizeof hashes);
     memset(&table_work, 0, sizeof table_work);
-    (void)bytes_to_merge(one_of_each, DIFFS, 2);
+    (void)bytes_for(merge_lists, one_of_each, DIFFS, 2);
     for (size_t i = 0; i < (size_t)DIFFS * 6; i++) {
         at_row("search %zu", i);
         CHECK(hashes[i] != table_work.hashes[i]);
@@ -262,6 +300,7 @@ int main(void)
     RUN(searches_are_short_among_many_fields);
     RUN(searches_are_short_among_many_lives);
     RUN(searches_are_short_among_fields_that_the_sender_arranged);
+    RUN(restoring_takes_memory_and_searches_as_merging_does);
     RUN(every_hash_depends_on_the_seed);
     return tests_end();
 }

@@ -1,9 +1,10 @@
-/* test_written.c - of which diffs of a request something goes upstream.
+/* test_written.c - of which diffs of a request something goes upstream, and what the rules are asked of.
  *
  * As in test_merge.c, JSON is written with ' for ".
  */
 #include "../../csrc/core/text.h"
 #include "quoted.h"
+#include "recognize.h"
 #include "scarcity.h"
 
 typedef struct {
@@ -34,7 +35,7 @@ static mb_diffs read_edits(mb_arena *arena, const edit *edits)
                                   .logical_clock = (int64_t)i,
                                   .utc_timestamp = edits[i].at_ms,
                                   .type = edits[i].type};
-        CHECK(mb_diff_check(&list.items[i], arena, &error) == MB_OK);
+        CHECK(mb_diff_check(&list.items[i], NULL, arena, &error) == MB_OK);
     }
     return list;
 }
@@ -42,7 +43,7 @@ static mb_diffs read_edits(mb_arena *arena, const edit *edits)
 static lists read_lists(mb_arena *arena, const edit *window, const edit *request)
 {
     lists l = {read_edits(arena, window), read_edits(arena, request)};
-    CHECK(mb_recognize(arena, &l.window, &l.request) == MB_OK);
+    CHECK(recognize(arena, &l.window, &l.request) == MB_OK);
     return l;
 }
 
@@ -62,12 +63,12 @@ static mb_status tell_written(const lists *l, mb_arena *arena, FILE *told)
     return MB_OK;
 }
 
-static mb_status tell_of_written_objects(const lists *l, mb_arena *arena, FILE *told)
+static mb_status tell_to_validate(const lists *l, mb_arena *arena, FILE *told)
 {
     mb_merge_result result;
     bool *found;
     if (mb_merge(arena, &l->window, &l->request, &result) != MB_OK ||
-        mb_find_of_written_objects(&l->request, result.written, arena, &found) != MB_OK)
+        mb_find_to_validate(arena, &l->request, &result, true, &found) != MB_OK)
         return MB_NO_MEMORY;
     tell_found(told, &l->request, found);
     return MB_OK;
@@ -164,29 +165,93 @@ TEST(of_a_row_that_both_have_what_wins_is_written)
 
 TEST(of_an_object_of_which_something_is_written_all_is_found)
 {
-    check_told(tell_of_written_objects, EDITS({"s", MB_CREATE, 30, "{'id': 'y', 'a': 9}"}),
-               EDITS({"x1", MB_UPDATE, 20, "{'id': 'x', 'a': 1}"},
+    check_told(tell_to_validate,
+               EDITS({"s", MB_CREATE, 30, "{'id': 'y', 'a': 9}"},
+                     {"known", MB_UPDATE, 5, "{'id': 'x', 'b': 1}"}),
+               EDITS({"known", MB_UPDATE, 5, "{'id': 'x', 'b': 1}"},
+                     {"x1", MB_UPDATE, 20, "{'id': 'x', 'a': 1}"},
                      {"y1", MB_UPDATE, 20, "{'id': 'y', 'a': 1}"},
                      {"x2", MB_UPDATE, 30, "{'id': 'x', 'a': 2}"}),
                "x1 x2 ");
+}
+
+#define KNOWN                                                                                      \
+    {                                                                                              \
+        "k", MB_UPDATE, 5, "{'id': 'x', 'a': 1, 'a': 2}"                                           \
+    }
+
+/* The log has the update k of an earlier life; the request makes the row again. */
+static void check_refolded(telling tell, const char *as_sent, const char *wanted)
+{
+    check_told(tell, EDITS(KNOWN, {"d", MB_DELETE, 6, "{'id': 'x'}"}),
+               EDITS({"d", MB_DELETE, 6, "{'id': 'x'}"}, {"c", MB_CREATE, 7, "{'id': 'x'}"},
+                     {"k", MB_UPDATE, 8, as_sent}),
+               wanted);
+}
+
+TEST(of_a_known_diff_is_written_what_the_log_does_not_have_just_so)
+{
+    check_refolded(tell_written, "{'id': 'x', 'a': 2}", "c ");
+    check_refolded(tell_written, "{'a': 3, 'a': 2, 'id': 'x'}", "c ");
+    check_refolded(tell_written, "{'id': 'x'}", "c ");
+    check_refolded(tell_written, "{'id': 'x', 'a': 1}", "c k ");
+    check_refolded(tell_written, "{'id': 'x', 'a': 2.0}", "c k ");
+    check_refolded(tell_written, "{'id': 'x', 'b': 2}", "c k ");
+}
+
+TEST(what_a_known_diff_says_is_not_written_where_the_row_is_not_made)
+{
+    check_written(EDITS(KNOWN), EDITS({"k", MB_UPDATE, 5, "{'id': 'x', 'b': 9}"}), "");
+    check_written(EDITS(KNOWN), EDITS({"k", MB_CREATE, 9, "{'id': 'x', 'b': 9}"}), "");
+    check_written(EDITS(KNOWN), EDITS({"k", MB_DELETE, 9, "{'id': 'x'}"}), "");
+    check_written(EDITS(KNOWN),
+                  EDITS({"k", MB_UPDATE, 5, "{'id': 'x', 'b': 9}"},
+                        {"u", MB_UPDATE, 9, "{'id': 'x', 'c': 1}"}),
+                  "u ");
+}
+
+TEST(a_known_diff_is_asked_of_only_where_it_may_come_into_a_new_row)
+{
+    check_refolded(tell_to_validate, "{'id': 'x', 'a': 1}", "c k ");
+    check_refolded(tell_to_validate, "{'id': 'x', 'a': 2}", "c ");
+    check_told(tell_to_validate, EDITS(KNOWN),
+               EDITS({"k", MB_CREATE, 5, "{'id': 'x', 'b': 9}"},
+                     {"u", MB_UPDATE, 9, "{'id': 'x', 'c': 1}"}),
+               "u ");
+    /* once the second create is refused, the first may bring k */
+    check_told(tell_to_validate, EDITS(KNOWN, {"d", MB_DELETE, 6, "{'id': 'x'}"}),
+               EDITS({"d", MB_DELETE, 6, "{'id': 'x'}"}, {"c", MB_CREATE, 7, "{'id': 'x'}"},
+                     {"k", MB_UPDATE, 8, "{'id': 'x', 'b': 9}"}, {"e", MB_DELETE, 9, "{'id': 'x'}"},
+                     {"c2", MB_CREATE, 10, "{'id': 'x'}"}),
+               "c k e c2 ");
+}
+
+TEST(of_a_request_that_is_new_as_a_whole_all_is_asked)
+{
+    check_told(tell_to_validate, EDITS({"s", MB_CREATE, 30, "{'id': 'y', 'a': 9}"}),
+               EDITS({"y1", MB_UPDATE, 20, "{'id': 'y', 'a': 1}"},
+                     {"x", MB_CREATE, 20, "{'id': 'x'}"}, {"x", MB_CREATE, 20, "{'id': 'x'}"},
+                     {"x2", MB_DELETE, 30, "{'id': 'x'}"}),
+               "y1 x x2 ");
 }
 
 static mb_status find_both(void *context, mb_arena *arena, FILE *told)
 {
     if (tell_written(context, arena, told) != MB_OK)
         return MB_NO_MEMORY;
-    return tell_of_written_objects(context, arena, told);
+    return tell_to_validate(context, arena, told);
 }
 
 TEST(what_is_written_is_found_or_memory_is_out)
 {
     mb_arena *arena;
     CHECK(mb_arena_new(NULL, 0, &arena) == MB_OK);
-    lists l =
-        read_lists(arena, none,
-                   EDITS({"x", MB_CREATE, 10, "{'id': 'x'}"}, {"y", MB_CREATE, 10, "{'id': 'y'}"},
-                         {"x1", MB_UPDATE, 20, "{'id': 'x', 'a': 1, 'b': 2}"},
-                         {"y1", MB_UPDATE, 20, "{'id': 'y', 'a': 1, 'b': 2}"}));
+    lists l = read_lists(arena, EDITS({"k", MB_UPDATE, 5, "{'id': 'x', 'b': 1, 'c': 2}"}),
+                         EDITS({"x", MB_CREATE, 10, "{'id': 'x'}"},
+                               {"k", MB_UPDATE, 5, "{'id': 'x', 'b': 1}"},
+                               {"y", MB_CREATE, 10, "{'id': 'y'}"},
+                               {"x1", MB_UPDATE, 20, "{'id': 'x', 'a': 1, 'b': 2}"},
+                               {"y1", MB_UPDATE, 20, "{'id': 'y', 'a': 1, 'b': 2}"}));
     CHECK(check_survives_scarcity(find_both, &l) == 0);
     mb_arena_free(arena);
 }
@@ -200,6 +265,10 @@ int main(void)
     RUN(what_is_of_an_earlier_life_is_not_written);
     RUN(of_a_row_that_both_have_what_wins_is_written);
     RUN(of_an_object_of_which_something_is_written_all_is_found);
+    RUN(of_a_known_diff_is_written_what_the_log_does_not_have_just_so);
+    RUN(what_a_known_diff_says_is_not_written_where_the_row_is_not_made);
+    RUN(a_known_diff_is_asked_of_only_where_it_may_come_into_a_new_row);
+    RUN(of_a_request_that_is_new_as_a_whole_all_is_asked);
     RUN(what_is_written_is_found_or_memory_is_out);
     return tests_end();
 }

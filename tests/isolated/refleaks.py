@@ -9,17 +9,29 @@ process of its own: other tests' caches would blur the count.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
+import pickle
 import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from out_of_memory import CLIENT, LOG, ON_THE_LOG, RULES, SERVER, diff, leaks
+from out_of_memory import BAD, CLIENT, LOG, ON_THE_LOG, SERVER, TWICE, Text, diff, leaks
 
-from mobync import Diff, Mobync, UnauthorizedError, _core, merge
+from mobync import (
+    Diff,
+    InvalidDiffError,
+    Mobync,
+    MobyncError,
+    Synchronizer,
+    UnauthorizedError,
+    _core,
+    merge,
+)
 from mobync.memory import MemorySynchronizer
 from mobync.types import OperationType
 
@@ -49,12 +61,6 @@ class Unreadable(str):
         return str.__hash__(self)
 
 
-class Text(str):
-    """A str of which the binding makes an exact one."""
-
-    __slots__ = ()
-
-
 class BrokenMapping:
     """Looks like a mapping until it is read."""
 
@@ -66,72 +72,149 @@ class BrokenMapping:
         return key
 
 
-def broken_iterator() -> Any:
-    yield SERVER[0]
-    raise ZeroDivisionError
-
-
 # ---- the extension -------------------------------------------------------------------------------
 
 
-def no(*_: object, **__: object) -> bool:
-    return False
+class Store(MemorySynchronizer):
+    """A memory store with rules that refuse, and rows that do not fit."""
+
+    def validate_create(self, owner_id: str, **sent: Any) -> bool:
+        if "why" in sent["json_data"]:
+            raise UnauthorizedError("that is \ud800 why")
+        return "refused" not in sent["json_data"]
+
+    validate_update = validate_delete = validate_create
+
+    def create_many(self, where: str, rows_json: Any) -> None:
+        if any("unnamed" in row for row in rows_json):
+            raise InvalidDiffError("no room")
+        super().create_many(where, rows_json)
+
+    def create(self, where: str, data_json: str) -> None:
+        if "misfit" in data_json and where != "diffs":
+            raise InvalidDiffError("no room")
+        super().create(where, data_json)
 
 
-def request(*more: Any, **limits: Any) -> Any:
-    return _core.Exchange([*CLIENT, *more], "diffs", **limits)
+class JsonStore(Store):
+    """Reads as JSON, takes the log as values, and has an order of its own."""
+
+    def read(self, where: str, filters: Any = ()) -> Any:
+        return json.dumps(super().read(where, filters))
+
+    def append_log(self, where: str, rows: Any) -> None:
+        if any(row[0] == "l1" for row in rows):
+            raise InvalidDiffError("id: is there", [row[0] for row in rows].index("l1"))
+        super().append_log(where, rows)
+
+    def write_order(self, operations: Any) -> Any:
+        return reversed(range(len(operations)))
+
+    def highest_logical_clock(self, owner_id: str) -> int | None:
+        return None
 
 
-def met() -> Any:
-    made = request()
-    made.meet(SERVER)
-    return made
+class Plain(Store):
+    """Has no transactions."""
+
+    transaction = Synchronizer.transaction  # type: ignore[assignment]
 
 
-def merged() -> Any:
-    made = met()
-    made.merge(5, 0)
-    return made
+STORES = (Store, JsonStore, Plain)
+REQUESTS = {
+    "client": CLIENT,
+    "refused": [*CLIENT, diff("r", "create", '{"id":"r","refused":1,"why":2}')],
+    "refused twice": [
+        diff("r", "create", '{"id":"r","refused":1}'),
+        diff("q", "update", '{"id":"r"}'),
+        diff("p", "delete", '{"id":"y"}'),
+    ],
+    "malformed": [*BAD, {}, 7, {**CLIENT[0], "id": "m", "type": "upsert"}],
+    "misfits": [*CLIENT, diff("m", "create", '{"id":"m","misfit":1}')],
+    "unnamed misfits": [*CLIENT, diff("m", "create", '{"id":"m","misfit":1,"unnamed":1}')],
+    "more keys": [{**CLIENT[0], "more": [1, {"a": "\u00e9"}]}],
+    "subclasses of str": [{n: Text(v) if isinstance(v, str) else v for n, v in CLIENT[0].items()}],
+    "an OperationType": [{**CLIENT[0], "type": OperationType.create}],
+    "an id twice": TWICE,
+    "nothing": [],
+}
 
 
-def from_json() -> Any:
-    made = _core.Exchange.from_json(BODY, "diffs")
-    made.meet(json.dumps(SERVER))
-    made.ask(RULES, "o", iter(made.news()))
-    made.merge()
-    return made
+def server_of(store: type[Store], **settings: Any) -> Mobync:
+    filled = store()
+    for logged in SERVER:
+        MemorySynchronizer.create(filled, "diffs", json.dumps(logged))
+    return Mobync(filled, lock_timeout_s=0, **settings)
 
 
-def asked_of(json_number: str) -> Any:
-    text = json.dumps({"logical_clock": 0, "diffs": [diff("n1", "create", '{"id":"x"}')]})
-    made = _core.Exchange.from_json(
-        text.replace('"id": "n1"', f'"id": "n1", "extra": {json_number}')
-    )
-    made.meet([])
-    return made.ask(RULES, "o", iter(made.news())), made.sent(0)
+def synced(store: type[Store], request: list[Any], on_refusal: Any) -> None:
+    """A request as dicts and as JSON, its retry, in pages, and as a push of the backend."""
+    server = server_of(store, on_refusal=on_refusal)
+    again = server_of(store, on_refusal=on_refusal)
+    diffs = [dict(sent) if isinstance(sent, dict) else sent for sent in request]
+    body = json.dumps({"logical_clock": 3, "diffs": diffs}, default=str)
+    for call in (
+        lambda: server.apply(0, diffs, "o", limit=1),
+        lambda: server.apply(0, diffs, "o", cursor=server.apply(0, diffs, "o", limit=1)["cursor"]),
+        lambda: server.apply(3, diffs, "o"),
+        lambda: server.apply(3, diffs, "o"),
+        lambda: again.apply_json(body, "o"),
+        lambda: again.apply_json(body.encode(), "o"),
+        lambda: again._push_diffs(diffs, "o"),
+        lambda: again.validate(diffs[0], "o"),
+        lambda: again.logical_clock("o"),
+    ):
+        with suppress(Exception):
+            call()
+
+
+def synced_within(limit: dict[str, Any]) -> None:
+    server = server_of(Store, **limit)
+    for call in (
+        lambda: server.apply(0, [dict(sent) for sent in CLIENT], "o"),
+        lambda: server.apply_json(PLAIN_BODY, "o"),
+    ):
+        with suppress(MobyncError):
+            call()
+
+
+def skipped(bad: Any) -> None:
+    """A malformed diff among others; a key that raises is the caller's own fault."""
+    with suppress(ZeroDivisionError):
+        server_of(Store, on_refusal="skip").apply(3, [*map(dict, CLIENT), bad], "o")
 
 
 def unwritable_clock() -> None:
-    dicts = [dict(d) for d in CLIENT]
-    made = _core.Exchange(dicts)
-    made.meet([])
-    made.merge()
-    for d in dicts:
-        del d["logical_clock"]
-        d[Unreadable("logical_clock")] = 0
-    made.acknowledge(3)
+    """The new clock cannot be set in the caller's dict, as comparing its keys raises."""
+    sent = {name: value for name, value in CLIENT[0].items() if name != "logical_clock"}
+
+    class Late(MemorySynchronizer):
+        def create_many(self, where: str, rows_json: Any) -> None:
+            super().create_many(where, rows_json)
+            sent.clear()
+            sent[Unreadable("logical_clock")] = 0
+
+    sent["logical_clock"] = 0
+    Mobync(Late()).apply(0, [sent], "o")
 
 
 def cycle() -> None:
+    """A store, its Mobync and a request that know each other."""
+    store: Any = Store()
+    store.server = Mobync(store)
+    store.server.listen(lambda _, server=store.server: server)
     loop: dict[str, Any] = dict(CLIENT[0])
-    loop["extra"] = _core.Exchange([loop])
+    loop["server"] = store.server
+    store.server.apply(0, [loop], "o")
+    store.loop = loop
 
 
 def module_anew() -> None:
     module = importlib.util.module_from_spec(_core.__spec__)
     _core.__spec__.loader.exec_module(module)
-    assert module.Exchange is not _core.Exchange
-    module.Exchange(CLIENT).meet(SERVER)
+    assert module.Mobync is not _core.Mobync
+    module.merge(SERVER, CLIENT)
+    module.Compaction().piece(SERVER, "o", 3, 9)
 
 
 def compacted() -> None:
@@ -140,23 +223,41 @@ def compacted() -> None:
     compaction.piece([*LOG, diff("d1", "update", '{"id":"z","a":1}', clock=1)], "o", 0, 3)
 
 
-def paged() -> Any:
-    made = met()
-    made.select(True, False, 0, made.page_end(1))
-    made.merge()
-    return made.downstream()
+def folded() -> None:
+    """With times that are there and that are made, and an object that cannot be folded."""
+    log = [
+        {**diff("f1", "create", '{"id":"v","a":1}', clock=0), "field_times": '{"a":5}'},
+        diff("f2", "update", '{"id":"v","b":2}', clock=1),
+        diff("f3", "delete", '{"id":"w"}', clock=2),
+    ]
+    for keeps_times in (False, True):
+        compaction = _core.Compaction(3, keeps_times=keeps_times)
+        compaction.piece(log, "o", 0, 3)
+        assert compaction.expects_folds
+        compaction.fold(json.dumps(log), "o", 0, 1)
+        compaction.fold(log[1:], "o", 1, 3)
 
 
-def without_one() -> Any:
-    made = met()
-    made.leave_out(2)
-    made.merge()
-    return made.operations("o", 7)
+def made_again() -> None:
+    server = server_of(Store)
+    with suppress(RuntimeError):
+        server.__init__(Store("another log"), "".join(["another", " log"]))  # type: ignore[misc]
+    server.apply(0, [], "o")
 
 
-def attributes(made: Any) -> Any:
-    counts = len(made), made.downstream_count, made.conflicts, made.fingerprint
-    return counts, made.logical_clock, made.limit, made.cursor
+SETTINGS: list[dict[str, Any]] = [
+    {"diffs_model_name": ""},
+    {"diffs_model_name": 7},
+    {"max_clock_skew_ms": -1},
+    {"lock_timeout_s": "1"},
+    {"lock_timeout_s": -1},
+    {"lock_timeout_s": 10**400},
+    {"max_diffs": True},
+    {"max_diffs": 2**70},
+    {"max_depth": 1001},
+    {"on_refusal": "maybe"},
+    {"on_refusal": 7},
+]
 
 
 ONE = CLIENT[0]
@@ -218,7 +319,28 @@ LIMITS: list[dict[str, Any]] = [
     {"max_diffs": 1},
     {"max_json_data_bytes": 1},
     {"max_depth": 0},
-    {"max_depth": "0"},
+    {"max_fields": 0},
+    {"max_reply_bytes": 1},
+]
+ARGUMENTS: list[tuple[Any, ...]] = [
+    ("x", [], "o"),
+    (-1, [], "o"),
+    (2**70, [], "o"),
+    ("\ud800", [], "o"),
+    (0, 7, "o"),
+    (0, [], ""),
+    (0, [], 7),
+    (0, [], "\ud800"),
+    (99, [], "o"),
+    (0,),
+]
+PAGES: list[dict[str, Any]] = [
+    {"limit": 0},
+    {"limit": "x"},
+    {"cursor": 7},
+    {"cursor": "\ud800"},
+    {"cursor": "1.0"},
+    {"cursor": "1.2.7.0"},
 ]
 
 
@@ -290,114 +412,78 @@ def raises(call: Callable[[], object]) -> Callable[[], None]:
 
 
 PATHS: dict[str, Callable[[], object]] = {
-    "merge": lambda: merge(SERVER, CLIENT),
-    "every step": lambda: (merged().news, merged().upstream(), merged().downstream()),
-    "attributes": lambda: (attributes(merged()), attributes(from_json())),
-    "diffs": lambda: [met().diff(i) for i in range(len(CLIENT))],
-    "a page": paged,
-    "the whole on a page": lambda: met().page_end(99),
-    "without one": without_one,
+    "merge": lambda: (merge(SERVER, CLIENT), merge(iter(SERVER), tuple(CLIENT))),  # type: ignore
+    "merge JSON": lambda: (
+        _core.merge(json.dumps(SERVER), CLIENT),
+        _core.merge(json.dumps(SERVER).encode(), CLIENT),
+    ),
     "text_member": lambda: [_core.text_member(BODY, name) for name in ("cursor", "diffs", "none")],
     "text_member of no JSON": lambda: (
         _core.text_member("[", "a"),
         _core.text_member(b"\xff", "a"),
     ),
-    "log_values": lambda: (
-        _core.log_values(merged().operations("owner", 7)[3]),
-        _core.log_values(["{}"]),
-        _core.log_values([]),
-    ),
-    "operations": lambda: merged().operations("owner", 7),
-    "news": lambda: met().news(),
-    "news of what is written": lambda: (merged().news(), merged().news(True), merged().is_retry),
-    "meet twice": lambda: met().meet(SERVER),
-    "meet a tuple": lambda: request().meet(tuple(SERVER)),
-    "meet an iterator": lambda: request().meet(iter(SERVER)),
-    "meet JSON": lambda: (
-        request().meet(json.dumps(SERVER)),
-        request().meet(json.dumps(SERVER).encode()),
-    ),
-    "acknowledge": lambda: (merged().acknowledge(3), from_json().acknowledge(3)),
-    "from JSON": lambda: (from_json().reply_json(7), from_json().operations("o", 7)),
-    "JSON to dicts": lambda: (from_json().downstream(), from_json().upstream()),
-    "subclasses of str": lambda: request(
-        {name: Text(v) if isinstance(v, str) else v for name, v in ONE.items()}
-    ),
-    "an OperationType": lambda: request({**ONE, "type": OperationType.create}),
+    "text_member of a long body": lambda: _core.text_member(BODY + " " * 70_000, "cursor"),
+    "text_member of what": raises(lambda: _core.text_member(7, "a")),
+    "text_member without a name": raises(lambda: _core.text_member(BODY)),
+    "check_log": lambda: (_core.check_log(SERVER, "o", 3), _core.check_log(json.dumps(LOG), "o")),
+    "check_log, another owner": raises(lambda: _core.check_log(SERVER, "p")),
+    "check_log, an early row": raises(lambda: _core.check_log(SERVER, "o", 4)),
+    "check_text": lambda: _core.check_text("name", "".join(["\u00e9", "x"])),
     "a cycle": cycle,
     "the module": module_anew,
     "compaction": compacted,
+    "made again": made_again,
+    "never made": raises(lambda: Mobync.__new__(Mobync).apply(0, [], "o")),
+    "pickled": raises(lambda: pickle.dumps(server_of(Store))),
+    "attributes": lambda: [
+        getattr(server_of(Store), name) for name in inspect.signature(Mobync).parameters
+    ],
     "validate": lambda: (Diff.validate(ONE), Diff.validate({}), Diff.validate(7)),
-    "too early": raises(lambda: _core.Exchange([]).upstream()),
-    "ask": lambda: met().ask(RULES, "o", iter((0, 1, 1))),
-    "ask of JSON": lambda: asked_of("1"),
-    "ask of whole JSON": lambda: from_json().ask(RULES, "o", iter((0, 1, 1))),
-    "sent": lambda: (met().sent(0), from_json().sent(1)),
-    "a rule says no": lambda: met().ask((no, no, no), "o", iter((1,))),
-    "a rule raises": raises(lambda: met().ask((int, int, int), "o", iter((1,)))),
-    "a rule raises, of JSON": raises(lambda: from_json().ask((int, int, int), "o", iter((1,)))),
-    "ask of what": raises(lambda: met().ask(RULES, "o", iter((0, len(CLIENT))))),
-    "ask of no index": raises(lambda: met().ask(RULES, "o", iter(("0",)))),
-    "ask a broken iterator": raises(lambda: met().ask(RULES, "o", broken_iterator())),
-    "ask no iterator": raises(lambda: met().ask(RULES, "o", [0])),
-    "ask two rules": raises(lambda: met().ask(RULES[:2], "o", iter(()))),
-    "ask without rules": raises(lambda: met().ask(None, "o", iter(()))),
-    "sent what": raises(lambda: met().sent(99)),
-    "news too early": raises(lambda: _core.Exchange([]).news()),
-    "merge too early": raises(lambda: _core.Exchange([]).merge()),
-    "operations too early": raises(lambda: met().operations("o", 1)),
-    "acknowledge too early": raises(lambda: met().acknowledge(1)),
-    "reply too early": raises(lambda: met().reply_json(1)),
-    "broken rows": raises(lambda: request().meet(broken_iterator())),
-    "foreign rows": raises(lambda: request().meet(SERVER, "other", 0)),
-    "old rows": raises(lambda: request().meet(SERVER, "o", 4)),
-    "foreign rows of JSON": raises(lambda: request().meet(json.dumps(SERVER), "other", 0)),
-    "no rows": raises(lambda: request().meet()),
-    "clock used up": raises(lambda: merged().operations("o", 2**53)),
-    "bad owner": raises(lambda: merged().operations("\ud800", 1)),
-    "bad time": raises(lambda: met().merge(-1, 0)),
-    "no time": raises(lambda: met().merge("now", 0)),
-    "no skew": raises(lambda: met().merge(1, None)),
-    "bad clock of a reply": raises(lambda: merged().reply_json("1")),
-    "bad clock to acknowledge": raises(lambda: merged().acknowledge(2**70)),
     "unwritable clock": raises(unwritable_clock),
-    "number too long for the rules": raises(lambda: asked_of("9" * 5000)),
-    "no diff": raises(lambda: met().diff(len(CLIENT))),
-    "diff of what": raises(lambda: met().diff("0")),
-    "leave out the dead": lambda: met().leave_out_dead(),
-    "leave out the dead too early": raises(lambda: request().leave_out_dead()),
-    "leave out what": raises(lambda: met().leave_out(99)),
-    "leave out too early": raises(lambda: request().leave_out(0)),
-    "no room on a page": raises(lambda: met().page_end(0)),
-    "a page of what": raises(lambda: met().page_end(None)),
-    "a page too early": raises(lambda: request().page_end(1)),
-    "select what": raises(lambda: met().select(True, True, None, 0)),
-    "select too early": raises(lambda: request().select(True, True, 0, 1)),
-    "log_values of what": raises(lambda: _core.log_values([7])),
-    "log_values of no text": raises(lambda: _core.log_values(["\ud800"])),
-    "text_member of what": raises(lambda: _core.text_member(7, "a")),
-    "text_member without a name": raises(lambda: _core.text_member(BODY)),
-    "no list": raises(lambda: _core.Exchange(7)),
-    "no arguments": raises(_core.Exchange),
-    "no body": raises(_core.Exchange.from_json),
     "compaction refused": raises(lambda: _core.Compaction().piece(SERVER, "p", 0, 9)),
     "compaction of no rows": raises(lambda: _core.Compaction().piece(7, "o", 0, 9)),
     "compaction of what": raises(lambda: _core.Compaction().piece()),
-    "compaction with arguments": raises(lambda: _core.Compaction(1)),
-    **{f"limit {limit}": raises(lambda limit=limit: request(**limit)) for limit in LIMITS},
+    "compaction with arguments": raises(lambda: _core.Compaction(1, 0, 0, 1)),
+    "folding": folded,
+    "folding refused": raises(lambda: _core.Compaction().fold(SERVER, "p", 0, 9)),
     **{
-        f"limit {limit} of JSON": raises(
-            lambda limit=limit: _core.Exchange.from_json(BODY, **limit)
-        )
-        for limit in LIMITS
+        f"{name}, {store.__name__}, {on_refusal}": partial(synced, store, request, on_refusal)
+        for name, request in REQUESTS.items()
+        for store in STORES
+        for on_refusal in ("raise", "skip")
     },
-    **{f"bad diff {i}": raises(lambda bad=bad: request(bad)) for i, bad in enumerate(BAD_DIFFS)},
     **{
-        f"bad rows {i}": raises(lambda bad=bad: request().meet(bad))
+        f"text {text!r}": raises(lambda text=text: _core.check_text("name", text))
+        for text in ("", "\0", "\ud800", 7)
+    },
+    **{
+        f"setting {setting}": raises(lambda setting=setting: Mobync(Store(), **setting))
+        for setting in SETTINGS
+    },
+    **{f"limit {limit}": partial(synced_within, limit) for limit in LIMITS},
+    **{
+        f"arguments {i}": raises(lambda given=given: server_of(Store).apply(*given))
+        for i, given in enumerate(ARGUMENTS)
+    },
+    **{
+        f"page {page}": raises(lambda page=page: server_of(Store).apply(0, [], "o", **page))
+        for page in PAGES
+    },
+    **{
+        f"bad diff {i}": raises(lambda bad=bad: server_of(Store).apply(0, [bad], "o"))
+        for i, bad in enumerate(BAD_DIFFS)
+    },
+    **{
+        f"bad diff {i} to check": raises(lambda bad=bad: _core.check_diff(bad, "diffs"))
+        for i, bad in enumerate(BAD_DIFFS)
+    },
+    **{f"bad diff {i} is skipped": partial(skipped, bad) for i, bad in enumerate(BAD_DIFFS)},
+    **{
+        f"bad rows {i}": raises(lambda bad=bad: _core.merge(bad, CLIENT))
         for i, bad in enumerate(BAD_ROWS)
     },
     **{
-        f"bad body {i}": raises(lambda bad=bad: _core.Exchange.from_json(bad, "diffs"))
+        f"bad body {i}": raises(lambda bad=bad: server_of(Store).apply_json(bad, "o"))
         for i, bad in enumerate(BAD_BODIES)
     },
     "apply": apply_and_retry,

@@ -20,5 +20,7 @@ LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.s
 import sys, pytest, mobync
 assert mobync.__file__.startswith('$TARGET'), mobync.__file__
 sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'test_merge.py', 'test_form.py', 'test_apply.py',
-    'test_apply_json.py', 'test_compaction.py', 'test_server_edits.py', 'test_threads.py']))
+    'test_apply_json.py', 'test_compaction.py', 'test_server_edits.py', 'test_threads.py',
+    'test_paging.py', 'test_refusals.py', 'test_retries.py', 'test_extension_types.py',
+    'test_awaitables.py', 'test_reentry.py']))
 "

@@ -40,7 +40,7 @@ static void check_all(const mb_diffs *diffs, mb_arena *arena)
 {
     mb_error error;
     for (size_t i = 0; i < diffs->count; i++)
-        expect(mb_diff_check(&diffs->items[i], arena, &error) == MB_OK, "a diff is refused");
+        expect(mb_diff_check(&diffs->items[i], NULL, arena, &error) == MB_OK, "a diff is refused");
 }
 
 /* Everything once; writes what came of it, in as many bytes at the most as `told` has. */
@@ -53,7 +53,13 @@ static void play(char *told, size_t size)
     mb_compaction *compaction;
     mb_compacted *fates;
     static const char *const no_keys[] = {NULL};
-    const mb_request_rules rules = {no_keys, {NULL, 0}, SIZE_MAX, SIZE_MAX, SIZE_MAX};
+    const mb_request_rules rules = {.reserved = no_keys,
+                                    .diffs = SIZE_MAX,
+                                    .json_data_bytes = SIZE_MAX,
+                                    .fields = SIZE_MAX,
+                                    .depth = SIZE_MAX,
+                                    .extra_bytes = SIZE_MAX,
+                                    .extra_depth = SIZE_MAX};
     mb_error error;
     size_t index;
     char reply[1024], row[1024];
@@ -61,12 +67,13 @@ static void play(char *told, size_t size)
     expect(mb_diffs_read((mb_text){window_json, sizeof window_json - 1}, arena, &window, &index,
                          &error) == MB_OK,
            "window");
-    expect(mb_request_read((mb_text){body_json, sizeof body_json - 1}, &rules, arena, &request,
-                           &index, &error) == MB_OK,
+    expect(mb_request_read((mb_text){body_json, sizeof body_json - 1}, &rules, false, arena,
+                           &request, &index, &error) == MB_OK,
            "request");
     check_all(&window, arena);
     check_all(&request.diffs, arena);
-    expect(mb_recognize(arena, &window, &request.diffs) == MB_OK, "recognize");
+    expect(mb_recognize(arena, &window, &request.diffs, false, &index, &error) == MB_OK,
+           "recognize");
     expect(mb_merge(arena, &window, &request.diffs, &result) == MB_OK, "merge");
     expect(mb_reply_most_bytes(&window, &result.downstream) < sizeof reply, "reply");
     reply[mb_reply_put(&window, &result.downstream, 6, reply)] = '\0';

@@ -39,6 +39,7 @@ live = live_on(
     os.environ["LIVE_CHANNEL"],
     heartbeat_s=float(os.environ["HEARTBEAT_S"]),
     recheck_s=3600,
+    max_listeners_per_owner=1000,
 )
 mobync.listen(live.announce)
 

@@ -7,9 +7,13 @@ its own keeps each test apart.  For PostgreSQL see databases.py.
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +21,7 @@ import psycopg
 import pytest
 import redis
 from databases import server_url
+from sqlalchemy.engine import URL
 
 from mobync.live import Live, PostgreSQLLive, RedisLive
 
@@ -115,6 +120,52 @@ class Broker:
         plain = url.render_as_string(hide_password=False)
         with psycopg.connect(plain, autocommit=True) as connection:
             return connection.execute(query, parameters).fetchall()
+
+
+@contextmanager
+def pgbouncer(
+    directory: Path, pool_mode: str, server: URL | None = None, pool_size: int = 20
+) -> Iterator[str]:
+    """A PgBouncer before the server, or a database of it, and the URL of what is behind it."""
+    server = server_url("postgresql") if server is None else server
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    reached_by = {
+        "host": server.host,
+        "port": server.port or 5432,
+        "dbname": server.database,
+        "user": server.username,
+        "password": server.password,
+    }
+    lines = [
+        "[databases]",
+        "behind = " + " ".join(f"{name}={value}" for name, value in reached_by.items() if value),
+        "[pgbouncer]",
+        "listen_addr = 127.0.0.1",
+        f"listen_port = {port}",
+        "unix_socket_dir =",
+        "auth_type = any",
+        f"pool_mode = {pool_mode}",
+        f"default_pool_size = {pool_size}",
+    ]
+    settings = directory / "pgbouncer.ini"
+    settings.write_text("\n".join(lines) + "\n")
+    as_user = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to be root
+    found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert found, "install PgBouncer: sh .ci/services"
+    process = subprocess.Popen([found, *as_user, str(settings)], stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: answers(port))
+        yield f"postgresql://anybody@127.0.0.1:{port}/behind"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""live_updates.app in a process of its own."""
+"""live_updates.app, or another app, in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,30 +21,45 @@ from .brokers import Broker
 from .devices import PATIENCE_S
 
 TESTS = Path(__file__).resolve().parents[1]
+APP = ("-m", "live_updates.app")
+DJANGO_ON_GEVENT = (
+    *("-m", "gunicorn", "--worker-class", "gevent", "--bind", "fd://{fd}"),
+    *("--graceful-timeout", "1", "live_updates.django_app"),
+)
 
 
 class Server:
-    """A process that serves live_updates.app.
+    """A process that serves live_updates.app, or another one.
 
     Args:
         broker: what it announces to.
         database_url: what it shares with the other processes; the tables are made.
         log: where it writes.
         heartbeat_s: of its Live.
+        command: what serves, with ``{fd}`` for the socket.
     """
 
-    def __init__(self, broker: Broker, database_url: URL, log: Path, heartbeat_s: float) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        database_url: URL | None,
+        log: Path,
+        heartbeat_s: float,
+        command: Sequence[str] = APP,
+    ) -> None:
         self._log = log
         # Ours, so that who connects before the process listens waits.
         listening = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port: int = listening.getsockname()[1]
         with log.open("a") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "live_updates.app"],
+                [part.format(fd=listening.fileno()) for part in (sys.executable, *command)],
                 cwd=TESTS,
                 env={
                     **os.environ,
-                    "DATABASE_URL": database_url.render_as_string(hide_password=False),
+                    "DATABASE_URL": (
+                        "" if database_url is None else database_url.render_as_string(False)
+                    ),
                     "LIVE_KIND": broker.kind,
                     "LIVE_URL": broker.url,
                     "LIVE_CHANNEL": broker.channel,
@@ -72,12 +88,12 @@ class Server:
 
     def push(self, owner_id: str) -> int:
         """Make an edit of the owner there; its new clock."""
-        clock = self._ask("POST", f"/push?owner={quote(owner_id)}")
+        clock = self.ask("POST", f"/push?owner={quote(owner_id)}")
         assert isinstance(clock, int)
         return clock
 
     def listeners(self) -> int:
-        count = self._ask("GET", "/listeners")
+        count = self.ask("GET", "/listeners")
         assert isinstance(count, int)
         return count
 
@@ -93,7 +109,8 @@ class Server:
     def log(self) -> str:
         return self._log.read_text()
 
-    def _ask(self, method: str, target: str) -> Any:
+    def ask(self, method: str, target: str) -> Any:
+        """What it answers, from JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             connection.request(method, target)

@@ -1,6 +1,6 @@
 """Plays many histories, with a progress bar, and tells the story of one that fails.
 
-python -m simulation --runs 10000 --seed 1 [--store memory]
+python -m simulation --runs 10000 --seed 1 [--store memory] [--sql]
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from tqdm import tqdm
 from . import stores
 from .claims import Diverged
 from .history import History, random_history, shrink
+from .sql_edits import WorldOfSQL
 from .world import MakeStore, World
 
 
 def failure_of(history: History, make_store: MakeStore) -> tuple[World, Exception | None]:
     """Play a history; any exception is a failure."""
     with make_store() as store:
-        world = World(
+        world = (WorldOfSQL if history.by_sql else World)(
             store,
             history.kinds,
             history.seed,
@@ -34,6 +35,8 @@ def failure_of(history: History, make_store: MakeStore) -> tuple[World, Exceptio
             world.play(list(history.events))
         except Exception as error:
             return world, error
+        finally:
+            world.close()
         return world, None
 
 
@@ -61,13 +64,16 @@ def test_history_{history.seed}():
         whole_rows={history.whole_rows},
         distinct_values={history.distinct_values},
         refuses={history.refuses},
+        by_sql={history.by_sql},
     ))
 """
 
 
-def tell_shrunk(seed: int, kind: type[Exception], make_store: MakeStore) -> str:
+def tell_shrunk(
+    seed: int, kind: type[Exception], make_store: MakeStore, by_sql: bool = False
+) -> str:
     """The story of the shortest history that fails as that of the seed does."""
-    short = shrink(random_history(seed), partial(fails_alike, kind, make_store))
+    short = shrink(random_history(seed, by_sql), partial(fails_alike, kind, make_store))
     world, error = failure_of(short, make_store)
     assert error is not None
     return tell(short, world, error)
@@ -78,23 +84,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=10_000, help="how many histories")
     parser.add_argument("--seed", type=int, default=1, help="the first history's seed")
     parser.add_argument("--store", choices=stores.NAMES, default="memory")
+    parser.add_argument("--sql", action="store_true", help="a part of the edits by SQL")
     options = parser.parse_args(arguments)
-    with stores.open_stores(options.store) as make_store:
-        return simulate(options.store, range(options.seed, options.seed + options.runs), make_store)
+    if options.sql and options.store == "memory":
+        parser.error("--sql needs a database: --store sqlite")
+    seeds = range(options.seed, options.seed + options.runs)
+    with stores.open_stores(options.store, options.sql) as make_store:
+        return simulate(options.store, seeds, make_store, options.sql)
 
 
-def simulate(name: str, seeds: range, make_store: MakeStore) -> int:
+def simulate(name: str, seeds: range, make_store: MakeStore, by_sql: bool = False) -> int:
     """Play a history for each seed and print what came of it; the number that failed."""
     totals: Counter[str] = Counter()
     failed: dict[int, Exception] = {}
     for seed in tqdm(seeds, desc="histories", unit="", disable=None):
-        world, error = failure_of(random_history(seed), make_store)
+        world, error = failure_of(random_history(seed, by_sql), make_store)
         totals.update(world.counts)
         if error is not None:
             failed[seed] = error
 
     for seed, error in islice(failed.items(), 1):
-        print(tell_shrunk(seed, type(error), make_store))
+        print(tell_shrunk(seed, type(error), make_store, by_sql))
     print(f"store        {name}")
     print(f"histories    {len(seeds)}, seeds {seeds.start} to {seeds.stop - 1}")
     for what, count in sorted(totals.items()):

@@ -15,6 +15,7 @@ from typing import Any
 import merge_model
 
 from .devices import DiffRow, Reply, Request, Row, Rows, object_of
+from .rules import Value, values_of
 
 OWNER = "owner"
 MAX_CLOCK_SKEW_MS = 300_000
@@ -38,6 +39,10 @@ class RetryCounted(Broken):
     """The same request once more changed something."""
 
 
+class NotAsked(Broken):
+    """Something was written that no rule was asked of, or a rule was not asked by the rules."""
+
+
 class OwnDiffsCameBack(Broken):
     """A device was sent its own diffs."""
 
@@ -54,58 +59,130 @@ def check_by_the_rules(
 ) -> None:
     """Compare what a sync wrote and answered with what the model makes of the same log.
 
-    Where diffs were refused, the reply restores their objects, which is no matter of the merge:
-    those are left out of the comparison of the reply.
-
     Args:
         log: the owner's log before the sync.
         written: what the sync added to it.
     """
-    refused_ids = {refusal["id"] for refusal in reply.get("refused", ())}
-    restored = {object_of(diff) for diff in request.diffs if diff["id"] in refused_ids}
+    refused = refused_in(request, reply)
     window = window_of(log, request, reply)
     sent = [] if reply.get("more") else limit_skew(request.diffs, now_ms)
-    accepted = [diff for diff in sent if diff["id"] not in refused_ids]
-    up, down = merge_each_object(window, accepted)
+    first = merge_model.first_of_each_id(sent)
+    accepted = [diff for diff in first if diff["id"] not in refused]
+    known_too = {i for i, refusal in refused.items() if refusal["code"] != "invalid"}
+    up, down = merge_each_object(window, accepted, known_too)
 
-    next_clock = log[-1]["logical_clock"] + 1 if log else 0
+    next_clock = next_clock_of(log)
     stamped = [
         {**diff, "owner": OWNER, "logical_clock": next_clock + i} for i, diff in enumerate(up)
     ]
-    expect_same("wrote", written, stamped)
-    expect_same(
-        "answered",
-        [diff for diff in reply["diffs"] if object_of(diff) not in restored],
-        [diff for diff in down if object_of(diff) not in restored],
+    expect_same("wrote", with_new_ids(written, stamped, log, request), stamped)
+    reply_clock = request.logical_clock if reply.get("more") else next_clock + len(up)
+    if reply["logical_clock"] != reply_clock:
+        raise NotByTheRules(f"the reply's clock is not {reply_clock}: {reply}")
+
+    names: dict[ObjectName, bool] = {}  # of what was refused, and whether it could be read
+    for diff in first:
+        if diff["id"] in refused:
+            readable = refused[diff["id"]]["code"] != "invalid"
+            names[object_of(diff)] = names.get(object_of(diff), True) and readable
+    others = [diff for diff in down if object_of(diff) not in names]
+    restored = merge_model.restore(
+        log + written, sent, names, request.logical_clock, reply["logical_clock"]
     )
-    if not reply.get("more") and reply["logical_clock"] != next_clock + len(up):
-        raise NotByTheRules(f"the reply's clock is not {next_clock + len(up)}: {reply}")
+    expected = merge_model.in_log_order([*others, *restored])
+    expect_same("answered", without_made_up_ids(reply["diffs"], log + written), expected)
+
+
+def refused_in(request: Request, reply: Reply) -> dict[str, dict[str, Any]]:
+    """What the reply says of each refused diff, by its id."""
+    return {
+        refusal["id"] if "id" in refusal else request.diffs[refusal["index"]]["id"]: refusal
+        for refusal in reply.get("refused", ())
+    }
+
+
+def with_new_ids(
+    written: list[DiffRow], expected: list[DiffRow], log: list[DiffRow], request: Request
+) -> list[DiffRow]:
+    """What was written, with the id that a device gave it where the log had that id before the
+    window, and the server therefore made one."""
+    taken = {diff["id"] for diff in log}
+    before = {d["id"] for d in log if d["logical_clock"] < request.logical_clock}
+    return [
+        {**diff, "id": meant["id"]} if meant["id"] in before and diff["id"] not in taken else diff
+        for diff, meant in zip(written, expected, strict=False)
+    ] + written[len(expected) :]
+
+
+def without_made_up_ids(diffs: list[DiffRow], log: list[DiffRow]) -> list[DiffRow]:
+    """A reply's diffs; the deletes that restore an object have an id that no log knows."""
+    logged = {diff["id"] for diff in log}
+    made_up = [diff for diff in diffs if diff["id"] not in logged]
+    if len({diff["id"] for diff in made_up}) < len(made_up):
+        raise NotByTheRules(f"an id stands twice in {made_up}")
+    return [
+        {name: value for name, value in diff.items() if name not in ("id", "owner")}
+        if diff in made_up and diff["type"] == "delete" and diff["owner"] == OWNER
+        else diff
+        for diff in diffs
+    ]
+
+
+def next_clock_of(log: list[DiffRow]) -> int:
+    return log[-1]["logical_clock"] + 1 if log else 0
 
 
 def window_of(log: list[DiffRow], request: Request, reply: Reply) -> list[DiffRow]:
     """What of the log the request is merged with: all that the device has not seen, or a page."""
     first_clock = request.logical_clock if request.cursor is None else begin_of(request.cursor)
     end_clock = begin_of(reply["cursor"]) if reply.get("more") else None
-    touched = {object_of(diff) for diff in request.diffs}
-    may_have_died = set(touched)
+    requested = {object_of(diff) for diff in request.diffs}
     window = []
     for diff in log:
         clock, name = diff["logical_clock"], object_of(diff)
-        if name in touched:
+        if name in requested:
             selected = end_clock is None and clock >= request.logical_clock
         else:
             selected = clock >= first_clock and (end_clock is None or clock < end_clock)
-        # What died before is nothing to a device that has seen nothing.
-        if first_clock == 0 and diff["type"] == "delete" and name not in may_have_died:
-            selected = False
         if selected:
-            may_have_died.add(name)
             window.append(diff)
-    return window
+    if request.logical_clock > 0:
+        return window
+    pull_clock = next_clock_of(log) if request.cursor is None else pull_clock_of(request.cursor)
+    if reply.get("more") and pull_clock_of(reply["cursor"]) != pull_clock:
+        raise NotByTheRules(f"the pull began at {pull_clock}: {reply}")
+    return merge_model.without_dead(window, request.diffs, log, pull_clock)
+
+
+def check_asked(
+    log: list[DiffRow], request: Request, now_ms: int, reply: Reply, asked: list[DiffRow]
+) -> None:
+    """Check what the rules were asked of; where diffs may be refused it can be more."""
+    if reply.get("more") or reply.get("refused"):
+        return
+    window = window_of(log, request, reply)
+    expected = merge_model.to_validate(window, limit_skew(request.diffs, now_ms))
+    found = list(dict.fromkeys(diff["id"] for diff in asked))  # once for each attempt
+    if "refused" in reply:
+        found = [diff_id for diff_id in found if diff_id in expected]
+    if found != expected:
+        raise NotAsked(f"the rules were asked of {found}, and by the rules of {expected}")
+
+
+def check_values(allowed: set[Value], written: list[DiffRow]) -> None:
+    """Check that a rule said yes to each value that was written, of just that object."""
+    for diff in written:
+        smuggled = values_of(diff["model"], diff["json_data"]) - allowed
+        if smuggled:
+            raise NotAsked(f"{diff} brought {smuggled}, which no rule was asked of")
 
 
 def begin_of(cursor: str) -> int:
     return int(cursor.partition(".")[0])
+
+
+def pull_clock_of(cursor: str) -> int:
+    return int(cursor.split(".")[2])
 
 
 def limit_skew(diffs: list[DiffRow], now_ms: int) -> list[DiffRow]:
@@ -117,7 +194,7 @@ def is_ahead(diff: DiffRow, now_ms: int) -> bool:
 
 
 def merge_each_object(
-    window: list[DiffRow], sent: list[DiffRow]
+    window: list[DiffRow], sent: list[DiffRow], known_too: set[str]
 ) -> tuple[list[DiffRow], list[DiffRow]]:
     """merge_model.merge, which takes the square of an object's diffs, for one object at a time."""
     sides: dict[ObjectName, tuple[list[DiffRow], list[DiffRow]]] = defaultdict(lambda: ([], []))
@@ -127,7 +204,7 @@ def merge_each_object(
     up: list[DiffRow] = []
     down: list[DiffRow] = []
     for theirs, ours in sides.values():
-        object_up, object_down = merge_model.merge(theirs, ours)
+        object_up, object_down = merge_model.merge(theirs, ours, known_too)
         up += object_up
         down += object_down
     order = {diff["id"]: place for place, diff in enumerate(sent)}
@@ -143,7 +220,10 @@ def expect_same(did: str, found: list[DiffRow], expected: list[DiffRow]) -> None
 
 def plain(diff: DiffRow) -> dict[str, Any]:
     names = ("id", "owner", "logical_clock", "utc_timestamp", "type", "model")
-    return {**{name: diff[name] for name in names}, "fields": json.loads(diff["json_data"])}
+    return {
+        **{name: diff.get(name) for name in names},
+        "fields": json.loads(diff["json_data"]),
+    }
 
 
 # ---- retries -------------------------------------------------------------------------------------
@@ -152,7 +232,7 @@ def plain(diff: DiffRow) -> dict[str, Any]:
 def deletes_that_look_new(request: Request, log: list[DiffRow]) -> set[ObjectName]:
     """Objects of which a retry may be taken for news (docs/protocol.md, "Known limits").
 
-    Deleted and created anew, and the log has neither: nothing of the create was left to log.
+    Deleted and created again, and the log has neither: nothing of the create was left to log.
     """
     logged = {diff["id"] for diff in log}
     deleted: set[ObjectName] = set()

@@ -29,6 +29,7 @@ FREQUENCIES = {
     "push": 2,
     "compact": 2,
 }
+BY_SQL = {"sql": 25, "reconcile": 3}
 CROWDED = {**FREQUENCIES, "burst": 3, "push": 6}
 
 
@@ -40,10 +41,12 @@ class History:
     whole_rows: bool = False
     distinct_values: bool = False
     refuses: bool = False
+    by_sql: bool = False
 
 
-def random_history(seed: int) -> History:
-    return _Author(random.Random(seed)).write(seed)
+def random_history(seed: int, by_sql: bool = False) -> History:
+    """A history; `by_sql`: a part of its edits is made behind mobync's back."""
+    return _Author(random.Random(seed), by_sql).write(seed)
 
 
 class _Author:
@@ -52,17 +55,25 @@ class _Author:
     Few objects meet many edits; in a crowded history many objects of many models come in bulk.
     """
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, by_sql: bool) -> None:
         self.rng = rng
+        self.by_sql = by_sql
         # The published client takes no reply that does not move its clock, so it misses refusals.
         self.refuses = rng.random() < 0.2
         can_be = KINDS[1:] if self.refuses else KINDS
         self.kinds = tuple(rng.choice(can_be) for _ in range(rng.randint(2, 4)))
         self.names = [f"{kind}{i}" for i, kind in enumerate(self.kinds)]
+        self.hostile = rng.random() < 0.15
+        if self.hostile:
+            self.kinds += ("hostile",)
         self.crowded = rng.random() < 0.02
         self.objects = OBJECTS if self.crowded else OBJECTS[: rng.randint(1, FEW_OBJECTS)]
         self.models = MODELS if self.crowded else MODELS[: rng.choice((1, 1, 2, 3))]
         self.frequencies = CROWDED if self.crowded else FREQUENCIES
+        if self.hostile:  # who reuses an id that was compacted away takes it from its device
+            self.frequencies = {**self.frequencies, "compact": 0, "hostile": 25}
+        if by_sql:
+            self.frequencies = {**self.frequencies, **BY_SQL}
         self.whole_rows = rng.random() < 0.3
         self.distinct_values = rng.random() < 0.5
         self.distinct = itertools.count(100, 100)  # push makes others of the numbers between
@@ -73,7 +84,13 @@ class _Author:
         for _ in range(self.rng.randint(5, 40)):
             events += self.something()
         return History(
-            self.kinds, tuple(events), seed, self.whole_rows, self.distinct_values, self.refuses
+            self.kinds,
+            tuple(events),
+            seed,
+            self.whole_rows,
+            self.distinct_values,
+            self.refuses,
+            self.by_sql,
         )
 
     def something(self) -> list[Event]:
@@ -85,6 +102,8 @@ class _Author:
             return [step for _ in range(BURST_EDITS) for step in self.edit(name)]
         if kind == "sync":
             return self.sync(name)
+        if kind == "hostile":
+            return self.hostile_sync(self.kinds[-1] + str(len(self.kinds) - 1))
         if kind == "story":
             story = rng.choice((self.folded_retry, self.restored_create, self.reborn_twice))
             return story(*rng.sample(self.names, 2))
@@ -95,7 +114,11 @@ class _Author:
             "push": rng.randint(1, len(self.objects)),
         }.get(kind, 0)
         values = self.fields(0 if self.whole_rows else 1)
-        return [Event(kind, name, rng.choice(self.models), "", values, number)]
+        object_id = ""
+        if kind == "sql":
+            values = tuple((field, self.value()) for field in FIELDS)
+            object_id = rng.choice(self.objects)
+        return [Event(kind, name, rng.choice(self.models), object_id, values, number)]
 
     def fields(self, least: int) -> tuple[tuple[str, int], ...]:
         least = len(FIELDS) if self.whole_rows and least == 0 else least
@@ -111,7 +134,8 @@ class _Author:
         values = self.fields(0 if what == "create" else 1)
         model, object_id = self.rng.choice(self.models), self.rng.choice(self.objects)
         refuse = self.refuses and self.rng.random() < 0.2
-        edit = Event(what, name, model, object_id, values, refuse=refuse)
+        malformed = self.refuses and self.rng.random() < 0.1
+        edit = Event(what, name, model, object_id, values, refuse=refuse, malformed=malformed)
         if what != "create" or self.rng.random() < 0.8:
             return [edit]
         return [edit, replace(edit, what="update", fields=self.fields(1), at_once=True)]
@@ -126,6 +150,11 @@ class _Author:
         steps += self.something() if rng.random() < 0.25 else []
         steps.append(Event("receive" if rng.random() < 0.75 else "lose", name))
         return steps
+
+    def hostile_sync(self, name: str) -> list[Event]:
+        if self.rng.random() < 0.2:
+            return [Event("arrive_again", name, number=self.rng.randint(0, 50))]
+        return _whole_sync(name) if self.rng.random() < 0.8 else _sync_without_reply(name)
 
     def a_story(self) -> tuple[Callable[..., Event], Callable[[str], Event]]:
         """What makes events of one object, of which nothing has been told, and updates of it."""
@@ -173,7 +202,7 @@ class _Author:
         ]
 
     def reborn_twice(self, first: str, second: str) -> list[Event]:
-        """A device deletes an object, and the reply is lost; both make it anew and the first edits
+        """A device deletes an object, and the reply is lost; both make it again and the first edits
         its own, so that of its create nothing may be left to log."""
         event, update = self.a_story()
         return [

@@ -11,18 +11,21 @@ from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
-from mobync import FilterType, Mobync, ReadFilter, Synchronizer
+from mobync import FilterType, Mobync, MobyncError, ReadFilter, Synchronizer
 
 from .claims import (
     MAX_CLOCK_SKEW_MS,
     OWNER,
     Diverged,
     Ledger,
+    NotByTheRules,
     ObjectName,
     OwnDiffsCameBack,
     RetryCounted,
     Write,
+    check_asked,
     check_by_the_rules,
+    check_values,
     creates_without_trace,
     deletes_that_look_new,
     is_ahead,
@@ -34,12 +37,14 @@ from .devices import (
     Device,
     DiffRow,
     FlutterDevice,
+    HostileDevice,
     PagingDevice,
     Request,
     Row,
     Rows,
     object_of,
 )
+from .rules import Value, take_asked, values_of
 
 MODELS = ("tasks", "notes", "lists", "tags")
 FIELDS = ("a", "b", "c")
@@ -60,6 +65,7 @@ class Event:
     fields: tuple[tuple[str, int], ...] = ()
     number: int = 0
     refuse: bool = False
+    malformed: bool = False
     at_once: bool = False
 
     def __repr__(self) -> str:
@@ -72,6 +78,17 @@ class SimulatedServer(Mobync):
     """Mobync whose wall clock is the world's."""
 
     now_ms = START_MS
+
+    def answer(self, request: Request, *, as_json: bool) -> Any:
+        """The reply to a request that comes as dicts or as JSON."""
+        pages = {"limit": request.limit, "cursor": request.cursor}
+        if as_json:
+            body = {"logical_clock": request.logical_clock, "diffs": request.diffs, **pages}
+            return json.loads(self.apply_json(json.dumps(body), OWNER))
+        diffs = json.loads(json.dumps(request.diffs))
+        return self.apply(
+            request.logical_clock, diffs, OWNER, limit=request.limit, cursor=request.cursor
+        )
 
     def _now_ms(self) -> int:
         return self.now_ms
@@ -103,6 +120,8 @@ class World:
         self.rng = random.Random(seed)
         self.store = store
         self.server = self.start_server()
+        # The devices here have no names.  Of an owner who has none yet the log would be folded.
+        self.server.apply(0, [], OWNER)
         self.counts: Counter[str] = Counter()
         self.story: list[str] = []
         self.diffs_made = 0
@@ -111,7 +130,14 @@ class World:
         self.unanswered: dict[str, Request] = {}
         self.looked_new: set[ObjectName] = set()
         self.ledger = Ledger()
-        kind_of = {"flutter": FlutterDevice, "careful": CarefulDevice, "paging": PagingDevice}
+        self.allowed: set[Value] = set()
+        take_asked()
+        kind_of: dict[str, type[Device]] = {
+            "flutter": FlutterDevice,
+            "careful": CarefulDevice,
+            "paging": PagingDevice,
+            "hostile": HostileDevice,
+        }
         self.devices: dict[str, Device] = {
             f"{kind}{i}": kind_of[kind](
                 f"{kind}{i}", required_fields=frozenset(FIELDS if whole_rows else ())
@@ -120,8 +146,11 @@ class World:
         }
         self.distinct_values = distinct_values
 
+    def server_class(self) -> type[SimulatedServer]:
+        return SimulatedServer  # as it is now: tests put another one there
+
     def start_server(self) -> SimulatedServer:
-        return SimulatedServer(
+        return self.server_class()(
             self.store,
             max_clock_skew_ms=MAX_CLOCK_SKEW_MS,
             on_refusal="skip" if self.refuses else "raise",
@@ -134,6 +163,10 @@ class World:
             self.server.now_ms += not event.at_once
             getattr(self, f"on_{event.what}")(event)
         self.settle()
+
+    def close(self) -> None:
+        for device in self.devices.values():
+            device.close()
 
     def tell(self, line: str) -> None:
         self.story.append(line)
@@ -174,6 +207,8 @@ class World:
         }
         if event.refuse:
             diff["refuse"] = True
+        if event.malformed:
+            self.spoil(diff)
         seen = dict(device.rows.get((event.model, event.object_id), {}))
         if device.edit(kind, event.model, event.object_id, fields, diff):
             self.note_edit(device, diff, fields, seen)
@@ -184,6 +219,20 @@ class World:
                 f"{event.device}: {kind} {event.model}/{event.object_id} {shown}".rstrip()
                 + f"  [{diff['id']} at {now_ms - START_MS}]"
             )
+
+    def spoil(self, diff: DiffRow) -> None:
+        """Make a diff malformed; of which object it is can still be read."""
+        diff["malformed"] = True
+        spoiled: Row = self.rng.choice(
+            (
+                {"utc_timestamp": -1},
+                {"type": "upsert"},
+                {"self": 1},
+                {"json_data": diff["json_data"][:-1] + ', "z": NaN}'},
+                {"json_data": diff["json_data"][:-1] + ', "z": "\\ud83d"}'},
+            )
+        )
+        diff.update(spoiled)
 
     def note_edit(self, device: Device, diff: DiffRow, fields: Row, seen: Row) -> None:
         name, number = object_of(diff), self.diffs_made
@@ -204,6 +253,9 @@ class World:
 
     def on_deliver(self, event: Event) -> None:
         request = self.devices[event.device].in_flight
+        if request is not None and isinstance(self.devices[event.device], HostileDevice):
+            request.reply = self.deliver_hostile(event.device, request)
+            return
         if request is not None and not request.delivered:
             request.reply = self.deliver(event.device, request)
             request.delivered = True
@@ -230,7 +282,9 @@ class World:
     def on_arrive_again(self, event: Event) -> None:
         """A copy of an earlier request arrives, late; nobody waits for the answer."""
         sent = self.devices[event.device].sent
-        if sent:
+        if sent and isinstance(self.devices[event.device], HostileDevice):
+            self.deliver_hostile(event.device, sent[event.number % len(sent)])
+        elif sent:
             self.counts["late"] += 1
             self.tell(f"a copy of request {event.number % len(sent)} of {event.device} arrives")
             self.deliver(event.device, sent[event.number % len(sent)])
@@ -285,6 +339,8 @@ class World:
             kind = "update" if key in rows else "create"
             fields = {name: value + i + 1 for name, value in event.fields}
             operations.append((kind, event.model, {"id": key[1], **fields}))
+        for _, model, row in operations:
+            self.allowed |= values_of(model, json.dumps(row))
         self.server.push(OWNER, operations)
         self.follow_log()
         self.counts["pushes"] += 1
@@ -311,13 +367,32 @@ class World:
         self.tell(f"the server answers {name}: clock {reply['logical_clock']} [{shown}]")
         refused = {refusal["id"] for refusal in reply.get("refused", ())}
         self.counts["refused"] += len(refused)
+        self.counts["malformed"] += sum("malformed" in diff for diff in request.diffs)
         self.check_retry(request, reply, all_new=not (ids & self.delivered or refused))
         if reply.get("more"):
             self.counts["pages"] += 1
         else:
             # Of a retry that writes nothing of it, a refused edit is not listed once more.
-            refused |= {diff["id"] for diff in request.diffs if "refuse" in diff}
+            refused |= {d["id"] for d in request.diffs if "refuse" in d or "malformed" in d}
             self.delivered = (self.delivered | ids) - refused
+        return json.loads(json.dumps(reply))
+
+    def deliver_hostile(self, name: str, request: Request) -> Any:
+        """What a hostile device is answered, if it is: nobody else has a part in a refusal."""
+        self.tell(f"{name} sends {request.diffs}")
+        try:
+            reply, written = self.apply(request)
+        except MobyncError as refusal:
+            take_asked()
+            self.counts["hostile refused"] += 1
+            self.tell(f"{name} is refused: {refusal}")
+            written = self.follow_log()
+            if written:
+                raise NotByTheRules(f"a refused request wrote {written}") from refusal
+            return None
+        self.counts["hostile"] += 1
+        self.counts["hostile wrote"] += len(written)
+        self.tell(f"the server answers {name} {reply}")
         return json.loads(json.dumps(reply))
 
     def check_retry(self, request: Request, reply: Any, *, all_new: bool) -> None:
@@ -345,14 +420,26 @@ class World:
 
     def apply(self, request: Request) -> tuple[Any, list[DiffRow]]:
         """The reply, and what the log got."""
-        diffs = json.loads(json.dumps(request.diffs))
         before = list(self.log)
-        reply = self.server.apply(
-            request.logical_clock, diffs, OWNER, limit=request.limit, cursor=request.cursor
-        )
-        written = self.follow_log()
+        reply = self.server.answer(request, as_json=self.rng.random() < 0.5)
+        noted, written = self.take_noted(self.follow_log())
+        before += noted
+        asked = take_asked()
+        for diff in asked:
+            if "refuse" not in diff:
+                self.allowed |= values_of(diff["model"], diff["json_data"])
+        check_values(self.allowed, written)
+        check_asked(before, request, self.server.now_ms, reply, asked)
         check_by_the_rules(before, request, self.server.now_ms, reply, written)
         return reply, written
+
+    def take_noted(self, written: list[DiffRow]) -> tuple[list[DiffRow], list[DiffRow]]:
+        """Of what a sync added to the log, what it found edited by somebody else, and the rest."""
+        return [], written
+
+    def known(self, fields: Row) -> Row:
+        """The fields that a row has, as the server and the devices tell them."""
+        return fields
 
     def follow_log(self) -> list[DiffRow]:
         """Read what was added to the log."""
@@ -382,12 +469,13 @@ class World:
 
     def settle(self) -> None:
         self.tell("---- everything is sent and received")
+        honest = [d for d in self.devices.values() if not isinstance(d, HostileDevice)]
         for _ in range(3):  # a device in the middle of its pages sends what is new after them
-            for device in self.devices.values():
+            for device in honest:
                 self.sync(device)
         rows = self.server_rows()
-        for device in self.devices.values():
-            if device.rows != rows:
+        for device in honest:
+            if {name: self.known(row) for name, row in device.rows.items()} != rows:
                 raise Diverged(f"{device.name} has {device.rows}, the server has {rows}")
         self.check_tables_follow_log()
         if self.distinct_values:
@@ -400,6 +488,7 @@ class World:
 
     def check_tables_follow_log(self) -> None:
         rows, replayed = self.server_rows(), rows_by_replaying(self.logged_since(0))
+        replayed = {name: self.known(row) for name, row in replayed.items()}
         if replayed != rows:
             raise Diverged(f"the log leads to {replayed}, the server has {rows}")
 

@@ -3,11 +3,15 @@
 //     ?                               the owners
 //     ?owner=O[&model=M][&find=ID]    O's log, only of a model, only of objects with an id
 //     ?owner=O&model=M&object=ID      the history of one object
+//     ?owner=O&show=objects[&model=M] the objects that O has now
+//     ?owner=O&show=lost              the edits of O's devices that lost
 
 import { Refused, keepToken, token } from "./api.js";
 import { h, link } from "./dom.js";
 import { showLog } from "./log.js";
+import { showLost } from "./lost.js";
 import { showObject } from "./object.js";
+import { showObjects } from "./objects.js";
 import { showOwners } from "./owners.js";
 import { visible } from "./text.js";
 
@@ -41,7 +45,9 @@ async function show() {
     if (owner === null) await showOwners(main, given("first"), signal, setLive);
     else if (model !== null && object !== null) {
       await showObject(main, { owner, model, object }, signal, setLive);
-    } else await showLog(main, { owner, model, object: given("find") }, signal, setLive);
+    } else if (given("show") === "objects") await showObjects(main, { owner, model }, signal);
+    else if (given("show") === "lost") await showLost(main, { owner }, signal, setLive);
+    else await showLog(main, { owner, model, object: given("find") }, signal, setLive);
   } catch (error) {
     if (signal.aborted) return;
     setLive(null);
@@ -82,6 +88,7 @@ function askForToken(reason) {
     field,
     h("button", { type: "submit" }, "Open"),
     h("p", { class: "quiet" }, "It is kept until this tab is closed, and nowhere else."),
+    h("p", { class: "quiet" }, "Where the server runs, “mobync token --admin” prints one."),
   );
 }
 

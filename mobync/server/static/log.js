@@ -2,7 +2,8 @@
 
 import { get, lookBack, watch } from "./api.js";
 import { address, h, link } from "./dom.js";
-import { bytes, clock, count, plural, time, visible } from "./text.js";
+import { tabs } from "./lost.js";
+import { bytes, clock, count, moment, plural, visible, zone } from "./text.js";
 
 const MOST_ROWS = 1000; // on the page; the oldest go when new ones come
 
@@ -14,7 +15,8 @@ export async function showLog(main, { owner, model, object }, signal, setLive) {
   const heading = h("span", { class: "quiet" });
   const models = h("datalist", { id: "models" });
   const known = new Set();
-  const { logical_clock: begun } = await get("clock", { owner }, signal);
+  const about = await get("clock", { owner }, signal);
+  const begun = about.logical_clock;
   let newest = begun - 1; // the clock up to which everything is known that came
   let next = begun; // below which clock the log has not been looked at
 
@@ -56,7 +58,7 @@ export async function showLog(main, { owner, model, object }, signal, setLive) {
     tellEnd();
   }
 
-  // What has come since, up to a clock; where that is more than a piece, the list begins anew.
+  // What has come since, up to a clock; where that is more than a piece, the list begins again.
   async function catchUp(logicalClock) {
     heading.textContent = `logical clock ${count(logicalClock)}`;
     if (logicalClock < newest + 1) location.reload(); // the server has lost part of the log
@@ -82,7 +84,9 @@ export async function showLog(main, { owner, model, object }, signal, setLive) {
   );
   main.replaceChildren(
     h("h1", {}, "Log of ", h("bdi", {}, visible(owner)), " ", heading),
+    tabs(owner, "log", about),
     filterForm(filters, models),
+    headings(),
     list,
     state,
     older,
@@ -141,6 +145,16 @@ function filterForm({ owner, model, object }, models) {
   );
 }
 
+function headings() {
+  const [, offset] = zone().split(", ");
+  const names = ["Clock", `Made at (${offset})`, "Edit", "Object and fields", "Size"];
+  return h(
+    "div",
+    { class: "log-head", "aria-hidden": "true", title: zone() },
+    ...names.map((name) => h("span", {}, name)),
+  );
+}
+
 function logRow(owner, entry) {
   const fields = entry.fields.map(([name, text]) =>
     h(
@@ -158,11 +172,7 @@ function logRow(owner, entry) {
     "li",
     { "data-clock": entry.logical_clock },
     h("span", { class: "clock", title: `edit ${visible(entry.id)}` }, clock(entry.logical_clock)),
-    h(
-      "time",
-      { title: `${entry.utc_timestamp} ms since 1970` },
-      time(entry.utc_timestamp),
-    ),
+    moment(h, entry.utc_timestamp),
     h("span", { class: `kind ${kindClass(entry.type)}` }, visible(entry.type)),
     h(
       "span",

@@ -3,7 +3,8 @@
 import { get, watch } from "./api.js";
 import { h, link } from "./dom.js";
 import { kindClass, oneAtATime } from "./log.js";
-import { clock, duration, plural, time, visible } from "./text.js";
+import { lostCard, lostOfField } from "./lost.js";
+import { clock, duration, moment, plural, visible, zone } from "./text.js";
 
 const MOST_CLOCKS = 200; // that one history is made of
 const PIECES = 5; // of the log, looked through before the reader must ask for more
@@ -60,7 +61,8 @@ export async function showObject(main, { owner, model, object }, signal, setLive
       return;
     }
     const oldestIsShown = shown.at(-1) === clocks.at(-1) && history.next === null;
-    const view = new HistoryView(history, {
+    const { lost } = await get("lost", { owner, model, object }, signal);
+    const view = new HistoryView(history, lost, {
       complete: next === null && oldestIsShown,
       chooseLife: (number) => {
         life = number;
@@ -128,8 +130,9 @@ export async function showObject(main, { owner, model, object }, signal, setLive
 }
 
 class HistoryView {
-  constructor(history, { complete, chooseLife, moreFields }) {
+  constructor(history, lost, { complete, chooseLife, moreFields }) {
     this.history = history;
+    this.lost = lost;
     this.complete = complete;
     this.chooseLife = chooseLife;
     this.moreFields = moreFields;
@@ -149,7 +152,8 @@ class HistoryView {
       more.hidden = nextField === null;
       more.disabled = false;
     });
-    return [this.status(), this.livesList(), fields, more, this.editList()].filter(Boolean);
+    const lost = lostCard(this.lost);
+    return [this.status(), this.livesList(), lost, fields, more, this.editList()].filter(Boolean);
   }
 
   status() {
@@ -189,15 +193,23 @@ class HistoryView {
   fieldElements(fields) {
     return fields.map(({ name, writes }) => {
       const holder = writes.findLast((write) => write.why !== "no row") ?? writes.at(-1);
+      const losses = lostOfField(this.lost, name);
       return h(
         "section",
         { class: "field" },
         h("h2", {}, h("bdi", {}, visible(name))),
-        h("p", { class: "value" }, h("bdi", {}, visible(holder.value))),
+        this.valueElement(holder, losses === null && holder.replaced === null ? null : "won"),
         this.whyElement(holder, writes),
+        losses,
         writes.length > 1 ? this.writesElement(writes, holder) : null,
       );
     });
+  }
+
+  // The word stands before the value, by the style sheet: it is no part of the value.
+  valueElement(write, verdict) {
+    const value = h("bdi", {}, visible(write.value));
+    return h("p", { class: "value", "data-verdict": verdict }, value);
   }
 
   whyElement(write, writes) {
@@ -207,7 +219,7 @@ class HistoryView {
       { class: "why" },
       h("span", { class: "clock", title: `edit ${visible(edit.id)}` }, clock(write.logical_clock)),
       " ",
-      h("time", { title: `${edit.utc_timestamp} ms since 1970` }, time(edit.utc_timestamp)),
+      moment(h, edit.utc_timestamp),
       " ",
       h("span", { class: "reason", "data-why": write.why }, this.reason(write)),
       ...this.replacedText(write, writes),
@@ -246,7 +258,7 @@ class HistoryView {
           h(
             "li",
             { class: write === holder ? "holder" : "" },
-            h("p", { class: "value" }, h("bdi", {}, visible(write.value))),
+            this.valueElement(write, write === holder ? "won" : "replaced"),
             this.whyElement(write, writes),
           ),
         );
@@ -263,7 +275,7 @@ class HistoryView {
         "li",
         {},
         h("span", { class: "clock" }, clock(edit.logical_clock)),
-        h("time", { title: `${edit.utc_timestamp} ms since 1970` }, time(edit.utc_timestamp)),
+        moment(h, edit.utc_timestamp),
         h("span", { class: `kind ${kindClass(edit.type)}` }, visible(edit.type)),
         h("span", { class: "quiet" }, plural(edit.fields, "field", "fields")),
         h("bdi", { class: "quiet id" }, visible(edit.id)),
@@ -306,9 +318,10 @@ function legend() {
       {},
       "The log holds the edits that the server accepted, in their order. It does not hold edits " +
         "that lost or were refused, which device made an edit, or what that device had seen. " +
+        "`mobync serve` keeps the newest edits that lost beside the log; they are shown as lost. " +
         "Compaction drops what was replaced; an edit then seems to have replaced an older one.",
     ),
     h("dl", {}, ...terms.flatMap(([term, text]) => [h("dt", {}, term), h("dd", {}, text)])),
-    h("p", {}, "Times are in your time zone. A create has the time of the last edit in it."),
+    h("p", {}, `Times are in your time zone (${zone()}). A create has the time of the last edit in it.`),
   );
 }

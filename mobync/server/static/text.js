@@ -26,6 +26,22 @@ export function time(ms) {
   return `${day} ${second}.${String(date.getMilliseconds()).padStart(3, "0")}`;
 }
 
+// The reader's time zone, as at a moment.
+export function zone(ms = Date.now()) {
+  const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
+  const minutes = -new Date(ms).getTimezoneOffset();
+  const hours = `${Math.trunc(Math.abs(minutes) / 60)}`.padStart(2, "0");
+  const rest = `${Math.abs(minutes) % 60}`.padStart(2, "0");
+  return `${timeZone}, UTC${minutes < 0 ? "−" : "+"}${hours}:${rest}`;
+}
+
+// A moment in the reader's zone; the moment in UTC is a tooltip.
+export function moment(h, ms) {
+  const date = new Date(ms);
+  const utc = Number.isNaN(date.getTime()) ? "" : `${date.toISOString()}, `;
+  return h("time", { title: `${utc}${ms} ms since 1970` }, time(ms));
+}
+
 const UNITS = [
   [86_400_000, "d"],
   [3_600_000, "h"],

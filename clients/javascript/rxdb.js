@@ -1,0 +1,356 @@
+// RxDB through mobync: replicateWithMobync(collection, options).
+//
+// RxDB's own replication does the work; here are its handlers, and what it does not do itself:
+//
+// - The ids of pushes.  A push whose answer was lost is sent again, and the server must tell it
+//   from a later, equal edit.  So each push has an id, which is in a local document before it is
+//   sent and leaves it when RxDB has stored the answer.
+// - Pages that overtake an answer.  RxDB passes by, for ever, a pulled document that has an edit
+//   which it did not store as pushed yet.  A page with such a document waits until it did.
+// - A push before the first pull.  Who pulls for the first time is not told of what is dead, but what
+//   was pushed before may be.
+// - What the schema cannot hold: members that it does not name, and null where it allows none.
+
+import {
+    addRxPlugin,
+    deepEqual,
+    getAssumedMasterState,
+    getChangedDocumentsSince,
+    getLastCheckpointDoc,
+} from 'rxdb';
+import { RxDBLocalDocumentsPlugin } from 'rxdb/plugins/local-documents';
+import { replicateRxCollection } from 'rxdb/plugins/replication';
+
+import { Backoff, MobyncTransport, newId } from './transport.js';
+
+addRxPlugin(RxDBLocalDocumentsPlugin);
+
+const BATCH_SIZE = 1000; // documents in a request
+/** The checkpoint before everything, what is dead included. */
+const FROM_THE_DEAD = { clock: 0, id: '', began: 0 };
+const RXDBS_OWN = ['_attachments', '_meta', '_rev'];
+
+/** See rxdb.d.ts. */
+export async function replicateWithMobync(collection, options) {
+    const { model = collection.name, batchSize = BATCH_SIZE, live = true, signal } = options;
+    const identifier = options.identifier ?? `mobync ${options.url} ${model}`;
+    checkCollection(collection);
+    const outbox = await Outbox.of(collection, identifier);
+    const transport = new MobyncTransport(options);
+    const handlers = new Handlers(collection, model, outbox, transport, options.onRefused);
+    const replication = replicateRxCollection({
+        collection,
+        replicationIdentifier: identifier,
+        live,
+        pull: { handler: (checkpoint, limit) => handlers.pull(checkpoint, limit), batchSize },
+        push: { handler: (rows) => handlers.push(rows), batchSize },
+        waitForLeadership: options.waitForLeadership ?? true,
+        autoStart: options.autoStart ?? true,
+    });
+    handlers.replication = replication;
+    replication.onCancel.push(() => handlers.stopped.abort());
+    if (signal) {
+        const cancel = () => replication.cancel();
+        if (signal.aborted) cancel();
+        signal.addEventListener('abort', cancel, { once: true });
+    }
+    if (live) replication.startPromise.then(() => handlers.listen());
+    return replication;
+}
+
+/** See rxdb.d.ts. */
+export async function waiting(replication) {
+    const state = replication.internalReplicationState;
+    if (!state) return []; // not started: another tab replicates, perhaps
+    const ids = [];
+    let checkpoint = await getLastCheckpointDoc(state, 'up');
+    for (;;) {
+        const found = await getChangedDocumentsSince(state.input.forkInstance, BATCH_SIZE, checkpoint);
+        const known = await getAssumedMasterState(state, found.documents.map((each) => each.id));
+        for (const each of found.documents) {
+            if (!deepEqual(known[each.id]?.docData, withoutMeta(each))) ids.push(each.id);
+        }
+        if (found.documents.length < BATCH_SIZE) return ids;
+        checkpoint = found.checkpoint;
+    }
+}
+
+function checkCollection(collection) {
+    const schema = collection.schema.jsonSchema;
+    if (collection.schema.primaryPath !== 'id' || typeof schema.primaryKey !== 'string') {
+        throw new TypeError(`${collection.name}: the primary key must be the field "id"`);
+    }
+    if (schema.attachments) {
+        throw new TypeError(`${collection.name}: attachments are not synced`);
+    }
+}
+
+/** RxDB's handlers for one collection. */
+class Handlers {
+    replication = null; // RxDB's, which calls the handlers
+    stopped = new AbortController();
+
+    constructor(collection, model, outbox, transport, onRefused) {
+        this.collection = collection;
+        this.model = model;
+        this.outbox = outbox;
+        this.transport = transport;
+        this.onRefused = onRefused ?? ((refused) => console.warn('mobync refused', refused));
+        this.backoff = new Backoff();
+        this.unsettled = new Map(); // id of a document -> when its push is stored or has failed
+        this.seenClock = -1;
+    }
+
+    async pull(checkpoint, limit) {
+        let at = checkpoint ?? this.outbox.start();
+        let documents = [];
+        let isFull = true;
+        // RxDB takes a page that is not full for the last one, so what is left out is made up for.
+        while (isFull && documents.length < limit) {
+            const wanted = limit - documents.length;
+            let page;
+            try {
+                page = await this.ask('pull', { collection: this.model, checkpoint: at, limit: wanted });
+            } catch (error) {
+                if (error.code !== 'clock_ahead' || at === null) throw error;
+                await this.sendAll();
+                [at, documents] = [FROM_THE_DEAD, []];
+                continue;
+            }
+            if (at === null && this.outbox.start() !== null) {
+                at = this.outbox.start(); // a push went out meanwhile
+                continue;
+            }
+            await Promise.all(page.documents.map((each) => this.unsettled.get(each.id)));
+            documents.push(...(await this.fitting(page.documents)));
+            isFull = page.documents.length === wanted;
+            at = page.checkpoint;
+        }
+        if (!isFull) this.seenClock = at.clock;
+        return { documents, checkpoint: at };
+    }
+
+    async push(rows) {
+        const times = await this.times(rows);
+        const ids = rows.map((row) => row.newDocumentState.id);
+        const settle = this.unsettle(ids);
+        let sent;
+        let answer;
+        try {
+            sent = await this.outbox.taken(rows, times);
+            answer = await this.sendInParts(sent);
+        } catch (error) {
+            settle();
+            throw error;
+        }
+        // RxDB goes on once this returns, and its queue is done when it has stored the answer.
+        // Of a document with a conflict that was edited meanwhile, RxDB stores no answer; then the
+        // next push of it is in the queue already, and finds what was sent.
+        this.replication.internalReplicationState.streamQueue.up.finally(() => {
+            this.outbox.forget(sent);
+            settle();
+        });
+        if (answer.refused.length > 0) this.onRefused(answer.refused);
+        const pushed = new Map(rows.map((row) => [row.newDocumentState.id, row.newDocumentState]));
+        const conflicts = answer.conflicts.map((each) => this.shaped(each));
+        return conflicts.filter((each) => !deepEqual(each, pushed.get(each.id)));
+    }
+
+    /** Have pulls of these documents wait; gives what ends that. */
+    unsettle(ids) {
+        let end;
+        const settled = new Promise((resolve) => (end = resolve));
+        for (const id of ids) this.unsettled.set(id, settled);
+        return () => {
+            for (const id of ids) {
+                if (this.unsettled.get(id) === settled) this.unsettled.delete(id);
+            }
+            end();
+        };
+    }
+
+    /** When each document was edited, as RxDB has it. */
+    async times(rows) {
+        const stored = await this.collection.storageInstance.findDocumentsById(
+            rows.map((row) => row.newDocumentState.id),
+            true,
+        );
+        return new Map(stored.map((each) => [each.id, Math.floor(each._meta.lwt)]));
+    }
+
+    /** Send rows; in halves where the server says that they are too many bytes. */
+    async sendInParts(rows) {
+        try {
+            return await this.ask('push', { collection: this.model, rows });
+        } catch (error) {
+            if (error.status !== 413 || rows.length < 2) throw error;
+        }
+        const half = rows.length >> 1;
+        const first = await this.sendInParts(rows.slice(0, half));
+        const second = await this.sendInParts(rows.slice(half));
+        return {
+            conflicts: [...first.conflicts, ...second.conflicts],
+            refused: [...first.refused, ...second.refused],
+        };
+    }
+
+    /** Give a server that lost what this client has, from a backup say, all documents again. */
+    async sendAll() {
+        const storage = this.collection.storageInstance;
+        let checkpoint;
+        for (;;) {
+            const found = await getChangedDocumentsSince(storage, BATCH_SIZE, checkpoint);
+            if (found.documents.length === 0) return;
+            const rows = found.documents.map((each) => ({
+                id: newId(),
+                time: Math.floor(each._meta.lwt),
+                newDocumentState: withoutMeta(each),
+                // A delete is one of something.
+                assumedMasterState: each._deleted ? { ...withoutMeta(each), _deleted: false } : undefined,
+            }));
+            await this.sendInParts(rows);
+            checkpoint = found.checkpoint;
+        }
+    }
+
+    /** Pulled documents, fit for the collection; without deletes of what it never had. */
+    async fitting(documents) {
+        const dead = documents.filter((each) => each._deleted);
+        const stored = await this.collection.storageInstance.findDocumentsById(
+            dead.map((each) => each.id),
+            true,
+        );
+        const known = new Map(stored.map((each) => [each.id, withoutMeta(each)]));
+        return documents
+            .filter((each) => !each._deleted || known.has(each.id))
+            .map((each) =>
+                each._deleted ? { ...known.get(each.id), _deleted: true } : this.shaped(each),
+            );
+    }
+
+    /** A document without what the schema cannot hold. */
+    shaped(document) {
+        const properties = this.collection.schema.jsonSchema.properties;
+        const holds = ([name, value]) =>
+            name === '_deleted' ||
+            (name in properties && (value !== null || allowsNull(properties[name])));
+        return Object.fromEntries(Object.entries(document).filter(holds));
+    }
+
+    /** Ask the server; what fails sets how long RxDB waits before it tries again. */
+    async ask(route, body) {
+        try {
+            const answer = await this.transport.post(`/rxdb/${route}`, body, this.stopped.signal);
+            this.backoff.reset();
+            return answer;
+        } catch (error) {
+            this.replication.retryTime = this.backoff.next(error);
+            throw error;
+        }
+    }
+
+    listen() {
+        this.transport.listen(
+            (clock) => {
+                if (clock !== this.seenClock) this.replication.reSync();
+            },
+            this.stopped.signal,
+        );
+    }
+}
+
+/** The pushes that RxDB did not store an answer to, in a local document. */
+class Outbox {
+    static async of(collection, identifier) {
+        const outbox = new Outbox();
+        outbox.collection = collection;
+        outbox.name = `mobync unanswered ${identifier}`;
+        outbox.saving = Promise.resolve();
+        outbox.waiting = null;
+        try {
+            const kept = (await collection.getLocal(outbox.name))?.toJSON().data;
+            outbox.entries = new Map(kept ? structuredClone(kept.entries) : []);
+            outbox.hasPushed = kept?.hasPushed ?? false;
+        } catch (error) {
+            throw new Error(
+                `${collection.name} needs local documents: add it with localDocuments: true`,
+                { cause: error },
+            );
+        }
+        return outbox;
+    }
+
+    /** Where to pull from for the first time. */
+    start() {
+        return this.hasPushed ? FROM_THE_DEAD : null;
+    }
+
+    /** Give each row its id, what of it was sent before, and its time; durable when it resolves. */
+    async taken(rows, times) {
+        this.hasPushed = true;
+        const made = rows.map((row) => {
+            const id = row.newDocumentState.id;
+            const base = textOf(row.assumedMasterState ?? null);
+            const state = textOf(row.newDocumentState);
+            const before = this.entries.get(id);
+            // What was sent over another base has been answered.
+            const sent = before?.base === base ? before.sent : [];
+            const same = sent.at(-1)?.state === state;
+            const pushes = same ? sent : [...sent, { id: newId(), state }];
+            this.entries.set(id, { base, sent: pushes });
+            return {
+                id: pushes.at(-1).id,
+                time: times.get(id),
+                assumedMasterState: row.assumedMasterState,
+                newDocumentState: row.newDocumentState,
+                unanswered: pushes.slice(0, -1).map((push) => ({
+                    id: push.id,
+                    newDocumentState: JSON.parse(push.state),
+                })),
+            };
+        });
+        await this.save();
+        return made;
+    }
+
+    /** Drop what was sent, but not what was taken for the same documents since. */
+    forget(rows) {
+        for (const { id, newDocumentState } of rows) {
+            const entry = this.entries.get(newDocumentState.id);
+            if (entry?.sent.at(-1).id === id) this.entries.delete(newDocumentState.id);
+        }
+        this.save().catch(() => undefined); // closed: what is forgotten next time does no harm
+    }
+
+    /** Write the entries as they are by then; one write at a time, and one for all who wait. */
+    save() {
+        this.waiting ??= this.saving
+            .catch(() => undefined)
+            .then(() => {
+                this.waiting = null;
+                const entries = [...this.entries];
+                const { hasPushed } = this;
+                this.saving = this.collection.upsertLocal(this.name, { entries, hasPushed });
+                return this.saving;
+            });
+        return this.waiting;
+    }
+}
+
+/** JSON with the members in one order: storages give them in different ones. */
+function textOf(value) {
+    return JSON.stringify(value, (_, each) =>
+        each && typeof each === 'object' && !Array.isArray(each)
+            ? Object.fromEntries(Object.entries(each).sort(([a], [b]) => (a < b ? -1 : 1)))
+            : each,
+    );
+}
+
+function withoutMeta(stored) {
+    const names = Object.entries(stored).filter(([name]) => !RXDBS_OWN.includes(name));
+    return Object.fromEntries(names);
+}
+
+function allowsNull(property) {
+    return property.type === undefined || [property.type].flat().includes('null');
+}

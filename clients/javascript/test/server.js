@@ -1,0 +1,102 @@
+// A real server for the tests, and a proxy before it that can cut.
+import { spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { createServer, request as ask } from 'node:http';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+
+const SERVER = fileURLToPath(new URL('../../../tests/javascript_server.py', import.meta.url));
+
+export class Server {
+    static async start() {
+        const python = process.env.PYTHON ?? 'python3';
+        const server = new Server();
+        server.process = spawn(python, [SERVER], { stdio: ['pipe', 'pipe', 'inherit'] });
+        const lines = createInterface(server.process.stdout);
+        server.port = await new Promise((resolve, reject) => {
+            lines.once('line', (line) => resolve(Number(line)));
+            server.process.once('exit', (code) => reject(new Error(`the server ended: ${code}`)));
+        });
+        server.rules = []; // functions of a path, that say what becomes of a request
+        server.asked = []; // the paths of all requests
+        server.proxy = createServer((from, to) => server.pass(from, to));
+        await new Promise((resolve) => server.proxy.listen(0, '127.0.0.1', resolve));
+        server.url = `http://127.0.0.1:${server.proxy.address().port}/sync`;
+        return server;
+    }
+
+    async stop() {
+        this.proxy.closeAllConnections();
+        this.proxy.close();
+        this.process.stdin.end();
+        await new Promise((resolve) => this.process.once('exit', resolve));
+    }
+
+    /** Have the next request to a path be answered by a cut: before it arrives, or after. */
+    cutNext(path, when = 'after') {
+        this.rules.push((asked) => (asked.endsWith(path) ? when : null));
+    }
+
+    pass(from, to) {
+        this.asked.push(from.url);
+        const rule = this.rules[0]?.(from.url);
+        if (rule) this.rules.shift();
+        if (rule === 'before') return from.socket.destroy();
+        if (typeof rule === 'number') {
+            from.resume();
+            from.once('end', () => to.writeHead(rule, { 'Retry-After': '0' }).end('{}'));
+            return;
+        }
+        const { method, headers } = from;
+        const target = { host: '127.0.0.1', port: this.port, path: from.url, method, headers };
+        const passed = ask(target, (answer) => {
+            if (rule === 'after' || typeof rule === 'function') {
+                answer.resume();
+                if (typeof rule === 'function') rule(); // and nobody is answered
+                return answer.once('end', () => from.socket.destroy());
+            }
+            to.writeHead(answer.statusCode, answer.headers);
+            answer.pipe(to);
+            to.once('close', () => answer.destroy());
+        });
+        passed.on('error', () => to.destroy());
+        from.pipe(passed);
+    }
+
+    /** An edit by another device of an owner, that speaks mobync's protocol. */
+    async elsewhere(owner, type, model, row) {
+        const head = await this.post(owner, { logical_clock: 0, diffs: [] });
+        const diff = {
+            id: randomUUID(),
+            owner,
+            logical_clock: 0,
+            utc_timestamp: Date.now(),
+            type,
+            model,
+            json_data: JSON.stringify(row),
+        };
+        await this.post(owner, { logical_clock: head.logical_clock, diffs: [diff] });
+    }
+
+    async post(owner, body) {
+        const response = await fetch(`http://127.0.0.1:${this.port}/sync`, {
+            method: 'POST',
+            headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${owner}` },
+            body: JSON.stringify(body),
+        });
+        if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
+        return response.json();
+    }
+
+    /** The rows of a model, as a new device has them. */
+    async rows(owner, model = 'tasks') {
+        const { diffs } = await this.post(owner, { logical_clock: 0, diffs: [] });
+        const rows = {};
+        for (const diff of diffs.filter((each) => each.model === model)) {
+            const row = JSON.parse(diff.json_data);
+            if (diff.type === 'delete') delete rows[row.id];
+            else rows[row.id] = { ...rows[row.id], ...row };
+        }
+        return rows;
+    }
+}

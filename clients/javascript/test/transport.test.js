@@ -1,0 +1,194 @@
+// The transport against real HTTP: a small server that answers as each test tells it.
+import assert from 'node:assert/strict';
+import { createServer } from 'node:http';
+import { after, before, beforeEach, test } from 'node:test';
+
+import { Backoff, MobyncError, MobyncTransport, pause, retrying } from '../transport.js';
+
+let url;
+let asked; // what came, in order
+let answers; // what to answer, in order; the last one stays
+const server = createServer((request, response) => {
+    let body = '';
+    request.on('data', (piece) => (body += piece));
+    request.on('end', () => {
+        asked.push({ path: request.url, token: request.headers.authorization, body });
+        const answer = answers.length > 1 ? answers.shift() : answers[0];
+        answer(response);
+    });
+});
+
+const json = (status, body, headers = {}) => (response) => {
+    response.writeHead(status, { 'Content-Type': 'application/json', ...headers });
+    response.end(JSON.stringify(body));
+};
+const cut = (response) => response.destroy();
+const quick = () => new Backoff(1, 2);
+
+before(async () => {
+    await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+    url = `http://127.0.0.1:${server.address().port}/sync`;
+});
+after(() => {
+    server.closeAllConnections();
+    server.close();
+});
+beforeEach(() => {
+    asked = [];
+    answers = [json(200, { ok: 1 })];
+});
+
+test('a request has the token and JSON, and gives the reply', async () => {
+    const transport = new MobyncTransport({ url: `${url}/`, token: 't' });
+
+    assert.deepEqual(await transport.post('/x/pull', { a: 1 }), { ok: 1 });
+    assert.deepEqual(asked, [{ path: '/sync/x/pull', token: 'Bearer t', body: '{"a":1}' }]);
+});
+
+test('a 401 gets a new token, and one more try', async () => {
+    const told = [];
+    const token = async ({ isRefused }) => {
+        told.push(isRefused);
+        return isRefused ? 'new' : 'old';
+    };
+    answers = [json(401, { code: 'token_expired', message: 'expired' }), json(200, { ok: 1 })];
+
+    assert.deepEqual(await new MobyncTransport({ url, token }).post('', {}), { ok: 1 });
+    assert.deepEqual(told, [false, true]);
+    assert.deepEqual(asked.map((each) => each.token), ['Bearer old', 'Bearer new']);
+});
+
+test('a second 401 is thrown, and so is the first of a token that is a string', async () => {
+    answers = [json(401, { code: 'unauthenticated', message: 'no' })];
+
+    for (const [token, requests] of [[() => 'x', 2], ['x', 1]]) {
+        asked = [];
+        await assert.rejects(new MobyncTransport({ url, token }).post('', {}), {
+            name: 'MobyncError', status: 401, code: 'unauthenticated', isTransient: false,
+        });
+        assert.equal(asked.length, requests);
+    }
+});
+
+test('a refusal says what it is', async () => {
+    const transport = new MobyncTransport({ url, token: 't' });
+    answers = [json(409, { code: 'clock_ahead', message: 'ahead', pull_anew: true })];
+    await assert.rejects(transport.post('', {}), (error) => {
+        assert.equal(error.message, 'ahead');
+        assert.deepEqual([error.status, error.code, error.isTransient], [409, 'clock_ahead', false]);
+        assert.equal(error.body.pull_anew, true);
+        return true;
+    });
+
+    answers = [json(503, { code: 'busy', message: 'later' }, { 'Retry-After': '2' })];
+    await assert.rejects(transport.post('', {}), { code: 'busy', retryAfterMs: 2000, isTransient: true });
+
+    answers = [(response) => response.writeHead(502).end('<html>')];
+    await assert.rejects(transport.post('', {}), { status: 502, code: 'http_502', isTransient: true });
+});
+
+test('what is cut is unreachable, and tried again', async () => {
+    const transport = new MobyncTransport({ url, token: 't' });
+    answers = [cut];
+    await assert.rejects(transport.post('', {}), { status: 0, code: 'unreachable', isTransient: true });
+
+    answers = [cut, json(503, { code: 'busy' }), json(200, { ok: 1 })];
+    asked = [];
+    const work = () => transport.post('', {});
+    assert.deepEqual(await retrying(work, { backoff: quick() }), { ok: 1 });
+    assert.equal(asked.length, 3);
+});
+
+test('an answer that breaks off is unreachable', async () => {
+    answers = [(response) => {
+        response.writeHead(200, { 'Content-Length': '100' });
+        response.write('{"a":', () => response.destroy());
+    }];
+    await assert.rejects(new MobyncTransport({ url, token: 't' }).post('', {}), { code: 'unreachable' });
+});
+
+test('what is not transient is not tried again, and tries end', async () => {
+    const transport = new MobyncTransport({ url, token: 't' });
+    const work = () => transport.post('', {});
+    answers = [json(400, { code: 'invalid_request' })];
+    await assert.rejects(retrying(work, { backoff: quick() }), { status: 400 });
+    assert.equal(asked.length, 1);
+
+    asked = [];
+    answers = [json(503, { code: 'busy' })];
+    await assert.rejects(retrying(work, { backoff: quick(), tries: 3 }), { status: 503 });
+    assert.equal(asked.length, 3);
+
+    asked = [];
+    await assert.rejects(retrying(async () => { throw new RangeError('a bug'); }), RangeError);
+});
+
+test('pauses grow, keep below their limit, and keep to what the server asks', () => {
+    const backoff = new Backoff(100, 1000);
+    const pauses = Array.from({ length: 8 }, () => backoff.next());
+    pauses.forEach((each, index) => {
+        const span = Math.min(1000, 100 * 2 ** index);
+        assert.ok(each >= span / 2 && each <= span, `${each} of ${span}`);
+    });
+    assert.ok(backoff.next(new MobyncError('later', { retryAfterMs: 5000 })) >= 5500);
+    backoff.reset();
+    assert.ok(backoff.next() <= 100);
+});
+
+test('an abort ends a request and a pause, with its reason', async () => {
+    const transport = new MobyncTransport({ url, token: 't' });
+    const reason = new Error('the user left');
+    const stopping = new AbortController();
+    answers = [() => stopping.abort(reason)]; // asked, and not answered
+    await assert.rejects(transport.post('', {}, stopping.signal), reason);
+
+    const waiting = new AbortController();
+    const paused = pause(1e6, waiting.signal);
+    waiting.abort(reason);
+    await assert.rejects(paused, reason);
+    await assert.rejects(transport.post('', {}, waiting.signal), reason);
+});
+
+test('mistakes in the options are told at once', () => {
+    assert.throws(() => new MobyncTransport({ token: 't' }), /url must be/);
+    assert.throws(() => new MobyncTransport({ url }), /token must be/);
+    assert.throws(() => new MobyncTransport(), /url must be/);
+});
+
+test('events tell clocks, also after a break', async () => {
+    const stream = (...pieces) => (response) => {
+        response.writeHead(200, { 'Content-Type': 'text/event-stream' });
+        for (const piece of pieces) response.write(piece);
+        response.end();
+    };
+    answers = [
+        stream(': hello\n\nid: 7\nevent: clock\nda', 'ta: 7\n\n'),
+        cut,
+        stream('id: 9\nevent: clock\ndata: 9\n\n'),
+    ];
+    const stopping = new AbortController();
+    const clocks = [];
+    await new MobyncTransport({ url, token: 't' }).listen((clock) => {
+        clocks.push(clock);
+        if (clock === 9) stopping.abort();
+    }, stopping.signal);
+
+    assert.deepEqual(clocks, [7, 9]);
+    assert.equal(asked[0].path, '/sync/events');
+});
+
+test('without events the client is told to look, now and then', async () => {
+    answers = [json(404, { code: 'no_events', message: 'none' })];
+    const stopping = new AbortController();
+    const clocks = [];
+    await new MobyncTransport({ url, token: 't' }).listen(
+        (clock) => {
+            clocks.push(clock);
+            if (clocks.length === 2) stopping.abort();
+        },
+        stopping.signal,
+        { pollMs: 1 },
+    );
+
+    assert.deepEqual(clocks, [null, null]);
+});

@@ -1,0 +1,257 @@
+// HTTP to a mobync server, for the clients in this package: tokens, refusals, pauses, events.
+//
+// docs/http.md of mobync says what each status asks of a client.  A 401 is answered here, by a new
+// token and one more try.  For the others `post` throws a MobyncError that says what it is; a
+// Backoff says how long to wait, and `retrying` does wait.
+
+const FIRST_PAUSE_MS = 500;
+const MOST_PAUSE_MS = 30_000;
+const SILENCE_MS = 60_000; // the server says something every 15 s; after four times that it is gone
+const POLL_MS = 30_000; // where there are no events
+const TRIES = 5;
+
+/** A request that the server refused, or that did not reach it. */
+export class MobyncError extends Error {
+    constructor(message, { status = 0, code = 'unreachable', retryAfterMs = 0, body, cause } = {}) {
+        super(message, { cause });
+        this.name = 'MobyncError';
+        this.status = status;
+        this.code = code;
+        this.retryAfterMs = retryAfterMs;
+        this.body = body;
+    }
+
+    /** Whether the same request may be answered if it is sent again. */
+    get isTransient() {
+        return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
+    }
+}
+
+/** How long to wait after each failure: twice as long each time, up to a limit, and at random. */
+export class Backoff {
+    constructor(firstMs = FIRST_PAUSE_MS, mostMs = MOST_PAUSE_MS) {
+        this.firstMs = firstMs;
+        this.mostMs = mostMs;
+        this.failures = 0;
+    }
+
+    /** Milliseconds to wait after one more failure, and no less than the server asked for. */
+    next(error) {
+        const span = Math.min(this.mostMs, this.firstMs * 2 ** this.failures);
+        this.failures += 1;
+        // At random, so that clients that failed together do not come back together.
+        return (error?.retryAfterMs ?? 0) + span / 2 + (Math.random() * span) / 2;
+    }
+
+    reset() {
+        this.failures = 0;
+    }
+}
+
+/** An id that nothing else has, also where there is no crypto: React Native, a page without TLS. */
+export function newId() {
+    if (globalThis.crypto?.randomUUID) return globalThis.crypto.randomUUID();
+    const part = () => Math.floor(Math.random() * 2 ** 32).toString(16).padStart(8, '0');
+    return part() + part() + part() + part();
+}
+
+/** Wait; rejects with the signal's reason as soon as it is aborted. */
+export function pause(ms, signal) {
+    return new Promise((resolve, reject) => {
+        signal?.throwIfAborted();
+        const stop = () => {
+            clearTimeout(timer);
+            reject(signal.reason);
+        };
+        const timer = setTimeout(() => {
+            signal?.removeEventListener('abort', stop);
+            resolve();
+        }, ms);
+        signal?.addEventListener('abort', stop, { once: true });
+    });
+}
+
+/** Do some work, and again after each transient MobyncError, a few times. */
+export async function retrying(work, { signal, tries = TRIES, backoff = new Backoff() } = {}) {
+    for (let left = tries - 1; ; left -= 1) {
+        try {
+            return await work();
+        } catch (error) {
+            if (!(error instanceof MobyncError) || !error.isTransient || left <= 0) throw error;
+            await pause(backoff.next(error), signal);
+        }
+    }
+}
+
+/**
+ * Requests to one server, as one owner.
+ *
+ * `url` is that of the sync route, https://example.org/sync.  `token` is the token, or a function
+ * that gives it, now or by a promise; it is told `{ isRefused: true }` where the last one was.
+ */
+export class MobyncTransport {
+    constructor({ url, token, fetch: ownFetch } = {}) {
+        if (typeof url !== 'string' || url === '') {
+            throw new TypeError('url must be that of the sync route, as https://example.org/sync');
+        }
+        if (typeof token !== 'string' && typeof token !== 'function') {
+            throw new TypeError('token must be a string, or a function that gives one');
+        }
+        this.url = url.replace(/\/+$/, '');
+        this.token = token;
+        this.fetch = ownFetch ?? ((...request) => globalThis.fetch(...request));
+    }
+
+    /** POST JSON to a path below the sync route; gives the reply as an object. */
+    async post(path, body, signal) {
+        return parsed(await this.postForText(path, body, signal));
+    }
+
+    /** As `post`, but gives the reply as its text. */
+    async postForText(path, body, signal) {
+        const response = await this.#ask(path, signal, {
+            method: 'POST',
+            headers: { 'Content-Type': 'application/json' },
+            body: JSON.stringify(body),
+        });
+        return textOf(response, signal);
+    }
+
+    /**
+     * Tell the clock of the owner's log whenever it has moved, until the signal is aborted.
+     *
+     * What fails is tried again.  Where there are no events - the server tells none, or `fetch`
+     * gives no stream, as in React Native - it tells null every now and then.
+     */
+    async listen(onClock, signal, { onError = () => undefined, pollMs = POLL_MS } = {}) {
+        const backoff = new Backoff();
+        while (!signal.aborted) {
+            try {
+                await this.#listenOnce(onClock, signal, backoff);
+            } catch (error) {
+                if (signal.aborted) return;
+                if (error?.code === 'no_events') {
+                    await pause(pollMs, signal).then(() => onClock(null), () => undefined);
+                    continue;
+                }
+                onError(error);
+                await pause(backoff.next(error), signal).catch(() => undefined);
+            }
+        }
+    }
+
+    async #listenOnce(onClock, signal, backoff) {
+        const connection = new AbortController();
+        const stop = () => connection.abort(signal.reason);
+        signal.addEventListener('abort', stop, { once: true });
+        let timer;
+        const heard = () => {
+            clearTimeout(timer);
+            timer = setTimeout(() => connection.abort(), SILENCE_MS);
+        };
+        try {
+            heard();
+            const response = await this.#ask('/events', connection.signal, {
+                headers: { Accept: 'text/event-stream' },
+            });
+            if (!response.body?.getReader) {
+                connection.abort();
+                throw new MobyncError('fetch gives no stream', { code: 'no_events' });
+            }
+            for await (const clock of clocksOf(response.body, heard)) {
+                backoff.reset();
+                onClock(clock);
+            }
+        } finally {
+            clearTimeout(timer);
+            signal.removeEventListener('abort', stop);
+        }
+        throw new MobyncError('the stream of events has ended');
+    }
+
+    async #ask(path, signal, request) {
+        const response = await this.#askAs(await this.#currentToken(), path, signal, request);
+        if (response.status !== 401 || typeof this.token !== 'function') {
+            return acceptedOf(response);
+        }
+        await response.body?.cancel?.();
+        const fresh = await this.token({ isRefused: true });
+        return acceptedOf(await this.#askAs(fresh, path, signal, request));
+    }
+
+    #currentToken() {
+        return typeof this.token === 'function' ? this.token({ isRefused: false }) : this.token;
+    }
+
+    async #askAs(token, path, signal, request) {
+        signal?.throwIfAborted();
+        const headers = { ...request.headers, Authorization: `Bearer ${token}` };
+        try {
+            return await this.fetch(this.url + path, { ...request, headers, signal });
+        } catch (error) {
+            throw unreachable(error, signal);
+        }
+    }
+}
+
+async function acceptedOf(response) {
+    if (response.ok) return response;
+    const text = await response.text().catch(() => '');
+    let body;
+    try {
+        body = JSON.parse(text);
+    } catch {
+        body = {}; // of a proxy, perhaps
+    }
+    const seconds = Number(response.headers.get('Retry-After'));
+    throw new MobyncError(body.message ?? `the server answered ${response.status}`, {
+        status: response.status,
+        code: body.code ?? `http_${response.status}`,
+        retryAfterMs: Number.isFinite(seconds) ? seconds * 1000 : 0,
+        body,
+    });
+}
+
+async function textOf(response, signal) {
+    try {
+        return await response.text();
+    } catch (error) {
+        throw unreachable(error, signal);
+    }
+}
+
+function parsed(text) {
+    try {
+        return JSON.parse(text);
+    } catch (cause) {
+        throw new MobyncError('the answer is no JSON', { code: 'no_json', cause });
+    }
+}
+
+function unreachable(error, signal) {
+    if (signal?.aborted) return signal.reason;
+    return new MobyncError(`the server was not reached: ${error.message}`, { cause: error });
+}
+
+/** The clocks in a stream of Server-Sent Events; `heard` is called for every piece of it. */
+async function* clocksOf(body, heard) {
+    const reader = body.getReader();
+    const decoder = new TextDecoder();
+    let text = '';
+    try {
+        for (;;) {
+            const { done, value } = await reader.read();
+            if (done) return;
+            heard();
+            text += decoder.decode(value, { stream: true });
+            const events = text.split('\n\n');
+            text = events.pop();
+            for (const event of events) {
+                const data = /^data: ?(\d+)$/m.exec(event);
+                if (data) yield Number(data[1]);
+            }
+        }
+    } finally {
+        await reader.cancel().catch(() => undefined);
+    }
+}

@@ -1,0 +1,376 @@
+// WatermelonDB through mobync: syncWithMobync(database, options).
+//
+// WatermelonDB's own synchronize() does the work; here are its two functions, and what it does not
+// do itself:
+//
+// - The ids of pushes.  WatermelonDB saves what it pulled before it pushes.  A push whose answer
+//   was lost comes again after another pull, and nothing in it says whether it is a retry or a
+//   later, equal edit.  So what is pushed is kept in WatermelonDB's local storage, as edits with
+//   an id each, before it is sent, and until its record is clean.
+// - One sync at a time, pauses, tokens, and a server that lost what this phone has.
+
+import * as Q from '@nozbe/watermelondb/QueryDescription/index.js';
+import { hasUnsyncedChanges, synchronize } from '@nozbe/watermelondb/sync/index.js';
+
+import { Backoff, MobyncError, MobyncTransport, newId, pause, retrying } from './transport.js';
+
+const UNANSWERED = 'mobync_unanswered'; // in the local storage
+const LAST_PULLED_AT = '__watermelon_last_pulled_at'; // WatermelonDB's own
+const PART_CHARACTERS = 1_000_000; // of a push; what is longer goes in several
+const SETTLE_MS = 100; // after an edit, in which others of the same moment come
+
+/** Ends of the last sync of each database, that the next one waits for. */
+const lastSync = new WeakMap();
+
+/** See watermelon.d.ts. */
+export async function syncWithMobync(database, options) {
+    const { live = false, signal } = options;
+    if (live && !signal) throw new TypeError('live needs a signal, which ends it');
+    const sync = new Sync(database, options);
+    if (!live) return inTurn(database, () => sync.run());
+    const listening = new Live(sync);
+    await listening.once();
+    listening.start();
+}
+
+function inTurn(database, work) {
+    const before = lastSync.get(database) ?? Promise.resolve();
+    const run = before.then(work);
+    lastSync.set(database, run.catch(() => undefined));
+    return run;
+}
+
+/** Syncs of one database with one server. */
+class Sync {
+    constructor(database, options) {
+        this.database = database;
+        this.options = options;
+        this.signal = options.signal;
+        this.transport = new MobyncTransport(options);
+        this.tables = Object.values(database.schema.tables);
+    }
+
+    async run() {
+        this.signal?.throwIfAborted();
+        this.outbox = await Outbox.of(this.database);
+        const isFirst = !(await this.database.adapter.getLocal(LAST_PULLED_AT));
+        const { migrationsEnabledAtVersion, conflictResolver, log } = this.options;
+        const isTurbo = isFirst && this.options.turbo === true;
+        await this.outbox.forgetClean(); // what was answered before the app was killed
+        try {
+            await synchronize({
+                database: this.database,
+                pullChanges: (asked) => (isTurbo ? this.pullText(asked) : this.pull(asked)),
+                pushChanges: (pushed) => this.push(pushed),
+                sendCreatedAsUpdated: true,
+                unsafeTurbo: isTurbo,
+                ...defined({ migrationsEnabledAtVersion, conflictResolver, log }),
+            });
+        } finally {
+            await this.outbox.forgetClean();
+        }
+    }
+
+    async pull(asked) {
+        try {
+            return await this.changes(asked);
+        } catch (error) {
+            if (error.code !== 'clock_ahead' || !asked.lastPulledAt) throw error;
+        }
+        // The server was restored from a backup.  What it has now replaces what was pulled from
+        // it; what was not pushed yet stays, and is pushed.
+        const again = await this.changes({ ...asked, lastPulledAt: null, migration: null });
+        return { ...again, experimentalStrategy: 'replacement' };
+    }
+
+    /** The answer to a pull, with each table that this database has, and no other. */
+    async changes(asked) {
+        const { syncJson } = await this.pullText(asked);
+        const { changes, timestamp } = JSON.parse(syncJson);
+        const own = {};
+        for (const { name } of this.tables) {
+            own[name] = changes[name] ?? { created: [], updated: [], deleted: [] };
+            own[name].deleted = await this.deletedOf(name, own[name].deleted);
+        }
+        return { changes: own, timestamp };
+    }
+
+    /**
+     * Of the deletes that were pulled those that are of records here.
+     *
+     * A record that was made here, and never pushed, is not the one that had its id before.  That
+     * one may have been deleted by this very phone: a pull brings back what was pushed after the
+     * pull before, and WatermelonDB would delete the new record.
+     */
+    async deletedOf(table, ids) {
+        if (ids.length === 0) return ids;
+        const isCreated = Q.where('_status', 'created');
+        const created = new Set(await this.database.get(table).query(isCreated).fetchIds());
+        return ids.filter((id) => !created.has(id) || this.outbox.hasPushed(table, id));
+    }
+
+    /** The answer to a pull, as the text that WatermelonDB's turbo takes. */
+    async pullText({ lastPulledAt, schemaVersion, migration }) {
+        const columns = Object.fromEntries(this.tables.map((each) => [each.name, namesOf(each)]));
+        const asked = { lastPulledAt: lastPulledAt ?? null, schemaVersion, migration, columns };
+        return { syncJson: await this.ask('pull', asked) };
+    }
+
+    async push({ changes, lastPulledAt }) {
+        const records = this.outbox.take(changes, lastPulledAt, this.database.schema);
+        await this.outbox.save();
+        let rejected;
+        try {
+            rejected = await this.sendParts(records, lastPulledAt);
+        } catch (error) {
+            if (isFinal(error)) this.outbox.forgetNew();
+            throw error;
+        }
+        if (Object.keys(rejected).length > 0) {
+            // What is refused is not in the log; it comes again as the record is by then.
+            this.outbox.forget(rejected);
+            (this.options.onRejected ?? warn)(rejected);
+        }
+        return { experimentalRejectedIds: rejected };
+    }
+
+    /** Push the edits of records, those of one record together; gives the rejected ids. */
+    async sendParts(records, lastPulledAt) {
+        const rejected = {};
+        for (const part of partsOf(records)) {
+            for (const [table, ids] of await this.send(part, lastPulledAt)) {
+                rejected[table] = [...(rejected[table] ?? []), ...ids];
+            }
+        }
+        return rejected;
+    }
+
+    /** Push a part; in halves where the server says that it is too long. */
+    async send(records, lastPulledAt) {
+        try {
+            const edits = records.flat().map((edit) => onTheWire(edit));
+            const answer = JSON.parse(await this.ask('push', { lastPulledAt, edits }));
+            for (const { id } of edits) this.outbox.fresh.delete(id);
+            return Object.entries(answer.experimentalRejectedIds);
+        } catch (error) {
+            if (error.status !== 413 || records.length < 2) throw error;
+        }
+        const half = records.length >> 1;
+        const first = await this.send(records.slice(0, half), lastPulledAt);
+        return [...first, ...(await this.send(records.slice(half), lastPulledAt))];
+    }
+
+    ask(route, body) {
+        const { signal } = this;
+        const { tries } = this.options;
+        return retrying(() => this.transport.postForText(`/watermelon/${route}`, body, signal), {
+            signal,
+            ...defined({ tries }),
+        });
+    }
+}
+
+/**
+ * What was pushed of records that are not clean since: by table and record its edits, in order.
+ *
+ * An edit has an id, what it did, the lastPulledAt and the time when it was sent first.
+ */
+class Outbox {
+    static async of(database) {
+        const outbox = new Outbox();
+        outbox.database = database;
+        outbox.tables = (await database.localStorage.get(UNANSWERED)) ?? {};
+        outbox.fresh = new Set(); // ids of edits of this sync that no answer told of
+        return outbox;
+    }
+
+    save() {
+        return this.database.localStorage.set(UNANSWERED, this.tables);
+    }
+
+    /** The edits of all changed records, those that were sent before first; a list for each. */
+    take(changes, lastPulledAt, schema) {
+        const records = [];
+        const now = Date.now();
+        for (const [table, { created, updated, deleted }] of Object.entries(changes)) {
+            const columns = namesOf(schema.tables[table]);
+            const add = (id, type, given) => {
+                const edits = this.editsOf(table, id);
+                const edit = editAfter(edits, type, given);
+                if (edit) {
+                    const made = { id: newId(), table, record: id, ...edit };
+                    edits.push({ ...made, lastPulledAt, at: now });
+                    this.fresh.add(made.id);
+                }
+                records.push(edits);
+            };
+            for (const raw of created) add(raw.id, 'create', picked(raw, columns));
+            for (const raw of updated) add(raw.id, 'update', picked(raw, changedIn(raw)));
+            for (const id of deleted) add(id, 'delete', {});
+        }
+        return records.filter((edits) => edits.length > 0);
+    }
+
+    editsOf(table, id) {
+        this.tables[table] ??= {};
+        this.tables[table][id] ??= [];
+        return this.tables[table][id];
+    }
+
+    /** Whether the present record of an id was pushed, be it answered or not. */
+    hasPushed(table, id) {
+        const last = this.tables[table]?.[id]?.at(-1);
+        return last !== undefined && last.type !== 'delete';
+    }
+
+    /** Forget records by their ids. */
+    forget(idsByTable) {
+        for (const [table, ids] of Object.entries(idsByTable)) {
+            for (const id of ids) delete this.tables[table]?.[id];
+        }
+    }
+
+    /** Forget what was made in this sync, and was refused for sure. */
+    forgetNew() {
+        for (const records of Object.values(this.tables)) {
+            for (const [id, edits] of Object.entries(records)) {
+                records[id] = edits.filter((edit) => !this.fresh.has(edit.id));
+            }
+        }
+    }
+
+    /** Forget what WatermelonDB has marked as synced: that was answered. */
+    async forgetClean() {
+        const kept = {};
+        for (const [table, records] of Object.entries(this.tables)) {
+            if (Object.keys(records).length === 0 || !this.database.schema.tables[table]) continue;
+            const dirty = await dirtyIn(this.database, table);
+            const left = Object.entries(records).filter(([id, edits]) => dirty.has(id) && edits.length);
+            if (left.length > 0) kept[table] = Object.fromEntries(left);
+        }
+        this.tables = kept;
+        await this.save();
+    }
+}
+
+/** A sync whenever the log has moved, or an edit was made here, until the signal is aborted. */
+class Live {
+    constructor(sync) {
+        this.sync = sync;
+        this.backoff = new Backoff();
+        this.onError = sync.options.onError ?? ((error) => console.warn('mobync', error));
+        this.isWanted = false;
+        this.isRunning = false;
+    }
+
+    once() {
+        return inTurn(this.sync.database, () => this.sync.run());
+    }
+
+    start() {
+        const { database, signal, transport, tables } = this.sync;
+        const names = tables.map((each) => each.name);
+        const edits = database
+            .withChangesForTables(names)
+            .subscribe(() => this.looked(pause(SETTLE_MS, signal)));
+        signal.addEventListener('abort', () => edits.unsubscribe(), { once: true });
+        if (signal.aborted) edits.unsubscribe();
+        transport.listen(() => this.want(), signal, { onError: this.onError });
+    }
+
+    /** Sync if, by then, something is to be pushed: syncs themselves change tables, too. */
+    async looked(then) {
+        try {
+            await then;
+            if (await hasUnsyncedChanges({ database: this.sync.database })) this.want();
+        } catch (error) {
+            if (!this.sync.signal.aborted) this.onError(error);
+        }
+    }
+
+    async want() {
+        this.isWanted = true;
+        if (this.isRunning) return;
+        this.isRunning = true;
+        const { signal } = this.sync;
+        while (this.isWanted && !signal.aborted) {
+            this.isWanted = false;
+            try {
+                await this.once();
+                this.backoff.reset();
+            } catch (error) {
+                if (signal.aborted) break;
+                this.onError(error);
+                this.isWanted = true;
+                await pause(this.backoff.next(error), signal).catch(() => undefined);
+            }
+        }
+        this.isRunning = false;
+    }
+}
+
+/** What a record's state adds to the edits that were sent of it; null if nothing. */
+function editAfter(edits, type, columns) {
+    const last = edits.at(-1);
+    if (type === 'delete') return last?.type === 'delete' ? null : { type, columns };
+    if (last === undefined || last.type === 'delete') return { type, columns };
+    const sent = Object.assign({}, ...edits.map((edit) => edit.columns));
+    const changed = Object.entries(columns).filter(
+        ([name, value]) => !(name in sent) || sent[name] !== value,
+    );
+    return changed.length === 0 ? null : { type: 'update', columns: Object.fromEntries(changed) };
+}
+
+/** The edits of records in parts that are short enough, as far as single records are. */
+function partsOf(records) {
+    const parts = [];
+    let left = 0;
+    for (const edits of records) {
+        const size = JSON.stringify(edits).length;
+        if (size > left) {
+            parts.push([]);
+            left = PART_CHARACTERS;
+        }
+        parts.at(-1).push(edits);
+        left -= size;
+    }
+    return parts;
+}
+
+async function dirtyIn(database, table) {
+    const isDirty = Q.where('_status', Q.oneOf(['created', 'updated']));
+    const [ids, deleted] = await Promise.all([
+        database.get(table).query(isDirty).fetchIds(),
+        database.adapter.getDeletedRecords(table),
+    ]);
+    return new Set([...ids, ...deleted]);
+}
+
+function onTheWire({ at, ...edit }) {
+    return { ...edit, age: Math.max(0, Date.now() - at) };
+}
+
+/** Whether a server said that it has taken nothing, and never will. */
+function isFinal(error) {
+    return error instanceof MobyncError && [400, 403, 404, 413, 415].includes(error.status);
+}
+
+function namesOf(table) {
+    return table.columnArray.map((column) => column.name);
+}
+
+function changedIn(raw) {
+    return raw._changed.split(',').filter((name) => name in raw);
+}
+
+function picked(raw, names) {
+    return Object.fromEntries(names.map((name) => [name, raw[name]]));
+}
+
+function defined(options) {
+    return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+}
+
+function warn(rejected) {
+    console.warn('mobync refused', rejected);
+}

@@ -1,0 +1,267 @@
+/* validate.c - the app's rules, and what a refused diff takes with it.
+ *
+ * The rules are asked of all that is new in a request.  Of a retry only what it would write is asked:
+ * the rule may have said yes at the first try and say no by now, of a row that the first try
+ * locked, say.  So there the merge comes first.  What is written of a known diff that the log does
+ * not have is asked of too: no value reaches a table that a rule was not asked of.
+ *
+ * Where the server skips, a refused diff is excluded, and the request goes on without it.  A create
+ * or a delete takes along what the device did to that object afterwards.  What is excluded can
+ * change what else of its object is written, so an object is asked of as a whole.
+ */
+#include "binding.h"
+
+/* ---- one rule ------------------------------------------------------------------------------ */
+
+/* Reads a diff with Python's own reader.  JSON may hold what that has no room for. */
+static PyObject *load_diff(sync_state *s, size_t index)
+{
+    PyObject *json = text_to_str(s->request.diffs.items[index].text);
+    if (json == NULL)
+        return NULL;
+    PyObject *dict = PyObject_CallOneArg(s->state->json_loads, json);
+    Py_DECREF(json);
+    if (dict == NULL && (PyErr_ExceptionMatches(PyExc_ValueError) ||
+                         PyErr_ExceptionMatches(PyExc_RecursionError))) {
+        PyErr_Clear();
+        PyObject *id = diff_text(&s->request, index, ID_TEXT);
+        if (id != NULL)
+            raise_invalid(s->state, (Py_ssize_t)index, id,
+                          "a number too long or nesting too deep for the rules to be asked");
+        Py_XDECREF(id);
+    }
+    return dict;
+}
+
+/* Calls rule(owner_id, *values of the seven fields as keywords): no dict in between. */
+static PyObject *call_rule_with_fields(sync_state *s, PyObject *rule, size_t index)
+{
+    const mb_diff *diff = &s->request.diffs.items[index];
+    const mb_outcome as_sent = {index, diff->type, diff->utc_timestamp, diff->json_data};
+    PyObject *arguments[2 + FIELDS] = {NULL, s->log.owner_id};
+    if (outcome_values(s->state, &as_sent, &s->request, &arguments[2]) < 0)
+        return NULL;
+    PyObject *answer = PyObject_Vectorcall(rule, &arguments[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                           s->state->fields);
+    for (int i = 0; i < FIELDS; i++)
+        Py_DECREF(arguments[2 + i]);
+    return answer;
+}
+
+/* Calls rule(owner_id, **diff), with the diff as the device sent it. */
+static PyObject *call_rule(sync_state *s, PyObject *rule, size_t index)
+{
+    PyObject *sent = Py_XNewRef(s->notes[index].sent);
+    if (sent == NULL && s->request.diffs.items[index].is_whole)
+        return call_rule_with_fields(s, rule, index);
+    if (sent == NULL)
+        sent = load_diff(s, index);
+    if (sent == NULL)
+        return NULL;
+    PyObject *answer = PyObject_VectorcallDict(rule, &s->log.owner_id, 1, sent);
+    Py_DECREF(sent);
+    return answer;
+}
+
+/* Only True is a yes.  A forgotten call or await is true too, and so is (False, "why not"). */
+static int is_yes(PyObject *answer, PyObject *rule_name)
+{
+    if (answer == Py_True || answer == Py_False || answer == Py_None)
+        return answer == Py_True;
+    const int is_true = PyObject_IsTrue(answer);
+    if (is_true > 0)
+        return raise_format(PyExc_TypeError,
+                            "%U() must answer with True or False, not with a %.100s", rule_name,
+                            Py_TYPE(answer)->tp_name);
+    return is_true;
+}
+
+static int ask_rule(sync_state *s, const store *app, size_t index)
+{
+    PyObject *name = s->state->rule_names[s->request.diffs.items[index].type];
+    PyObject *rule = PyObject_GetAttr(app->object, name);
+    if (rule == NULL)
+        return -1;
+    PyObject *answer = plain_answer(app, call_rule(s, rule, index), name);
+    Py_DECREF(rule);
+    if (answer == NULL)
+        return -1;
+    const int yes = is_yes(answer, name);
+    Py_DECREF(answer);
+    return yes;
+}
+
+/* ---- which diff an error means ------------------------------------------------------------- */
+
+int name_diff(sync_state *s, PyObject *error, size_t index)
+{
+    PyObject *number = PyLong_FromSize_t(index);
+    PyObject *id = diff_text(&s->request, index, ID_TEXT);
+    const bool is_named = number != NULL && id != NULL &&
+                          PyObject_SetAttr(error, s->state->index, number) == 0 &&
+                          PyObject_SetAttr(error, s->state->diff_id, id) == 0;
+    Py_XDECREF(number);
+    Py_XDECREF(id);
+    return is_named ? 0 : -1;
+}
+
+/* Gives the exception that a rule raised its place: it may have that of another request, where an
+ * app raises the same object again.  Returns 1 if it is a refusal, else 0. */
+static int place_refusal(sync_state *s, size_t index)
+{
+    if (!PyErr_ExceptionMatches(s->state->invalid_diff_error) &&
+        !PyErr_ExceptionMatches(s->state->unauthorized_error))
+        return 0;
+    PyObject *error = take_exception();
+    if (name_diff(s, error, index) < 0) {
+        Py_DECREF(error);
+        return 0;
+    }
+    restore_exception(error);
+    return 1;
+}
+
+static int raise_unauthorized(sync_state *s, size_t index)
+{
+    PyObject *rule = s->state->rule_names[s->request.diffs.items[index].type];
+    PyObject *id = diff_text(&s->request, index, ID_TEXT);
+    if (id != NULL)
+        raise_at(s->state->unauthorized_error, (Py_ssize_t)index, id,
+                 PyUnicode_FromFormat("%U refused it", rule));
+    Py_XDECREF(id);
+    return -1;
+}
+
+/* ---- exclusion ----------------------------------------------------------------------------- */
+
+/* The text of a reason that an app gave: anything, but the reply must be text that JSON can hold. */
+static PyObject *clean_reason(sync_state *s, PyObject *error)
+{
+    PyObject *reason = PyObject_GetAttr(error, s->state->reason);
+    PyObject *text = reason == NULL ? NULL : PyObject_Str(reason);
+    PyObject *bytes = text == NULL ? NULL : PyUnicode_AsEncodedString(text, "utf-8", "replace");
+    PyObject *clean = bytes == NULL ? NULL : PyUnicode_FromEncodedObject(bytes, "utf-8", NULL);
+    Py_XDECREF(reason);
+    Py_XDECREF(text);
+    Py_XDECREF(bytes);
+    return clean;
+}
+
+/* Adds what the reply says of an excluded diff.  One whose id cannot be read is named by its index.
+ * Takes the reference to the message. */
+static int add_refusal(sync_state *s, size_t index, const char *code, PyObject *message)
+{
+    if (message == NULL)
+        return -1;
+    const bool has_id = s->request.diffs.items[index].id.size != 0;
+    PyObject *name = has_id ? diff_text(&s->request, index, ID_TEXT) : PyLong_FromSize_t(index);
+    PyObject *refusal =
+        Py_BuildValue("{sNsssN}", has_id ? "id" : "index", name, "code", code, "message", message);
+    const int result = refusal == NULL ? -1 : PyList_Append(s->refused, refusal);
+    Py_XDECREF(refusal);
+    return result;
+}
+
+/* What is taken along already took its own. */
+void take_along(sync_state *s, const mb_diff *excluded)
+{
+    if (excluded->type == MB_UPDATE && excluded->malformed == NULL)
+        return;
+    const mb_diff *first = s->request.diffs.items;
+    for (const mb_diff *diff = excluded->next_of_object; diff != NULL;
+         diff = diff->next_of_object) {
+        if (s->notes[diff - first].taken_along)
+            return;
+        s->notes[diff - first].taken_along = true;
+    }
+}
+
+static int exclude(sync_state *s, size_t index, PyObject *error)
+{
+    mb_diff *diff = &s->request.diffs.items[index];
+    diff->excluded = true;
+    take_along(s, diff);
+    if (error == NULL)
+        return add_refusal(s, index, "depends_on_refused",
+                           PyUnicode_FromString("an earlier diff of its object was refused"));
+    const int is_rule = PyErr_GivenExceptionMatches(error, s->state->unauthorized_error);
+    return add_refusal(s, index, is_rule ? "unauthorized" : "invalid", clean_reason(s, error));
+}
+
+/* What is wrong with a malformed diff: a new reference to an exception; NULL if it cannot be made. */
+static PyObject *malformed_error(sync_state *s, size_t index)
+{
+    if (s->notes[index].malformed != NULL)
+        return Py_NewRef(s->notes[index].malformed);
+    raise_read_status(s->state, MB_INVALID, index, s->request.diffs.items[index].malformed);
+    return PyErr_ExceptionMatches(s->state->invalid_diff_error) ? take_exception() : NULL;
+}
+
+/* Asks of one diff.  Returns 0 if it is allowed, or why not: 1 with *error, a new reference, which
+ * is NULL where an earlier diff of its object was refused.  -1 with an exception. */
+static int judge(sync_state *s, const store *app, size_t index, PyObject **error)
+{
+    *error = NULL;
+    if (s->notes[index].taken_along)
+        return 1;
+    *error = Py_XNewRef(s->notes[index].misfit);
+    if (*error != NULL)
+        return 1;
+    const int yes = ask_rule(s, app, index);
+    if (yes > 0)
+        return 0;
+    if (yes == 0)
+        raise_unauthorized(s, index);
+    if (!place_refusal(s, index))
+        return -1;
+    *error = take_exception();
+    return 1;
+}
+
+/* ---- the request --------------------------------------------------------------------------- */
+
+int check_rule(sync_state *s, const store *app, size_t index)
+{
+    PyObject *error;
+    const int refused = judge(s, app, index, &error);
+    if (refused <= 0)
+        return refused;
+    if (!s->skips) {
+        restore_exception(error);
+        return -1;
+    }
+    const int result = exclude(s, index, error);
+    Py_XDECREF(error);
+    return result;
+}
+
+static int exclude_malformed(sync_state *s, size_t index)
+{
+    PyObject *error = malformed_error(s, index);
+    const int result = error == NULL ? -1 : exclude(s, index, error);
+    Py_XDECREF(error);
+    return result;
+}
+
+int validate_new(sync_state *s, const store *app)
+{
+    const mb_diffs *request = &s->request.diffs;
+    bool *to_validate = NULL;
+    if (s->skips)
+        Py_XSETREF(s->refused, PyList_New(0));
+    if ((s->skips && s->refused == NULL) || (s->is_retry && merge_request(s) < 0))
+        return -1;
+    if (s->is_retry && check_memory(mb_find_to_validate(s->scratch, request, &s->result, s->skips,
+                                                        &to_validate)) < 0)
+        return -1;
+    for (size_t i = 0; i < request->count; i++) {
+        int result = 0;
+        if (request->items[i].malformed != NULL)
+            result = exclude_malformed(s, i);
+        else if (s->is_retry ? to_validate[i] : !request->items[i].repeated)
+            result = check_rule(s, app, i);
+        if (result < 0)
+            return -1;
+    }
+    return 0;
+}

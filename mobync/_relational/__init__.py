@@ -1,0 +1,1 @@
+"""What every store in a relational database needs, whatever library talks to the database."""

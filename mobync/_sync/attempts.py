@@ -1,0 +1,171 @@
+"""The transactions of an owner: one at a time in a process, and again after an error that passes.
+
+A sync is C (csrc/python/sync.c).  The lock, the transaction and the decision to begin again are
+here, as a generator that yields a store for each attempt.  The C does its work with the store.
+Then it goes on with the generator, which commits, or throws what went wrong into it, which rolls
+back.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from .._plain import refuse_awaitable
+from ..errors import BusyError, InvalidDiffError
+from ..synchronizer import Rows, Synchronizer, WriteCarefully
+from ..types import Diff, FilterType, ReadFilter
+
+if TYPE_CHECKING:
+    from .._core import Mobync
+
+RETRY_PAUSES_S = (0.02, 0.1, 0.5)  # about; after an error that the Synchronizer calls transient
+MOST_RESTARTS = 100  # after a row that does not fit, without which the next attempt can do
+
+T = TypeVar("T")
+
+
+class BeginAgain(Exception):
+    """An attempt met a row that does not fit, and another one can do without it."""
+
+    def __init__(self, misfit: InvalidDiffError) -> None:
+        super().__init__(misfit)
+        self.misfit = misfit
+
+
+def attempts(
+    server: Mobync, owner_id: str, retries: bool = True, device: str | None = None
+) -> Generator[Synchronizer, None, None]:
+    """Yield a store for each attempt, inside of a transaction of the owner.
+
+    Going on after a yield commits; an exception that is thrown in rolls back.  The generator ends
+    when an attempt is committed.
+
+    Args:
+        server: whose synchronizer, locks and time-out.
+        owner_id: whose data.
+        retries: whether an error that the Synchronizer calls transient begins again.
+        device: which is sure to be read in it; None: none is.
+
+    Raises:
+        BusyError: another transaction of this owner took too long, or the last attempt too ended
+            in an error that the Synchronizer calls transient.
+        Exception: what an attempt or the commit raised.
+    """
+    synchronizer = server.synchronizer
+    pauses_s = iter(RETRY_PAUSES_S if retries else ())
+    restarts_left = MOST_RESTARTS
+    carefully = not retries
+    captures = synchronizer.capture is not None
+    waiting = synchronizer._waiting
+    with server._locks.hold(owner_id, server.lock_timeout_s, waiting):
+        while True:
+            try:
+                with synchronizer._attempt(owner_id, carefully, device) as store:
+                    noted = _log_noted(server, store, owner_id) if captures else None
+                    yield store
+                break
+            except WriteCarefully:
+                carefully = True
+            except BeginAgain as again:
+                if restarts_left == 0 or not _is_true(
+                    synchronizer.may_begin_again(), "may_begin_again"
+                ):
+                    raise again.misfit from again.misfit.__cause__
+                restarts_left -= 1
+            except Exception as error:
+                if not retries or not _is_true(synchronizer.is_transient(error), "is_transient"):
+                    raise
+                pause_s = next(pauses_s, None)
+                if pause_s is None:
+                    raise BusyError("others were in the way at every try") from error
+                waiting.sleep(pause_s * random.uniform(0.5, 1.5))
+    if noted is not None:
+        server._tell(noted)  # type: ignore[attr-defined]  # of mobync.Mobync
+
+
+def _log_noted(server: Mobync, store: Synchronizer, owner_id: str) -> Any:
+    return server._log_noted(store, owner_id)  # type: ignore[attr-defined]  # of mobync.Mobync
+
+
+def one_moment(
+    reading: AbstractContextManager[Synchronizer],
+) -> Generator[Synchronizer, None, None]:
+    """Yield, as :func:`attempts` does, the store of ``Synchronizer.reading``."""
+    with reading as store:
+        yield store
+
+
+def plain_answer(method: str, answer: T) -> T:
+    """What a method of the app answered, unless that is to be awaited."""
+    refuse_awaitable(method, answer)
+    return answer
+
+
+def _is_true(answer: object, method: str) -> bool:
+    """The answer of the app to a question; a coroutine is true, and must not count as a yes."""
+    if not isinstance(answer, bool):
+        refuse_awaitable(method, answer)
+        raise TypeError(f"{method}() must return True or False, not {type(answer).__name__}")
+    return answer
+
+
+class OwnerLog(NamedTuple):
+    """An owner's log in a store, inside of a transaction."""
+
+    store: Synchronizer  # to use inside
+    model: str  # the name under which it keeps the log
+    owner_id: str
+
+    def read(self, first_clock: int, *more: ReadFilter) -> Rows:
+        """The owner's diffs from ``first_clock`` on that pass ``more`` filters."""
+        filters = [
+            ReadFilter(Diff.OWNER, FilterType.equal, self.owner_id),
+            ReadFilter(Diff.LOGICAL_CLOCK, FilterType.majorOrEqual, first_clock),
+            *more,
+        ]
+        return plain_answer("read", self.store.read(self.model, filters))
+
+    def rows(self, first_clock: int, *more: ReadFilter) -> list[Mapping[str, Any]]:
+        """What :meth:`read` gives, taken out of its JSON."""
+        read = self.read(first_clock, *more)
+        rows: list[Mapping[str, Any]] = (
+            json.loads(read) if isinstance(read, str | bytes) else list(read)
+        )
+        return rows
+
+    def highest_clock(self) -> int | None:
+        """The highest clock of the log, -1 if it is empty; None where the store does not say."""
+        highest = self.store.highest_logical_clock(self.owner_id)
+        return plain_answer("highest_logical_clock", highest)
+
+    def damaged(self, damage: InvalidDiffError) -> ValueError:
+        """What to raise for rows that are no log: no device can have caused it."""
+        return ValueError(f"read({self.model!r}) gave an {damage}")
+
+
+def in_transaction(
+    server: Mobync, owner_id: str, work: Callable[[OwnerLog], T], *, retries: bool = True
+) -> T:
+    """Do ``work`` alone with the owner's data, all or nothing; it may be called several times.
+
+    Takes, and raises, what :func:`attempts` does.
+
+    Returns:
+        What ``work`` returned in the attempt that was committed.
+    """
+    tries = attempts(server, owner_id, retries)
+    store = next(tries)
+    while True:
+        try:
+            result = work(OwnerLog(store, server.diffs_model_name, owner_id))
+        except BaseException as error:
+            store = tries.throw(error)
+            continue
+        try:
+            store = next(tries)
+        except StopIteration:
+            return result

@@ -1,0 +1,519 @@
+"""Which request of a named device this is: docs/protocol.md, "Named devices".
+
+The store keeps a text for each device of an owner.  It says which request of the device was the
+last with diffs, and which marks the next one may carry, each with the clock that was given with it.
+So a retry, a request that was overtaken, a copy of the device, and a server that was restored from
+a backup are told apart, none of which the log alone can do.  It also says from which clock on the
+device needs the log as it was (its hold): the horizon, below which compaction folds the log, is the
+lowest of these.
+
+What is kept of the owner itself stands in owner_state.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import DeviceRevokedError, LogicalClockError, UnknownDeviceError
+from ..synchronizer import Synchronizer
+from .attempts import plain_answer
+from .owner_state import OWNER, OwnerState, first_state, is_stale, known_members, ms
+
+if TYPE_CHECKING:
+    from .._core import Mobync
+
+# What a request is, in the numbers of csrc/python/binding.h.
+NEXT, RETRY, STARTS_OVER, STARTED_OVER, POLL = range(5)
+
+MARK_BYTES = 12
+STAMP_BITS = 50  # of what is no clock but stands among clocks
+MOST_MARKS = 32  # replies to one request; a device that asks more often gets a later one
+MOST_OF_REFUSALS = 100_000  # characters
+MOST_NOTED = 10_000  # owners, in the memory of a process
+REMEMBERED_MS = 60_000  # not longer: another process may erase an owner, or import one
+
+Mark = tuple[str | None, int]  # with the clock that was given with it
+
+
+class Asked(NamedTuple):
+    """What a request of a named device says.
+
+    Attributes:
+        number: of the request.
+        mark: that it carries.
+        clock: that it carries.
+        content: a fingerprint of its diffs.
+        diffs: how many they are.
+        highest: the owner's highest clock, -1 for none, if it may be a poll; else -2.
+        first_clock: where its page begins.
+        stamp: of its page; 0: it is the first.
+    """
+
+    number: int
+    mark: str | None
+    clock: int
+    content: int
+    diffs: int
+    highest: int
+    first_clock: int
+    stamp: int
+
+
+@dataclass
+class Device:
+    """What is kept of a device between its requests.
+
+    Attributes:
+        number: of its last request with diffs; 0: there was none.
+        content: what that said, as a fingerprint.
+        marks: those that its next request may carry.
+        pulled: the mark of its last request, if that had no diffs; None: it had.
+        refusals: what of that request was refused, as _packed() has it; empty: nothing.
+        label: what a person calls it.
+        first_ms, seen_ms: when it was seen first and last, in milliseconds since 1970; polls are
+            not always noted.
+        revoked: whether a person has ended it.
+        hold: the clock from which on it needs the log as it was; None: it pulls all of it again.
+        has_pulled: whether it has been told all that there was, since it began.
+        page_asked: the stamp of the page that it asked for last; 0: that of a first page.
+        page_stamps: random numbers, one of which its next page carries: those of the answers.
+        pull_folds: how often the log had been folded when that pull began.
+    """
+
+    number: int = 0
+    content: str = ""
+    marks: list[Mark] = field(default_factory=lambda: [(None, 0)])
+    pulled: Mark | None = None
+    refusals: str = ""
+    label: str = ""
+    first_ms: int = 0
+    seen_ms: int = 0
+    revoked: bool = False
+    hold: int | None = None
+    has_pulled: bool = False
+    page_asked: int = 0
+    page_stamps: list[int] = field(default_factory=list)
+    pull_folds: int = 0
+
+    def to_text(self) -> str:
+        """The text that a store keeps."""
+        return json.dumps(vars(self), ensure_ascii=False)
+
+    @classmethod
+    def of_text(cls, text: str) -> Device:
+        """What was kept as a text."""
+        kept = known_members(cls, text)
+        kept["marks"] = [(mark, clock) for mark, clock in kept.get("marks", ())]
+        pulled = kept.get("pulled")
+        kept["pulled"] = None if pulled is None else tuple(pulled)
+        return cls(**kept)
+
+    def expects(self, asked: Asked, is_known: bool) -> bool:
+        """Whether a request is the next one."""
+        marks = self.marks if is_known else [(None, asked.clock)]
+        return asked.number == self.number + 1 and (asked.mark, asked.clock) in marks
+
+    def has_done(self, asked: Asked, content: str) -> bool:
+        """Whether a request is a retry of the last one with diffs."""
+        return asked.diffs > 0 and asked.number == self.number and content == self.content
+
+    def is_sound(self) -> bool:
+        """Whether each member is what a server keeps; a text from elsewhere may say anything."""
+        whole = [self.number, self.first_ms, self.seen_ms, self.page_asked, self.pull_folds]
+        clocks = [clock for _, clock in self.marks]
+        names = [mark for mark, _ in self.marks]
+        if self.pulled is not None:
+            name, clock = self.pulled
+            names, clocks = [*names, name], [*clocks, clock]
+        clocks += [] if self.hold is None else [self.hold]
+        return (
+            all(type(n) is int for n in (*whole, *self.page_stamps, *clocks))
+            and all(isinstance(name, str | None) for name in names)
+            and all(isinstance(text, str) for text in (self.content, self.label, self.refusals))
+            and type(self.revoked) is type(self.has_pulled) is bool
+        )
+
+    def retention_ms(self, server: Mobync) -> int:
+        """How long it may be silent and still hold."""
+        return ms(server.device_retention_s if self.has_pulled else server.first_pull_retention_s)
+
+    def must_be_noted(self, server: Mobync, clock: int) -> bool:
+        """Whether a request from this clock, of which nothing else is kept, is to be noted."""
+        is_higher = self.hold is None or self.hold < clock
+        return is_higher or is_stale(server, self.seen_ms, self.retention_ms(server))
+
+    def holds(self, server: Mobync, now_ms: int) -> bool:
+        """Whether the log must stay as it was from ``hold`` on."""
+        return self.hold is not None and now_ms - self.seen_ms <= self.retention_ms(server)
+
+
+@dataclass
+class Turn:
+    """A request that was let in.
+
+    Attributes:
+        kind: one of the numbers above.
+    """
+
+    kind: int
+    _server: Mobync
+    _store: Synchronizer
+    _owner_id: str
+    _name: str
+    _device: Device
+    _owner: OwnerState | None  # None: nothing is kept of the owner yet
+    _asked: Asked
+    _content: str  # empty: it has no diffs
+
+    @property
+    def refused(self) -> tuple[list[int], list[dict[str, Any]]]:
+        """Of a retry: the places of the diffs that were refused, and what was said of them."""
+        return _unpacked(self._device.refusals)
+
+    def keep(
+        self, clock: int, excluded: list[int], refused: list[dict[str, Any]] | None, highest: int
+    ) -> str:
+        """Have the store keep what comes next.
+
+        Args:
+            clock: that the reply gives.
+            excluded: the places of the diffs that were refused by themselves.
+            refused: what the reply says of them.
+            highest: the owner's highest clock before the request, -1 for none.
+
+        Returns:
+            The mark of the reply.
+        """
+        device, new = self._device, (secrets.token_urlsafe(MARK_BYTES), clock)
+        carried = self._asked.mark, self._asked.clock
+        self._hold(clock)
+        if not self._content:
+            if device.pulled != carried:
+                device.marks = [carried]
+            device.pulled = carried
+        elif self.kind in (NEXT, STARTS_OVER):
+            device.number, device.content = self._asked.number, self._content
+            device.marks, device.pulled = [], None
+            device.refusals = _packed(excluded, refused) if refused else ""
+        device.marks = [*device.marks[:1], *device.marks[1:][-(MOST_MARKS - 2) :], new]
+        device.has_pulled = self.kind in (NEXT, RETRY)
+        self._write(highest)
+        return new[0]
+
+    def _hold(self, reply_clock: int) -> None:
+        """Note from where on the device needs the log: where it asked from, since the answer may be
+        lost and the same be asked again; who asks from 0 has nothing, and gets all."""
+        device, clock = self._device, self._asked.clock
+        if self.kind in (STARTS_OVER, STARTED_OVER):
+            device.hold = None
+        elif self.kind == RETRY and device.hold is not None:
+            device.hold = min(device.hold, clock)
+        elif clock == 0 and not self._content:
+            device.hold = reply_clock
+        else:
+            device.hold = clock
+
+    def keep_page(self, highest: int) -> int:
+        """Have the store keep which page comes next, and from where on the device needs the log.
+
+        Returns:
+            The stamp of the next page, for the cursor.
+        """
+        device, asked = self._device, self._asked
+        stamp = secrets.randbits(STAMP_BITS) + 1
+        if asked.first_clock == asked.clock:
+            device.page_asked, device.page_stamps = 0, []
+            device.pull_folds = self._owner.folds if self._owner is not None else 0
+        elif asked.stamp != device.page_asked:
+            device.page_asked, device.page_stamps = asked.stamp, []
+        device.page_stamps = [*device.page_stamps[-(MOST_MARKS - 1) :], stamp]
+        device.hold = asked.clock
+        self._write(highest)
+        return stamp
+
+    def poll(self) -> None:
+        """Note that a device has everything, where that says more than what is kept."""
+        device, clock = self._device, self._asked.clock
+        if device.must_be_noted(self._server, clock):
+            device.hold = max(device.hold if device.hold is not None else 0, clock)
+            self._write(-1)
+
+    def _write(self, highest: int) -> None:
+        self._device.seen_ms = self._server._now_ms()
+        self._device.first_ms = self._device.first_ms or self._device.seen_ms
+        states: dict[str, str | None] = {self._name: self._device.to_text()}
+        if self._owner is None:
+            self._owner = first_state(self._device.seen_ms, log_is_empty=highest < 0)
+            states[OWNER] = self._owner.to_text()
+        plain_answer("write_devices", self._store.write_devices(self._owner_id, states))
+
+
+def poll(
+    server: Mobync,
+    store: Synchronizer,
+    owner_id: str,
+    name: str,
+    number: int,
+    mark: str | None,
+    clock: int,
+) -> int | None:
+    """Answer a poll of a named device without a transaction, if it writes nothing.
+
+    Args:
+        server: whose settings.
+        store: outside of a transaction.
+        owner_id, name, number, mark, clock: as for :func:`admit`; a clock of -1 is that of a
+            page after the first, which is no poll.
+
+    Returns:
+        The highest clock of the owner's log.  None: a transaction must find out what it is.
+        -2: the database keeps no devices, and the name counts for nothing.
+
+    Raises:
+        RuntimeError: devices without a name are refused, and the database keeps none.
+    """
+    known = store._poll(owner_id, name)
+    if known is None:
+        return None
+    highest, states = known
+    if states is None:
+        _check_may_be_nameless(server)
+        return -2
+    text = states.get(name)
+    if text is None or clock != highest + 1:
+        return None
+    device = Device.of_text(text)
+    is_next = number == device.number + 1 and (mark, clock) in device.marks and not device.revoked
+    return highest if is_next and not device.must_be_noted(server, clock) else None
+
+
+def _packed(excluded: list[int], refused: list[dict[str, Any]]) -> str:
+    """What was refused, as a text that is short and takes no time to pass over.
+
+    A request can have 200,000 diffs that are wrong.  Of so many, only the places are kept.
+
+    Args:
+        excluded: the places of the diffs that were refused by themselves.
+        refused: what the reply says of them.
+    """
+    for said in (refused, None):
+        text = json.dumps([excluded, said]).encode()
+        packed = base64.b64encode(zlib.compress(text)).decode()
+        if len(packed) <= MOST_OF_REFUSALS:
+            break
+    return packed
+
+
+def _unpacked(refusals: str) -> tuple[list[int], list[dict[str, Any]]]:
+    if not refusals:
+        return [], []
+    excluded, refused = json.loads(zlib.decompress(base64.b64decode(refusals)))
+    if refused is None:
+        message = "was refused when this request came first"
+        refused = [{"index": n, "code": "invalid", "message": message} for n in excluded]
+    return excluded, refused
+
+
+def _check_may_be_nameless(server: Mobync) -> None:
+    if not server.anonymous_devices:
+        raise RuntimeError("anonymous_devices=False, but the database keeps no devices")
+
+
+def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: Any) -> Turn | None:
+    """Find out what a request of a named device is, inside of the owner's transaction.
+
+    Args:
+        server: whose settings.
+        store: what keeps the device.
+        owner_id: whose it is.
+        name: what it calls itself.
+        said: an ``Asked``.
+
+    Returns:
+        None: the database keeps no devices, and the name counts for nothing.
+
+    Raises:
+        UnknownDeviceError: it is neither the next request of the device, nor a retry of the last.
+        DeviceRevokedError: the device was ended.
+        RuntimeError: devices without a name are refused, and the database keeps none.
+    """
+    asked = Asked(*said)
+    kept = read_states(store, owner_id, OWNER, name)
+    if kept is None:
+        _check_may_be_nameless(server)
+        return None
+    text = kept.get(name)
+    owner = OwnerState.of_text(kept[OWNER]) if OWNER in kept else None
+    device = Device() if text is None else Device.of_text(text)
+    if device.revoked:
+        raise DeviceRevokedError(f"device {name!r:.100} was revoked: drop the rows of its owner")
+    content = json.dumps([asked.content, asked.mark, asked.clock]) if asked.diffs else ""
+    is_retry = device.has_done(asked, content)
+    is_next = device.expects(asked, is_known=text is not None)
+    if not is_retry and not is_next:
+        raise UnknownDeviceError(
+            f"device {name!r:.100} is not as the server knows it: take a new name, and send what "
+            "was not sent as request 1, without a mark"
+        )
+    knows = owner or OwnerState()
+    if any(reason(asked, is_retry, device, knows) for reason in REASONS_TO_START_OVER):
+        kind = STARTED_OVER if is_retry else STARTS_OVER
+    elif is_retry:
+        kind = RETRY
+    else:
+        kind = POLL if text is not None and asked.clock == asked.highest + 1 else NEXT
+    turn = Turn(kind, server, store, owner_id, name, device, owner, asked, content)
+    if kind == POLL:
+        turn.poll()
+    return turn
+
+
+# ---- whether the server cannot say what the device's rows are ------------------------------------
+
+
+def has_no_mark(asked: Asked, is_retry: bool, device: Device, owner: OwnerState) -> bool:
+    """It has rows, and nobody knows from where."""
+    return asked.mark is None and asked.clock > 0
+
+
+def is_below_horizon(asked: Asked, is_retry: bool, device: Device, owner: OwnerState) -> bool:
+    """Its window was folded."""
+    return 0 < asked.clock < owner.horizon
+
+
+def repeats_what_was_folded(
+    asked: Asked, is_retry: bool, device: Device, owner: OwnerState
+) -> bool:
+    """A retry from clock 0 brings its device all that lives; but not the death of what it has made,
+    once that was folded away."""
+    return is_retry and asked.clock == 0 < owner.horizon
+
+
+def was_not_led_here(asked: Asked, is_retry: bool, device: Device, owner: OwnerState) -> bool:
+    """Another server, of which this one is a backup, gave the pages before this one."""
+    is_later_page = asked.first_clock > asked.clock
+    return is_later_page and asked.stamp not in (device.page_asked, *device.page_stamps)
+
+
+def has_folds_behind(asked: Asked, is_retry: bool, device: Device, owner: OwnerState) -> bool:
+    """What its next pages would have brought may be in rows that it has."""
+    return owner.has_folded_behind(asked.clock, asked.first_clock, device.pull_folds)
+
+
+REASONS_TO_START_OVER = [
+    has_no_mark,
+    is_below_horizon,
+    repeats_what_was_folded,
+    was_not_led_here,
+    has_folds_behind,
+]
+
+
+# ---- devices without a name ---------------------------------------------------------------------
+
+
+def admit_nameless(
+    server: Mobync,
+    store: Synchronizer,
+    owner_id: str,
+    clock: int,
+    first_clock: int,
+    folds: int,
+    highest: int,
+    pages: bool,
+) -> int:
+    """Let in a device without a name, and note that there is one.
+
+    Args:
+        server: whose settings.
+        store: what keeps the owner's state.
+        owner_id: whose device.
+        clock: that the request carries.
+        first_clock: where its page begins.
+        folds: how often the log had been folded when its pull began.
+        highest: the owner's highest clock, -1 for none.
+        pages: whether it pulls in pages.
+
+    Returns:
+        How often the owner's log has been folded; 0 where that does not matter.
+
+    Raises:
+        LogicalClockError: what it has not seen was folded: it pulls everything again.
+    """
+    noted = is_noted(server, owner_id)
+    is_behind = 0 < clock <= highest
+    if noted and not is_behind and not pages:
+        return 0
+    kept = read_states(store, owner_id, OWNER)
+    if kept is None:
+        _remember(server, owner_id)
+        return 0
+    owner = OwnerState.of_text(kept[OWNER]) if OWNER in kept else OwnerState()
+    if owner.refuses(clock, first_clock, folds):
+        raise LogicalClockError(
+            f"logical_clock {max(clock, first_clock)} is older than what the server's log still "
+            "tells apart: drop the rows, pull from 0 without diffs, then send what was not sent",
+            ahead=True,
+        )
+    if owner.nameless_ms is not None and not is_stale(
+        server, owner.nameless_ms, ms(server.device_retention_s)
+    ):
+        _remember(server, owner_id)
+    elif not noted:
+        owner.nameless_ms = server._now_ms()
+        plain_answer("write_devices", store.write_devices(owner_id, {OWNER: owner.to_text()}))
+    return owner.folds
+
+
+def is_noted(server: Mobync, owner_id: str, store: Synchronizer | None = None) -> bool:
+    """Whether it is known that devices without a name have been noted of an owner.
+
+    Args:
+        server: that remembers it.
+        owner_id: of whom.
+        store: outside of a transaction; to be asked where the server does not know.
+    """
+    noted_ms = server._noted.get(owner_id)
+    retention_ms = ms(server.device_retention_s)
+    if noted_ms is not None and server._now_ms() - noted_ms < min(REMEMBERED_MS, retention_ms):
+        return True
+    if store is None:
+        return False
+    kept = read_states(store, owner_id, OWNER)
+    seen_ms = OwnerState.of_text(kept[OWNER]).nameless_ms if kept and OWNER in kept else None
+    if kept is None or (seen_ms is not None and not is_stale(server, seen_ms, retention_ms)):
+        _remember(server, owner_id)
+        return True
+    return False
+
+
+def _remember(server: Mobync, owner_id: str) -> None:
+    if len(server._noted) >= MOST_NOTED:
+        server._noted.clear()
+    server._noted[owner_id] = server._now_ms()
+
+
+def begin_log(store: Synchronizer, owner_id: str) -> None:
+    """Note that an owner's log begins now, so that no device can know anything of it."""
+    kept = read_states(store, owner_id, OWNER)
+    if kept is not None and OWNER not in kept:
+        state = {OWNER: OwnerState().to_text()}
+        plain_answer("write_devices", store.write_devices(owner_id, state))
+
+
+def keeps_devices(store: Synchronizer) -> bool:
+    """Whether a Synchronizer has the methods for devices."""
+    methods = ("read_devices", "write_devices")
+    return all(getattr(type(store), name) is not getattr(Synchronizer, name) for name in methods)
+
+
+def read_states(store: Synchronizer, owner_id: str, *names: str) -> Mapping[str, str] | None:
+    """What a store keeps of devices, of all of them if none is named; None if it keeps none."""
+    kept = store.read_devices(owner_id, list(names) if names else None)
+    return plain_answer("read_devices", kept)

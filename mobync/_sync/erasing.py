@@ -1,0 +1,79 @@
+"""An owner erased: rows, log, and what is kept of the devices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from .. import _core
+from ..synchronizer import Synchronizer
+from ..types import Diff, EraseReceipt
+from .attempts import OwnerLog, in_transaction, plain_answer
+from .backend_edits import json_text
+from .devices import Device, keeps_devices
+from .owner_state import OWNER
+
+PIECE = 1000
+
+
+def erase_owner(server: _core.Mobync, owner_id: str) -> EraseReceipt:
+    """Delete all that is an owner's in one transaction, and refuse the owner's devices from now on.
+
+    Raises:
+        BusyError: another transaction of this owner took too long.
+    """
+    receipt = in_transaction(server, owner_id, _erase)
+    server._noted.pop(owner_id, None)
+    return receipt
+
+
+def _erase(log: OwnerLog) -> EraseReceipt:
+    devices = _revoke_all(log)
+    erased = log.store.erase_owned(log.owner_id)
+    counts = plain_answer("erase_owned", erased)
+    if counts is None:
+        counts = erase_by_log(log)
+    rows = dict(counts)
+    return EraseReceipt(log.owner_id, rows, rows.pop(log.model, 0), devices)
+
+
+def _revoke_all(log: OwnerLog) -> int:
+    """Have the store keep of the devices only that they are refused.  They hear of it, and drop
+    their rows."""
+    if not keeps_devices(log.store):
+        return 0
+    kept = plain_answer("read_devices", log.store.read_devices(log.owner_id, None))
+    if not kept:
+        return 0
+    tombstone = Device(revoked=True).to_text()
+    states = {name: None if name == OWNER else tombstone for name in kept}
+    plain_answer("write_devices", log.store.write_devices(log.owner_id, states))
+    return len(states.keys() - {OWNER})
+
+
+def erase_by_log(log: OwnerLog) -> Counter[str]:
+    """Erase what the log knows of: all objects that are alive by it, and the log.
+
+    Returns:
+        By model, and by the name of the log, how many rows went.
+    """
+    objects: dict[tuple[str, str], None] = {}
+    rows = sorted(log.rows(0), key=lambda row: int(row[Diff.LOGICAL_CLOCK]))
+    for row in rows:
+        thing = row[Diff.MODEL], _core.text_member(row[Diff.JSON_DATA], Diff.ID) or ""
+        if row[Diff.TYPE] == "delete":
+            objects.pop(thing, None)
+        else:
+            objects[thing] = None
+    counts = Counter(model for model, _ in objects)
+    for model in reversed(counts):  # what others refer to was made first
+        _delete(log.store, model, [{Diff.ID: i} for m, i in reversed(objects) if m == model])
+    _delete(log.store, log.model, [{n: row[n] for n in (Diff.ID, Diff.OWNER)} for row in rows])
+    counts[log.model] = len(rows)
+    return counts
+
+
+def _delete(store: Synchronizer, model: str, keys: list[dict[str, Any]]) -> None:
+    for begin in range(0, len(keys), PIECE):
+        texts = [json_text(key) for key in keys[begin : begin + PIECE]]
+        plain_answer("delete_many", store.delete_many(model, texts))

@@ -1,0 +1,83 @@
+"""What is kept of an owner beside the log: how far it is folded, and who may know it.
+
+It is kept as that of a device is, under a name that no device can have.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .._core import Mobync
+
+OWNER = ""  # the name
+
+_FRESH_PART = 10  # of a retention: for so long, that somebody was seen is not written again
+
+
+@dataclass
+class OwnerState:
+    """What is kept of an owner.
+
+    Attributes:
+        horizon: the clock below which the log is folded.
+        folds: how often it was.
+        nameless_ms: when a device without a name was seen last, in milliseconds since 1970; None:
+            there never was one.
+    """
+
+    horizon: int = 0
+    folds: int = 0
+    nameless_ms: int | None = None
+
+    def to_text(self) -> str:
+        """The text that a store keeps."""
+        return json.dumps(vars(self))
+
+    @classmethod
+    def of_text(cls, text: str) -> OwnerState:
+        """What was kept as a text."""
+        return cls(**known_members(cls, text))
+
+    def is_sound(self) -> bool:
+        """Whether each member is what a server keeps; a text from elsewhere may say anything."""
+        known = 0 if self.nameless_ms is None else self.nameless_ms
+        return all(type(number) is int for number in (self.horizon, self.folds, known))
+
+    def refuses(self, clock: int, first_clock: int, folds: int) -> bool:
+        """Whether a device without a name cannot be told what it has not seen."""
+        is_behind = 0 < clock < self.horizon
+        return is_behind or self.has_folded_behind(clock, first_clock, folds)
+
+    def has_folded_behind(self, clock: int, first_clock: int, folds: int) -> bool:
+        """Whether edits that a pull in pages has yet to bring may be in rows that it has brought.
+
+        Args:
+            clock: that the pull began with.
+            first_clock: where the page begins that it asks for.
+            folds: how often the log had been folded when it began.
+        """
+        return clock < first_clock < self.horizon and folds != self.folds
+
+
+def first_state(now_ms: int, *, log_is_empty: bool) -> OwnerState:
+    """What is kept of an owner at first: devices without a name may know a log that there is."""
+    return OwnerState(nameless_ms=None if log_is_empty else now_ms)
+
+
+def known_members(state: type, text: str) -> dict[str, Any]:
+    """The members of a kept text that this version knows: a later one may have written more."""
+    names = {each.name for each in fields(state)}
+    return {name: value for name, value in json.loads(text).items() if name in names}
+
+
+def ms(seconds: float) -> int:
+    """Milliseconds."""
+    return int(seconds * 1000)
+
+
+def is_stale(server: Mobync, noted_ms: int, retention_ms: int) -> bool:
+    """Whether a time at which somebody was seen should be noted again."""
+    return server._now_ms() - noted_ms > retention_ms // _FRESH_PART

@@ -1,0 +1,213 @@
+"""The device's SQLite file, and the one way to change it: a transaction for each step.
+
+A device can be killed at any moment.  So whatever belongs together is written together: an edit
+with its place in the outbox, a reply's rows with the clock that they lead to.  After a kill the
+file is as it was before the step or as it is after it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FORMAT = 2
+BUSY_TIMEOUT_S = 30  # another process of the device may be in a transaction
+
+# mobync_state has one row.  `turn` counts answered and changed requests, so that a reply to an
+# earlier one is known as late.  `cursor` is that of the page that was applied last.  `device`,
+# `request` and `mark` are what the device says of itself (docs/protocol.md, "Named devices").
+SCHEMA = f"""
+CREATE TABLE mobync_state (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    format INTEGER NOT NULL,
+    logical_clock INTEGER NOT NULL,
+    turn INTEGER NOT NULL,
+    cursor TEXT,
+    starts_over INTEGER NOT NULL,
+    device TEXT NOT NULL,
+    request INTEGER NOT NULL,
+    mark TEXT
+);
+INSERT INTO mobync_state VALUES (1, {FORMAT}, 0, 1, NULL, 0, '', 1, NULL);
+CREATE TABLE mobync_rows (
+    model TEXT NOT NULL, id TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (model, id)
+) WITHOUT ROWID;
+CREATE TABLE mobync_base (
+    model TEXT NOT NULL, id TEXT NOT NULL, data TEXT, PRIMARY KEY (model, id)
+) WITHOUT ROWID;
+CREATE TABLE mobync_outbox (
+    place INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    utc_timestamp INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    model TEXT NOT NULL,
+    object_id TEXT NOT NULL,
+    json_data TEXT NOT NULL,
+    sent INTEGER NOT NULL
+);
+CREATE TABLE mobync_refused (
+    place INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL,
+    code TEXT NOT NULL,
+    message TEXT NOT NULL,
+    type TEXT NOT NULL,
+    model TEXT NOT NULL,
+    json_data TEXT NOT NULL
+);
+"""
+
+
+# A device that had no name takes one, and goes on with the rows and the clock that it has.
+FROM_FORMAT_1 = f"""
+ALTER TABLE mobync_state RENAME COLUMN request TO turn;
+ALTER TABLE mobync_state ADD COLUMN device TEXT NOT NULL DEFAULT '';
+ALTER TABLE mobync_state ADD COLUMN request INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE mobync_state ADD COLUMN mark TEXT;
+UPDATE mobync_state SET format = {FORMAT};
+"""
+
+
+class ForeignKeys(Enum):
+    """When the foreign keys of the app's tables are checked in a transaction."""
+
+    AT_ONCE = auto()  # an edit of the user
+    AT_THE_END = auto()  # a reply: it may name a row before it creates it
+    NOT_YET = auto()  # a page: what it names may come with a later one
+    ALL_AT_THE_END = auto()  # the last page: every row, since earlier pages were not checked
+
+
+class State(NamedTuple):
+    """What a device knows of its syncs.
+
+    Attributes:
+        logical_clock: that of the last reply that was applied.
+        turn: counts the requests that were answered or changed.
+        cursor: from which the next page is asked for; None between pulls.
+        starts_over: whether the rows must be pulled again, all of them.
+        device: what the device calls itself.
+        request: the number of the request with diffs that is open, or comes next.
+        mark: that of the last reply; None where the server gave none.
+    """
+
+    logical_clock: int
+    turn: int
+    cursor: str | None
+    starts_over: bool
+    device: str
+    request: int
+    mark: str | None
+
+    def renamed(self) -> State:
+        """The state of a device that nobody knows yet."""
+        return self._replace(device=new_name(), request=1, mark=None)
+
+
+class Database:
+    """One connection to the file; its transactions exclude each other, also those of threads.
+
+    Args:
+        path: of the file; ``:memory:`` for none.
+        tables: SQL that makes the app's own tables (:class:`Device` says what they are).
+
+    Raises:
+        ValueError: the file is of a later mobync, or the tables cannot hold rows.
+        sqlite3.Error: the file is not a database, or the SQL is wrong.
+    """
+
+    def __init__(self, path: str | Path, tables: str) -> None:
+        self._lock = threading.RLock()
+        self.connection = sqlite3.connect(
+            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._make(tables)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _make(self, tables: str) -> None:
+        self.execute("PRAGMA journal_mode = WAL")
+        self.execute("PRAGMA foreign_keys = ON")
+        with self.transaction():
+            if not self.execute("SELECT 1 FROM sqlite_master WHERE name = 'mobync_state'"):
+                self._execute_all(SCHEMA)
+            ((found,),) = self.execute("SELECT format FROM mobync_state")
+            if found == 1:
+                self._execute_all(FROM_FORMAT_1)
+            state = None if found > FORMAT else self.state()
+            if state is not None and not state.device:
+                self.set_state(state.renamed())
+        if found > FORMAT:
+            raise ValueError(f"the device's file has format {found}, this mobync knows {FORMAT}")
+        self.connection.executescript(tables)
+
+    def _execute_all(self, script: str) -> None:
+        for statement in script.split(";\n"):
+            self.execute(statement)
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and fetch all that it gives."""
+        with self._lock:
+            return self.connection.execute(sql, parameters).fetchall()
+
+    @contextmanager
+    def transaction(self, foreign_keys: ForeignKeys = ForeignKeys.AT_ONCE) -> Iterator[None]:
+        """Commit what is done inside, all of it or, if anything raises, nothing.
+
+        Raises:
+            sqlite3.IntegrityError: a row names another one that is not there.
+        """
+        unchecked = foreign_keys in (ForeignKeys.NOT_YET, ForeignKeys.ALL_AT_THE_END)
+        with self._lock:
+            if unchecked:
+                self.execute("PRAGMA foreign_keys = OFF")
+            self.execute("BEGIN IMMEDIATE")
+            try:
+                if foreign_keys is ForeignKeys.AT_THE_END:
+                    self.execute("PRAGMA defer_foreign_keys = ON")
+                yield
+                if foreign_keys is ForeignKeys.ALL_AT_THE_END:
+                    self._check_all_foreign_keys()
+                self.execute("COMMIT")
+            finally:
+                if self.connection.in_transaction:
+                    self.execute("ROLLBACK")
+                if unchecked:
+                    self.execute("PRAGMA foreign_keys = ON")
+
+    def _check_all_foreign_keys(self) -> None:
+        for table, rowid, parent, _ in self.execute("PRAGMA foreign_key_check"):
+            raise sqlite3.IntegrityError(
+                f"FOREIGN KEY constraint failed: row {rowid} of {table} names a row of {parent} "
+                "that is not there"
+            )
+
+    def state(self) -> State:
+        ((clock, turn, cursor, starts_over, *named),) = self.execute(
+            "SELECT logical_clock, turn, cursor, starts_over, device, request, mark"
+            " FROM mobync_state"
+        )
+        return State(clock, turn, cursor, bool(starts_over), *named)
+
+    def set_state(self, state: State) -> None:
+        self.execute(
+            "UPDATE mobync_state SET logical_clock = ?, turn = ?, cursor = ?, starts_over = ?,"
+            " device = ?, request = ?, mark = ?",
+            tuple(state),
+        )
+
+    def close(self) -> None:
+        """Close the file once no transaction is under way."""
+        with self._lock:
+            self.connection.close()
+
+
+def new_name() -> str:
+    """A name that no other device has, nor this one before."""
+    return str(uuid.uuid4())

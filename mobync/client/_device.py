@@ -1,0 +1,322 @@
+"""A device: edits at any time, and a sync when there is a network."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..types import DiffDict
+from ._database import Database
+from ._errors import DeviceRevokedError
+from ._live import Live
+from ._replica import Kind, RefusedEdit, Replica, Request
+from ._rows import Name
+from ._server import Server, Token, error_of, refused_index
+from ._transport import Answer, HttpTransport, Transport
+
+PAGE_SIZE = 1_000
+PATIENCE_S = 60.0
+MOST_NEW_NAMES = 3  # in one sync; a server that takes none would be asked for ever
+
+
+@dataclass
+class SyncResult:
+    """What a sync did.
+
+    Attributes:
+        sent: edits that the server has answered.
+        received: diffs that it sent.
+        refused: edits that it did not take; :meth:`Device.refused` keeps them.
+    """
+
+    sent: int = 0
+    received: int = 0
+    refused: tuple[RefusedEdit, ...] = ()
+
+
+class Device:
+    """An app's database on one device, synced with a server of mobync.
+
+    Any thread may use it.  Rows can be read by other connections to the file at any time, and
+    changed only through the device.
+
+    A model is kept as JSON documents; nothing has to be declared.  For columns, indexes and foreign
+    keys of a model, give ``tables`` a table of its name, with ``id TEXT PRIMARY KEY`` and ``data
+    TEXT NOT NULL`` for the document, and generated columns for what you need of it::
+
+        CREATE TABLE IF NOT EXISTS tasks (
+            id TEXT PRIMARY KEY,
+            data TEXT NOT NULL,
+            project_id TEXT AS (data ->> 'project_id') STORED REFERENCES projects (id)
+        )
+
+    Args:
+        path: of the SQLite file; it is made if it is not there.
+        server: the URL of the sync route, or another way to it.
+        token: the owner's, or a function that gives one; it is asked again when the server does not
+            take what it gave.  Called in the thread that syncs.
+        tables: SQL, run each time that the file is opened.
+        page_size: diffs that one reply may have.
+        patience_s: seconds that a sync may wait, all pauses together, for a server that does not
+            answer or is busy.
+        now_ms: the time of an edit, in milliseconds since 1970; for tests.
+
+    Raises:
+        ValueError: an argument is wrong, or the file is one of a later mobync.
+        sqlite3.Error: the file is no database, or ``tables`` is no SQL.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        server: str | Transport,
+        token: Token = None,
+        *,
+        tables: str = "",
+        page_size: int = PAGE_SIZE,
+        patience_s: float = PATIENCE_S,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        if page_size < 1:
+            raise ValueError(f"page_size must be 1 or more, not {page_size}")
+        transport = HttpTransport(server) if isinstance(server, str) else server
+        self._server = Server(transport, token, patience_s)
+        self._replica = Replica(Database(path, tables), page_size)
+        self._syncing = threading.Lock()
+        self._new_names = 0  # that a sync has taken
+        self._now_ms = now_ms
+        self._on_edit: Callable[[], None] = lambda: None
+
+    # ---- rows --------------------------------------------------------------------------------
+
+    def create(self, model: str, fields: dict[str, Any]) -> str:
+        """Make a row.
+
+        Args:
+            model: its kind, as the server calls it.
+            fields: what json.dumps takes; without an ``id`` it gets a UUID.
+
+        Returns:
+            Its id.
+
+        Raises:
+            KeyError: there is one of that id.
+            InvalidDiffError: no server would take it.
+            sqlite3.IntegrityError: a rule of the app's table forbids it.
+            TypeError, ValueError: a value is not JSON.
+        """
+        row = fields if "id" in fields else {"id": str(uuid.uuid4()), **fields}
+        self._edit("create", model, row)
+        return str(row["id"])
+
+    def update(self, model: str, row_id: str, fields: dict[str, Any]) -> None:
+        """Set fields of a row; the others stay.
+
+        Raises:
+            KeyError: there is no such row.
+            InvalidDiffError, sqlite3.IntegrityError, TypeError, ValueError: as :meth:`create`.
+        """
+        self._edit("update", model, {**fields, "id": row_id})
+
+    def delete(self, model: str, row_id: str) -> None:
+        """Delete a row.
+
+        Raises:
+            KeyError: there is no such row.
+            sqlite3.IntegrityError: another row of the app's tables names it.
+        """
+        self._edit("delete", model, {"id": row_id})
+
+    def _edit(self, kind: Kind, model: str, fields: dict[str, Any]) -> None:
+        self._replica.edit(kind, model, fields, self._new_diff_id(), self._now_ms())
+        self._on_edit()
+
+    def _new_diff_id(self) -> str:
+        return str(uuid.uuid4())
+
+    def get(self, model: str, row_id: str) -> dict[str, Any] | None:
+        """A row, None if there is none."""
+        row = self._replica.rows.get(Name(model, row_id))
+        return None if row is None else {name: json.loads(text) for name, text in row.items()}
+
+    def rows(self, model: str) -> list[dict[str, Any]]:
+        """All rows of a model, by their ids."""
+        return self._replica.rows.of_model(model)
+
+    def models(self) -> list[str]:
+        """The models that have rows, by their names."""
+        return self._replica.rows.models()
+
+    # ---- what waits, what was refused --------------------------------------------------------
+
+    @property
+    def logical_clock(self) -> int:
+        """How far of the owner's log this device has seen."""
+        return self._replica.database.state().logical_clock
+
+    @property
+    def name(self) -> str:
+        """What this device calls itself; the server may have it take another name."""
+        return self._replica.database.state().device
+
+    @property
+    def waiting(self) -> int:
+        """The edits that no reply has confirmed."""
+        return len(self._replica.outbox)
+
+    def refused(self) -> list[RefusedEdit]:
+        """The edits that the server did not take, until they are dismissed."""
+        return [refused for _, refused in self._replica.refused()]
+
+    def dismiss(self, *diff_ids: str) -> None:
+        """Forget refused edits, when the user has been told."""
+        self._replica.dismiss(diff_ids)
+
+    # ---- syncing -----------------------------------------------------------------------------
+
+    def sync(self) -> SyncResult:
+        """Send what waits and get what is new.
+
+        Waits and tries again where that helps.  The rows can be edited meanwhile; what is edited
+        after the call began may wait for the next one.
+
+        Returns:
+            What it did.
+
+        Raises:
+            OfflineError: the server did not answer, or was busy all the time.
+            TokenError: the server does not take the token.
+            ServerError: it answered what no waiting helps against.
+            DeviceRevokedError: a person has ended this device; its rows are gone.
+            sqlite3.IntegrityError: a foreign key of the app's tables forbids what the server has.
+            What ``token`` raises.
+        """
+        with self._syncing:
+            result = SyncResult()
+            self._new_names = 0
+            refused_before = max((place for place, _ in self._replica.refused()), default=0)
+            until = self._replica.outbox.last_place()
+            more = True
+            while more:
+                more = self._sync_once(result) or self._waits_until(until)
+            result.refused = tuple(
+                edit for place, edit in self._replica.refused() if place > refused_before
+            )
+            return result
+
+    def _waits_until(self, place: int) -> bool:
+        first = self._replica.outbox.first_place()
+        return first is not None and first <= place
+
+    def _sync_once(self, result: SyncResult) -> bool:
+        """Send one request and do what its answer asks for; whether another one must follow."""
+        if self._replica.database.state().starts_over:
+            self._start_over(result)
+            return True
+        request = self._replica.next_request()
+        answer = self._server.ask(request.body())
+        if answer.status != 200:
+            self._take_error(request, answer)
+            return True
+        reply = answer.json()
+        if reply.get("reset", False):
+            if self._replica.take_reset(request, reply):
+                result.sent += len(request.diffs)
+            return True
+        if not self._replica.take_reply(request, reply):
+            return True
+        more = reply.get("more", False)
+        result.sent += 0 if more else len(request.diffs)
+        result.received += len(reply["diffs"])
+        return bool(more)
+
+    def _take_error(self, request: Request, answer: Answer) -> None:
+        """Do what a refusal asks of the device; after that the next request is another one."""
+        found = answer.json()
+        code, message = str(found.get("code", "")), str(found.get("message", ""))
+        index = refused_index(request, answer)
+        if index is not None:
+            self._replica.take_refusal(request, index, code, message)
+        elif answer.status == 413 and request.diffs:
+            if not self._replica.send_fewer(request):
+                self._replica.take_refusal(request, 0, "too_large", message)
+        elif code == "clock_ahead" or (code == "invalid_page" and request.cursor is not None):
+            self._replica.give_up_rows(request)
+        else:
+            self._take_error_of_name(request, answer, code)
+
+    def _take_error_of_name(self, request: Request, answer: Answer, code: str) -> None:
+        """Do what is asked of a device by its name."""
+        if code == "unknown_device" and self._new_names < MOST_NEW_NAMES:
+            self._new_names += 1
+            self._replica.take_new_name(request, self._new_diff_id)
+        elif code == "device_revoked":
+            self._replica.drop_all(request)
+            raise DeviceRevokedError(
+                "this device was revoked: its rows are gone, and what it had not sent", 403, code
+            )
+        else:
+            raise error_of(answer)
+
+    def _start_over(self, result: SyncResult) -> None:
+        """Pull everything, and put it in the place of the rows; the outbox stays.
+
+        No page is kept before the last has come.  A pull that breaks off begins again.
+        """
+        first = request = self._replica.first_pull()
+        pulled: list[DiffDict] = []
+        more = True
+        while more:
+            answer = self._server.ask(request.body())
+            if answer.status != 200:
+                self._take_error_of_name(first, answer, str(answer.json().get("code", "")))
+                return
+            reply = answer.json()
+            if reply.get("reset", False):  # what was pulled is too old by now
+                self._replica.take_reset(first, reply)
+                return
+            pulled += reply["diffs"]
+            more = reply.get("more", False)
+            if more:
+                request = first.at(reply["cursor"])
+        if self._replica.start_over(first, pulled, reply):
+            result.received += len(pulled)
+
+    # ---- live --------------------------------------------------------------------------------
+
+    def live(
+        self, on_sync: Callable[[SyncResult], object] | None = None, *, poll_s: float = 60.0
+    ) -> Live:
+        """Sync at once whenever another device has, and whenever a row is edited here.
+
+        Args:
+            on_sync: called after each sync, in the thread that did it.
+            poll_s: seconds from sync to sync where the server tells no events.
+
+        Returns:
+            What ends it; a context manager.
+        """
+        return Live(self, on_sync, poll_s)
+
+    def close(self) -> None:
+        """Close the file, once a sync that is under way has ended."""
+        with self._syncing:
+            self._replica.database.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,533 @@
+"""What a device does with edits and answers: all of the client but the network.
+
+Each method is one local transaction.  docs/writing-a-client.md says why each rule is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from .._core import check_diff
+from ..types import DiffDict
+from ._database import Database, ForeignKeys, State
+from ._outbox import OWNER, Edit, Outbox
+from ._rows import Name, Row, Rows, row_of
+
+Kind: TypeAlias = Literal["create", "update", "delete"]
+
+MAX_DIFFS = 5_000  # of a request
+MAX_BYTES = 4 * 1024 * 1024  # of the json_data in a request, if it has more than one diff
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is sent to the server, again and again until it is answered.
+
+    Attributes:
+        state: of the device, as it was when this was made.
+        logical_clock: that of the last reply that was applied; 0 to start over.
+        diffs: the edits.
+        limit: diffs of the log that a page may have.
+        cursor: from which the page is asked for; None for the first.
+    """
+
+    state: State
+    logical_clock: int
+    diffs: list[DiffDict]
+    limit: int
+    cursor: str | None = None
+
+    def at(self, cursor: str) -> Request:
+        """The same request for the page that begins here."""
+        return replace(self, cursor=cursor)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON that is posted, but for the token."""
+        state = self.state
+        body = {
+            "logical_clock": self.logical_clock,
+            "diffs": self.diffs,
+            "limit": self.limit,
+            "device": state.device,
+            "request": state.request,
+        }
+        optional = {"mark": state.mark, "cursor": self.cursor}
+        return {**body, **{name: value for name, value in optional.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class RefusedEdit:
+    """An edit that the server did not take.  The row is what the server has.
+
+    Attributes:
+        id: of the diff.
+        code: the server's (docs/protocol.md), or ``depends_on_refused`` for a later edit of an
+            object whose create was refused, or ``too_large``.
+        message: why, for people.
+        type: ``create``, ``update`` or ``delete``.
+        model: of the object.
+        row: the object's id, and the fields that were set.
+    """
+
+    id: str
+    code: str
+    message: str
+    type: str
+    model: str
+    row: dict[str, Any]
+
+
+class Draft:
+    """Rows as they will be, of the objects that a reply touches.
+
+    They are written when all is decided: so each row is written once, and none is deleted that is
+    there in the end.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._before: dict[Name, Row | None] = {}
+        self._now: dict[Name, Row | None] = {}
+
+    def get(self, name: Name) -> Row | None:
+        if name not in self._now:
+            self._before[name] = self._now[name] = self._rows.get(name)
+        return self._now[name]
+
+    def set(self, name: Name, row: Row | None) -> None:
+        self.get(name)
+        self._now[name] = row
+
+    def change(self, kind: str, name: Name, fields: Row) -> None:
+        """Do an edit.  An update or delete of a row that is not there does nothing."""
+        row = self.get(name)
+        if kind == "delete":
+            self.set(name, None)
+        elif kind == "create" or row is not None:
+            self.set(name, {**(row or {}), **fields})
+
+    def write(self) -> None:
+        for name, row in self._now.items():
+            if row != self._before[name]:
+                self._rows.set(name, row)
+
+
+@dataclass
+class News:
+    """What a reply brought that this device had not seen.
+
+    Attributes:
+        times: when a field was written, in milliseconds since 1970.
+        born: objects that another device created.
+    """
+
+    times: dict[tuple[Name, str], int] = field(default_factory=dict)
+    born: set[Name] = field(default_factory=set)
+
+    def note(self, diff: DiffDict, name: Name, fields: Row) -> None:
+        """Note a diff of another device."""
+        if diff["type"] == "create":
+            self.born.add(name)
+        for each in fields:
+            self.times[name, each] = diff["utc_timestamp"]
+
+    def left_of(self, edit: Edit, *, exists: bool) -> Edit | None:
+        """What is left of an edit that the user made before this news came.
+
+        The same rules as between two devices on the server: a delete wins, the later of two values
+        of a field wins, and who edited a row that is gone did not mean the one that has its id now.
+        """
+        if not exists:
+            return edit if edit.type == "create" else None
+        if edit.type == "create":
+            self.born.discard(edit.name)  # both made it: the rows merge
+        elif edit.name in self.born:
+            return None
+        if edit.type == "delete":
+            return edit
+        row = {
+            each: value
+            for each, value in edit.row().items()
+            if each == "id" or self.times.get((edit.name, each), -1) <= edit.utc_timestamp
+        }
+        return edit.as_update(row) if len(row) > 1 else None
+
+
+class Replica:
+    """The device's rows and its outbox.
+
+    Args:
+        database: where both are.
+        page_size: diffs of the log that a reply may have before it ends with a cursor.
+    """
+
+    def __init__(self, database: Database, page_size: int) -> None:
+        self.database = database
+        self.page_size = page_size
+        self.rows = Rows(database)
+        self.outbox = Outbox(database)
+
+    # ---- the user's edits --------------------------------------------------------------------
+
+    def edit(
+        self, kind: Kind, model: str, fields: dict[str, Any], diff_id: str, now_ms: int
+    ) -> None:
+        """Change a row, and put the edit into the outbox.
+
+        Raises:
+            InvalidDiffError: the server would not take it.
+            KeyError: the row to update or delete is not there, or that to create is.
+            sqlite3.IntegrityError: a rule of the app's table forbids it.
+            TypeError, ValueError: a value is not JSON.
+        """
+        json_data = json.dumps(fields, allow_nan=False)
+        diff = as_diff(Edit(0, diff_id, now_ms, kind, Name(model, ""), json_data, sent=False), 0)
+        check_diff(diff)
+        name = Name(model, fields["id"])
+        with self.database.transaction():
+            row = self.rows.get(name)
+            if (row is None) != (kind == "create"):
+                there = "is there already" if kind == "create" else "is not there"
+                raise KeyError(f"{model} {name.id!r} {there}")
+            self.rows.keep_base(name)
+            draft = Draft(self.rows)
+            draft.change(kind, name, row_of(json_data))
+            draft.write()
+            self.outbox.add(diff_id, now_ms, kind, name, json_data)
+
+    # ---- requests ----------------------------------------------------------------------------
+
+    def next_request(self) -> Request:
+        """The request that is open; else one of what waits, which is open from now on.
+
+        What is sent is written down before it is sent.  A request with a cursor goes on with the
+        edits that its first page was asked for with, be they none.
+        """
+        with self.database.transaction():
+            state = self.database.state()
+            edits = self.outbox.edits()
+            sent = [edit for edit in edits if edit.sent]
+            if not sent and state.cursor is None:
+                sent = first_of(edits)
+                self.outbox.mark_sent(sent)
+            diffs = [as_diff(edit, state.logical_clock) for edit in sent]
+            return Request(state, state.logical_clock, diffs, self.page_size, state.cursor)
+
+    def is_open(self, request: Request) -> bool:
+        """Whether the answer to a request still counts: another process may have got one."""
+        return self.database.state().turn == request.state.turn
+
+    # ---- replies -----------------------------------------------------------------------------
+
+    def take_reply(self, request: Request, reply: dict[str, Any]) -> bool:
+        """Apply a reply; whether it counted.
+
+        On a page before the last the server has not looked at the edits yet: they stay.
+
+        Raises:
+            sqlite3.IntegrityError: a row names another one that is not there.
+        """
+        last = not reply.get("more", False)
+        if request.cursor is None and last:
+            check = ForeignKeys.AT_THE_END
+        else:
+            check = ForeignKeys.ALL_AT_THE_END if last else ForeignKeys.NOT_YET
+        with self.database.transaction(check):
+            if not self.is_open(request):
+                return False
+            edits = self.outbox.edits()
+            answered = [edit for edit in edits if edit.sent and last]
+            waiting = [edit for edit in edits if not (edit.sent and last)]
+            self._note_refused(answered, reply.get("refused", []))
+            for edit in answered:
+                self.outbox.remove(edit)
+            self._lay_out(reply["diffs"], answered, waiting, seen_clock=request.logical_clock)
+            state = self.database.state()
+            if last:
+                state = told(state, request, reply)._replace(logical_clock=reply["logical_clock"])
+            cursor = None if last else reply["cursor"]
+            self.database.set_state(state._replace(turn=state.turn + 1, cursor=cursor))
+            return True
+
+    def take_reset(self, request: Request, reply: dict[str, Any]) -> bool:
+        """The server took the edits, and has the device start over; whether the answer counted."""
+        with self.database.transaction():
+            if not self.is_open(request):
+                return False
+            sent = [edit for edit in self.outbox.edits() if edit.sent]
+            self._note_refused(sent, reply.get("refused", []))
+            self.outbox.mark_answered(sent)
+            self.database.set_state(told(self.database.state(), request, reply))
+            self._change_request(gives_up_rows=True)
+            return True
+
+    def _lay_out(
+        self,
+        diffs: Sequence[DiffDict],
+        answered: Sequence[Edit],
+        waiting: Sequence[Edit],
+        *,
+        seen_clock: int,
+    ) -> None:
+        """Make the rows of what the server sends and what waits.
+
+        First the objects as the server had them.  Then the edits that the server has merged, since
+        its reply says only what differs from them.  Then the reply, in its order: that is the new
+        base.  On top of it what waits, as far as the reply leaves anything of it.
+        """
+        touched = {edit.name for edit in answered} | {name_of(diff) for diff in diffs}
+        draft = Draft(self.rows)
+        for name in touched:
+            draft.set(name, self.rows.base(name))
+        for edit in answered:
+            draft.change(edit.type, edit.name, edit.row())
+        news = apply(draft, diffs, seen_clock, own={edit.id for edit in answered})
+        self._lay_on_top(draft, touched, waiting, news)
+        draft.write()
+
+    def _lay_on_top(
+        self, draft: Draft, touched: Iterable[Name], waiting: Sequence[Edit], news: News
+    ) -> list[Edit]:
+        """Do what waits once more, on the new bases; the edits of which nothing is left."""
+        again = [edit for edit in waiting if edit.name in set(touched)]
+        for name in touched:
+            self.rows.drop_base(name)
+        for name in {edit.name for edit in again}:
+            self.rows.set_base(name, draft.get(name))
+        gone = []
+        for edit in again:
+            # What is sent stays as it is; no page has anything of its objects.
+            left = (
+                edit if edit.sent else news.left_of(edit, exists=draft.get(edit.name) is not None)
+            )
+            if left is None:
+                self.outbox.remove(edit)
+                gone.append(edit)
+                continue
+            if left is not edit:
+                self.outbox.change(left)
+            draft.change(left.type, left.name, left.row())
+        return gone
+
+    def _note_refused(self, sent: Sequence[Edit], refusals: Iterable[dict[str, Any]]) -> None:
+        by_id = {edit.id: edit for edit in sent}
+        for refusal in refusals:
+            edit = by_id.get(refusal["id"]) if "id" in refusal else sent[refusal["index"]]
+            if edit is not None:
+                self._keep_refused(edit, refusal["code"], refusal["message"])
+
+    def _keep_refused(self, edit: Edit, code: str, message: str) -> None:
+        self.database.execute(
+            "INSERT INTO mobync_refused (id, code, message, type, model, json_data)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (edit.id, code, message, edit.type, edit.name.model, edit.json_data),
+        )
+
+    # ---- what else the server may say --------------------------------------------------------
+
+    def take_refusal(self, request: Request, index: int, code: str, message: str) -> bool:
+        """Take an edit out that had the whole request refused; whether the answer counted.
+
+        Its row goes back to what the server has, with what else waits on top.
+        """
+        with self.database.transaction(ForeignKeys.AT_THE_END):
+            if not self.is_open(request):
+                return False
+            edits = self.outbox.edits()
+            refused = [edit for edit in edits if edit.sent][index]
+            self.outbox.remove(refused)
+            self._keep_refused(refused, code, message)
+            # The request is another one now, so what is left of it may be changed.
+            waiting = [replace(edit, sent=False) for edit in edits if edit != refused]
+            draft = Draft(self.rows)
+            draft.set(refused.name, self.rows.base(refused.name))
+            for gone in self._lay_on_top(draft, [refused.name], waiting, News()):
+                self._keep_refused(gone, "depends_on_refused", f"{refused.id} was refused")
+            draft.write()
+            self._change_request()
+            return True
+
+    def send_fewer(self, request: Request) -> bool:
+        """Halve the request that is open; False if it has one edit, which can only be refused."""
+        with self.database.transaction():
+            sent = [edit for edit in self.outbox.edits() if edit.sent]
+            if self.is_open(request) and len(sent) > 1:
+                self.outbox.mark_sent(sent[: len(sent) // 2])
+                self._change_request()
+            return len(sent) > 1
+
+    def _change_request(self, gives_up_rows: bool = False) -> None:
+        """Give the open request, which was changed, another number.
+
+        A cursor is good for the very edits that its first page was asked for with.  Rows that pages
+        were applied to are no base to pull from again: of what came and went since, the server
+        would not tell.  So they are pulled from the start.
+        """
+        state = self.database.state()
+        self.database.set_state(
+            state._replace(
+                turn=state.turn + 1,
+                cursor=None,
+                starts_over=gives_up_rows or state.starts_over or state.cursor is not None,
+            )
+        )
+
+    def give_up_rows(self, request: Request) -> None:
+        """The rows are not what the server has, and cannot be made so: pull them from the start."""
+        with self.database.transaction():
+            if self.is_open(request):
+                self._change_request(gives_up_rows=True)
+
+    def first_pull(self) -> Request:
+        """The request to start over with: it says nothing, so that nothing is taken for old."""
+        state = self.database.state()
+        return Request(state, 0, [], self.page_size)
+
+    def start_over(
+        self, request: Request, pulled: Sequence[DiffDict], reply: dict[str, Any]
+    ) -> bool:
+        """Replace the rows by what was pulled from 0, and keep the outbox; whether it counted.
+
+        Args:
+            request: that of :meth:`first_pull`.
+            pulled: the diffs of all pages.
+            reply: the last page.
+        """
+        with self.database.transaction(ForeignKeys.ALL_AT_THE_END):
+            if not self.is_open(request):
+                return False
+            arrived = {diff["id"] for diff in pulled}
+            edits = self.outbox.edits()
+            for edit in edits:
+                if edit.id in arrived:  # only the reply was lost
+                    self.outbox.remove(edit)
+            self.outbox.mark_sent([])
+            waiting = [replace(edit, sent=False) for edit in edits if edit.id not in arrived]
+            self.rows.clear()
+            self.rows.drop_bases()
+            state, draft = self.database.state(), Draft(self.rows)
+            own = {edit.id for edit in edits} | self.outbox.take_answered()
+            news = apply(draft, pulled, state.logical_clock, own=own)
+            self._lay_on_top(draft, {edit.name for edit in waiting}, waiting, news)
+            draft.write()
+            self.database.set_state(
+                told(state, request, reply)._replace(
+                    logical_clock=reply["logical_clock"],
+                    turn=state.turn + 1,
+                    cursor=None,
+                    starts_over=False,
+                )
+            )
+            return True
+
+    def take_new_name(self, request: Request, new_diff_id: Callable[[], str]) -> bool:
+        """The server does not know the device like this: go on as one that nobody knows.
+
+        What waits is sent as if it had never been sent.
+        """
+        with self.database.transaction():
+            if not self.is_open(request):
+                return False
+            for edit in self.outbox.edits():
+                self.outbox.rename(edit, new_diff_id())
+            self.database.set_state(self.database.state().renamed())
+            self._change_request()
+            return True
+
+    def drop_all(self, request: Request) -> bool:
+        """A person has ended this device: drop the rows, and what waits."""
+        with self.database.transaction(ForeignKeys.AT_THE_END):
+            if not self.is_open(request):
+                return False
+            self.rows.clear()
+            self.rows.drop_bases()
+            self.outbox.clear()
+            self.database.execute("DELETE FROM mobync_refused")
+            state = self.database.state()
+            fresh = state._replace(logical_clock=0, request=1, mark=None)
+            self.database.set_state(
+                fresh._replace(turn=state.turn + 1, cursor=None, starts_over=False)
+            )
+            return True
+
+    # ---- refused edits -----------------------------------------------------------------------
+
+    def refused(self) -> list[tuple[int, RefusedEdit]]:
+        """The refused edits that nobody has dismissed, each with its place."""
+        found = self.database.execute(
+            "SELECT place, id, code, message, type, model, json_data FROM mobync_refused"
+            " ORDER BY place"
+        )
+        return [
+            (place, RefusedEdit(diff_id, code, message, kind, model, json.loads(data)))
+            for place, diff_id, code, message, kind, model, data in found
+        ]
+
+    def dismiss(self, diff_ids: Iterable[str]) -> None:
+        """Forget refused edits."""
+        with self.database.transaction():
+            for diff_id in diff_ids:
+                self.database.execute("DELETE FROM mobync_refused WHERE id = ?", (diff_id,))
+
+
+def told(state: State, request: Request, reply: dict[str, Any]) -> State:
+    """The state of a device after a reply to a whole request, as far as it is of its name.
+
+    A server that gives no mark keeps no devices, and counts nothing.
+    """
+    mark = reply.get("mark")
+    if not isinstance(mark, str):
+        return state._replace(request=1, mark=None)
+    return state._replace(request=state.request + bool(request.diffs), mark=mark)
+
+
+def as_diff(edit: Edit, logical_clock: int) -> DiffDict:
+    """An edit as it travels."""
+    return {
+        "id": edit.id,
+        "owner": OWNER,
+        "logical_clock": logical_clock,
+        "utc_timestamp": edit.utc_timestamp,
+        "type": edit.type,
+        "model": edit.name.model,
+        "json_data": edit.json_data,
+    }
+
+
+def name_of(diff: DiffDict) -> Name:
+    """Of which object a diff is."""
+    return Name(diff["model"], json.loads(row_of(diff["json_data"])["id"]))
+
+
+def apply(draft: Draft, diffs: Sequence[DiffDict], seen_clock: int, own: set[str]) -> News:
+    """Apply what the server sends, in its order.
+
+    Args:
+        seen_clock: the device has seen what has a lower logical clock.
+        own: ids of its own diffs.
+
+    Returns:
+        What of it the device had not seen.
+    """
+    news = News()
+    for diff in diffs:
+        name, fields = name_of(diff), row_of(diff["json_data"])
+        draft.change(diff["type"], name, fields)
+        if diff["logical_clock"] >= seen_clock and diff["id"] not in own:
+            news.note(diff, name, fields)
+    return news
+
+
+def first_of(edits: Sequence[Edit]) -> list[Edit]:
+    """As many edits as fit a request, from the first on."""
+    fitting: list[Edit] = []
+    size = 0
+    for edit in edits[:MAX_DIFFS]:
+        size += len(edit.json_data)
+        if fitting and size > MAX_BYTES:
+            break
+        fitting.append(edit)
+    return fitting

@@ -1,0 +1,141 @@
+"""The server as a device sees it: asked until there is an answer that waiting does not change."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from ._errors import ClientError, OfflineError, ServerError, TokenError
+from ._replica import Request
+from ._transport import Answer, Events, Transport
+
+Token: TypeAlias = str | Callable[[], str] | None
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+LONGEST_ECHO = 200  # characters of an answer that an error repeats
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may be others in a while
+
+
+class Server:
+    """A transport, with the token and the patience that it takes.
+
+    Args:
+        transport: the way there.
+        token: the owner's, or a function that gives one.
+        patience_s: seconds that all pauses of one `ask` may take together.
+    """
+
+    wait: Callable[[float], object] = staticmethod(time.sleep)
+
+    def __init__(self, transport: Transport, token: Token, patience_s: float) -> None:
+        self._transport = transport
+        self._token = token
+        self._known_token: str | None = None
+        self._patience_s = patience_s
+
+    def ask(self, body: dict[str, Any]) -> Answer:
+        """Post the same body until there is an answer.
+
+        Returns:
+            A reply of mobync, or the answer that refuses.
+
+        Raises:
+            OfflineError: the patience is at its end.
+            TokenError: a 401, and also with a new token.
+        """
+        return self._insist(lambda token: self._post(body, token))
+
+    def _post(self, body: dict[str, Any], token: str | None) -> Answer:
+        if token is not None and not token.isascii():  # servers do not agree on such headers
+            body = {**body, "auth_token": token}
+        answer = self._transport.post(json.dumps(body).encode(), token)
+        if answer.status == 200 and not is_reply(answer.json()):
+            # A network that wants one to sign in answers every request with a page of its own.
+            raise OfflineError(f"the answer is none of mobync: {shown(answer)}")
+        return answer
+
+    def listen(self, last_event_id: str) -> Events:
+        """Begin to listen, once; asks for a new token if it must.
+
+        Raises:
+            OfflineError: no answer came.
+            TokenError: a 401, and also with a new token.
+        """
+        events: list[Events] = []
+
+        def begin(token: str | None) -> Answer:
+            events.append(self._transport.events(token, last_event_id))
+            return events[-1].answer
+
+        self._with_token(begin)
+        return events[-1]
+
+    def _insist(self, send: Callable[[str | None], Answer]) -> Answer:
+        patience_s, pause_s = self._patience_s, FIRST_PAUSE_S
+        while True:
+            try:
+                answer = self._with_token(send)
+                if answer.status not in PASSING:
+                    return answer
+                failed = OfflineError(f"{answer.status}: {shown(answer)}")
+                asked_s = answer.retry_after_s() or 0.0
+            except OfflineError as error:
+                failed, asked_s = error, 0.0
+            # At random, so that devices that failed together do not come again together; longer
+            # each time; and never sooner than the server asks for.
+            wait_s = asked_s + random.uniform(0, pause_s)
+            if wait_s > patience_s:
+                raise failed
+            self.wait(wait_s)
+            patience_s -= wait_s
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _with_token(self, send: Callable[[str | None], Answer]) -> Answer:
+        if self._known_token is None:
+            self._known_token = self._token() if callable(self._token) else self._token
+        answer = send(self._known_token)
+        if answer.status == 401 and callable(self._token):
+            self._known_token = self._token()
+            answer = send(self._known_token)
+        if answer.status == 401:
+            self._known_token = None
+            raise TokenError(f"401: {shown(answer)}")
+        return answer
+
+
+def is_reply(found: dict[str, Any]) -> bool:
+    """Whether an answer's JSON is a reply that can be applied."""
+    diffs, clock, more = found.get("diffs"), found.get("logical_clock"), found.get("more", False)
+    return (
+        isinstance(diffs, list)
+        and isinstance(clock, int)
+        and (not more or isinstance(found.get("cursor"), str))
+    )
+
+
+def refused_index(request: Request, answer: Answer) -> int | None:
+    """The place of the diff for which a whole request was refused; None if it was not for one."""
+    found = answer.json()
+    index = found.get("index")
+    if answer.status not in (400, 403) or not isinstance(index, int):
+        return None
+    return index if 0 <= index < len(request.diffs) else None
+
+
+def error_of(answer: Answer) -> ClientError:
+    """The error for an answer of which the device can make nothing."""
+    code = answer.json().get("code")
+    message = f"{answer.status}: {shown(answer)}"
+    return ServerError(message, answer.status, code if isinstance(code, str) else "")
+
+
+def shown(answer: Answer) -> str:
+    """What an answer says, for people."""
+    message = answer.json().get("message")
+    if isinstance(message, str) and message:
+        return message
+    return answer.body[:LONGEST_ECHO].decode("utf-8", "replace")

@@ -1,0 +1,106 @@
+"""What a client's protocol is to those who serve it."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+from ..sync import Mobync
+from ._documents import Documents
+
+
+class Client(abc.ABC):
+    """One protocol, with the settings of an app.
+
+    One object serves any number of threads.
+
+    Attributes:
+        name: the path below ``/sync``.
+        routes: the paths below that; each takes a POST of JSON.
+    """
+
+    name: ClassVar[str]
+    routes: ClassVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def answer(self, route: str, mobync: Mobync, owner_id: str, body: bytes) -> bytes:
+        """Answer a request.
+
+        Args:
+            route: one of ``routes``.
+            mobync: what merges.
+            owner_id: who was authenticated.
+            body: as it was sent, without gzip; it may be anything.
+
+        Returns:
+            The reply, as JSON.
+
+        Raises:
+            MobyncError: the request is refused.  An InvalidDiffError without an index says that
+                the request itself is malformed.
+            What else the Synchronizer raises.
+        """
+
+
+class Replication(abc.ABC):
+    """What is served of one ``Mobync`` to clients that pull and push documents.
+
+    Args:
+        mobync: what merges.
+    """
+
+    def __init__(self, mobync: Mobync) -> None:
+        self._mobync = mobync
+        self._merging = skipping(mobync)
+        self._documents = Documents(mobync)
+
+    @abc.abstractmethod
+    def pull(self, body: bytes, owner_id: str) -> bytes:
+        """Answer a pull."""
+
+    @abc.abstractmethod
+    def push(self, body: bytes, owner_id: str) -> bytes:
+        """Answer a push."""
+
+
+class ReplicatingClient(Client):
+    """A protocol of pulls and pushes."""
+
+    routes = ("pull", "push")
+
+    def __init__(self) -> None:
+        self._served: dict[Mobync, Replication] = {}  # one, that of the endpoint
+
+    @abc.abstractmethod
+    def replicate(self, mobync: Mobync) -> Replication:
+        """Make what is served of a ``Mobync``."""
+
+    def answer(self, route: str, mobync: Mobync, owner_id: str, body: bytes) -> bytes:
+        served = self._served.get(mobync)
+        if served is None:
+            served = self._served.setdefault(mobync, self.replicate(mobync))
+        return (served.pull if route == "pull" else served.push)(body, owner_id)
+
+
+def skipping(mobync: Mobync) -> Mobync:
+    """The same server, but one that leaves out what a rule refuses and goes on without it."""
+    if mobync.on_refusal == "skip":
+        return mobync
+    made = Mobync(
+        mobync.synchronizer,
+        mobync.diffs_model_name,
+        max_clock_skew_ms=mobync.max_clock_skew_ms,
+        lock_timeout_s=mobync.lock_timeout_s,
+        max_diffs=mobync.max_diffs,
+        max_json_data_bytes=mobync.max_json_data_bytes,
+        max_depth=mobync.max_depth,
+        max_fields=mobync.max_fields,
+        max_reply_bytes=mobync.max_reply_bytes,
+        max_pull_diffs=mobync.max_pull_diffs,
+        device_retention_s=mobync.device_retention_s,
+        first_pull_retention_s=mobync.first_pull_retention_s,
+        anonymous_devices=mobync.anonymous_devices,
+        on_refusal="skip",
+    )
+    made.listen(lambda report: [listener(report) for listener in mobync._listeners])
+    return made

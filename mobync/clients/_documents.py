@@ -1,0 +1,300 @@
+"""The rows of an owner as documents, whole, as the log has them.
+
+A client that is no device of mobync's protocol asks for whole documents, and what it sends is
+compared with them.  They come from the log, which is read once and then followed: a later request
+reads only what was added since.  So a process keeps the documents of those owners that it served
+last, up to a number of bytes.
+
+Nothing here decides what an edit does; the log has been merged by then.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+from .. import _core
+from .._sync.attempts import OwnerLog, in_transaction, plain_answer
+from .._sync.devices import admit_nameless, is_noted, keeps_devices
+from .._sync.owner_locks import Hold, OwnerLocks
+from ..errors import InvalidDiffError
+from ..sync import Mobync
+from ..types import Diff
+
+MAX_BYTES = 64 * 1024 * 1024  # of json_data and what is kept beside it, in one process
+ENTRY_BYTES = 500  # about what a row of the log costs beside its text
+STALE_CHANGES = 1000  # that a collection may have beside as many as it has documents
+
+_ALL = ("",)  # no owner's id
+
+
+class Field(NamedTuple):
+    """A member of a document.
+
+    Attributes:
+        text: its value, as it stands in the log.
+        time_ms: when it was edited last; as late as any of its writers in this life.
+        original: whether the create wrote it, and nothing since.
+    """
+
+    text: str
+    time_ms: int
+    original: bool
+
+
+class Document:
+    """One object of the log.
+
+    Attributes:
+        fields: by name, without ``id``; empty if it is dead.
+        clock: of the last diff that changed it.
+        alive: whether it is there.
+        reborn: whether it was deleted before this life.
+        ended_ms: when it was deleted last; 0 if it never was.
+    """
+
+    __slots__ = ("alive", "clock", "ended_ms", "fields", "id", "reborn")
+
+    def __init__(self, id_: str) -> None:
+        self.id = id_
+        self.fields: dict[str, Field] = {}
+        self.clock = -1
+        self.alive = False
+        self.reborn = False
+        self.ended_ms = 0
+
+    def take(self, kind: str, members: Mapping[str, str], time_ms: int) -> bool:
+        """Take in a diff; says whether it changed anything: an update of what is dead does not."""
+        if kind == "delete":
+            self.fields = {}
+            self.alive = False
+            self.reborn = True
+            self.ended_ms = max(self.ended_ms, time_ms)
+            return True
+        if kind == "update" and not self.alive:
+            return False
+        original = not self.alive
+        self.alive = True
+        for name, text in members.items():
+            before = self.fields.get(name)
+            late = time_ms if before is None else max(time_ms, before.time_ms)
+            self.fields[name] = Field(text, late, original)
+        return True
+
+
+class Collection:
+    """The objects of one model, in the order in which they changed last."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, Document] = {}
+        self._changes: list[tuple[int, str]] = []  # in order; what a later one replaced is stale
+
+    def take(
+        self, id_: str, kind: str, members: Mapping[str, str], time_ms: int, clock: int
+    ) -> Document:
+        """Take in the next diff of the log."""
+        document = self.documents.get(id_)
+        if document is None:
+            document = self.documents[id_] = Document(id_)
+        if document.take(kind, members, time_ms) and document.clock != clock:
+            document.clock = clock
+            insort(self._changes, (clock, id_))
+            if len(self._changes) > 2 * len(self.documents) + STALE_CHANGES:
+                self._changes = list(self._fresh(0))
+        return document
+
+    def changed_after(self, clock: int, id_: str) -> Iterator[Document]:
+        """The objects whose last change comes after this clock, and at this clock after this id."""
+        for _, each in self._fresh(bisect_right(self._changes, (clock, id_))):
+            yield self.documents[each]
+
+    def _fresh(self, begin: int) -> Iterator[tuple[int, str]]:
+        for place in range(begin, len(self._changes)):
+            clock, id_ = change = self._changes[place]
+            if self.documents[id_].clock == clock:
+                yield change
+
+
+class OwnerDocuments:
+    """All objects of one owner, up to a clock.
+
+    Attributes:
+        clock: how far the log has been followed; what a sync would answer.
+        size: about how many bytes this takes.
+    """
+
+    def __init__(self) -> None:
+        self.clock = 0
+        self.size = 0
+        self.next_read = 0  # from the last known diff on, to see that it is still it
+        self._last_id: str | None = None
+        self._collections: dict[str, Collection] = {}
+        self._by_diff: dict[str, Document] = {}
+
+    @property
+    def models(self) -> list[str]:
+        """The models that the log has something of."""
+        return list(self._collections)
+
+    def collection(self, model: str) -> Collection:
+        """The objects of a model; empty if the log has none."""
+        return self._collections.get(model) or Collection()
+
+    def has_diff(self, diff_id: str, document: Document | None) -> bool:
+        """Whether the log has this diff, and of this object."""
+        return document is not None and self._by_diff.get(diff_id) is document
+
+    def follow(self, rows: Sequence[Mapping[str, Any]], highest: int | None) -> bool:
+        """Take in rows of the log, those from ``next_read`` on in any order.
+
+        Args:
+            rows: of the log.
+            highest: the log's highest clock, whose row may have been folded away; None: that of
+                the last row.
+
+        Returns:
+            Whether they go on where this ends.  If they do not, nothing was taken in: another log
+            was put in place of this one, or what this ends with was compacted.
+        """
+        if highest is not None and highest + 1 < self.clock:
+            return False
+        ordered = sorted(rows, key=lambda row: (row[Diff.LOGICAL_CLOCK], row[Diff.UTC_TIMESTAMP]))
+        if self._last_id is not None:
+            known = [row for row in ordered if row[Diff.LOGICAL_CLOCK] == self.next_read]
+            if not known or known[-1][Diff.ID] != self._last_id:
+                return False
+            ordered = ordered[len(known) :]
+        for row in ordered:
+            self._take(row)
+        self.clock = max(self.clock, 0 if highest is None else highest + 1)
+        return True
+
+    def _take(self, row: Mapping[str, Any]) -> None:
+        members = dict(_core.members(row[Diff.JSON_DATA]))
+        del members[Diff.ID]
+        id_ = _core.text_member(row[Diff.JSON_DATA], Diff.ID)
+        assert id_ is not None  # check_log saw to it
+        collection = self._collections.setdefault(row[Diff.MODEL], Collection())
+        clock, time_ms = row[Diff.LOGICAL_CLOCK], row[Diff.UTC_TIMESTAMP]
+        document = collection.take(id_, row[Diff.TYPE], members, time_ms, clock)
+        self._by_diff[row[Diff.ID]] = document
+        self._last_id = row[Diff.ID]
+        self.next_read = clock
+        self.clock = clock + 1
+        self.size += len(row[Diff.JSON_DATA]) + ENTRY_BYTES
+
+
+class Documents:
+    """The documents of the owners of one ``Mobync``.
+
+    One object serves any number of threads.
+
+    Args:
+        mobync: whose logs.
+        max_bytes: how many bytes about may be kept between requests.
+    """
+
+    def __init__(self, mobync: Mobync, max_bytes: int = MAX_BYTES) -> None:
+        self._mobync = mobync
+        self._max_bytes = max_bytes
+        self._kept: dict[str, OwnerDocuments] = {}  # who was served last stands last
+        self._size = 0
+        self._locks = OwnerLocks()
+
+    @contextmanager
+    def of(self, owner_id: str, at_least: int = 0) -> Iterator[OwnerDocuments]:
+        """Give the documents as they are now; they are this thread's until it leaves.
+
+        Args:
+            owner_id: whose.
+            at_least: a clock that the log has reached for sure, if it is the log of whoever was
+                told that clock: a copy of the database that lags does not do then.  What came
+                before it, the client has seen.
+
+        Raises:
+            LogicalClockError: what the client has not seen was folded: it pulls everything again.
+            BusyError: another request of this owner took too long.
+            InvalidDiffError: devices without a name are refused, and this client has none.
+            ValueError: the Synchronizer gave rows that are no log of this owner.
+        """
+        if not self._mobync.anonymous_devices:
+            raise InvalidDiffError(
+                "this server takes devices only that name themselves, and this client does not"
+            )
+        with self._held(owner_id):
+            kept = self._taken_out(owner_id)  # and not put back if anything fails
+            followed = self._followed(owner_id, kept, at_least)
+            yield followed
+            self._put_back(owner_id, followed)
+
+    def _held(self, key: Hashable) -> Hold:
+        waiting = self._mobync.synchronizer._waiting
+        return self._locks.hold(key, self._mobync.lock_timeout_s, waiting)
+
+    def as_of(self, owner_id: str, clock: int) -> OwnerDocuments:
+        """The documents as they were before the diff of a clock; reads the whole log."""
+        rows = in_transaction(self._mobync, owner_id, partial(_rows, first_clock=0))
+        then = OwnerDocuments()
+        then.follow([row for row in rows if row[Diff.LOGICAL_CLOCK] < clock], None)
+        return then
+
+    def _followed(self, owner_id: str, kept: OwnerDocuments, at_least: int) -> OwnerDocuments:
+        mobync, synchronizer = self._mobync, self._mobync.synchronizer
+        is_noted_now = not keeps_devices(synchronizer) or is_noted(mobync, owner_id, synchronizer)
+        reading = plain_answer("reading", synchronizer.reading(owner_id)) if is_noted_now else None
+        if reading is not None:
+            with reading as store:
+                log = OwnerLog(store, mobync.diffs_model_name, owner_id)
+                rows, highest = _rows(log, kept.next_read), log.highest_clock()
+                if kept.follow(rows, highest) and kept.clock >= at_least:
+                    _admit(mobync, log, kept, at_least)
+                    return kept
+        followed = partial(_followed_in, mobync=mobync, kept=kept, at_least=at_least)
+        return in_transaction(mobync, owner_id, followed)
+
+    def _taken_out(self, owner_id: str) -> OwnerDocuments:
+        with self._held(_ALL):
+            kept = self._kept.pop(owner_id, None)
+            if kept is None:
+                return OwnerDocuments()
+            self._size -= kept.size
+            return kept
+
+    def _put_back(self, owner_id: str, documents: OwnerDocuments) -> None:
+        with self._held(_ALL):
+            self._kept[owner_id] = documents
+            self._size += documents.size
+            while self._size > self._max_bytes:
+                longest_ago = next(iter(self._kept))
+                self._size -= self._kept.pop(longest_ago).size
+
+
+def _followed_in(
+    log: OwnerLog, mobync: Mobync, kept: OwnerDocuments, at_least: int
+) -> OwnerDocuments:
+    highest = log.highest_clock()
+    if not kept.follow(_rows(log, kept.next_read), highest):
+        kept = OwnerDocuments()
+        kept.follow(_rows(log, 0), highest)
+    _admit(mobync, log, kept, at_least)
+    return kept
+
+
+def _admit(mobync: Mobync, log: OwnerLog, documents: OwnerDocuments, seen_clock: int) -> None:
+    """Let in a client that is, to compaction, a device without a name."""
+    if keeps_devices(log.store):
+        highest = documents.clock - 1
+        admit_nameless(mobync, log.store, log.owner_id, seen_clock, seen_clock, 0, highest, False)
+
+
+def _rows(log: OwnerLog, first_clock: int) -> list[Mapping[str, Any]]:
+    """The rows of a log from a clock on, checked."""
+    rows = log.rows(first_clock)
+    try:
+        _core.check_log(rows, log.owner_id, first_clock)
+    except InvalidDiffError as damage:
+        raise log.damaged(damage) from damage
+    return rows

@@ -1,0 +1,467 @@
+"""RxDB's replication, by the handlers of ``replicateRxCollection``.
+
+A pull gives whole documents in the order in which they changed last.  Its checkpoint says where it
+ended, the clock of the last change and the id, so it is exact whatever happens between two pages.
+
+A push has, of each document, what the client took for the server's state and what it has now.  The
+fields that differ are the edit.  A field that the server has as the client knew it was edited by
+nobody else; of one that was, the later edit wins.  What wins becomes a diff of a device that is up
+to date, and goes through the merge: so an edit that another device makes at that very moment is
+merged like any other.
+
+RxDB takes a document that it pushed for the server's state, and may have passed by, in a pull at
+the same time, what others did to it.  So the answer has every document, whole, that is not now as
+it was pushed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+from ..errors import InvalidDiffError, LogicalClockError, PageError
+from ..sync import Mobync
+from ..types import MAX_LOGICAL_CLOCK, Diff, DiffDict, Refusal
+from ._client import ReplicatingClient, Replication
+from ._documents import Document, Field, OwnerDocuments
+from ._texts import (
+    elements,
+    is_readable,
+    is_readable_object,
+    joined,
+    members_around,
+    members_of,
+    same,
+    text_of,
+    unread_members,
+    whole_of,
+)
+
+MAX_LIMIT = 10_000  # documents in a page
+DELETED = "_deleted"
+_NOT_SYNCED = frozenset(("_attachments", "_meta", "_rev"))  # RxDB's own
+
+State = dict[str, str] | None
+"""A document as a client has it: each member but ``id`` as its text.  None: it is deleted."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A document that was pushed.
+
+    Attributes:
+        assumed: what the client takes for the server's state; None, too, if it knows of none.
+        assumed_deleted: whether it knows that the server has deleted it.
+        new: what the client has now.
+        diff_id: of the edit; whoever sends it again sends the same.  None from a client that makes
+            none.
+        time_ms: when it was edited; None if the client does not say.
+        unanswered: earlier pushes of the document, whose answer never came: their ids and states.
+        unreadable: why the core does not take what the client has; None where it does.
+    """
+
+    id: str
+    assumed: State
+    assumed_deleted: bool
+    new: State
+    diff_id: str | None
+    time_ms: int | None
+    unanswered: list[tuple[str, State]] = field(default_factory=list)
+    unreadable: str | None = None
+
+
+class RxDB(ReplicatingClient):
+    """Answers the pulls and pushes of RxDB clients.
+
+    A document that a rule refuses never ends a push: it is answered as a conflict, which takes it
+    back on the client.
+    """
+
+    name = "rxdb"
+
+    def replicate(self, mobync: Mobync) -> Replication:
+        return _Replication(mobync)
+
+
+class _Replication(Replication):
+    def pull(self, body: bytes, owner_id: str) -> bytes:
+        """Answer a pull: documents that changed after a checkpoint.
+
+        Args:
+            body: JSON: ``collection``, ``checkpoint`` (null at first) and ``limit``.
+            owner_id: who was authenticated.
+
+        Returns:
+            JSON: ``documents``, and the ``checkpoint`` that they lead to.  Fewer than ``limit``
+            are all that there are.
+
+        Raises:
+            InvalidDiffError, PageError: the request is malformed.
+            LogicalClockError: the checkpoint is ahead: the server has lost what the client has.
+            BusyError: another request of this owner took too long.
+        """
+        request = members_of(body, "a pull")
+        model = text_of(request, "collection")
+        limit = _whole(request.get("limit"), "limit", 1, MAX_LIMIT)
+        checkpoint = _checkpoint(request.get("checkpoint", "null"))
+        at_least = 0 if checkpoint is None else max(checkpoint.clock, checkpoint.began)
+        with self._documents.of(owner_id, at_least) as documents:
+            clock = documents.clock
+            after, id_, began, dead = checkpoint or _Checkpoint(0, "", clock, False)
+            if began == 0:  # who pushed before may have what was dead before the first page, too
+                began, dead = clock, True
+            if after > clock:
+                raise LogicalClockError(
+                    f"the checkpoint {after} is ahead of the server, at {clock}: pull again",
+                    ahead=True,
+                )
+            changed = documents.collection(model).changed_after(after, id_)
+            # What was dead before the first page, nobody else who pulled from the start can have.
+            told = (each for each in changed if each.alive or dead or each.clock >= began)
+            page = [(each.clock, each.id, _document(each)) for each in islice(told, limit)]
+        after, id_ = page[-1][:2] if len(page) == limit else (clock, "")
+        texts = ",".join(text for _, _, text in page)
+        at = json.dumps(
+            {"clock": after, "id": id_, "began": began, **({"dead": True} if dead else {})},
+            ensure_ascii=False,
+        )
+        return f'{{"documents":[{texts}],"checkpoint":{at}}}'.encode()
+
+    def push(self, body: bytes, owner_id: str) -> bytes:
+        """Answer a push: merge edits, and say which documents are not now as they were pushed.
+
+        Args:
+            body: JSON: ``collection``, and ``rows`` of ``newDocumentState`` and perhaps
+                ``assumedMasterState``; ``id`` of the edit, its ``time`` in milliseconds since
+                1970, and ``unanswered``, earlier pushes each with its ``id`` and
+                ``newDocumentState``, where the client keeps them.
+            owner_id: who was authenticated.
+
+        Returns:
+            JSON: ``conflicts``, whole documents, and what was ``refused``: of each the document's
+            ``id``, a ``code`` and a ``message``.
+
+        Raises:
+            InvalidDiffError: the request is malformed.
+            BusyError: another request of this owner took too long.
+            What the Synchronizer raises.
+        """
+        request = members_around(body, "a push", ("rows",))
+        model = text_of(request, "collection")
+        rows = list(_rows(request.get("rows", "null")))
+        now_ms = self._mobync._now_ms()
+        latest_ms = now_ms + self._mobync.max_clock_skew_ms
+        with self._documents.of(owner_id) as documents:
+            clock = documents.clock
+            edits = [
+                _Edit(row, documents, owner_id, model, _time(row, now_ms, latest_ms)).diff()
+                for row in rows
+            ]
+        diffs = [each for each in edits if each is not None]
+        refused: list[Refusal] = []
+        if diffs:
+            reply = self._merging.apply(clock, diffs, owner_id)
+            clock, refused = reply["logical_clock"], reply["refused"]
+        with self._documents.of(owner_id, clock) as documents:
+            now = documents.collection(model).documents
+            conflicts = [_conflict(row, now.get(row.id)) for row in rows]
+        texts = ",".join(each for each in conflicts if each is not None)
+        named = json.dumps(list(_named(refused, rows, edits)))
+        return f'{{"conflicts":[{texts}],"refused":{named}}}'.encode()
+
+
+class _Edit:
+    """What a row makes of the owner's log."""
+
+    def __init__(
+        self, row: Row, documents: OwnerDocuments, owner_id: str, model: str, time_ms: int
+    ) -> None:
+        self._row = row
+        self._documents = documents
+        self._owner_id = owner_id
+        self._model = model
+        self._time_ms = time_ms
+        self._now = documents.collection(model).documents.get(row.id)
+
+    def diff(self) -> DiffDict | None:
+        """The diff of a device that is up to date; None if nothing is to be written."""
+        row, now = self._row, self._now
+        if row.unreadable is not None:
+            return None
+        made_id = row.diff_id or self._id_by_content()
+        if self._is_known(made_id):
+            return None  # a retry: its answer was lost
+        assumed, knows_of_delete = row.assumed, row.assumed_deleted
+        for diff_id, state in reversed(row.unanswered):
+            if self._is_known(diff_id):
+                assumed, knows_of_delete = state, state is None
+                break
+        if now is None or not now.alive:
+            may = row.new is not None and self._may_create(assumed, knows_of_delete)
+            return self._made(made_id, "create", row.new or {}) if may else None
+        if assumed is not None and _is_of_another_life(assumed, now):
+            return None
+        if row.new is None:
+            return self._made(made_id, "delete", {}) if assumed is not None else None
+        won = self._won(assumed or {}, row.new, now)
+        return self._made(made_id, "update", won) if won else None
+
+    def _is_known(self, diff_id: str) -> bool:
+        return self._documents.has_diff(diff_id, self._now)
+
+    def _id_by_content(self) -> str:
+        """The id of an edit that came without one.
+
+        Who sends it again sends the same.  An equal edit later follows another that put back what
+        this one did, so it is the next of the equal ones.
+        """
+        row = self._row
+        states = [None if each is None else sorted(each.items()) for each in (row.assumed, row.new)]
+
+        def made(count: int) -> str:
+            parts = [self._owner_id, self._model, row.id, states, row.assumed_deleted, count]
+            return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+        if not (self._is_known(made(0)) and self._is_put_back()):
+            return made(0)
+        known, unknown = 0, 1  # a field that is switched to and fro has thousands of equal edits
+        while self._is_known(made(unknown)):
+            known, unknown = unknown, 2 * unknown
+        while unknown - known > 1:
+            middle = (known + unknown) // 2
+            is_known = self._is_known(made(middle))
+            known, unknown = (middle, unknown) if is_known else (known, middle)
+        return made(unknown)
+
+    def _is_put_back(self) -> bool:
+        """Whether what the client edited is as it was before."""
+        row, now = self._row, self._now
+        is_alive = now is not None and now.alive
+        if row.assumed_deleted:
+            return not is_alive
+        if row.assumed is None or now is None or not is_alive:
+            return False  # who makes a document again knows that it was deleted
+        for name in {**row.assumed, **(row.new or {})}:
+            before, there = row.assumed.get(name), now.fields.get(name)
+            is_edited = row.new is None or not _is_equal(before, row.new.get(name))
+            if is_edited and not _is_equal(before, None if there is None else there.text):
+                return False
+        return True
+
+    def _may_create(self, assumed: State, knows_of_delete: bool) -> bool:
+        """Whether a document that is not there comes into being by this push."""
+        now = self._now
+        if now is None:
+            return True  # as the client has it, even if it knew of one: this server lost it
+        if assumed is not None:
+            return False  # edited here and deleted elsewhere: the delete wins
+        return knows_of_delete or self._time_ms > now.ended_ms
+
+    def _won(self, assumed: dict[str, str], new: dict[str, str], now: Document) -> dict[str, str]:
+        """The fields that were edited, and not later by somebody else."""
+        edited = {name: text for name, text in new.items() if not same(text, assumed.get(name))}
+        # A diff cannot take a field away.
+        edited.update({name: "null" for name in assumed if name not in new})
+        return {name: text for name, text in edited.items() if self._wins(name, text, assumed, now)}
+
+    def _wins(self, name: str, text: str, assumed: dict[str, str], now: Document) -> bool:
+        there: Field | None = now.fields.get(name)
+        if there is None:
+            return True
+        if same(text, there.text):
+            return False  # it is so already
+        untouched = name in assumed and same(assumed[name], there.text)
+        return untouched or self._time_ms >= there.time_ms
+
+    def _made(self, made_id: str, kind: str, members: Mapping[str, str]) -> DiffDict:
+        return {
+            Diff.ID: made_id,
+            Diff.OWNER: "rxdb",  # the owner is who was authenticated
+            Diff.LOGICAL_CLOCK: 0,
+            Diff.UTC_TIMESTAMP: self._time_ms,
+            Diff.TYPE: kind,
+            Diff.MODEL: self._model,
+            Diff.JSON_DATA: joined(self._row.id, members),
+        }
+
+
+# ---- documents ---------------------------------------------------------------------------------
+
+
+def _is_of_another_life(assumed: Mapping[str, str], now: Document) -> bool:
+    """Whether a client's document was deleted, and made again by somebody else.
+
+    What only the create of this life wrote, whoever has seen this life has like that.
+    """
+    return now.reborn and any(
+        there.original and not same(there.text, assumed.get(name))
+        for name, there in now.fields.items()
+    )
+
+
+def _is_equal(text: str | None, other: str | None) -> bool:
+    """Whether two values are one, of which either may be missing; null is as good as missing."""
+    return same("null" if text is None else text, "null" if other is None else other)
+
+
+def _document(document: Document) -> str:
+    if not document.alive:
+        return joined(document.id, {DELETED: "true"})
+    texts = {name: there.text for name, there in document.fields.items()}
+    return joined(document.id, {**texts, DELETED: "false"})
+
+
+def _conflict(row: Row, now: Document | None) -> str | None:
+    """The document as it is now, if it is not as it was pushed."""
+    if now is None or not now.alive:
+        # Whole, as the client's schema wants it; of what is dead the log has the id alone.
+        return None if row.new is None else joined(row.id, {**row.new, DELETED: "true"})
+    pushed, there = row.new or {}, now.fields
+    is_same = row.new is not None and row.unreadable is None and pushed.keys() == there.keys()
+    if is_same and all(same(text, there[name].text) for name, text in pushed.items()):
+        return None
+    return _document(now)
+
+
+def _named(
+    refused: Sequence[Refusal], rows: Sequence[Row], edits: Sequence[DiffDict | None]
+) -> Iterator[dict[str, str]]:
+    """What was refused, by the ids of documents."""
+    ids = {edit[Diff.ID]: row.id for row, edit in zip(rows, edits, strict=True) if edit is not None}
+    for each in refused:
+        yield {"id": ids[each["id"]], "code": each["code"], "message": each["message"]}
+    for row in rows:
+        if row.unreadable is not None:
+            yield {"id": row.id, "code": "invalid", "message": row.unreadable}
+
+
+# ---- requests ----------------------------------------------------------------------------------
+
+
+def _whole(text: str | None, name: str, least: int, most: int) -> int:
+    number = None if text is None else whole_of(text, least, most)
+    if number is not None:
+        return number
+    shown = "missing" if text is None else f"{text:.100}"
+    raise PageError(f"{name} must be an integer from {least} to {most}, not {shown}")
+
+
+class _Checkpoint(NamedTuple):
+    """Where a client's last page ended.
+
+    Attributes:
+        clock, id: of the last document.
+        began: the log's clock at the first page.
+        dead: whether the client is told of what was dead by then.
+    """
+
+    clock: int
+    id: str
+    began: int
+    dead: bool
+
+
+def _checkpoint(text: str) -> _Checkpoint | None:
+    if text == "null":
+        return None
+    members = members_of(text, "checkpoint")
+    clock = _whole(members.get("clock"), "clock of the checkpoint", 0, MAX_LOGICAL_CLOCK)
+    began = _whole(members.get("began"), "began of the checkpoint", 0, MAX_LOGICAL_CLOCK)
+    id_ = members.get("id", "null")
+    if not id_.startswith('"'):
+        raise PageError(f"id of the checkpoint must be a string, not {id_:.100}")
+    dead = members.get("dead", "false")
+    if dead not in ("true", "false"):
+        raise PageError(f"dead of the checkpoint must be true or false, not {dead:.100}")
+    return _Checkpoint(clock, json.loads(id_), began, dead == "true")
+
+
+def _rows(text: str) -> Iterator[Row]:
+    seen: set[str] = set()
+    for index, each in enumerate(elements(text, "rows")):
+        try:
+            row = _row(each)
+            if row.id in seen:
+                raise InvalidDiffError(f"the document {row.id!r:.100} is in an earlier row, too")
+        except InvalidDiffError as error:
+            raise InvalidDiffError(f"rows: {error.reason}", index, error.diff_id) from error
+        seen.add(row.id)
+        yield row
+
+
+def _row(text: str) -> Row:
+    members = members_around(text, "a row", ("newDocumentState", "unanswered"))
+    new = _new(members.get("newDocumentState", "null"))
+    assumed: _State | None = None
+    if members.get("assumedMasterState", "null") != "null":
+        assumed = _state(members["assumedMasterState"], "assumedMasterState")
+        if assumed.id != new.id:
+            raise InvalidDiffError(
+                f"assumedMasterState has the id {assumed.id!r:.100}, not {new.id!r:.100}"
+            )
+    time_ms = members.get("time", "null")
+    return Row(
+        id=new.id,
+        assumed=None if assumed is None else assumed.state,
+        assumed_deleted=assumed is not None and assumed.state is None,
+        new=new.state,
+        diff_id=text_of(members, "id") if "id" in members else None,
+        time_ms=None if time_ms == "null" else _whole(time_ms, "time", 0, MAX_LOGICAL_CLOCK),
+        unanswered=list(_unanswered(members.get("unanswered", "[]"), new.id)),
+        unreadable=new.unreadable,
+    )
+
+
+def _unanswered(text: str, id_: str) -> Iterator[tuple[str, State]]:
+    for each in elements(text, "unanswered"):
+        members = members_around(each, "an unanswered push", ("newDocumentState",))
+        pushed = _new(members.get("newDocumentState", "null"), "unanswered")
+        if pushed.id != id_:
+            raise InvalidDiffError(f"unanswered has the id {pushed.id!r:.100}, not {id_!r:.100}")
+        yield text_of(members, "id"), pushed.state
+
+
+class _State(NamedTuple):
+    """A document as it was sent."""
+
+    id: str
+    state: State
+    unreadable: str | None = None
+
+
+def _new(text: str, name: str = "newDocumentState") -> _State:
+    """A document that the core may not take."""
+    try:
+        return _state(text, name)
+    except InvalidDiffError as error:
+        if is_readable_object(text):
+            raise
+        found = _state_of(unread_members(text, name), name)
+        # Of what is deleted nothing but the id is written.
+        is_deleted = found.state is None and is_readable(found.id)
+        return found if is_deleted else found._replace(unreadable=error.reason)
+
+
+def _state(text: str, name: str) -> _State:
+    return _state_of(members_of(text, name), name)
+
+
+def _state_of(members: dict[str, str], name: str) -> _State:
+    """A document by its members."""
+    id_ = text_of(members, Diff.ID)
+    deleted = members.pop(DELETED, "false")
+    if deleted not in ("true", "false"):
+        raise InvalidDiffError(f"{name}: {DELETED} must be true or false, not {deleted:.100}")
+    if members.get("_attachments", "{}") != "{}":
+        raise InvalidDiffError(f"{name}: attachments are not synced")
+    fields = {n: t for n, t in members.items() if n != Diff.ID and n not in _NOT_SYNCED}
+    return _State(id_, None if deleted == "true" else fields)
+
+
+def _time(row: Row, now_ms: int, latest_ms: int) -> int:
+    """When a row was edited; now, if nobody says or if a clock is wrong."""
+    return now_ms if row.time_ms is None or row.time_ms > latest_ms else row.time_ms

@@ -1,0 +1,413 @@
+"""WatermelonDB's sync, by the two functions of its ``synchronize()``.
+
+A pull asks for what changed after ``lastPulledAt``, the owner's logical clock and 1 (WatermelonDB
+takes no 0), and gets the records as they are now.
+
+A push has records.  Each becomes a diff with the columns that the phone changed, made when the
+phone had seen ``lastPulledAt``, and goes through the merge.
+
+WatermelonDB saves ``lastPulledAt`` after it pulled and before it pushes.  So a push whose answer
+was lost comes again with a later one, and what others did meanwhile looks as if the phone had seen
+it before its edit.  The npm package says what really happened: its ``edits`` have an id each, and
+the ``lastPulledAt`` that was there when they were first sent.  The merge then knows a retry, and
+compares as it would have the first time.
+
+What such an edit lost to stands on every device but this phone, which held on to its own value when
+it pulled.  So the values that stand go into the log once more, and the next pull takes them there.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ..errors import LogicalClockError
+from ..sync import Mobync
+from ..types import MAX_LOGICAL_CLOCK, Diff, DiffDict, OperationType
+from ._client import ReplicatingClient, Replication
+from ._documents import Document, OwnerDocuments
+from ._texts import joined, json_of, same
+from ._watermelon_requests import OWN, Edit, Members, PullRequest, PushRequest
+
+CREATE, UPDATE, DELETE = (each.name for each in OperationType)
+
+
+class Watermelon(ReplicatingClient):
+    """Answers the pulls and pushes of WatermelonDB.
+
+    A record that a rule refuses never ends a push: it is among the ``experimentalRejectedIds``.
+
+    Args:
+        tables: the tables to sync, as names, or with the columns of each, for phones whose request
+            does not name them; None for whatever the log and the phones have.  A column that a
+            record made again under an old id does not have is null on the phone then, and not what
+            the old record had.
+        times: by table the column that has the time of a record's last edit, in milliseconds since
+            1970.  Edits of the others count as made when they arrive.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: a name is empty, or ``times`` names what is not there.
+    """
+
+    name = "watermelon"
+
+    def __init__(
+        self,
+        tables: Mapping[str, Iterable[str]] | Iterable[str] | None = None,
+        *,
+        times: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.columns = None if tables is None else _columns(tables)
+        self.times = _times({} if times is None else times, self.columns)
+
+    def replicate(self, mobync: Mobync) -> Replication:
+        return _Replication(mobync, self)
+
+    def knows(self, table: str) -> bool:
+        """Whether a table is synced."""
+        return self.columns is None or table in self.columns
+
+
+class _Made(NamedTuple):
+    """What an edit makes of the log.
+
+    Attributes:
+        was_known: whether the log had it before this push.
+    """
+
+    edit: Edit
+    diff: DiffDict
+    was_known: bool
+
+
+class _Replication(Replication):
+    def __init__(self, mobync: Mobync, settings: Watermelon) -> None:
+        super().__init__(mobync)
+        self._settings = settings
+
+    # ---- pull --------------------------------------------------------------------------------
+
+    def pull(self, body: bytes, owner_id: str) -> bytes:
+        """Answer a pull: what changed after ``lastPulledAt``.
+
+        Args:
+            body: JSON: ``lastPulledAt`` and ``migration`` as ``pullChanges`` gets them;
+                and ``columns`` by table, where the phone tells them.
+            owner_id: who was authenticated.
+
+        Returns:
+            JSON: ``changes`` and ``timestamp``.  Records are whole, and all are ``updated``: this
+            is for a phone that says ``sendCreatedAsUpdated``.
+
+        Raises:
+            InvalidDiffError: the request is malformed.
+            LogicalClockError: ``lastPulledAt`` is ahead: the server has lost what the phone has.
+            What the Synchronizer raises.
+        """
+        asked = PullRequest.of(body)
+        # Says whether there is news, without a lock and without reading it; and refuses a clock
+        # that is ahead.
+        reply = self._mobync.apply(asked.clock, [], owner_id, limit=1)
+        clock, tables = asked.clock, []
+        if reply["logical_clock"] > clock or reply["more"] or asked.migrated:
+            with self._documents.of(owner_id, clock) as documents:
+                clock = documents.clock
+                tables = list(self._tables(asked, documents))
+        return f'{{"changes":{{{",".join(tables)}}},"timestamp":{clock + 1}}}'.encode()
+
+    def _tables(self, asked: PullRequest, documents: OwnerDocuments) -> Iterator[str]:
+        """The changes of each table."""
+        columns = {**(self._settings.columns or {}), **asked.columns}
+        for table in filter(self._settings.knows, documents.models):
+            collection = documents.collection(table)
+            is_whole = table in asked.migrated
+            changed = list(collection.changed_after(asked.clock, ""))
+            alive = collection.documents.values() if is_whole else changed
+            updated = [_record(each, columns.get(table, ())) for each in alive if each.alive]
+            dead = [json_of(each.id) for each in changed if not each.alive and not asked.is_first]
+            if updated or dead:
+                yield (
+                    f'{json_of(table)}:{{"created":[],"updated":[{",".join(updated)}],'
+                    f'"deleted":[{",".join(dead)}]}}'
+                )
+
+    # ---- push --------------------------------------------------------------------------------
+
+    def push(self, body: bytes, owner_id: str) -> bytes:
+        """Answer a push: merge what a phone did.
+
+        Args:
+            body: JSON: ``changes`` and ``lastPulledAt`` as ``pushChanges`` gets them; or instead
+                of ``changes`` the ``edits`` of the npm package (see ``Edit``).
+            owner_id: who was authenticated.
+
+        Returns:
+            JSON: ``experimentalRejectedIds``.
+
+        Raises:
+            InvalidDiffError: the request is malformed.
+            LogicalClockError: ``lastPulledAt`` is ahead: the server has lost what the phone has.
+            BusyError: another request of this owner took too long.
+            What the Synchronizer raises.
+        """
+        asked = PushRequest.of(body, owner_id, self._settings.knows)
+        with self._documents.of(owner_id, asked.clock) as documents:
+            if asked.clock > documents.clock:
+                raise LogicalClockError(
+                    f"lastPulledAt {asked.clock + 1} is ahead of the server, "
+                    f"at {documents.clock + 1}: pull again",
+                    ahead=True,
+                )
+            read, unread = _without_unreadable(asked.edits)
+            edits = [self._with_changes(each, documents, owner_id) for each in read]
+            made = self._made(edits, documents)
+        refused = self._apply(made, owner_id)
+        self._restore([each for each in edits if each.diff_id not in refused], asked, owner_id)
+        rejected: dict[str, list[str]] = {}
+        for each in (*(each for each in edits if each.diff_id in refused), *unread):
+            if each.id not in rejected.setdefault(each.table, []):
+                rejected[each.table].append(each.id)
+        return json.dumps({"experimentalRejectedIds": rejected}).encode()
+
+    def _with_changes(self, edit: Edit, documents: OwnerDocuments, owner_id: str) -> Edit:
+        """An edit with what was changed, where the phone sent a record and did not say."""
+        if edit.members is not None:
+            return edit
+        past = _document(edit, documents)
+        if past is not None and past.clock >= edit.base:
+            before = self._documents.as_of(owner_id, edit.base)
+            past = _document(edit, before)
+        return edit._replace(members=_differing(edit.record or {}, past))
+
+    def _made(self, edits: Sequence[Edit], documents: OwnerDocuments) -> list[_Made]:
+        """The diffs of edits, of those that change anything."""
+        made: list[_Made] = []
+        touched: set[tuple[str, str]] = set()
+        for edit in edits:
+            now = _document(edit, documents)
+            is_known = documents.has_diff(edit.diff_id, now)
+            if is_known or edit.key in touched:
+                # The merge knows what a retry did, and what was before it in this push.
+                changed: tuple[str, Members] | None = (edit.kind, edit.members or {})
+            else:
+                changed = _changing(edit, now)
+            if changed is not None:
+                touched.add(edit.key)
+                made.append(_Made(edit, self._diff(edit, *changed), is_known))
+        return made
+
+    def _diff(self, edit: Edit, kind: str, members: Members) -> DiffDict:
+        return {
+            Diff.ID: edit.diff_id,
+            Diff.OWNER: "watermelon",  # the owner is who was authenticated
+            Diff.LOGICAL_CLOCK: 0,
+            Diff.UTC_TIMESTAMP: self._time_ms(edit),
+            Diff.TYPE: kind,
+            Diff.MODEL: edit.table,
+            Diff.JSON_DATA: joined(edit.id, members),
+        }
+
+    def _time_ms(self, edit: Edit) -> int:
+        """When an edit was made: as its record says, else when it arrived, or would have."""
+        said = (edit.record or edit.members or {}).get(self._settings.times.get(edit.table, ""))
+        try:
+            return min(max(int(float(said or "")), 0), MAX_LOGICAL_CLOCK)
+        except (ValueError, OverflowError):
+            return max(self._mobync._now_ms() - edit.age_ms, 0)
+
+    def _apply(self, made: Sequence[_Made], owner_id: str) -> set[str]:
+        """Merge diffs, each as made by who had seen its clock; gives the ids of those refused."""
+        refused: set[str] = set()
+        landed: list[_Made] = []
+        bases = sorted({each.edit.base for each in made})
+        for base in bases:
+            out = {each.edit.key for each in made if each.edit.diff_id in refused}
+            group = [each for each in made if each.edit.base == base]
+            refused |= {each.edit.diff_id for each in group if each.edit.key in out}
+            group = [each for each in group if each.edit.key not in out]
+            # What this phone did to the same records before, and came no earlier, is not foreign.
+            touched = {each.edit.key for each in group}
+            before = [each for each in landed if each.edit.key in touched]
+            diffs = [each.diff for each in (*before, *group)]
+            reply = self._merging.apply(base, diffs, owner_id)
+            refused |= {each["id"] for each in reply["refused"]}
+            if base != bases[-1]:
+                landed += self._landed(group, owner_id)
+        return refused
+
+    def _landed(self, group: Sequence[_Made], owner_id: str) -> list[_Made]:
+        """Those of which something is in the log only now."""
+        with self._documents.of(owner_id) as documents:
+            return [
+                each
+                for each in group
+                if not each.was_known
+                and documents.has_diff(each.edit.diff_id, _document(each.edit, documents))
+            ]
+
+    def _restore(self, edits: Sequence[Edit], asked: PushRequest, owner_id: str) -> None:
+        """Write once more what retries lost to, for the next pull of this phone to take along."""
+        retries = [each for each in edits if each.base < asked.clock]
+        if not retries:
+            return
+        edited_since: dict[tuple[str, str], set[str]] = {}
+        for each in edits:
+            if each.base == asked.clock:
+                edited_since.setdefault(each.key, set()).update(each.members or {})
+        with self._documents.of(owner_id) as documents:
+            clock = documents.clock
+            diffs = [
+                diff
+                for each in _last_of_each_record(retries)
+                if (diff := self._restoring(each, documents, edited_since, asked.clock)) is not None
+            ]
+        if not diffs:
+            return
+        # As old as they are, so that what is edited at this moment wins.
+        reply = self._merging.apply(clock, diffs, owner_id)
+        refused = {each["id"] for each in reply["refused"]}  # as edits of a phone; these are none
+        operations = [
+            (diff[Diff.TYPE], diff[Diff.MODEL], diff[Diff.JSON_DATA])
+            for diff in diffs
+            if diff[Diff.ID] in refused
+        ]
+        if operations:
+            self._mobync.push(owner_id, operations)
+
+    def _restoring(
+        self,
+        edit: Edit,
+        documents: OwnerDocuments,
+        edited_since: Mapping[tuple[str, str], set[str]],
+        clock: int,
+    ) -> DiffDict | None:
+        """What brings a phone's record to what it is; None if it is so, or comes anyway."""
+        now = _document(edit, documents)
+        members: Members = {}
+        kind, time_ms = UPDATE, 0
+        if now is None or not now.alive:
+            if now is None or edit.kind == DELETE or now.clock >= clock:
+                return None
+            kind, time_ms = DELETE, now.ended_ms
+        else:
+            members = _lacking(edit, now)
+            for name in members.keys() & edited_since.get(edit.key, set()):
+                del members[name]
+            if not members:
+                return None
+            times_ms = [now.fields[name].time_ms for name in members if name in now.fields]
+            time_ms = min(times_ms, default=0)
+        restoring = self._diff(edit, kind, members)
+        restoring[Diff.ID], restoring[Diff.UTC_TIMESTAMP] = str(uuid.uuid4()), time_ms
+        return restoring
+
+
+def _without_unreadable(edits: Sequence[Edit]) -> tuple[list[Edit], list[Edit]]:
+    """Those that can be merged; and those that cannot, with what came after them of a record."""
+    read: list[Edit] = []
+    unread: dict[tuple[str, str], Edit] = {}
+    for each in edits:
+        if each.is_unreadable or each.key in unread:
+            unread[each.key] = each
+        else:
+            read.append(each)
+    return read, list(unread.values())
+
+
+def _changing(edit: Edit, now: Document | None) -> tuple[str, Members] | None:
+    """The type and the members of an edit of what a record is now; None if it changes nothing."""
+    members = edit.members or {}
+    if edit.kind == DELETE:
+        return (DELETE, {}) if now is not None and now.alive else None
+    if now is None:
+        return CREATE, edit.record or members  # also of an update: the server has lost it
+    if not now.alive:
+        return edit.kind, members
+    # Of a record that the phone takes for new, and of a phone that cannot say what is a retry.
+    if edit.kind == CREATE or edit.record is not None:
+        members = _differing(members, now)
+    return (UPDATE, members) if members else None
+
+
+def _record(document: Document, columns: Sequence[str]) -> str:
+    """A record for a pull; one made again under an old id with null for what it lacks."""
+    members = {name: field.text for name, field in document.fields.items() if name not in OWN}
+    if document.reborn:  # or what the record before had would stay
+        members = {**dict.fromkeys(columns, "null"), **members}
+    return joined(document.id, members)
+
+
+def _differing(members: Members, document: Document | None) -> Members:
+    """What of a record is not so in a document."""
+    there = {} if document is None or not document.alive else document.fields
+    return {
+        name: text
+        for name, text in members.items()
+        if name not in there or not same(text, there[name].text)
+    }
+
+
+def _lacking(edit: Edit, now: Document) -> Members:
+    """What of a record a phone does not have, that holds what it edited for the record."""
+    if edit.kind == DELETE:
+        return {name: field.text for name, field in now.fields.items()}
+    lacking = {}
+    for name, text in (edit.members or {}).items():
+        there = now.fields.get(name)
+        if there is None or not same(text, there.text):
+            lacking[name] = "null" if there is None else there.text
+    return lacking
+
+
+def _document(edit: Edit, documents: OwnerDocuments) -> Document | None:
+    return documents.collection(edit.table).documents.get(edit.id)
+
+
+def _last_of_each_record(edits: Sequence[Edit]) -> list[Edit]:
+    """Of several edits of a record one, with the members of all."""
+    last: dict[tuple[str, str], Edit] = {}
+    for each in edits:
+        before = last.get(each.key)
+        members = {} if before is None or each.kind == DELETE else before.members or {}
+        last[each.key] = each._replace(members={**members, **(each.members or {})})
+    return list(last.values())
+
+
+def _columns(tables: Mapping[str, Iterable[str]] | Iterable[str]) -> dict[str, tuple[str, ...]]:
+    if isinstance(tables, str) or not isinstance(tables, Iterable):
+        raise TypeError(f"tables must be names, or columns by name, not {tables!r:.100}")
+    by_name = tables if isinstance(tables, Mapping) else dict.fromkeys(tables, ())
+    return {_name("a table", table): _names(table, given) for table, given in by_name.items()}
+
+
+def _names(table: str, columns: object) -> tuple[str, ...]:
+    if isinstance(columns, str) or not isinstance(columns, Iterable):
+        raise TypeError(f"the columns of {table!r} must be names, not {columns!r:.100}")
+    return tuple(_name(f"a column of {table!r}", each) for each in columns)
+
+
+def _name(what: str, given: object) -> str:
+    if not isinstance(given, str):
+        raise TypeError(f"{what} must be a str, not {given!r:.100}")
+    if not given:
+        raise ValueError(f"{what} must have a name")
+    return given
+
+
+def _times(times: Mapping[str, str], columns: Mapping[str, Sequence[str]] | None) -> dict[str, str]:
+    if not isinstance(times, Mapping):
+        raise TypeError(f"times must be a column by table, not {times!r:.100}")
+    for table, column in times.items():
+        _name("a table of times", table)
+        _name(f"the column of times of {table!r}", column)
+        if columns is None:
+            continue
+        if table not in columns:
+            raise ValueError(f"times has {table!r}, which is not in tables")
+        if columns[table] and column not in columns[table]:
+            raise ValueError(f"times has {column!r} of {table!r}, which is not in its columns")
+    return dict(times)

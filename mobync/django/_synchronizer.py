@@ -1,0 +1,598 @@
+"""The Synchronizer: models, log and owner's lock in a database of a Django project."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, Error, connections, models, transaction
+from django.db.models import OuterRef, Subquery
+
+from .._relational.database_errors import OUTAGES, Kind
+from .._relational.rows import changed_fields, first_of
+from .._relational.write_order import References, write_order
+from ..errors import BusyError, InvalidDiffError, MobyncError, UnavailableError
+from ..synchronizer import Synchronizer
+from ..types import Diff, FilterType, LogRow, ReadFilter
+from ._capture import Capture
+from ._errors import kind_of, reason_at_commit
+from ._locking import is_busy_sqlite, locking, one_moment, read_head
+from ._log import LOG, LOOKUPS, OWNER_ITSELF, Log, read_devices, write_device
+from ._model import Model, Row, connect_references, describe
+from ._settings import check_settings_once
+from ._writing import Writer
+from .models import KEY_LENGTH, Device, Head, Note
+from .models import Diff as LoggedDiff
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ..types import DiffDict
+
+MAX_LOCK_TIMEOUT_S = 86_400
+PAGE_ROWS = 1000  # of owned_rows, in memory at once
+VENDORS = ("sqlite", "postgresql", "mysql")
+
+
+@dataclass
+class _Transaction:
+    """What is known while an owner's transaction is open."""
+
+    owner_id: str
+    clock: int  # the highest of the owner's log
+    log: Log
+    writer: Writer
+    is_written: bool = False  # what is left is to commit
+    states: dict[str, str | None] = field(default_factory=dict)  # of devices, as far as known
+
+
+class DjangoSynchronizer(Synchronizer):
+    """Keeps models and log in a database of Django.  Complete: nothing must be overridden.
+
+    The three rules say yes, because every statement is confined to the owner's rows; override
+    ``validate_*`` to say more.  Inside them ``self`` is in the owner's transaction, and so is
+    whatever the app asks its models.
+
+    What devices send is decoded to the fields' types, and what does not fit is refused, by name
+    (docs/django.md).  A row is an instance: the fields' validators, the choices and ``clean`` of
+    the model look at what a device sent, then ``save`` or ``delete`` is called, and signals are
+    sent.
+
+    One object serves any number of threads; each transaction works on a copy of it.
+
+    Args:
+        models: by the name that devices use, a model of the project, or its label, 'app.Model'.
+            Its primary key is a UUIDField, CharField or TextField.
+        owner_column: the field of every model that says whose a row is: a text, an integer or a
+            UUID that holds the ``owner_id`` of ``Mobync.apply``, or a ForeignKey to what has such
+            a key, as the user.
+        lock_timeout_s: seconds to wait for another sync of the same owner, and for any row that
+            is locked.  MySQL and MariaDB count whole seconds, at least one.
+        shared: names of models that have no owner field, on purpose: any device may write any
+            row of them, unless a rule says no.
+        capture: whether rows that the app's own code saves or deletes, in the admin, say, go into
+            the log.
+        using: the alias of the database that has the models and the log.
+
+    Attributes:
+        capture: the notes of such rows, or None.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: a model cannot be synced, and why.
+        django.core.exceptions.ImproperlyConfigured: 'mobync.django' is not in INSTALLED_APPS, or
+            the database is of another kind than SQLite, PostgreSQL, MySQL and MariaDB.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, type[models.Model] | str],
+        *,
+        owner_column: str = "owner",
+        lock_timeout_s: float = 10.0,
+        shared: Collection[str] = (),
+        capture: bool = True,
+        using: str = DEFAULT_DB_ALIAS,
+    ) -> None:
+        _check_arguments(models, lock_timeout_s, shared, capture)
+        _check_project(using)
+        self._using = using
+        self._lock_timeout_s = float(lock_timeout_s)
+        self.diffs_model_name: str = LOG
+        self._models = {
+            name: describe(name, _model_of(source), using, owner_column, name in shared)
+            for name, source in models.items()
+        }
+        _check_apart(self._models)
+        connect_references(self._models)
+        self._references = _references(self._models)
+        self.capture: Capture | None = Capture(using, self._models) if capture else None
+        self._open: _Transaction | None = None
+
+    # ---- rules -----------------------------------------------------------------------------------
+
+    def validate_create(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
+        return True
+
+    def validate_update(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
+        return True
+
+    def validate_delete(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
+        return True
+
+    # ---- transactions ----------------------------------------------------------------------------
+
+    def transaction(self, owner_id: str) -> AbstractContextManager[Self]:
+        """Hold one sync of this owner together; nobody else can sync this owner meanwhile.
+
+        In a transaction of the app it is a savepoint, and the owner stays locked until the app
+        commits.
+
+        Yields:
+            A copy of this synchronizer that works in the transaction.
+
+        Raises:
+            BusyError: another sync of this owner, or whoever has locked a row that the sync
+                writes, took longer than ``lock_timeout_s``; on SQLite, any other writer.
+            UnavailableError: the database is away, full, read-only, or too slow.
+            InvalidDiffError: a deferred constraint refuses what was written.
+            RuntimeError: a transaction is open already.
+            ValueError: the database cannot keep ``owner_id`` apart from others, or is not set up to
+                keep what devices send to the letter.
+        """
+        return self._held(owner_id)
+
+    @contextmanager
+    def _held(self, owner_id: str) -> Iterator[Self]:
+        """A copy that works in a transaction, whose errors become mobync's."""
+        if self._open is not None:
+            raise RuntimeError("a transaction is open already")
+        self._check_owner(owner_id)
+        inside = copy.copy(self)
+        opened: _Transaction | None = None
+        marked = nullcontext() if self.capture is None else self.capture.syncing()
+        try:
+            with marked, locking(self._using, owner_id, self._lock_timeout_s) as head:
+                opened = self._opened(owner_id, head.clock)
+                opened.states[OWNER_ITSELF] = head.state
+                inside._open = opened
+                yield inside
+                opened.is_written = True
+        except Error as error:
+            meant = self._meaning(error, opened)
+            if meant is None:
+                raise
+            raise meant from error
+        finally:
+            inside._open = None
+
+    def _opened(self, owner_id: str, clock: int) -> _Transaction:
+        writer = Writer(self._using, lambda model: model.owner_value(owner_id))
+        return _Transaction(owner_id, clock, Log(self._using, owner_id), writer)
+
+    def _meaning(self, error: Error, opened: _Transaction | None) -> MobyncError | None:
+        """What an error of the database says to the device; None where it is not the device's."""
+        kind = kind_of(error)
+        too_long = f"longer than {self._lock_timeout_s:g} s"
+        if opened is None and (kind is Kind.LOCKED or is_busy_sqlite(error)):
+            return BusyError(f"another sync of this owner took {too_long}")
+        if kind is Kind.LOCKED:
+            return BusyError(f"a row was locked by somebody else for {too_long}")
+        if kind in OUTAGES:
+            return UnavailableError("the database cannot do it now")
+        if opened is not None and opened.is_written:
+            reason = reason_at_commit(error)
+            return None if reason is None else InvalidDiffError(reason)
+        return None
+
+    def _check_owner(self, owner_id: str) -> None:
+        check_settings_once(self._using)
+        if connections[self._using].vendor == "mysql" and owner_id.endswith(" "):
+            raise ValueError("owner_id ends in a space, which MySQL and MariaDB do not compare")
+        if len(owner_id) > KEY_LENGTH or "\0" in owner_id:
+            raise ValueError(f"owner_id {owner_id!r:.100}: is longer than {KEY_LENGTH} characters")
+
+    def _transaction(self) -> _Transaction:
+        if self._open is None:
+            raise RuntimeError("only inside of transaction(owner_id), which says whose rows")
+        return self._open
+
+    def is_transient(self, error: Exception) -> bool:
+        # A deadlock ends the whole transaction: what the app did in it, nobody does again.
+        return kind_of(error) is Kind.CONFLICT and not connections[self._using].in_atomic_block
+
+    def may_begin_again(self) -> bool:
+        return not connections[self._using].needs_rollback
+
+    def write_order(self, operations: Sequence[tuple[str, str, str]]) -> Sequence[int]:
+        return write_order(operations, self._references, self._read_fields)
+
+    def _read_fields(self, where: str, ids: Sequence[str], fields: Sequence[str]) -> list[Row]:
+        """Read some fields of the owner's rows with these ids, and the id."""
+        model = self._models[where]
+        owner = model.owner_value(self._transaction().owner_id)
+        return _read_ids(model, owner, ids, [Diff.ID, *fields])
+
+    def highest_logical_clock(self, owner_id: str) -> int:
+        if self._open is not None and self._open.owner_id == owner_id:
+            return self._open.clock
+        with self._naming_outages():
+            return read_head(self._using, owner_id).clock
+
+    def reading(self, owner_id: str) -> AbstractContextManager[Self] | None:
+        """Offered outside of the app's transactions, where nothing waits to go into the log."""
+        own = type(self).transaction is not DjangoSynchronizer.transaction
+        if own or self._open is not None or connections[self._using].in_atomic_block:
+            return None
+        self._check_owner(owner_id)
+        with self._naming_outages():
+            if self.capture is not None and self.capture.has_notes(owner_id):
+                return None  # a transaction turns them into diffs first
+        return self._reading_at(owner_id)
+
+    @contextmanager
+    def _reading_at(self, owner_id: str) -> Iterator[Self]:
+        inside = copy.copy(self)
+        with self._naming_outages(), one_moment(self._using):
+            inside._open = self._opened(owner_id, read_head(self._using, owner_id).clock)
+            try:
+                yield inside
+            finally:
+                inside._open = None
+
+    @contextmanager
+    def _naming_outages(self) -> Iterator[None]:
+        try:
+            yield
+        except Error as error:
+            if kind_of(error) not in OUTAGES:
+                raise
+            raise UnavailableError("the database cannot do it now") from error
+
+    def owners(self) -> Iterator[str]:
+        """List everyone who has a log, and perhaps some whose log is empty yet, each once."""
+        after = ""
+        while True:
+            heads = Head.objects.using(self._using).filter(owner__gt=after).order_by("owner")
+            page = list(heads.values_list("owner", flat=True)[:PAGE_ROWS])
+            yield from page
+            if len(page) < PAGE_ROWS:
+                return
+            after = page[-1]
+
+    def owners_of_rows(self) -> set[str]:
+        """Everyone who has rows of a model that belongs to owners."""
+        found: set[str] = set()
+        for model in self._models.values():
+            if model.owner is not None:
+                rows = model.source._base_manager.using(self._using).order_by()
+                values = rows.values_list(model.owner.attname, flat=True).distinct()
+                found.update(filter(None, map(model.owner_id, values)))
+        return found
+
+    # ---- devices ---------------------------------------------------------------------------------
+
+    def keeps_clock(self) -> bool:
+        return True  # the head does
+
+    def keeps_field_times(self) -> bool:
+        return True
+
+    def read_devices(self, owner_id: str, names: Sequence[str] | None) -> dict[str, str]:
+        """What is kept of devices.
+
+        Raises:
+            InvalidDiffError: on MySQL and MariaDB, a name ends in a space.
+        """
+        self._check_names(names or ())
+        opened = self._open
+        if opened is None or opened.owner_id != owner_id:
+            head = read_head(self._using, owner_id)
+            opened = self._opened(owner_id, head.clock)
+            opened.states[OWNER_ITSELF] = head.state
+        states = opened.states
+        unknown = None if names is None else [name for name in names if name not in states]
+        if unknown is None or unknown:
+            found = read_devices(self._using, owner_id, unknown)
+            states |= {**dict.fromkeys(unknown or ()), **found}
+        wanted = {**states} if names is None else {name: states[name] for name in names}
+        return {name: text for name, text in wanted.items() if text is not None}
+
+    def write_devices(self, owner_id: str, states: Mapping[str, str | None]) -> None:
+        opened = self._transaction()
+        if opened.owner_id != owner_id:
+            raise ValueError(f"the transaction is not one of {owner_id!r:.100}")
+        self._check_names(states)
+        for name, text in states.items():
+            write_device(self._using, owner_id, name, text)
+        opened.states |= states
+
+    def erase_owned(self, owner_id: str) -> dict[str, int]:
+        """Delete the owner's rows of all models but shared ones, the log, the head and the notes.
+
+        Raises:
+            django.db.models.ProtectedError: a row that is not the owner's refers to one that is.
+        """
+        opened = self._transaction()
+        if opened.owner_id != owner_id:
+            raise ValueError(f"the transaction is not one of {owner_id!r:.100}")
+        counts: dict[str, int] = {}
+        for name in reversed(self.owned_models(owner_id)):
+            model = self._models[name]
+            _, deleted = model.rows_of(model.owner_value(owner_id)).delete()
+            counts[name] = deleted.get(model.source._meta.label, 0)
+        for source in (LoggedDiff, Head, Note):
+            gone, _ = source.objects.using(self._using).filter(owner=owner_id).delete()
+            if source is LoggedDiff:
+                counts[LOG] = gone
+        opened.clock = -1
+        return counts
+
+    def _poll(self, owner_id: str, device: str) -> tuple[int, dict[str, str] | None] | None:
+        if connections[self._using].in_atomic_block:
+            return None
+        self._check_names([device])
+        own = Device.objects.filter(owner=OuterRef("owner"), device=device).values("state")[:1]
+        heads = Head.objects.using(self._using).filter(owner=owner_id)
+        with self._naming_outages():
+            row = heads.values_list("logical_clock", "state", Subquery(own)).first()
+        if row is None:
+            return None
+        clock, *texts = row
+        states = zip((OWNER_ITSELF, device), texts, strict=True)
+        return clock, {name: text for name, text in states if text is not None}
+
+    def _check_names(self, names: Collection[str]) -> None:
+        is_mysql = connections[self._using].vendor == "mysql"
+        if is_mysql and any(name.endswith(" ") for name in names):
+            raise InvalidDiffError("device ends in a space, which MySQL and MariaDB do not compare")
+
+    # ---- reading ---------------------------------------------------------------------------------
+
+    def read(self, where: str, filters: Sequence[ReadFilter] = ()) -> list[Row]:
+        """Read rows as dicts of JSON values.
+
+        Inside a transaction these are rows of its owner.  Outside, the filters must say whose, by
+        ``equal`` on the owner's field (``owner`` of the log), unless the model is shared.
+
+        Raises:
+            InvalidDiffError: there is no such model.
+            ValueError: a filter names an unknown field, or compares with what does not fit it, or
+                there is none on the owner.
+        """
+        if where == LOG:
+            owner_id = self._owner_to_read(where, Diff.OWNER, filters)
+            opened = self._open
+            return (Log(self._using, owner_id) if opened is None else opened.log).read(filters)
+        model = self._model(where)
+        if model.owner is None:
+            rows = model.rows_of(None)
+        else:
+            owner_id = self._owner_to_read(where, model.owner.name, filters)
+            rows = model.rows_of(model.owner_value(owner_id))
+            filters = [f for f in filters if f.field_name != model.owner.name]
+        for f in filters:
+            rows = rows.filter(**_lookup(model, f))
+        return model.read(rows, list(model.fields))
+
+    def _owner_to_read(self, where: str, name: str, filters: Sequence[ReadFilter]) -> str:
+        if self._open is not None:
+            return self._open.owner_id
+        for f in filters:
+            if f.field_name == name and f.filter_by is FilterType.equal and f.data is not None:
+                return str(f.data)
+        raise ValueError(f"reading {where!r} needs a filter equal on {name!r}")
+
+    def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[Row]:
+        """Read the rows of a model that are an owner's, a page at a time, in the order of ids.
+
+        Without fields that only the database makes, or that change at each ``save``
+        (``auto_now``): no device would learn of the next value.
+
+        Args:
+            owner_id: whose rows.
+            where: the model.
+            after: the id after which to begin.
+
+        Raises:
+            InvalidDiffError: there is no such model.
+            ValueError: the owner's field cannot keep ``owner_id``.
+        """
+        model = self._model(where)
+        owned = model.rows_of(model.owner_value(owner_id)).order_by("pk")
+        while True:
+            rows = owned
+            if after is not None:
+                rows = rows.filter(**_lookup(model, ReadFilter(Diff.ID, FilterType.major, after)))
+            page = model.read(rows[:PAGE_ROWS], model.lasting_fields)
+            yield from page
+            if len(page) < PAGE_ROWS:
+                return
+            after = page[-1][Diff.ID]
+
+    def find_owned_rows(self, owner_id: str, where: str, ids: Sequence[str]) -> list[Row]:
+        """Read those rows of :meth:`owned_rows` that have one of these ids."""
+        model = self._model(where)
+        return _read_ids(model, model.owner_value(owner_id), ids, model.lasting_fields)
+
+    def owned_models(self, owner_id: str) -> list[str]:
+        """The models that are not shared; one comes after those that its rows refer to."""
+        ordered: list[str] = []
+
+        def visit(name: str, above: tuple[str, ...]) -> None:
+            for _, target in self._references.get(name, ()):
+                if target not in above:
+                    visit(target, (*above, target))
+            if name not in ordered and self._models[name].owner is not None:
+                ordered.append(name)
+
+        for name in self._models:
+            visit(name, (name,))
+        return ordered
+
+    def edits_between(
+        self, where: str, logged: str, row: Mapping[str, Any] | str
+    ) -> list[tuple[str, Mapping[str, Any] | str]]:
+        """What brings an object from what the log says of it to what its row says.
+
+        A field of the log says the same as the row if a row that was written so would be read so.
+        """
+        assert isinstance(row, Mapping)
+        changed = changed_fields(logged, row, self._model(where).kept)
+        return [("update", {Diff.ID: row[Diff.ID], **changed})] if changed else []
+
+    # ---- writing ---------------------------------------------------------------------------------
+
+    def create(self, where: str, data_json: str) -> None:
+        with transaction.atomic(using=self._using):  # it goes on after a row that is refused
+            self.create_many(where, [data_json])
+
+    def update(self, where: str, data_json: str) -> None:
+        with transaction.atomic(using=self._using):
+            self.update_many(where, [data_json])
+
+    def delete(self, where: str, data_json: str) -> None:
+        with transaction.atomic(using=self._using):
+            self.delete_many(where, [data_json])
+
+    def create_many(self, where: str, rows_json: Sequence[str]) -> None:
+        opened = self._transaction()
+        if where != LOG:
+            opened.writer.create(self._written(where, rows_json), rows_json)
+        elif rows_json:
+            self._move_head(opened, opened.log.create(rows_json))
+
+    def update_many(self, where: str, rows_json: Sequence[str]) -> None:
+        opened = self._transaction()
+        if where == LOG:
+            opened.log.update(rows_json)
+        else:
+            opened.writer.update(self._written(where, rows_json), rows_json)
+
+    def delete_many(self, where: str, rows_json: Sequence[str]) -> None:
+        opened = self._transaction()
+        if where == LOG:
+            opened.log.delete(rows_json)
+        else:
+            opened.writer.delete(self._written(where, rows_json), rows_json)
+
+    def check_written(self, count: int) -> None:
+        self._transaction().writer.check()
+
+    def append_log(self, where: str, rows: Sequence[LogRow]) -> None:
+        opened = self._transaction()
+        if rows:
+            opened.log.append(rows)
+            self._move_head(opened, max(row[2] for row in rows))
+
+    def _move_head(self, opened: _Transaction, clock: int) -> None:
+        opened.clock = max(opened.clock, clock)
+        heads = Head.objects.using(self._using).filter(owner=opened.owner_id)
+        heads.update(logical_clock=opened.clock)
+
+    def _written(self, where: str, rows_json: Sequence[str]) -> Model:
+        try:
+            return self._model(where)
+        except InvalidDiffError as unknown:  # so no row fits
+            misfits = [InvalidDiffError(unknown.reason, place) for place in range(len(rows_json))]
+            raise first_of(misfits or [unknown]) from None
+
+    def _model(self, where: str) -> Model:
+        model = self._models.get(where)
+        if model is None:
+            raise InvalidDiffError(f"model {where!r:.100} is unknown")
+        return model
+
+
+def _lookup(model: Model, f: ReadFilter) -> dict[str, Any]:
+    known = model.fields.get(f.field_name)
+    codec = model.codecs.get(f.field_name)
+    if known is None or codec is None:
+        raise ValueError(f"model {model.name!r} has no field {f.field_name!r:.100}")
+    if f.data is None:
+        return {f"{known.attname}__isnull": True}
+    return {f"{known.attname}__{LOOKUPS[f.filter_by]}": codec.decode(f.data)}
+
+
+def _read_ids(model: Model, owner: Any, ids: Sequence[str], names: Sequence[str]) -> list[Row]:
+    found: list[Row] = []
+    codec = model.codecs[Diff.ID]
+    assert codec is not None
+    keys: list[Any] = []
+    for id_ in ids:
+        try:
+            keys.append(codec.decode(id_))
+        except ValueError:  # an id that the key cannot have: there is no such row
+            continue
+    wanted = set(ids)
+    for begin in range(0, len(keys), PAGE_ROWS // 2):
+        rows = model.rows_of(owner).filter(pk__in=keys[begin : begin + PAGE_ROWS // 2])
+        found += [row for row in model.read(rows, names) if row[Diff.ID] in wanted]
+    return found
+
+
+def _references(described: Mapping[str, Model]) -> References:
+    names = {model.source: name for name, model in described.items()}
+    found: References = {}
+    for name, model in described.items():
+        for field_name, (target, attname, _) in model.references.items():
+            if target in names and attname == target._meta.pk.attname:
+                found.setdefault(name, []).append((field_name, names[target]))
+    return found
+
+
+def _check_arguments(given: object, lock_timeout_s: object, shared: Any, capture: object) -> None:
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise TypeError(
+            "models must be a dict of models by the names that devices use, "
+            f"as {{'tasks': Task}}, not {given!r:.100}"
+        )
+    if not isinstance(capture, bool):
+        raise TypeError("capture must be True or False")
+    if not isinstance(lock_timeout_s, int | float) or isinstance(lock_timeout_s, bool):
+        raise TypeError("lock_timeout_s must be a number (seconds)")
+    if not (math.isfinite(lock_timeout_s) and 0 <= lock_timeout_s <= MAX_LOCK_TIMEOUT_S):
+        raise ValueError(f"lock_timeout_s must be of 0 to {MAX_LOCK_TIMEOUT_S}")
+    if isinstance(shared, str):
+        raise TypeError("shared must be several names, not a str")
+    strangers = set(shared) - set(given)
+    if strangers:
+        raise ValueError(f"shared names no model: {', '.join(map(repr, sorted(strangers)))}")
+
+
+def _check_project(using: str) -> None:
+    if not apps.is_installed("mobync.django"):
+        raise ImproperlyConfigured("settings.INSTALLED_APPS must have 'mobync.django'")
+    if using not in connections:
+        raise ImproperlyConfigured(f"settings.DATABASES has no {using!r}")
+    vendor = connections[using].vendor
+    if vendor not in VENDORS:
+        raise ImproperlyConfigured(
+            f"the database {using!r} is of {vendor}: mobync knows SQLite, PostgreSQL, MySQL "
+            "and MariaDB"
+        )
+
+
+def _model_of(source: Any) -> Any:
+    if not isinstance(source, str):
+        return source
+    try:
+        return apps.get_model(source)
+    except LookupError as error:
+        raise ValueError(f"model {source!r}: {error}") from None
+
+
+def _check_apart(described: Mapping[str, Model]) -> None:
+    seen: dict[type[models.Model], str] = {}
+    for name, model in described.items():
+        if name == LOG or model.source._meta.app_label == "mobync":
+            raise ValueError(f"model {name!r}: devices must not write {LOG!r}")
+        other = seen.setdefault(model.source, name)
+        if other != name:
+            raise ValueError(f"{model.source._meta.label} is named twice: {other!r} and {name!r}")

@@ -1,0 +1,171 @@
+"""Rows of models, written by Django's ``save`` and ``delete``: signals are sent, overrides run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from django.db import Error, models
+from django.db.models import ProtectedError, RestrictedError
+
+from .._relational.refused import Refusal, in_words
+from .._relational.rows import first_of
+from ..errors import InvalidDiffError
+from ._capture import WRITTEN_BY_MOBYNC
+from ._errors import refusal_of
+from ._model import WHERE, Model, Reference
+
+_IDS_A_STATEMENT = 500
+
+
+class _Referring(NamedTuple):
+    """A row that refers to another, which must be there when all is written."""
+
+    reference: Reference
+    value: Any
+    field: str
+    place: int
+
+
+class Writer:
+    """What one transaction writes.
+
+    Args:
+        using: the alias of the database.
+        owner_of: the owner as a model's field has it.
+    """
+
+    def __init__(self, using: str, owner_of: Callable[[Model], Any]) -> None:
+        self._using = using
+        self._owner_of = owner_of
+        self._count = 0  # of rows that were written
+        self._referring: list[_Referring] = []
+
+    def create(self, model: Model, rows_json: Sequence[str]) -> None:
+        """Insert rows.
+
+        Raises:
+            InvalidDiffError: one does not fit; ``index`` is its place.
+        """
+        rows = self._read(model, rows_json)
+        for place, row in enumerate(rows):
+            with _refusing(model, "create", place):
+                instance = model.new_instance(row, self._owner_of(model))
+                model.validate(instance, row)
+                self._save(instance, force_insert=True)
+            self._note_references(model, row)
+
+    def update(self, model: Model, rows_json: Sequence[str]) -> None:
+        """Set the fields that each row carries; rows that are not there stay so."""
+        rows = self._read(model, rows_json)
+        found = self._find(model, [row["id"] for row in rows])
+        for place, row in enumerate(rows):
+            instance = found.get(model.encode("id", row["id"]))
+            if instance is None:
+                self._count += 1
+                continue
+            with _refusing(model, "update", place):
+                for name, value in row.items():
+                    if name != "id":
+                        setattr(instance, model.fields[name].attname, value)
+                model.validate(instance, row)
+                self._save(instance, force_update=True)
+            self._note_references(model, row)
+
+    def delete(self, model: Model, rows_json: Sequence[str]) -> None:
+        """Remove rows, with what Django deletes with them."""
+        ids = _each(rows_json, model.read_id)
+        found = self._find(model, ids)
+        for place, id_ in enumerate(ids):
+            instance = found.pop(model.encode("id", id_), None)
+            if instance is not None:
+                with _refusing(model, "delete", place):
+                    setattr(instance, WRITTEN_BY_MOBYNC, True)
+                    instance.delete(using=self._using)
+            self._count += 1
+
+    def check(self) -> None:
+        """Check that what the rows refer to is there, and is the owner's.
+
+        Raises:
+            InvalidDiffError: some do not; ``index`` is the place of the first row.
+        """
+        by_reference: dict[tuple[Any, str], list[_Referring]] = {}
+        for each in self._referring:
+            by_reference.setdefault(each.reference[:2], []).append(each)
+        misfits: dict[int, InvalidDiffError] = {}
+        for referring in by_reference.values():
+            there = self._there(referring[0].reference, [each.value for each in referring])
+            for each in referring:
+                if each.value not in there:
+                    reason = in_words(Refusal.REFERENCE, [each.field], None)
+                    misfits.setdefault(each.place, InvalidDiffError(WHERE + reason, each.place))
+        self._referring.clear()
+        if misfits:
+            raise first_of([misfits[place] for place in sorted(misfits)])
+
+    def _there(self, reference: Reference, values: Sequence[Any]) -> set[Any]:
+        """Those of some values that lead to a row; to one of the owner, where rows have owners."""
+        target, attname, model = reference
+        rows = target._base_manager.using(self._using).order_by()
+        if model is not None:
+            rows = model.rows_of(self._owner_of(model))
+        wanted = list(set(values))
+        found: set[Any] = set()
+        for begin in range(0, len(wanted), _IDS_A_STATEMENT):
+            some = rows.filter(**{f"{attname}__in": wanted[begin : begin + _IDS_A_STATEMENT]})
+            found.update(some.values_list(attname, flat=True))
+        return found
+
+    def _read(self, model: Model, rows_json: Sequence[str]) -> list[dict[str, Any]]:
+        return _each(rows_json, model.read_row)
+
+    def _find(self, model: Model, ids: Sequence[Any]) -> dict[str, models.Model]:
+        """The owner's rows with these ids, locked against edits of the app's own code."""
+        found: dict[str, models.Model] = {}
+        rows = model.rows_of(self._owner_of(model)).select_for_update()
+        for begin in range(0, len(ids), _IDS_A_STATEMENT):
+            for instance in rows.filter(pk__in=ids[begin : begin + _IDS_A_STATEMENT]):
+                found[model.id_of(instance)] = instance
+        return found
+
+    def _save(self, instance: models.Model, **how: Any) -> None:
+        setattr(instance, WRITTEN_BY_MOBYNC, True)
+        instance.save(using=self._using, **how)
+
+    def _note_references(self, model: Model, row: dict[str, Any]) -> None:
+        for name, reference in model.references.items():
+            if row.get(name) is not None:
+                self._referring.append(_Referring(reference, row[name], name, self._count))
+        self._count += 1
+
+
+def _each(rows_json: Sequence[str], read: Callable[[str], Any]) -> list[Any]:
+    """What is read of each row; of those that do not fit all are named."""
+    found, misfits = [], []
+    for place, row_json in enumerate(rows_json):
+        try:
+            found.append(read(row_json))
+        except InvalidDiffError as misfit:
+            misfit.index = place
+            misfits.append(misfit)
+    if misfits:
+        raise first_of(misfits)
+    return found
+
+
+@contextmanager
+def _refusing(model: Model, kind: str, place: int) -> Iterator[None]:
+    """Name the row that is refused."""
+    try:
+        yield
+    except InvalidDiffError as misfit:
+        misfit.index = place
+        raise
+    except (Error, ProtectedError, RestrictedError) as error:
+        refusal = refusal_of(error, model, kind)
+        if refusal is None:
+            raise
+        refusal.index = place
+        raise refusal from error

@@ -1,0 +1,734 @@
+"""The endpoint: headers and body in; status, headers and body out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from types import MappingProxyType, TracebackType
+from typing import Any, Generic, TypeVar
+
+from .. import _core
+from .._plain import check_plain, refuse_awaitable
+from .._sync.owner_locks import OwnerLocks
+from .._waiting import Waiting
+from ..clients import CLIENTS, Client
+from ..errors import (
+    BusyError,
+    DeviceRevokedError,
+    InvalidDiffError,
+    LogicalClockError,
+    MobyncError,
+    PageError,
+    UnauthorizedError,
+    UnavailableError,
+    UnknownDeviceError,
+)
+from ..live import Live
+from ..sync import Mobync
+from ..synchronizer import Synchronizer
+from ._coding import (
+    GZIP_FROM_BYTES,
+    Headers,
+    SentHeaders,
+    accepts_gzip,
+    bearer_token,
+    deflated,
+    inflated,
+    is_json,
+)
+from ._in_flight import BytesInFlight
+
+logger = logging.getLogger("mobync.http")
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+MAX_UNAUTHENTICATED_BODY_BYTES = 1024 * 1024
+BODIES_IN_FLIGHT = 8  # of max_body_bytes each
+OWNERS_SHARE = 4  # one owner may have that part of them
+READ_BYTES = 256 * 1024  # at a time
+SYNCS_PER_OWNER = 3  # more could only wait, each in a thread that another owner's sync may need
+PATIENCE_S = 0.25  # devices that hear of a sync come all at once, and most are done sooner
+RETRY_AFTER_S = 1
+
+SYNC = "/sync"
+ROUTES = (SYNC, *(f"{SYNC}/{kind.name}/{route}" for kind in CLIENTS for route in kind.routes))
+"""The paths that take a POST; an adapter serves all, of clients that an endpoint lacks as a 404."""
+
+EVENT_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Content-Encoding": "identity",  # middleware that compresses (Django's) would keep them back
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx would keep the events back
+}
+
+MAX_ECHO = 1000  # characters of a message or id that go back: the client sent them
+_BEARER = {"WWW-Authenticate": "Bearer"}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+_places = OwnerLocks(SYNCS_PER_OWNER)
+_in_flight = BytesInFlight()
+
+request_id: ContextVar[str | None] = ContextVar("mobync_request_id", default=None)
+"""The id of the request that is answered, for the app's log; None between requests."""
+
+Body = TypeVar("Body", AsyncIterator[bytes], Iterator[bytes])
+ReadingContext = Callable[[], AbstractContextManager[Any]]
+Authenticate = Callable[[str | None, Mapping[str, str]], "str | Awaitable[str | None] | None"]
+Read = Callable[[int], bytes]
+Work = Callable[[bytes, str], bytes]  # from a request's body and its owner to the reply
+
+
+class ExpiredTokenError(Exception):
+    """For ``authenticate`` to raise: the token was good once.  401 ``token_expired``."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What an adapter sends.
+
+    Attributes:
+        status: of HTTP.
+        headers: all but those that a server adds itself, as Content-Length.
+        body: JSON, in gzip if the headers say so.
+        code: why it was refused, as in the body; empty if it was not.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Stream(Generic[Body]):
+    """The response to a device that may listen; its status is 200.
+
+    Attributes:
+        headers: all but those that a server adds itself.
+        body: Server-Sent Events, which end when the device hangs up or the server stops.
+    """
+
+    headers: dict[str, str]
+    body: Body
+
+
+@dataclass(eq=False)
+class _Refusal(Exception):
+    status: int
+    code: str
+    message: str
+    more: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    owner_id: str | None = None
+
+    def of(self, owner_id: str) -> _Refusal:
+        """This refusal, which is one of an owner's device."""
+        self.owner_id = owner_id
+        return self
+
+    def fields(self) -> dict[str, Any]:
+        """What a log keeps of it besides the message; nothing of what a device wrote but ids."""
+        place = {"index": self.more.get("index"), "diff": self.more.get("id")}
+        known = {"owner": self.owner_id, **place}
+        told = {name: value for name, value in known.items() if value is not None}
+        return {"status": self.status, "code": self.code, **told}
+
+
+class Endpoint:
+    """``POST /sync`` and ``GET /sync/events`` for an adapter to serve, and the routes of clients.
+
+    One object serves any number of threads.
+
+    Args:
+        mobync: what merges.
+        authenticate: called with the request's token, or None, and its headers (their names in any
+            case); returns the owner's id, or None or '' to refuse.  It may be an ``async def`` if
+            the Synchronizer is of asyncio.  The token is that of
+            ``Authorization: Bearer``, else the ``auth_token`` of the body.  It may raise
+            :class:`ExpiredTokenError`; what else it raises reaches the framework.
+        max_body_bytes: bytes that a body may have, before and after gzip is undone.
+        max_unauthenticated_body_bytes: the same for a request without ``Authorization: Bearer``,
+            whose body has to be read before anybody can say who sends it; None for 1 MiB, or
+            ``max_body_bytes`` if that is less.
+        max_bytes_in_flight: bytes of bodies, and of what gzip makes of them, that this process may
+            hold at once; None for eight times ``max_body_bytes``.  One owner may have a quarter of
+            them, all requests without ``Authorization`` together another.
+        live: a ``mobync.live`` that is told of every sync (``mobync.listen(live.announce)``); None
+            answers 404 to who asks for events.
+        clients: the ``mobync.clients`` to serve, with their settings; None for all, each as it is
+            without settings.
+
+    Attributes:
+        waiting: how its methods wait: in the thread that calls them, or in a task.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: a number of bytes is not positive, or does not fit the others; or a client is
+            given twice.
+    """
+
+    def __init__(
+        self,
+        mobync: Mobync,
+        authenticate: Authenticate,
+        *,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        max_unauthenticated_body_bytes: int | None = None,
+        max_bytes_in_flight: int | None = None,
+        live: Live | None = None,
+        clients: Iterable[Client] | None = None,
+    ) -> None:
+        if not isinstance(mobync, Mobync):
+            advice = ": give Mobync(synchronizer)" if isinstance(mobync, Synchronizer) else ""
+            raise TypeError(f"mobync must be a Mobync, not {type(mobync).__name__}{advice}")
+        if not callable(authenticate):
+            raise TypeError("authenticate must be callable")
+        self.waiting: Waiting = mobync.synchronizer._waiting
+        if not self.waiting.can_await:
+            check_plain("authenticate", authenticate)
+        if live is not None and not isinstance(live, Live):
+            raise TypeError(f"live must be one of mobync.live, not {type(live).__name__}")
+        self.mobync = mobync
+        self.authenticate = authenticate
+        self.max_body_bytes = _bytes("max_body_bytes", max_body_bytes, MAX_BODY_BYTES)
+        self.max_unauthenticated_body_bytes = _bytes(
+            "max_unauthenticated_body_bytes",
+            max_unauthenticated_body_bytes,
+            min(MAX_UNAUTHENTICATED_BODY_BYTES, self.max_body_bytes),
+        )
+        self.max_bytes_in_flight = _bytes(
+            "max_bytes_in_flight", max_bytes_in_flight, BODIES_IN_FLIGHT * self.max_body_bytes
+        )
+        if self.max_unauthenticated_body_bytes > self.max_body_bytes:
+            raise ValueError("max_unauthenticated_body_bytes must not be more than max_body_bytes")
+        if self.max_bytes_in_flight < 2 * self.max_body_bytes:
+            raise ValueError(
+                "max_bytes_in_flight must be twice max_body_bytes or more: "
+                "a body, and what gzip makes of it"
+            )
+        self.live = live
+        self._works = self._works_of([kind() for kind in CLIENTS] if clients is None else clients)
+
+    def _works_of(self, clients: Iterable[Client]) -> dict[str, Work]:
+        """What answers each path."""
+        works: dict[str, Work] = {SYNC: self._sync}
+        for client in clients:
+            if not isinstance(client, Client):
+                advice = ": make one" if isinstance(client, type) else ""
+                raise TypeError(f"clients must be of mobync.clients, not {client!r:.100}{advice}")
+            for route in client.routes:
+                path = f"{SYNC}/{client.name}/{route}"
+                if path in works:
+                    raise ValueError(f"clients has two of {type(client).__name__}")
+                works[path] = self._work_of(client, route)
+        return works
+
+    def _sync(self, body: bytes, owner_id: str) -> bytes:
+        return self.mobync.apply_json(body, owner_id)
+
+    def _work_of(self, client: Client, route: str) -> Work:
+        return lambda body, owner_id: client.answer(route, self.mobync, owner_id, body)
+
+    def refuse(self, headers: SentHeaders) -> Response | None:
+        """Refuse a sync by what its headers say of its body; asks for no token.
+
+        Args:
+            headers: the request's.
+
+        Returns:
+            The response; None to read the body, of which one byte more than ``max_body_bytes`` is
+            enough for :meth:`sync` to refuse it.
+        """
+        seen = Headers(headers)
+        number = _request_id(seen)
+        try:
+            self._check(seen, self._max_bytes(bearer_token(seen) is not None))
+        except _Refusal as refusal:
+            return self._refused(refusal, number)
+        return None
+
+    def admit(
+        self, headers: SentHeaders, path: str = SYNC, owner_id: str | None = None
+    ) -> Upload | Response:
+        """Let a sync in by its headers, before its body is read; asks for the token in them.
+
+        Args:
+            headers: the request's.
+            path: one of ``ROUTES``.
+            owner_id: who sends it, if that is known; ``authenticate`` is not asked then.
+
+        Returns:
+            What takes in the body; or the response that refuses, 404 if the path is that of a
+            client that is not served.
+
+        Raises:
+            What ``authenticate`` raises.
+        """
+        seen = Headers(headers)
+        number = _request_id(seen)
+        try:
+            with _known_as(number):
+                work = self._work(path)
+                token = bearer_token(seen)
+                is_known = owner_id is not None or token is not None
+                self._check(seen, self._max_bytes(is_known))
+                if owner_id is None and token is not None:
+                    owner_id = self._owner(token, seen)
+        except _Refusal as refusal:
+            return self._refused(refusal, number)
+        return Upload(self, work, seen, number, owner_id)
+
+    def _work(self, path: str) -> Work:
+        work = self._works.get(path)
+        if work is None:
+            raise _Refusal(404, "no_client", f"this server does not serve {path}")
+        return work
+
+    def receive(self, headers: SentHeaders, read: Read, path: str = SYNC) -> Response:
+        """Answer ``POST /sync``, reading the body when its sender was let in.
+
+        Args:
+            headers: the request's.
+            read: gives the next bytes of the body, so many at the most; none at its end.
+            path: one of ``ROUTES``.
+
+        Returns:
+            The response; of a refused request, too.
+
+        Raises:
+            What ``read``, ``authenticate`` and the Synchronizer raise, but for MobyncErrors of
+            the sync.
+        """
+        upload = self.admit(headers, path)
+        if isinstance(upload, Response):
+            return upload
+        with upload:
+            return upload.read(read) or upload.answer()
+
+    def sync(self, headers: SentHeaders, body: bytes, path: str = SYNC) -> Response:
+        """Answer ``POST /sync`` whose body was read already; :meth:`receive` asks first who it is.
+
+        Blocks while it syncs: an event loop calls it in a thread.
+
+        Args:
+            headers: the request's.
+            body: as it was sent, in gzip if the headers say so.
+            path: one of ``ROUTES``.
+
+        Returns:
+            The response; of a refused request, too.
+
+        Raises:
+            What ``authenticate`` and the Synchronizer raise, but for MobyncErrors of the sync.
+        """
+        upload = self.admit(headers, path)
+        if isinstance(upload, Response):
+            return upload
+        with upload:
+            return upload.add(body) or upload.answer()
+
+    def events(
+        self,
+        headers: SentHeaders,
+        context: ReadingContext = nullcontext,
+        owner_id: str | None = None,
+    ) -> Stream[AsyncIterator[bytes]] | Response:
+        """Answer ``GET /sync/events`` in an event loop.
+
+        Asks ``authenticate`` and reads the owner's clock, so call it in a thread; iterate the body
+        in the loop.
+
+        Args:
+            headers: the request's; the token is in ``Authorization`` or is the app's business.
+            context: entered around each read of the owner's clock; all but the first happen
+                later and in other threads.
+            owner_id: who listens, if that is known; ``authenticate`` is not asked then.
+
+        Returns:
+            The stream, or the response that refuses; 404 if there is no ``live``.
+
+        Raises:
+            What ``authenticate`` and the Synchronizer raise.
+        """
+        run = self.waiting.run
+        return self._listen(headers, context, lambda live: partial(live.events, run=run), owner_id)
+
+    def blocking_events(
+        self, headers: SentHeaders, context: ReadingContext = nullcontext
+    ) -> Stream[Iterator[bytes]] | Response:
+        """Do what :meth:`events` does for WSGI: the thread that iterates the body waits."""
+        return self._listen(headers, context, lambda live: live.blocking_events)
+
+    def _listen(
+        self,
+        headers: SentHeaders,
+        context: ReadingContext,
+        opener: Callable[[Live], Callable[..., Body]],
+        owner_id: str | None = None,
+    ) -> Stream[Body] | Response:
+        seen = Headers(headers)
+        number = _request_id(seen)
+        try:
+            with _known_as(number):
+                body = self._opened(seen, context, opener, owner_id)
+        except _Refusal as refusal:
+            return self._refused(refusal, number)
+        return Stream({**EVENT_HEADERS, "X-Request-ID": number}, body)
+
+    def _opened(
+        self,
+        headers: Headers,
+        context: ReadingContext,
+        opener: Callable[[Live], Callable[..., Body]],
+        known: str | None,
+    ) -> Body:
+        if self.live is None:
+            raise _Refusal(404, "no_events", "this server tells no events: sync now and then")
+        owner_id = known or self._owner(bearer_token(headers), headers)
+
+        def clock_now() -> int:
+            around = context()
+            refuse_awaitable("context", around)
+            with around:
+                return self.mobync.logical_clock(owner_id)
+
+        try:
+            # Read now, while what the Synchronizer raises can still become a status.
+            return opener(self.live)(
+                owner_id, clock_now, headers.get("last-event-id"), read_first=True
+            )
+        except BusyError as error:
+            raise _refusal(error).of(owner_id) from error
+
+    def _max_bytes(self, is_known: bool) -> int:
+        return self.max_body_bytes if is_known else self.max_unauthenticated_body_bytes
+
+    def _check(self, headers: Headers, max_bytes: int) -> None:
+        """Refuse what the headers alone make impossible."""
+        content_type = headers.get("content-type", "")
+        if not is_json(content_type):
+            raise _Refusal(
+                415,
+                "unsupported_media_type",
+                f"Content-Type must be application/json in UTF-8, not {content_type!r}",
+                headers={"Accept": "application/json"},
+            )
+        coding = headers.get("content-encoding", "")
+        if coding.strip().lower() not in ("", "identity", "gzip", "x-gzip"):
+            raise _Refusal(
+                415,
+                "unsupported_media_type",
+                f"Content-Encoding must be gzip or absent, not {coding!r}",
+                headers={"Accept-Encoding": "gzip"},
+            )
+        length = headers.get("content-length", "").strip()
+        if length.isdecimal() and length.isascii():
+            # A number of too many digits to be read is too large as well.
+            digits = length.lstrip("0") or "0"
+            if len(digits) > 18 or int(digits) > max_bytes:
+                raise self._too_large(max_bytes)
+
+    def _too_large(self, max_bytes: int) -> _Refusal:
+        where = "" if max_bytes == self.max_body_bytes else " if Authorization has no Bearer token"
+        return _Refusal(
+            413, "too_large", f"the body must not be longer than {max_bytes} bytes{where}"
+        )
+
+    def _owner(self, token: str | None, headers: Headers) -> str:
+        try:
+            answer = self.authenticate(token, headers)
+            owner_id: object = self.waiting.answer("authenticate", answer)
+        except ExpiredTokenError:
+            message = "the token has expired"
+            raise _Refusal(401, "token_expired", message, headers=_BEARER) from None
+        except BusyError as error:
+            raise _busy(error) from error
+        if not isinstance(owner_id, str | None):
+            raise TypeError(
+                f"authenticate must return a str or None, not {type(owner_id).__name__}"
+            )
+        if owner_id is None or owner_id == "":
+            raise _Refusal(
+                401,
+                "unauthenticated",
+                "there is no token: it goes into Authorization: Bearer, or auth_token of a sync"
+                if token is None
+                else "the token is not accepted",
+                headers=_BEARER,
+            )
+        return owner_id
+
+    def _apply(self, work: Work, text: bytes, owner_id: str) -> bytes:
+        try:
+            with _places.hold((id(self), owner_id), PATIENCE_S, self.waiting):
+                return work(text, owner_id)
+        except MobyncError as error:
+            raise _refusal(error).of(owner_id) from error
+
+    def _refused(
+        self, refusal: _Refusal, number: str, timing: Mapping[str, str] = MappingProxyType({})
+    ) -> Response:
+        """Log a refusal, and make a response of it.  Each comes by here once."""
+        message = _shortened(refusal.message)
+        line = message if message.isprintable() else ascii(message)
+        with _known_as(number):
+            logger.warning(
+                "refused request=%s status=%d %s",
+                number,
+                refusal.status,
+                line,
+                extra={"fields": refusal.fields()},
+            )
+        body = {"success": False, "message": message, "code": refusal.code, **refusal.more}
+        own = {**_own_headers(number), **timing, **refusal.headers}
+        return Response(refusal.status, own, json.dumps(body).encode(), refusal.code)
+
+
+class Upload:
+    """A sync that its headers let in; takes in its body and answers it.
+
+    Made by :meth:`Endpoint.admit`.  A context manager: when it is left, its bytes are no longer in
+    flight.
+
+    Attributes:
+        size: bytes of the body that have come.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, work: Work, headers: Headers, number: str, owner_id: str | None
+    ) -> None:
+        self.size = 0
+        self._endpoint = endpoint
+        self._work = work
+        self._headers = headers
+        self._number = number
+        self._owner_id = owner_id
+        self._max_bytes = (
+            endpoint.max_unauthenticated_body_bytes if owner_id is None else endpoint.max_body_bytes
+        )
+        self._holder = (id(endpoint), owner_id)
+        self._body = BytesIO()
+        self._held = 0
+        self._timing: dict[str, str] = {}
+
+    def __enter__(self) -> Upload:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._let_go(self._held)
+
+    def add(self, piece: bytes) -> Response | None:
+        """Take in the next piece of the body.
+
+        Returns:
+            The response if the body is too long, or there is no room for it; else None.
+        """
+        self.size += len(piece)
+        try:
+            self._hold(len(piece), self.size)
+        except _Refusal as refusal:
+            return self._refused(refusal)
+        self._body.write(piece)
+        return None
+
+    def read(self, read: Read) -> Response | None:
+        """Take in the whole body, by calls of ``read`` for so many bytes at the most.
+
+        Returns:
+            The response if the body is too long, or there is no room for it; else None.
+        """
+        refused = None
+        while refused is None and (piece := read(READ_BYTES)):
+            refused = self.add(piece)
+        return refused
+
+    def too_slow(self) -> Response:
+        """The response to a body that does not come."""
+        return self._refused(_Refusal(408, "too_slow", "the body did not come in time"))
+
+    def answer(self) -> Response:
+        """Sync what has come.  Blocks while it does: an event loop calls it in a thread.
+
+        Returns:
+            The response; of a refused request, too.
+
+        Raises:
+            What ``authenticate`` and the Synchronizer raise, but for MobyncErrors of the sync.
+        """
+        try:
+            with _known_as(self._number):
+                reply = self._synced()
+        except _Refusal as refusal:
+            return self._refused(refusal)
+        return _accepted(self._headers, self._number, self._timing, reply)
+
+    def _synced(self) -> bytes:
+        text = self._text()
+        owner_id = self._owner_id
+        if owner_id is None:
+            token = _core.text_member(text, "auth_token")
+            owner_id = self._endpoint._owner(token, self._headers)
+        began = time.perf_counter()
+        try:
+            return self._endpoint._apply(self._work, text, owner_id)
+        finally:
+            spent_ms = (time.perf_counter() - began) * 1000
+            self._timing["Server-Timing"] = f"apply;dur={spent_ms:.1f}"
+
+    def _text(self) -> bytes:
+        """The body without its gzip, which is then held no longer."""
+        body, self._body = self._body.getvalue(), BytesIO()
+        if self._headers.get("content-encoding", "").strip().lower() in ("", "identity"):
+            return body
+        text = BytesIO()
+        try:
+            for piece in inflated(body):
+                self._hold(len(piece), text.tell() + len(piece))
+                text.write(piece)
+        except ValueError as error:
+            raise _Refusal(400, "invalid_request", str(error)) from error
+        del body
+        self._let_go(self.size)
+        return text.getvalue()
+
+    def _hold(self, size: int, so_far: int) -> None:
+        if so_far > self._max_bytes:
+            raise self._endpoint._too_large(self._max_bytes)
+        most = self._endpoint.max_bytes_in_flight
+        # A body of the greatest length fits, and what gzip makes of it.
+        share = max(most // OWNERS_SHARE, 2 * self._max_bytes)
+        if not _in_flight.take(self._holder, size, most=most, most_of_holder=share):
+            raise _Refusal(
+                503,
+                "busy",
+                "too many bodies are being received",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            )
+        self._held += size
+
+    def _let_go(self, size: int) -> None:
+        self._held -= size
+        _in_flight.give_back(self._holder, size)
+
+    def _refused(self, refusal: _Refusal) -> Response:
+        refusal.owner_id = refusal.owner_id or self._owner_id
+        return self._endpoint._refused(refusal, self._number, self._timing)
+
+
+def _bytes(name: str, given: int | None, default: int) -> int:
+    if given is None:
+        return default
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise TypeError(f"{name} must be an int")
+    if given < 1:
+        raise ValueError(f"{name} must be positive")
+    return given
+
+
+@contextmanager
+def _known_as(number: str) -> Iterator[None]:
+    """Answer a request under its id."""
+    reset = request_id.set(number)
+    try:
+        yield
+    finally:
+        request_id.reset(reset)
+
+
+def check_endpoint(given: object, *, can_await: bool = False) -> None:
+    """Check what an adapter is to serve.
+
+    Args:
+        given: what it was given.
+        can_await: whether the adapter is of asyncio.
+
+    Raises:
+        TypeError: it is no Endpoint, or one of asyncio for an adapter that is not.
+    """
+    if not isinstance(given, Endpoint):
+        advice = ": give Endpoint(mobync, authenticate)" if isinstance(given, Mobync) else ""
+        raise TypeError(
+            f"endpoint must be a mobync.http.Endpoint, not {type(given).__name__}{advice}"
+        )
+    if given.waiting.can_await and not can_await:
+        raise TypeError(
+            "the endpoint's Synchronizer is of asyncio: serve it by mobync.http.asgi or "
+            "mobync.http.fastapi, or give a SQLAlchemySynchronizer over an engine that blocks"
+        )
+
+
+def _refusal(error: MobyncError) -> _Refusal:
+    if isinstance(error, BusyError):
+        return _busy(error)
+    if isinstance(error, LogicalClockError):
+        if error.ahead:
+            return _Refusal(409, "clock_ahead", str(error), {"pull_anew": True})
+        return _Refusal(400, "invalid_clock", str(error))
+    if isinstance(error, UnauthorizedError):
+        return _Refusal(403, "unauthorized", str(error), _place(error))
+    if isinstance(error, InvalidDiffError):
+        code = "invalid_request" if error.index is None else "invalid_diff"
+        return _Refusal(400, code, str(error), _place(error))
+    others = (answer for kind, answer in _OTHER_REFUSALS if isinstance(error, kind))
+    return _Refusal(*next(others, (400, "invalid_request")), str(error))
+
+
+_OTHER_REFUSALS = (
+    (PageError, (400, "invalid_page")),
+    (UnknownDeviceError, (409, "unknown_device")),
+    (DeviceRevokedError, (403, "device_revoked")),
+)
+
+
+def _busy(error: BusyError) -> _Refusal:
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    if isinstance(error, UnavailableError):
+        return _Refusal(503, "unavailable", str(error), headers=headers)
+    return _Refusal(503, "busy", str(error), headers=headers)
+
+
+def _place(error: InvalidDiffError | UnauthorizedError) -> dict[str, Any]:
+    place: dict[str, Any] = {"reason": _shortened(error.reason)}
+    if error.index is not None:
+        place["index"] = error.index
+    if error.diff_id is not None and len(error.diff_id) <= MAX_ECHO:
+        place["id"] = error.diff_id
+    return place
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_ECHO else text[:MAX_ECHO] + "…"
+
+
+def _request_id(headers: Headers) -> str:
+    sent = headers.get("x-request-id", "")
+    return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def _accepted(headers: Headers, number: str, timing: dict[str, str], reply: bytes) -> Response:
+    own = {**_own_headers(number), **timing, "Vary": "Accept-Encoding"}
+    if len(reply) >= GZIP_FROM_BYTES and accepts_gzip(headers.get("accept-encoding", "")):
+        own["Content-Encoding"] = "gzip"
+        reply = deflated(reply)
+    return Response(200, own, reply)
+
+
+def _own_headers(number: str) -> dict[str, str]:
+    return {
+        "Content-Type": "application/json",
+        "Cache-Control": "no-store",
+        "X-Request-ID": number,
+    }

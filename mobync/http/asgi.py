@@ -1,0 +1,183 @@
+"""The sync route as an ASGI app, as routes of Starlette, and as a router of FastAPI.
+
+Reading happens in the event loop; a worker thread asks for the token before and syncs afterwards.
+With a Synchronizer of asyncio, all of it is in the event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .. import http
+from .._extras import needing
+
+with needing("asgi"):
+    from anyio import CapacityLimiter, fail_after, to_thread
+    from starlette.applications import Starlette
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import Response, StreamingResponse
+    from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+THREADS = 40
+
+# A body must go on coming, and must not take longer than this and a second for so many bytes.
+PAUSE_S = 20.0
+BODY_S = 60.0
+BYTES_PER_S = 16 * 1024
+
+T = TypeVar("T")
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class SyncApp(Starlette):
+    """An ASGI app that serves ``POST /sync``, ``GET /sync/events`` and the routes of clients.
+
+    It runs alone or mounted.
+
+    Args:
+        endpoint: what answers.
+        threads: syncs at the same time; further ones wait.  As many again ask for tokens, and as
+            many open streams.
+    """
+
+    def __init__(self, endpoint: http.Endpoint, *, threads: int = THREADS) -> None:
+        super().__init__(routes=routes(endpoint, threads=threads))
+
+
+def routes(endpoint: http.Endpoint, *, threads: int = THREADS) -> list[Route]:
+    """The routes, for a Starlette of the app's own.
+
+    Args:
+        endpoint: what answers.
+        threads: syncs at the same time; further ones wait.  As many again ask for tokens, and as
+            many open streams.
+
+    Raises:
+        TypeError: ``endpoint`` is no Endpoint, or ``threads`` no int.
+        ValueError: ``threads`` is less than 1.
+    """
+    answers = Answers(endpoint, threads)
+    return [
+        *(Route(path, answers.to(path), methods=["POST"]) for path in http.ROUTES),
+        Route("/sync/events", answers.events, methods=["GET"]),
+    ]
+
+
+def router(endpoint: http.Endpoint, *, threads: int = THREADS, **options: Any) -> APIRouter:
+    """The routes, for ``include_router`` of a FastAPI app.
+
+    Args:
+        endpoint: what answers.
+        threads: syncs at the same time; further ones wait.  As many again ask for tokens, and as
+            many open streams.
+        **options: of the APIRouter: prefix, tags, dependencies and so on.
+    """
+    http.check_endpoint(endpoint, can_await=True)
+    with needing("fastapi"):
+        from . import fastapi
+
+    return fastapi.router(endpoint, threads=threads, **options)
+
+
+class Answers:
+    """What answers the routes.
+
+    With a Synchronizer of asyncio all of it is in the event loop, else in worker threads.
+
+    Args:
+        endpoint: what answers.
+        threads: as of :func:`routes`.
+
+    Raises:
+        TypeError, ValueError: as routes() does.
+    """
+
+    def __init__(self, endpoint: http.Endpoint, threads: int) -> None:
+        http.check_endpoint(endpoint, can_await=True)
+        if not isinstance(threads, int) or isinstance(threads, bool):
+            raise TypeError(f"threads must be an int, not {type(threads).__name__}")
+        if threads < 1:
+            raise ValueError("threads must be 1 or more: a sync needs one")
+        self._endpoint = endpoint
+        # Not the threads that the app's other routes use: syncs that wait for a lock hold theirs.
+        # Each kind of work has its own: who only wants in need not wait for who waits for a
+        # database.
+        self._asking, self._syncing, self._opening = (CapacityLimiter(threads) for _ in range(3))
+
+    def to(self, path: str) -> Answer:
+        """What answers one of ``http.ROUTES``."""
+
+        async def sync(request: Request) -> Response:
+            """Send what a device did, and get what the others of its owner did."""
+            return await self.sync(request, path)
+
+        return sync
+
+    async def sync(self, request: Request, path: str, owner_id: str | None = None) -> Response:
+        """Answer a POST; asks who sends it, unless that is known."""
+        admit = self._endpoint.admit
+        upload = await self._run(self._asking, admit, request.headers, path, owner_id)
+        if isinstance(upload, http.Response):
+            return _response(upload)
+        with upload:
+            try:
+                refused = await _read(request, upload)
+            except ClientDisconnect:
+                return Response(status_code=400)  # for the access log: nobody reads it
+            if refused is not None:
+                return _response(refused)
+            return _response(await self._run(self._syncing, upload.answer))
+
+    async def events(self, request: Request) -> Response:
+        """Be told at once when the log has moved: Server-Sent Events."""
+        return await self.stream(request, None)
+
+    async def stream(self, request: Request, owner_id: str | None) -> Response:
+        """Answer a GET for events; asks who listens, unless that is known."""
+        events = self._endpoint.events
+        stream = await self._run(self._opening, events, request.headers, nullcontext, owner_id)
+        if isinstance(stream, http.Response):
+            return _response(stream)
+        if request.method == "HEAD":
+            return Response(headers=stream.headers)
+        return StreamingResponse(stream.body, headers=stream.headers)
+
+    async def _run(self, limiter: CapacityLimiter, work: Callable[..., T], *args: Any) -> T:
+        waiting = self._endpoint.waiting
+        if not waiting.can_await:
+            return await to_thread.run_sync(work, *args, limiter=limiter)
+        async with limiter:
+            return await waiting.run(partial(work, *args))
+
+
+async def _read(request: Request, upload: http.Upload) -> http.Response | None:
+    """Take in the body; gives the response if it is not taken to its end."""
+    pieces = request.stream()
+    began = time.monotonic()
+    try:
+        while True:
+            left_s = began + BODY_S + upload.size / BYTES_PER_S - time.monotonic()
+            with fail_after(min(PAUSE_S, left_s)):
+                piece = await anext(pieces)
+            refused = upload.add(piece)
+            if refused is not None:
+                return refused
+    except StopAsyncIteration:
+        return None
+    except TimeoutError:
+        answer = upload.too_slow()
+        if request.scope.get("http_version", "").startswith("1"):
+            answer.headers["Connection"] = "close"  # else the server would wait for the rest
+        return answer
+
+
+def _response(answer: http.Response) -> Response:
+    return Response(answer.body, answer.status, answer.headers)

@@ -1,0 +1,155 @@
+"""The sync route for Django: ``path("", include("mobync.http.django"))``, and settings.
+
+``settings.MOBYNC`` is a dict; objects may be given as dotted paths to import:
+
+    mobync          the Mobync that merges
+    authenticate    (token, headers) -> the owner's id, or None to refuse
+
+and optional, as of mobync.http.Endpoint: max_body_bytes, max_unauthenticated_body_bytes,
+max_bytes_in_flight, live, clients.
+
+``manage.py check`` says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import IO, Any, cast
+
+from .. import http
+from .._extras import needing
+from ._wsgi import UNREADABLE
+
+with needing("django"):
+    from django.apps import apps
+    from django.conf import settings
+    from django.core.checks import CheckMessage, Error
+    from django.core.exceptions import ImproperlyConfigured
+    from django.core.handlers.asgi import ASGIRequest
+    from django.core.signals import setting_changed
+    from django.db.transaction import non_atomic_requests
+    from django.http import (
+        HttpRequest,
+        HttpResponse,
+        HttpResponseBadRequest,
+        StreamingHttpResponse,
+    )
+    from django.http.response import HttpResponseBase
+    from django.urls import URLPattern, path
+    from django.urls.resolvers import RoutePattern
+    from django.utils.module_loading import import_string
+    from django.views.decorators.csrf import csrf_exempt
+    from django.views.decorators.http import require_GET, require_POST
+
+SETTING = "MOBYNC"
+_REQUIRED = {"mobync", "authenticate"}
+_OPTIONAL = {
+    "max_body_bytes",
+    "max_unauthenticated_body_bytes",
+    "max_bytes_in_flight",
+    "live",
+    "clients",
+}
+
+
+@csrf_exempt  # it takes nothing but application/json, which a form of another site cannot send
+@require_POST
+@non_atomic_requests  # else the sync would be committed after its owner's lock is free again
+def sync(request: HttpRequest, path: str = "/sync") -> HttpResponse:
+    """Answer ``POST /sync``, or another path of ``mobync.http.ROUTES``."""
+    endpoint = endpoint_of_settings()
+    upload = endpoint.admit(request.headers, path)
+    if isinstance(upload, http.Response):
+        return _response(upload)
+    with upload:
+        try:
+            refused = upload.read(_stream(request).read)
+        except UNREADABLE:
+            return HttpResponseBadRequest()
+        return _response(refused or upload.answer())
+
+
+@csrf_exempt  # so that a POST is told 405
+@require_GET
+@non_atomic_requests
+def events(request: HttpRequest) -> HttpResponseBase:
+    """Answer ``GET /sync/events``."""
+    endpoint = endpoint_of_settings()
+    # Each kind of server would collect the other's iterator to its end, which never comes.
+    listen = endpoint.events if isinstance(request, ASGIRequest) else endpoint.blocking_events
+    stream = listen(request.headers)
+    if isinstance(stream, http.Response):
+        return _response(stream)
+    return StreamingHttpResponse(stream.body, headers=stream.headers)
+
+
+class _SyncPattern(URLPattern):
+    """A route that has ``manage.py check`` look at the setting: it sees nothing but URLs of us."""
+
+    def check(self) -> list[CheckMessage]:
+        found: list[CheckMessage] = super().check()
+        # The app looks at a setting that is there, routes or not.
+        is_looked_at = apps.is_installed("mobync.django") and hasattr(settings, SETTING)
+        return found if is_looked_at else [*found, *check_setting()]
+
+
+def check_setting() -> list[CheckMessage]:
+    """What ``manage.py check`` says of the setting."""
+    try:
+        endpoint_of_settings()
+    except ImproperlyConfigured as error:
+        hint = "docs/http.md has an example of settings.MOBYNC."
+        return [Error(str(error), hint=hint, id="mobync.E001")]
+    return []
+
+
+urlpatterns = [
+    _SyncPattern(RoutePattern("sync", is_endpoint=True), sync),
+    *(path(route[1:], sync, {"path": route}) for route in http.ROUTES[1:]),
+    path("sync/events", events),
+]
+
+
+@cache
+def endpoint_of_settings() -> http.Endpoint:
+    """The endpoint that ``settings.MOBYNC`` describes.
+
+    Raises:
+        ImproperlyConfigured: a setting is missing, unknown, or no such thing.
+    """
+    given = getattr(settings, SETTING, None)
+    if not isinstance(given, dict):
+        raise ImproperlyConfigured(f"settings.{SETTING} must be a dict")
+    wrong = (_REQUIRED - given.keys()) | (given.keys() - _REQUIRED - _OPTIONAL)
+    if wrong:
+        raise ImproperlyConfigured(
+            f"settings.{SETTING}: missing or unknown: {', '.join(map(repr, sorted(wrong)))}"
+        )
+    try:
+        found = {
+            name: import_string(value) if isinstance(value, str) else value
+            for name, value in given.items()
+        }
+        return http.Endpoint(found.pop("mobync"), found.pop("authenticate"), **found)
+    except (ImportError, TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"settings.{SETTING}: {error}") from error
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    if setting == SETTING:
+        endpoint_of_settings.cache_clear()
+
+
+setting_changed.connect(_forget)
+
+
+def _stream(request: HttpRequest) -> IO[bytes]:
+    """Where the body is read: Django's WSGI gives nothing of a body in chunks."""
+    environ = getattr(request, "environ", {})
+    if environ.get("wsgi.input_terminated") and not environ.get("CONTENT_LENGTH"):
+        return cast(IO[bytes], environ["wsgi.input"])
+    return cast(IO[bytes], request)
+
+
+def _response(answer: http.Response) -> HttpResponse:
+    return HttpResponse(answer.body, status=answer.status, headers=answer.headers)

@@ -1,0 +1,130 @@
+"""Who may open the inspector of `mobync serve`, and the link that lets a person in.
+
+Whoever sees the inspector sees every owner's data, and a server cannot tell a person on its own
+machine from a proxy there that passes on strangers.  So it asks for an administrator's token.  On a
+terminal the server prints a link instead: it gives the browser that follows it a session, as a
+cookie, and is used up.  The session is good for looking only, and only from the page itself.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import secrets
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from . import inspector
+from .tokens import Tokens
+
+OPEN_PATH = "/inspect/open"
+SESSION_S = 24 * 3600.0
+_CODE_BYTES = 32
+_USED = (
+    "This link does not open the inspector (any more): it works once. "
+    "`mobync token --admin` prints a token, which the page takes.\n"
+)
+
+
+class OneTimeCode:
+    """A code that opens the inspector once, whichever worker is asked.
+
+    Args:
+        file: holds the code until it is used; only the server's user can read it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def make(self) -> str:
+        """Make the code; gives it."""
+        code = secrets.token_urlsafe(_CODE_BYTES)
+        self._file.write_text(code)
+        return code
+
+    def use_up(self, given: str) -> bool:
+        """Whether this is the code, which then is no code any more."""
+        try:
+            if not hmac.compare_digest(self._file.read_bytes(), given.encode()):
+                return False
+            self._file.unlink()
+        except FileNotFoundError:  # used, by another worker perhaps
+            return False
+        return True
+
+
+class Admission:
+    """Decides who may look.
+
+    Args:
+        mode: one of ``mobync.server.settings.INSPECTOR_MODES`` but ``off``.
+        tokens: what says who is an administrator.
+        code: opens it once; None: there is no link.
+    """
+
+    def __init__(self, mode: str, tokens: Tokens, code: OneTimeCode | None) -> None:
+        self._mode = mode
+        self._tokens = tokens
+        self._code = code
+
+    def allow(self, request: Request) -> bool:
+        """Whether whoever sent a request may see every owner's data."""
+        if self._mode == "without-token" and inspector.from_loopback(request):
+            return True
+        token = inspector.bearer_token(request)
+        if token is not None:
+            return self._tokens.is_admin(token)
+        session = request.cookies.get(_cookie(request))
+        return inspector.from_own_page(request) and self._tokens.is_session(session)
+
+    def routes(self) -> list[Route]:
+        """The route of the link."""
+        return [Route(OPEN_PATH, self._open)]
+
+    def _open(self, request: Request) -> Response:
+        # What only asks whether the link works, or fetches it in advance, does not use it up.
+        ahead = any(name in request.headers for name in ("sec-purpose", "purpose", "x-moz"))
+        looks = request.method == "GET" and not ahead
+        code = request.query_params.get("code", "")
+        if not looks or self._code is None or not self._code.use_up(code):
+            return PlainTextResponse(_USED, 403, inspector.API_HEADERS)
+        answer = RedirectResponse("../", 303, inspector.API_HEADERS)
+        answer.set_cookie(
+            _cookie(request),
+            self._tokens.for_session(SESSION_S),
+            path=None,  # that of this route, below whatever prefix a proxy puts before it
+            secure="https" in (request.url.scheme, request.headers.get("x-forwarded-proto")),
+            httponly=True,
+            samesite="strict",
+        )
+        return answer
+
+
+def _cookie(request: Request) -> str:
+    """The name of the cookie: browsers keep one jar for all ports of a machine."""
+    port = re.search(r":([0-9]{1,5})$", request.headers.get("host", ""))
+    return "mobync_inspector" if port is None else f"mobync_inspector_{port[1]}"
+
+
+class LinkHandler(logging.Handler):
+    """Logs the link when the web server, whose logger has this handler, says where it listens.
+
+    Args:
+        code: what the link carries.
+        logger: where the link goes.
+    """
+
+    def __init__(self, code: str, logger: logging.Logger) -> None:
+        super().__init__()
+        self._code = code
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        listens = re.search(r"running on (https?://\S+)", record.getMessage())
+        if listens is not None:
+            url = listens[1].replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+            self._logger.info("the inspector, once: %s%s?code=%s", url, OPEN_PATH, self._code)

@@ -1,0 +1,91 @@
+"""Which sites' scripts a browser lets speak to the endpoint of `mobync serve`.
+
+The token is in a header that only a script can set, so no cookie is ever needed across origins, and
+none is allowed.  The inspector and the metrics are for no other site.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+PREFLIGHT_S = 7200  # browsers keep none for longer
+SENT_HEADERS = (
+    "Authorization",
+    "Content-Encoding",
+    "Content-Type",
+    "Last-Event-ID",
+    "X-Request-ID",
+)
+READ_HEADERS = ("Retry-After", "Server-Timing", "X-Request-ID")
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def across_origins(app: ASGIApp, origins: Sequence[str], routes: Iterable[Route]) -> ASGIApp:
+    """Let scripts of other sites use some routes of an app.
+
+    Args:
+        app: all of it, so that its errors can be read there, too.
+        origins: of those sites, as :func:`check_origin` takes them.
+        routes: those that the sites may use.
+    """
+    methods = {route.path: sorted(route.methods or ()) for route in routes}
+    by_path = {path: _allowing(app, origins, methods[path]) for path in methods}
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await by_path.get(scope.get("path", ""), app)(scope, receive, send)
+
+    return serve
+
+
+def _allowing(app: ASGIApp, origins: Sequence[str], methods: Sequence[str]) -> ASGIApp:
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=methods,
+        allow_headers=SENT_HEADERS,
+        expose_headers=READ_HEADERS,
+        max_age=PREFLIGHT_S,
+    )
+
+
+def check_origin(origin: str) -> None:
+    """Check that some browser sends an origin in just this form: it is compared to the letter.
+
+    Raises:
+        ValueError: none does; says what to write instead, where that can be known.
+    """
+    if origin == "*":
+        raise ValueError("'*' is no origin: name each site that may use the server")
+    if origin == "null":
+        raise ValueError("'null' is what sandboxed pages of any site send: it names nobody")
+    meant = _as_browsers_send(origin)
+    if meant == origin:
+        return
+    advice = f": say {meant}" if meant is not None else ""
+    raise ValueError(f"{origin!r:.100} is no origin such as https://app.example{advice}")
+
+
+def _as_browsers_send(origin: str) -> str | None:
+    """The origin of what somebody wrote, a URL perhaps; None if that is no web address."""
+    try:
+        url = urlsplit(origin)
+        port = "" if url.port is None else f":{url.port}"
+        host = (url.hostname or "").encode("idna").decode()
+    except ValueError:
+        return None
+    meant = f"{url.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+    meant = meant.removesuffix(_default_port(meant))
+    return meant if _ORIGIN.fullmatch(meant) else None
+
+
+def _default_port(origin: str) -> str:
+    """What no origin of its scheme ends with, as ``:443``."""
+    return _DEFAULT_PORTS.get(origin.partition(":")[0], "://")

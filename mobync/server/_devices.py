@@ -1,0 +1,184 @@
+"""The commands about people: an owner's devices, and an owner who is erased."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from rich import box
+from rich.table import Table
+
+from .. import KnownDevice, Mobync
+from ._shared import check_owner, check_text, database_option, opened_database, owner_argument
+from ._terminal import print_table, printable
+from .lost import LostEdits
+
+_COLUMNS = ("device", "called", "first seen", "last seen", "clock", "behind", "")
+_LEAST_BEGINNING = 4  # characters of a device's name by which it is found
+
+device_argument = click.argument("device", callback=check_text)
+
+
+class _ListByDefault(click.Group):
+    """Takes what is no command for the owner whose devices shall be listed."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = ["list", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_ListByDefault,
+    short_help="Show an owner's devices; revoke, forget or name one.",
+    subcommand_metavar="OWNER | COMMAND OWNER [DEVICE] ...",
+)
+def devices() -> None:
+    """Show the devices of OWNER that name themselves, or do something about one.
+
+    DEVICE is its name, the beginning of it, or what a person calls it.  All take --database, behind
+    the command.
+    """
+
+
+@devices.command("list")
+@database_option
+@owner_argument
+def list_command(database: str, owner: str) -> None:
+    """Show the devices of OWNER, the last seen first.
+
+    "Behind" says how many diffs of the log a device has not seen.  The log is not folded further
+    than up to the clock of one that holds the horizon.
+    """
+    with _server(database) as mobync:
+        known = mobync.devices(owner)
+    if not known:
+        raise click.ClickException(f"owner {printable(owner)!r:.100} has no device with a name")
+    table = Table(*_COLUMNS, box=box.SIMPLE_HEAD, show_edge=False)
+    for each in known:
+        table.add_row(*_cells(each))
+    print_table(table)
+
+
+def _cells(device: KnownDevice) -> Iterator[str]:
+    yield printable(device.name)
+    yield printable(device.label)
+    yield _time(device.first_seen_ms)
+    yield _time(device.last_seen_ms)
+    yield from ("", "") if device.revoked else (str(device.logical_clock), str(device.behind))
+    yield "revoked" if device.revoked else "holds the horizon" if device.holds_horizon else ""
+
+
+def _time(milliseconds: int) -> str:
+    if milliseconds == 0:
+        return ""
+    moment = dt.datetime.fromtimestamp(milliseconds / 1000, dt.timezone.utc)
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+@devices.command()
+@database_option
+@owner_argument
+@device_argument
+def revoke(database: str, owner: str, device: str) -> None:
+    """Refuse DEVICE from now on: it drops the rows of OWNER when it next syncs.
+
+    Its token is good for another device still; a new secret ends all tokens.
+    """
+    with _server(database) as mobync:
+        found = _find(mobync, owner, device)
+        mobync.revoke_device(owner, found)
+    click.echo(f"{printable(owner)}: {printable(found)} is refused from now on")
+
+
+@devices.command()
+@database_option
+@owner_argument
+@device_argument
+def forget(database: str, owner: str, device: str) -> None:
+    """Keep nothing of DEVICE any more.
+
+    It loses nothing: when it comes again it takes a new name, and starts over.
+    """
+    with _server(database) as mobync:
+        found = _find(mobync, owner, device)
+        mobync.forget_device(owner, found)
+    click.echo(f"{printable(owner)}: {printable(found)} is forgotten")
+
+
+@devices.command("name")
+@database_option
+@owner_argument
+@device_argument
+@click.argument("label", callback=check_text)
+def name_command(database: str, owner: str, device: str, label: str) -> None:
+    """Note that people call DEVICE by LABEL: "Anna's phone"."""
+    with _server(database) as mobync:
+        found = _find(mobync, owner, device)
+        try:
+            mobync.name_device(owner, found, label)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+    click.echo(f"{printable(owner)}: {printable(found)} is called {printable(label)!r}")
+
+
+def _find(mobync: Mobync, owner: str, said: str) -> str:
+    """The name of the device that somebody means.
+
+    Raises:
+        ClickException: there is none, or several are meant.
+    """
+    known = mobync.devices(owner)
+    means = [
+        [each.name for each in known if each.name == said],
+        [each.name for each in known if each.label == said],
+        [each.name for each in known if each.name.startswith(said)],
+    ]
+    if len(said) < _LEAST_BEGINNING:
+        means.pop()
+    found = next((names for names in means if names), [])
+    if len(found) == 1:
+        return found[0]
+    many = "has no device" if not found else "has several devices"
+    raise click.ClickException(f"owner {printable(owner)!r:.100} {many} {printable(said)!r:.100}")
+
+
+@contextmanager
+def _server(database: str) -> Iterator[Mobync]:
+    with opened_database(database, "diffs", "diffs_heads") as opened:
+        try:
+            yield Mobync(opened.store)
+        except NotImplementedError as error:  # tables of 1.0
+            raise click.ClickException(
+                "the database keeps no devices yet: `mobync serve` brings its tables up to date"
+            ) from error
+
+
+@click.command(short_help="Delete all that is an owner's, and refuse the owner's devices.")
+@database_option
+@click.argument("owner", callback=check_owner)
+@click.option("--yes", is_flag=True, help="Do not ask first.")
+def erase(database: str, owner: str, yes: bool) -> None:
+    """Delete the documents and the log of OWNER, and what is kept of the devices.
+
+    All of it or nothing.  Devices that name themselves are refused from now on, and drop their
+    rows.  Prints how much went, as a receipt.  Backups keep what they have, and so do devices that
+    do not name themselves.
+    """
+    with opened_database(database) as opened:
+        if not yes:
+            click.confirm(f"Delete all that is {printable(owner)}'s?", abort=True, err=True)
+        receipt = Mobync(opened.store).erase(owner)
+        LostEdits(opened.engine, opened.store.metadata.tables["diffs"]).erase(owner)
+    now = dt.datetime.now(dt.timezone.utc)
+    click.echo(
+        f"{printable(owner)}: erased at {now:%Y-%m-%dT%H:%M:%SZ}: "
+        f"{sum(receipt.rows.values())} documents, {receipt.diffs} diffs; "
+        f"{receipt.devices} devices are refused from now on"
+    )
+    for model, count in sorted(receipt.rows.items()):
+        click.echo(f"  {printable(model)}: {count}")

@@ -1,0 +1,351 @@
+"""Edits that lost: what a device had sent, and the merge or a rule did not write.
+
+The log does not hold them, so the server keeps the newest of each owner beside it, for the person
+who asks where an edit went.  They are found by comparing a request with its reply: where the reply
+tells the device another value of a field that its own edit had set, or that the object is deleted,
+that edit lost.  A retry of an edit that had been written is told apart by the log.
+
+Nothing of a sync depends on it: what cannot be kept is a line in the log of the server.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    delete,
+    insert,
+    inspect,
+    select,
+)
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..sqlalchemy import create_tables
+from ..sqlalchemy._tables import _OPTIONS, KEY_LENGTH, MODEL_LENGTH, _long_text
+from ._members import members_of
+
+KEPT = 1000  # of an owner, the newest
+MOST_OF_A_SYNC = 200
+MOST_FIELDS = 100  # of an edit
+VALUE_CHARACTERS = 1000
+PAGE = 100
+IDS_AT_ONCE = 500
+
+LATER = "later"  # another edit of the field has a later time
+DELETED = "deleted"  # the object was deleted: a delete wins over an edit
+RECREATED = "recreated"  # a delete lost: the object was created again
+OTHER = "other"  # the server's value stands, for another reason
+
+logger = logging.getLogger("mobync.server")
+
+
+@dataclass(frozen=True)
+class LostEdit:
+    """One edit of a device that was not written, or a part of one.
+
+    Attributes:
+        id: of the diff.
+        model, object: what it was an edit of.
+        type: ``create``, ``update`` or ``delete``.
+        utc_timestamp: when the device says that it was made, milliseconds since 1970.
+        lost_at: when the server decided, milliseconds since 1970.
+        device: what the device calls itself; None: it has no name.
+        why: one of the words above, or the code of a refusal.
+        winner: the time of the edit that won, milliseconds since 1970; None if there is none.
+        fields: name, lost value and the value that won (None if there is none), as JSON texts, cut.
+    """
+
+    id: str
+    model: str
+    object: str
+    type: str
+    utc_timestamp: int
+    lost_at: int
+    device: str | None
+    why: str
+    winner: int | None
+    fields: list[tuple[str, str, str | None]]
+
+
+class LostEdits:
+    """The table of edits that lost, beside an owner's log.
+
+    Args:
+        engine: the database of the log.
+        log: as ``mobync.sqlalchemy.diffs_table`` declares it.
+    """
+
+    def __init__(self, engine: Engine, log: Table) -> None:
+        self._engine = engine
+        self._log = log
+        self._metadata = MetaData()
+        self.table = Table(
+            "diffs_lost",
+            self._metadata,
+            Column("owner", String(KEY_LENGTH), nullable=False),
+            Column("id", String(KEY_LENGTH), nullable=False),
+            Column("model", String(MODEL_LENGTH), nullable=False),
+            Column("object", String(KEY_LENGTH), nullable=False),
+            Column("lost_at", BigInteger, nullable=False),
+            Column("edit", _long_text(), nullable=False),
+            PrimaryKeyConstraint("owner", "id"),
+            Index("diffs_lost_object", "owner", "model", "object"),
+            Index("diffs_lost_newest", "owner", "lost_at"),
+            **_OPTIONS,
+        )
+
+    def make(self) -> None:
+        """Make the table, if it is missing."""
+        create_tables(self._engine, self._metadata)
+
+    def record(self, owner_id: str, request: Any, reply: Any) -> None:
+        """Keep what lost in one sync that is committed; whatever stands in the way is logged.
+
+        Args:
+            owner_id: whose sync.
+            request: as the device sent it: the body, or its members.
+            reply: as the server answers: the body, or its members.
+        """
+        try:
+            sent, told = _read(request), _read(reply)
+            diffs = well_formed(sent.get("diffs"))
+            written = self.written(owner_id, [diff["id"] for diff in diffs])
+            self.keep(owner_id, list(find_lost(diffs, sent.get("device"), told, written)))
+        except (SQLAlchemyError, ValueError, RecursionError) as error:
+            # Two syncs that met, a database that is away, a body that only the core can read.
+            logger.warning("edits that lost are not kept: %s", type(error).__name__)
+
+    def keep(self, owner_id: str, edits: Sequence[LostEdit]) -> None:
+        """Keep what lost in one sync, and drop the oldest beyond those that are kept.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the database does not take it.
+        """
+        columns = self.table.c
+        fitting = [edit for edit in edits[:MOST_OF_A_SYNC] if _fits(edit)]
+        if not fitting:
+            return
+        ids = [edit.id for edit in fitting]
+        rows = [
+            {
+                "owner": owner_id,
+                "id": edit.id,
+                "model": edit.model,
+                "object": edit.object,
+                "lost_at": edit.lost_at,
+                "edit": json.dumps(asdict(edit)),
+            }
+            for edit in fitting
+        ]
+        with self._engine.begin() as connection:
+            of_owner = columns.owner == owner_id
+            connection.execute(delete(self.table).where(of_owner, columns.id.in_(ids)))
+            connection.execute(insert(self.table), rows)
+            self._drop_oldest(connection, owner_id)
+
+    def _drop_oldest(self, connection: Connection, owner_id: str) -> None:
+        columns = self.table.c
+        newest_first = columns.lost_at.desc()
+        of_owner = columns.owner == owner_id
+        oldest = select(columns.lost_at).where(of_owner).order_by(newest_first)
+        limit = connection.scalar(oldest.offset(KEPT).limit(1))
+        if limit is not None:
+            connection.execute(delete(self.table).where(of_owner, columns.lost_at <= limit))
+
+    def written(self, owner_id: str, ids: Sequence[str]) -> dict[str, str]:
+        """Of those diffs that the log has, the ``json_data``, by id."""
+        columns = self._log.c
+        found: dict[str, str] = {}
+        with self._engine.connect() as connection:
+            for first in range(0, len(ids), IDS_AT_ONCE):
+                some = columns.id.in_(ids[first : first + IDS_AT_ONCE])
+                rows = select(columns.id, columns.json_data).where(columns.owner == owner_id, some)
+                found |= {row.id: row.json_data for row in connection.execute(rows)}
+        return found
+
+    def newest(
+        self, owner_id: str, model: str | None = None, object_id: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The newest edits that lost, of an owner or of one object."""
+        columns = self.table.c
+        conditions = [columns.owner == owner_id]
+        if model is not None:
+            conditions.append(columns.model == model)
+        if object_id is not None:
+            conditions.append(columns.object == object_id)
+        newest = select(columns.edit).where(*conditions).order_by(columns.lost_at.desc())
+        with self._engine.connect() as connection:
+            return [json.loads(text) for text in connection.scalars(newest.limit(PAGE))]
+
+    def erase(self, owner_id: str) -> None:
+        """Drop all that is kept of an owner; the table may be missing."""
+        if not inspect(self._engine).has_table(self.table.name):
+            return
+        with self._engine.begin() as connection:
+            connection.execute(delete(self.table).where(self.table.c.owner == owner_id))
+
+
+def _fits(edit: LostEdit) -> bool:
+    """Whether the columns take it; of what was refused they need not."""
+    is_text = _is_text(edit.id + edit.object + edit.model)
+    short = len(edit.id) <= KEY_LENGTH >= len(edit.object) and len(edit.model) <= MODEL_LENGTH
+    return is_text and short
+
+
+def _is_text(text: str) -> bool:
+    """Whether every database takes it."""
+    return "\0" not in text and text == text.encode(errors="replace").decode()
+
+
+def _read(message: Any) -> Any:
+    """The members of a body.  Numbers that are too long for Python are none that counts."""
+    if not isinstance(message, bytes | str):
+        return message
+    return json.loads(message, parse_int=lambda text: int(text) if len(text) < 20 else None)
+
+
+def well_formed(diffs: Any) -> list[dict[str, Any]]:
+    """Those diffs of a request of which can be said what they were edits of."""
+    texts = ("id", "type", "model", "json_data")
+    return [
+        diff
+        for diff in diffs or ()
+        if isinstance(diff, dict)
+        and all(isinstance(diff.get(name), str) for name in texts)
+        and isinstance(diff.get("utc_timestamp"), int)
+        and _is_text(diff["id"])
+    ]
+
+
+# ---- finding them -------------------------------------------------------------------------------
+
+
+def find_lost(
+    diffs: Sequence[Mapping[str, Any]],
+    device: Any,
+    reply: Mapping[str, Any],
+    written: Mapping[str, str],
+) -> Iterator[LostEdit]:
+    """What of a request lost.
+
+    Args:
+        diffs: of the request, as the device sent them.
+        device: what it calls itself, if it does.
+        reply: as the server answers.
+        written: of those diffs of the request that the log has, the ``json_data`` there, by id.
+
+    Yields:
+        The edits that lost, each with those of its fields that did.
+    """
+    told = _Told(reply.get("diffs", ()))
+    refused = {refusal.get("id"): refusal["code"] for refusal in reply.get("refused", ())}
+    accepted = _written_fields(diffs, written)
+    for diff in diffs:
+        object_id, fields = members_of(diff["json_data"])
+        if object_id is None:
+            continue
+        thing = diff["model"], object_id
+        code = refused.get(diff["id"])
+        if code is not None:
+            all_of_it = [(name, text, None) for name, text in fields.items()]
+            yield _lost(device, diff, object_id, code, None, all_of_it)
+            continue
+        left = {name: text for name, text in fields.items() if (*thing, name) not in accepted}
+        yield from told.beaten(device, diff, object_id, left)
+
+
+def _written_fields(
+    diffs: Iterable[Mapping[str, Any]], written: Mapping[str, str]
+) -> set[tuple[str, str, str]]:
+    """The fields that the log has of this request; a create may hold those of later updates."""
+    found = set()
+    for diff in diffs:
+        if diff.get("id") in written:
+            object_id, fields = members_of(written[diff["id"]])
+            found |= {(diff["model"], object_id or "", name) for name in fields}
+    return found
+
+
+class _Told:
+    """What a reply tells a device of each object."""
+
+    def __init__(self, diffs: Iterable[Mapping[str, Any]]) -> None:
+        self._values: dict[tuple[str, str, str], tuple[str, int]] = {}
+        self._last: dict[tuple[str, str], tuple[str, int]] = {}
+        for diff in diffs:
+            object_id, fields = members_of(diff["json_data"])
+            thing, made_at = (diff["model"], object_id or ""), diff["utc_timestamp"]
+            self._last[thing] = diff["type"], made_at
+            for name, text in fields.items():
+                self._values[(*thing, name)] = text, made_at
+
+    def beaten(
+        self,
+        device: Any,
+        diff: Mapping[str, Any],
+        object_id: str,
+        fields: Mapping[str, str],
+    ) -> Iterator[LostEdit]:
+        """What of a diff the reply contradicts: at most one edit, with the fields that lost."""
+        last, made_at = self._last.get((diff["model"], object_id), ("", 0))
+        if diff["type"] == "delete":
+            if last in ("create", "update"):
+                yield _lost(device, diff, object_id, RECREATED, made_at, [])
+            return
+        if last == "delete":
+            lost = [(name, text, None) for name, text in fields.items()]
+            if lost:
+                yield _lost(device, diff, object_id, DELETED, made_at, lost)
+            return
+        beaten = []
+        for name, text in fields.items():
+            value, won_at = self._values.get((diff["model"], object_id, name), (text, 0))
+            if value != text:
+                beaten.append((name, text, value))
+                made_at = won_at
+        if beaten:
+            why = LATER if made_at > diff["utc_timestamp"] else OTHER
+            yield _lost(device, diff, object_id, why, made_at, beaten)
+
+
+def _lost(
+    device: Any,
+    diff: Mapping[str, Any],
+    object_id: str,
+    why: str,
+    winner: int | None,
+    fields: Sequence[tuple[str, str, str | None]],
+) -> LostEdit:
+    return LostEdit(
+        id=diff["id"],
+        model=diff["model"],
+        object=object_id,
+        type=diff["type"],
+        utc_timestamp=diff["utc_timestamp"],
+        lost_at=time.time_ns() // 1_000_000,
+        device=device if isinstance(device, str) else None,
+        why=why,
+        winner=winner,
+        fields=[
+            (_cut(name), _cut(text), None if other is None else _cut(other))
+            for name, text, other in fields[:MOST_FIELDS]
+        ],
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= VALUE_CHARACTERS else f"{text[:VALUE_CHARACTERS]}…"

@@ -1,0 +1,138 @@
+// The edits that lost: whose, when, to what, and by which rule.
+
+import { get, watch } from "./api.js";
+import { h, link } from "./dom.js";
+import { duration, moment, visible, zone } from "./text.js";
+
+const RULES = {
+  later: "a later edit of the same field won",
+  deleted: "the object was deleted, and a delete wins over an edit",
+  recreated: "the object was created again after the delete",
+  other: "the server’s value stands",
+  unauthorized: "refused: a rule of the app said no",
+  invalid: "refused: the server cannot keep it",
+  depends_on_refused: "refused: it depends on an edit that was refused",
+};
+
+// The views of an owner; those that this server does not have are left out.
+export function tabs(owner, current, { keeps_lost: keepsLost, has_objects: hasObjects }) {
+  const views = [["log", "Log", {}]];
+  if (hasObjects) views.push(["objects", "Objects", { show: "objects" }]);
+  if (keepsLost) views.push(["lost", "Lost edits", { show: "lost" }]);
+  if (views.length === 1) return "";
+  const links = views.map(([name, title, more]) =>
+    link({ owner, ...more }, { "aria-current": name === current ? "page" : null }, title),
+  );
+  return h("nav", { class: "tabs", "aria-label": "Of this owner" }, ...links);
+}
+
+export async function showLost(main, { owner }, signal, setLive) {
+  const about = await get("clock", { owner }, signal);
+  const list = h("div", {});
+  async function draw() {
+    const { lost } = await get("lost", { owner }, signal);
+    list.replaceChildren(
+      lost.length === 0
+        ? h("p", { class: "empty" }, "No edit of this owner has lost.")
+        : h("ol", { class: "losses" }, ...lost.map((edit) => lostRow(edit, owner))),
+    );
+  }
+  await draw();
+  main.replaceChildren(
+    h("h1", {}, "Lost edits of ", h("bdi", {}, visible(owner))),
+    tabs(owner, "lost", about),
+    h(
+      "p",
+      { class: "quiet" },
+      `What a device had sent and the server did not write; the newest 100. Times: ${zone()}.`,
+    ),
+    list,
+  );
+  await watch(owner, draw, setLive, signal);
+}
+
+function verdict(word) {
+  return h("span", { class: `verdict ${word}` }, `${word} `);
+}
+
+// Of an object's page: all that lost, if something did.
+export function lostCard(lost) {
+  if (lost.length === 0) return null;
+  return h(
+    "details",
+    { class: "card losses-card" },
+    h(
+      "summary",
+      {},
+      verdict("conflict"),
+      `${lost.length} ${lost.length === 1 ? "edit of this object" : "edits of this object"} lost`,
+    ),
+    h("ol", { class: "losses" }, ...lost.map((edit) => lostRow(edit, null))),
+  );
+}
+
+// What a field's page says of the values that lost, the newest first.
+export function lostOfField(lost, name) {
+  const items = lost.flatMap((edit) =>
+    edit.fields
+      .filter(([field]) => field === name)
+      .map(([, value]) => h("li", {}, lostValue(value), about(edit))),
+  );
+  return items.length === 0 ? null : h("ol", { class: "losses" }, ...items);
+}
+
+function lostRow(edit, owner) {
+  const object = h("bdi", {}, visible(edit.object));
+  const fields = edit.fields.map(([name, value, winner]) =>
+    h(
+      "p",
+      { class: "loss" },
+      h("bdi", { class: "name" }, visible(name)),
+      " ",
+      lostValue(value),
+      winner === null ? "" : " against ",
+      winner === null ? "" : h("bdi", { class: "value" }, visible(winner)),
+    ),
+  );
+  return h(
+    "li",
+    {},
+    owner === null
+      ? null
+      : h(
+          "p",
+          { class: "object" },
+          h("bdi", { class: "quiet" }, visible(edit.model)),
+          " ",
+          link({ owner, model: edit.model, object: edit.object }, {}, object),
+        ),
+    ...(fields.length > 0 ? fields : [h("p", { class: "loss" }, lostValue(edit.type))]),
+    about(edit),
+  );
+}
+
+function lostValue(value) {
+  return h(
+    "span",
+    {},
+    verdict("lost"),
+    h("bdi", { class: "value" }, visible(value)),
+  );
+}
+
+function about(edit) {
+  const device = edit.device === null ? "a device without a name" : visible(edit.device);
+  const rule = RULES[edit.why] ?? `refused: ${visible(edit.why)}`;
+  const behind = edit.winner === null ? 0 : edit.winner - edit.utc_timestamp;
+  return h(
+    "p",
+    { class: "why" },
+    "made at ",
+    moment(h, edit.utc_timestamp),
+    " by ",
+    h("bdi", {}, device),
+    ": ",
+    h("span", { class: "reason", "data-why": edit.why }, rule),
+    edit.why === "later" && behind > 0 ? `, ${duration(behind)} later` : "",
+  );
+}

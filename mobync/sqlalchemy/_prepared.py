@@ -1,0 +1,167 @@
+"""Statements that are built and compiled once, and executed as text from then on.
+
+To build a statement of SQLAlchemy's, to find out by its parts whether it was compiled before, and
+to sort its values takes several times as long as what a database needs for one row.  The statements
+of a small sync are always the same, so their text is kept.  Where something on the way would be
+left out (an event of the app's on statements, a schema that is translated, a default that Python
+makes) SQLAlchemy gets the statement itself, as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Integer, Select, String, Text
+from sqlalchemy.dialects.mysql import LONGTEXT
+from sqlalchemy.engine import Connection, CursorResult, Dialect
+from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.types import NullType
+
+from ._values import variant_of
+
+_AS_READ = (String, Text, LONGTEXT, Integer, BigInteger, NullType)
+
+_MOST_KEPT = 200  # statements of one kind: which fields a row carries is the device's choice
+
+
+class Prepared:
+    """One statement, which is executed with other values each time.
+
+    Args:
+        statement: what to execute; all of its values are named bind parameters.
+        keys: of an insert, the columns that a row carries.
+    """
+
+    __slots__ = ("_keys", "_statement", "_text")
+
+    def __init__(self, statement: Any, keys: Sequence[str] | None = None) -> None:
+        self._statement = statement
+        self._keys = keys
+        self._text: _Text | None = None
+
+    def execute(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
+        """Execute it once.  Rows come as the driver gives them, where types need no more."""
+        text = self._text_for(connection.dialect)
+        if text.sql is None or not takes_text(connection):
+            return connection.execute(self._statement, dict(values))
+        return connection.exec_driver_sql(text.sql, text.parameters(values))
+
+    def text(self, dialect: Dialect, values: Mapping[str, Any]) -> tuple[str, Sequence[Any]] | None:
+        """It as text with a mark for each value, and the values; None if SQLAlchemy must do it."""
+        text = self._text_for(dialect)
+        return None if text.marked is None else (text.marked, text.in_order(values))
+
+    def _text_for(self, dialect: Dialect) -> _Text:
+        text = self._text
+        if text is None or text.dialect is not dialect:
+            text = self._text = _Text(self._statement, self._keys, dialect)
+        return text
+
+
+class _Text:
+    """What a dialect makes of a statement; ``sql`` is None where SQLAlchemy must do it.
+
+    ``marked`` is the same with a mark in the place of each value, if that is how the driver has it.
+    """
+
+    __slots__ = ("_fixed", "_is_positional", "_names", "_to_driver", "dialect", "marked", "sql")
+
+    def __init__(
+        self, statement: ClauseElement, keys: Sequence[str] | None, dialect: Dialect
+    ) -> None:
+        compiled = statement.compile(dialect=dialect, column_keys=None if keys is None else [*keys])
+        assert isinstance(compiled, SQLCompiler)
+        self.dialect = dialect
+        as_read = _gives_rows_as_read(statement, dialect)
+        self.sql = str(compiled) if as_read and not _needs_sqlalchemy(compiled) else None
+        self._is_positional = compiled.positional
+        marks = _Marks()
+        self.marked = self.sql if compiled.positional else None
+        if self.sql is not None and dialect.paramstyle == "pyformat":
+            self.marked = self.sql.replace("%%", "%%%%") % marks
+        self._names = compiled.positiontup or marks.names
+        self._fixed = {n: b.effective_value for n, b in compiled.binds.items() if not b.required}
+        self._to_driver: dict[str, Callable[[Any], Any]] = {}
+        for name, bind in compiled.binds.items():
+            process = bind.type.dialect_impl(dialect).bind_processor(dialect)
+            if process is not None:
+                self._to_driver[name] = process
+
+    def parameters(self, values: Mapping[str, Any]) -> Any:
+        """The values as the driver takes them with the text."""
+        return tuple(self.in_order(values)) if self._is_positional else self._given(values)
+
+    def in_order(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        """The values in the order of the marks."""
+        given = self._given(values)
+        return [given[name] for name in self._names]
+
+    def _given(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        given = {**self._fixed, **values} if self._fixed else values
+        if self._to_driver:
+            given = dict(given)
+            for name, process in self._to_driver.items():
+                given[name] = process(given[name])
+        return given
+
+
+class _Marks(dict[str, str]):
+    """Puts a mark in the place of each name, and keeps their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __missing__(self, name: str) -> str:
+        self.names.append(name)
+        return "%s"
+
+
+class Kept:
+    """Prepared statements of one kind by their shape."""
+
+    def __init__(self) -> None:
+        self._statements: dict[Hashable, Prepared] = {}
+
+    def get(self, shape: Hashable, make: Callable[[], Prepared]) -> Prepared:
+        """The statement of a shape, made if it is not there."""
+        kept = self._statements.get(shape)
+        if kept is None:
+            if len(self._statements) >= _MOST_KEPT:
+                self._statements.clear()
+            kept = self._statements[shape] = make()
+        return kept
+
+
+def takes_text(connection: Connection) -> bool:
+    """Whether nothing on the way to the driver would be left out."""
+    events = connection.dispatch
+    return not (
+        events.before_execute
+        or events.after_execute
+        or connection.get_execution_options().get("schema_translate_map")
+    )
+
+
+def _gives_rows_as_read(statement: ClauseElement, dialect: Dialect) -> bool:
+    """Whether what the driver gives of each column, if any, is what its type makes of it."""
+    if not isinstance(statement, Select):
+        return True
+    types = (variant_of(column.type, dialect) for column in statement.selected_columns)
+    return all(type(type_) in _AS_READ for type_ in types)
+
+
+def _needs_sqlalchemy(compiled: SQLCompiler) -> bool:
+    """Whether a statement is more than its text: values that become part of it, or that Python
+    makes, or that are asked back.
+    """
+    return bool(
+        compiled.literal_execute_params
+        or compiled.post_compile_params
+        or compiled.escaped_bind_names
+        or compiled.insert_prefetch
+        or compiled.update_prefetch
+        or compiled.effective_returning
+    )

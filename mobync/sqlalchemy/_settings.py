@@ -1,0 +1,136 @@
+"""How a database must be set up so that it keeps what devices send to the letter.
+
+MariaDB and MySQL without strict mode cut and change a value instead of refusing it, and store
+``?`` for a letter that a connection or a column does not know.  A PostgreSQL database in LATIN1
+knows few letters, and one in SQL_ASCII knows none.  So mobync refuses to use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from typing import NamedTuple
+
+from sqlalchemy import Table, text
+from sqlalchemy.engine import Connection, Engine
+
+from ._values import is_mysql
+
+_CHECKED, _MYSQL_SETTINGS = "mobync_checked", "mobync_mysql_settings"
+_NONE: frozenset[str] = frozenset()
+_CHARSET = "utf8mb4"
+_SHOW_SETTINGS = (
+    "SHOW SESSION VARIABLES WHERE Variable_name IN ('sql_mode', 'character_set_client',"
+    " 'character_set_connection', 'max_allowed_packet', 'wsrep_on',"
+    " 'innodb_snapshot_isolation')"
+)
+_OTHER_CHARSET = text(
+    "SELECT column_name, character_set_name FROM information_schema.columns"
+    " WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"
+    f" AND character_set_name <> '{_CHARSET}'"
+)
+
+
+class MySQLSettings(NamedTuple):
+    """What one connection to MariaDB or MySQL works with.
+
+    Attributes:
+        most_bytes: of one statement, ``max_allowed_packet``.
+        is_galera: whether the server is a node of a Galera cluster.
+        locks_its_snapshot_only: whether a transaction at REPEATABLE READ cannot lock a row that was
+            changed since it first read, ``innodb_snapshot_isolation``.
+    """
+
+    most_bytes: int
+    is_galera: bool
+    locks_its_snapshot_only: bool
+
+
+def schema_of(table: Table, bind: Engine | Connection) -> str | None:
+    """The schema that a table is in; the engine may have another for the one that is declared."""
+    translated = bind.get_execution_options().get("schema_translate_map") or {}
+    schema: str | None = translated.get(table.schema, table.schema)
+    return schema
+
+
+def check_once(connection: Connection, tables: Mapping[str, Table]) -> None:
+    """Do what check_settings() does, once for each connection of a pool.
+
+    Args:
+        connection: of a pool.
+        tables: by their full names.
+    """
+    if not is_checked(connection, tables):
+        check_settings(connection, tables.values())
+        connection.info.setdefault(_CHECKED, set()).update(tables)
+
+
+def is_checked(connection: Connection, tables: Mapping[str, Table]) -> bool:
+    """Whether check_once() was done."""
+    checked: Set[str] = connection.info.get(_CHECKED, _NONE)
+    return tables.keys() <= checked
+
+
+def check_settings(connection: Connection, tables: Iterable[Table]) -> None:
+    """Make sure that a database keeps what it is given.
+
+    Args:
+        connection: to the database.
+        tables: mobync's own, which must be there.
+
+    Raises:
+        ValueError: it would not; the message says what to set.
+    """
+    if is_mysql(connection.dialect):
+        _check_mysql(connection)
+        for table in tables:
+            _check_charset(connection, table)
+    elif connection.dialect.name == "postgresql":
+        _check_postgresql(connection)
+
+
+def mysql_settings(connection: Connection) -> MySQLSettings | None:
+    """What was found out when it was checked; None of another database."""
+    found: MySQLSettings | None = connection.info.get(_MYSQL_SETTINGS)
+    return found
+
+
+def _check_mysql(connection: Connection) -> None:
+    found = dict(map(tuple, connection.exec_driver_sql(_SHOW_SETTINGS)))
+    modes = found["sql_mode"].split(",")
+    if "STRICT_TRANS_TABLES" not in modes and "STRICT_ALL_TABLES" not in modes:
+        raise ValueError(
+            "the database would cut or change values that do not fit: "
+            "have STRICT_TRANS_TABLES in its sql_mode"
+        )
+    for name in ("character_set_client", "character_set_connection"):
+        if found[name] != _CHARSET:
+            raise ValueError(
+                f"the connection to the database does not know every letter: its {name} is "
+                f"{found[name]}; have charset={_CHARSET} in the database's URL"
+            )
+    connection.info[_MYSQL_SETTINGS] = MySQLSettings(
+        int(found["max_allowed_packet"]),
+        found.get("wsrep_on") == "ON",
+        found.get("innodb_snapshot_isolation") == "ON",
+    )
+
+
+def _check_charset(connection: Connection, table: Table) -> None:
+    named = {"schema": schema_of(table, connection), "name": table.name}
+    other = connection.execute(_OTHER_CHARSET, named).first()
+    if other is not None:
+        column, charset = other
+        raise ValueError(
+            f"the table {table.name!r} does not know every letter: its column {column!r} is in "
+            f"{charset}; ALTER TABLE {table.name} CONVERT TO CHARACTER SET {_CHARSET} COLLATE "
+            f"{_CHARSET}_bin"
+        )
+
+
+def _check_postgresql(connection: Connection) -> None:
+    for name, whose in (("server_encoding", "database"), ("client_encoding", "connection")):
+        encoding = connection.exec_driver_sql(f"SHOW {name}").scalar()
+        if encoding != "UTF8":
+            raise ValueError(
+                f"the {whose} does not know every letter: its {name} is {encoding}, not UTF8"
+            )

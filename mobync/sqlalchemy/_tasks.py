@@ -1,0 +1,200 @@
+"""How a task of asyncio syncs: by the code that threads run, in a greenlet.
+
+SQLAlchemy runs its own code so.  Where a driver has to wait, the greenlet gives the awaitable to
+the task and is left; when that is done, it is entered again.  So the event loop goes on, and there
+is one copy of everything: of the merge in C, of the transactions, of the statements.
+
+    task  --run-->  greenlet: C, the store, the driver
+          <--what to await--
+          --its result-->
+
+A task that is cancelled has the CancelledError raised where the greenlet waits: the transaction
+rolls back and the lock is given back as after any other error.  Drivers that talk to a server stop
+what they wait for, and SQLAlchemy drops the connection.  aiosqlite goes on with it in its thread,
+and a connection that is dropped may keep the file's lock.  So what it does is awaited to its end,
+and so is a rule, which may use it; the error is raised before the next statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import queue
+import sys
+import weakref
+from collections.abc import Awaitable, Callable, Generator, Hashable
+from contextlib import suppress
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from sqlalchemy.util import concurrency
+
+from .._extras import needing
+from .._plain import refuse_awaitable
+from .._waiting import Waiting
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_await: Callable[[Any], Any] = getattr(concurrency, "await_", None) or concurrency.await_only
+_in_greenlet: Callable[[], bool] = concurrency.in_greenlet
+
+
+def check_awaited() -> None:
+    """Refuse to wait where the event loop would wait too.
+
+    Raises:
+        TypeError: nobody awaits what is called.
+        asyncio.CancelledError: the task was cancelled while a driver worked.
+    """
+    if not _in_greenlet():
+        raise TypeError(
+            "this Synchronizer is of asyncio: await the method that has _async at its end, as "
+            "mobync.apply_async() or, in an async rule, self.read_async()"
+        )
+    worker = _getcurrent()
+    if getattr(worker, "cancelled", None) is not None:
+        _raise_if_cancelled(worker)
+
+
+def _getcurrent() -> Any:
+    with needing("asyncio"):
+        from greenlet import getcurrent
+    return getcurrent()
+
+
+class Tasks(Waiting):
+    """How a task waits.
+
+    Args:
+        to_the_end: whether what a driver does, or a rule, is awaited to its end by a task that is
+            cancelled.
+    """
+
+    can_await = True
+
+    def __init__(self, to_the_end: bool) -> None:
+        self._to_the_end = to_the_end
+
+    def caller(self) -> Hashable:
+        check_awaited()
+        task = asyncio.current_task()
+        while task in _works_for:
+            task = _works_for[task]
+        return task
+
+    def queue(self) -> _TaskQueue:
+        return _TaskQueue()
+
+    def sleep(self, seconds: float) -> None:
+        _await(_Stoppable(asyncio.sleep(seconds)))
+
+    def answer(self, name: str, answer: Any) -> Any:
+        if not inspect.isawaitable(answer):
+            refuse_awaitable(name, answer)
+            return answer
+        try:
+            check_awaited()
+        except BaseException:
+            if inspect.iscoroutine(answer):
+                answer.close()  # else Python warns that it was never awaited
+            raise
+        awaited = _await(answer)
+        check_awaited()
+        return awaited
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        worker = _worker(partial(function, *args, **kwargs))
+        try:
+            given: Any = worker.switch()
+            while not worker.dead:
+                try:
+                    result = await self._result(worker, given)
+                except BaseException:
+                    given = worker.throw(*sys.exc_info())
+                else:
+                    given = worker.switch(result)
+        finally:
+            if worker.cancelled is not None:
+                raise worker.cancelled
+        returned: T = given
+        return returned
+
+    async def _result(self, worker: Any, given: Any) -> Any:
+        """The result of what the greenlet waits for."""
+        if not self._to_the_end:
+            return await given
+        if isinstance(given, _Stoppable):
+            _raise_if_cancelled(worker)
+            return await given
+        work = asyncio.ensure_future(given)
+        _works_for[work] = asyncio.current_task()
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError as error:
+                worker.cancelled = error
+        return work.result()
+
+
+# The task that waits for another one which does a part of its work.
+_works_for: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def _raise_if_cancelled(worker: Any) -> None:
+    cancelled, worker.cancelled = worker.cancelled, None
+    if cancelled is not None:
+        raise cancelled
+
+
+class _Stoppable:
+    """What is awaited, and stops at once when the task is cancelled: nothing of the database's."""
+
+    def __init__(self, awaitable: Awaitable[Any]) -> None:
+        self._awaitable = awaitable
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._awaitable.__await__()
+
+
+def _worker(function: Callable[[], Any]) -> Any:
+    """A greenlet that SQLAlchemy takes for one of its own."""
+    current = _getcurrent()
+    worker = _worker_class()(function, current)
+    worker.gr_context = current.gr_context
+    worker.cancelled = None
+    return worker
+
+
+@functools.cache
+def _worker_class() -> Any:
+    from greenlet import greenlet
+
+    return type("Worker", (greenlet,), {"__sqlalchemy_greenlet_provider__": True})
+
+
+class _TaskQueue:
+    """What one task waits at."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[object] = asyncio.Queue()
+
+    def put(self, item: object, /) -> None:
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+
+    def get(self, *, timeout: float) -> object:
+        try:
+            return _await(_Stoppable(_within(timeout, self._items)))
+        except (TimeoutError, asyncio.TimeoutError):
+            raise queue.Empty from None
+
+
+async def _within(timeout: float, items: asyncio.Queue[object]) -> object:
+    return await asyncio.wait_for(items.get(), timeout)
+
+
+IN_A_TASK = Tasks(to_the_end=False)
+IN_A_TASK_TO_THE_END = Tasks(to_the_end=True)
