@@ -46,9 +46,11 @@ def is_window(statement: str) -> bool:
 # ---- what it costs ------------------------------------------------------------------------------
 
 
-def test_a_device_that_has_everything_costs_one_read_of_the_head(tasks):
+@pytest.mark.parametrize("has_polled", [False, True])
+def test_a_device_that_has_everything_costs_one_read_of_the_head(tasks, has_polled):
     mobync = Mobync(tasks.store)
-    mobync.apply(1, [], "bob")  # reads once in a process that devices without a name are noted
+    if has_polled:  # then the process remembers that devices without a name are noted
+        mobync.apply(1, [], "bob")
     with statements(tasks.database.engine) as seen:
         reply = mobync.apply(1, [], "bob")
     assert reply == {"success": True, "message": "", "logical_clock": 1, "diffs": []}

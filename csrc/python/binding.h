@@ -65,7 +65,7 @@ typedef struct {
             /* mobync._sync and mobync.synchronizer, imported when the first Mobync is made, since these modules import this */
             PyObject *begin_again, *one_moment, *locks_of, *attempts, *check_synchronizer, *admit,
                 *poll;
-            PyObject *admit_nameless, *is_noted, *begin_log;
+            PyObject *admit_nameless, *poll_nameless, *begin_log;
             PyObject *default_methods[OPTIONAL_METHODS]; /* of mobync.Synchronizer */
 
             /* Interned: the seven fields, the types, and what is called or looked up. */

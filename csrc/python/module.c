@@ -120,7 +120,7 @@ static const imported with_package[] = {
     {"mobync._sync.owner_locks", NULL, "locks_of"}, {"mobync._sync.attempts", NULL, "attempts"},
     {"mobync.synchronizer", NULL, "check_synchronizer"}, {"mobync._sync.devices", NULL, "admit"},
     {"mobync._sync.devices", NULL, "poll"},
-    {"mobync._sync.devices", NULL, "admit_nameless"}, {"mobync._sync.devices", NULL, "is_noted"},
+    {"mobync._sync.devices", NULL, "admit_nameless"}, {"mobync._sync.devices", NULL, "poll_nameless"},
     {"mobync._sync.devices", NULL, "begin_log"},
 };
 

@@ -635,13 +635,20 @@ int run_sync(sync_state *s, in_transaction work)
 
 /* ---- a pull without the lock --------------------------------------------------------------- */
 
-/* Asks for the owner's head, and finds out whether the store sees less than the device has seen.  Then
- * the lock must say whether the log has lost it, since a store may be behind for a moment. */
+enum { HEAD_UNREAD = -2 };
+
+/* Finds out whether the store sees less than the device has seen.  Then the lock must say whether the
+ * log has lost it, since a store may be behind for a moment. */
+static void compare_with_head(sync_state *s)
+{
+    s->is_behind = s->highest + 1 < s->client_clock || s->highest + 1 < s->page.first_clock;
+}
+
 static int read_head(sync_state *s, const store *app)
 {
     if (ask_highest_clock(s->state, app, &s->log, &s->highest) < 0)
         return -1;
-    s->is_behind = s->highest + 1 < s->client_clock || s->highest + 1 < s->page.first_clock;
+    compare_with_head(s);
     return 0;
 }
 
@@ -654,10 +661,8 @@ static int pull_at_one_moment(sync_state *s, const store *app)
 }
 
 /* Answers a pull by the head alone, or by the window where there is news.  Returns as run_pull. */
-static int pull_from(sync_state *s, const store *app, PyObject *reading)
+static int pull_from(sync_state *s, PyObject *reading)
 {
-    if (read_head(s, app) < 0)
-        return -1;
     const bool has_news = s->highest + 1 > s->page.first_clock;
     if (has_news &&
         run_attempts(s, PyObject_CallOneArg(s->state->one_moment, reading), pull_at_one_moment) < 0)
@@ -691,16 +696,22 @@ static int poll_from(sync_state *s, const store *app)
 }
 
 /* Whether that a device without a name was seen may have to be written, which takes the lock.
+ * s->highest is what the same statement said of the head, or HEAD_UNREAD.
  * Returns 1, 0, or -1 with an exception. */
 static int must_note(sync_state *s, const store *app)
 {
+    s->highest = HEAD_UNREAD;
     if (s->device != NULL || !keeps_devices(app))
         return 0;
-    PyObject *noted = PyObject_CallFunctionObjArgs(s->state->is_noted, s->server, s->log.owner_id,
-                                                   app->object, NULL);
-    const int is_noted = noted == NULL ? -1 : PyObject_IsTrue(noted);
-    Py_XDECREF(noted);
-    return is_noted < 0 ? -1 : !is_noted;
+    PyObject *head = PyObject_CallFunctionObjArgs(s->state->poll_nameless, s->server, app->object,
+                                                  s->log.owner_id, NULL);
+    if (head == NULL)
+        return -1;
+    const bool is_noted = head != Py_None;
+    if (is_noted)
+        s->highest = PyLong_AsLongLong(head);
+    Py_DECREF(head);
+    return PyErr_Occurred() ? -1 : !is_noted;
 }
 
 /* Whether there is nothing that a device could know, so that nothing need be noted of it.  Returns as
@@ -718,7 +729,11 @@ static int pull_nameless(sync_state *s, const store *app, PyObject *reading)
     const int is_to_note = must_note(s, app);
     if (is_to_note != 0)
         return is_to_note < 0 ? -1 : pull_nothing(s, app);
-    return pull_from(s, app, reading);
+    if (s->highest != HEAD_UNREAD)
+        compare_with_head(s);
+    else if (read_head(s, app) < 0)
+        return -1;
+    return pull_from(s, reading);
 }
 
 int run_pull(sync_state *s)

@@ -33,6 +33,7 @@ NEXT, RETRY, STARTS_OVER, STARTED_OVER, POLL = range(5)
 
 MARK_BYTES = 12
 STAMP_BITS = 50  # of what is no clock but stands among clocks
+HEAD_UNREAD = -2  # in place of a clock; also in csrc/python/sync.c
 MOST_MARKS = 32  # replies to one request; a device that asks more often gets a later one
 MOST_OF_REFUSALS = 100_000  # characters
 MOST_NOTED = 10_000  # owners, in the memory of a process
@@ -446,7 +447,7 @@ def admit_nameless(
     Raises:
         LogicalClockError: what it has not seen was folded: it pulls everything again.
     """
-    noted = is_noted(server, owner_id)
+    noted = _is_remembered(server, owner_id)
     is_behind = 0 < clock <= highest
     if noted and not is_behind and not pages:
         return 0
@@ -471,23 +472,53 @@ def admit_nameless(
     return owner.folds
 
 
-def is_noted(server: Mobync, owner_id: str, store: Synchronizer | None = None) -> bool:
-    """Whether it is known that devices without a name have been noted of an owner.
+def poll_nameless(server: Mobync, store: Synchronizer, owner_id: str) -> int | None:
+    """Find out without a transaction whether devices without a name have been noted of an owner.
 
     Args:
-        server: that remembers it.
+        server: that remembers it for a while.
+        store: outside of a transaction.
         owner_id: of whom.
-        store: outside of a transaction; to be asked where the server does not know.
+
+    Returns:
+        The highest clock of the owner's log, if the statement that found out said that too; -2: it
+        is not known.  None: they have to be noted.
     """
+    if _is_remembered(server, owner_id):
+        return HEAD_UNREAD
+    known = store._poll(owner_id, OWNER)
+    if known is None:
+        return HEAD_UNREAD if is_noted(server, owner_id, store) else None
+    highest, states = known
+    if not _notes_nameless(server, owner_id, states):
+        return None
+    return HEAD_UNREAD if states is None else highest
+
+
+def is_noted(server: Mobync, owner_id: str, store: Synchronizer) -> bool:
+    """Whether devices without a name have been noted of an owner.
+
+    Args:
+        server: that remembers it for a while.
+        owner_id: of whom.
+        store: to be asked where the server does not remember.
+    """
+    return _is_remembered(server, owner_id) or _notes_nameless(
+        server, owner_id, read_states(store, owner_id, OWNER)
+    )
+
+
+def _is_remembered(server: Mobync, owner_id: str) -> bool:
     noted_ms = server._noted.get(owner_id)
+    remembered_ms = min(REMEMBERED_MS, ms(server.device_retention_s))
+    return noted_ms is not None and server._now_ms() - noted_ms < remembered_ms
+
+
+def _notes_nameless(server: Mobync, owner_id: str, states: Mapping[str, str] | None) -> bool:
+    """Whether the states of an owner say it, or there are none to say it in; this is remembered."""
+    seen_ms = OwnerState.of_text(states[OWNER]).nameless_ms if states and OWNER in states else None
     retention_ms = ms(server.device_retention_s)
-    if noted_ms is not None and server._now_ms() - noted_ms < min(REMEMBERED_MS, retention_ms):
-        return True
-    if store is None:
-        return False
-    kept = read_states(store, owner_id, OWNER)
-    seen_ms = OwnerState.of_text(kept[OWNER]).nameless_ms if kept and OWNER in kept else None
-    if kept is None or (seen_ms is not None and not is_stale(server, seen_ms, retention_ms)):
+    if states is None or (seen_ms is not None and not is_stale(server, seen_ms, retention_ms)):
         _remember(server, owner_id)
         return True
     return False
