@@ -19,7 +19,7 @@ BUILD_PACKAGES := gcc make pkg-config libcjson-dev python3-venv python3-dev
 TEST_PACKAGES := clang clang-format clang-tidy cppcheck valgrind
 BROWSER := chromium
 DEPLOY := nginx-light openssl systemd galera-4 rsync
-RUN_EXTRAS := server,examples
+RUN_EXTRAS := server,client,examples
 TEST_EXTRAS := test,dev
 
 .DEFAULT_GOAL := help
@@ -72,7 +72,7 @@ $(TODO)/dist/todo.js: $(TODO_SOURCES)
 
 .PHONY: run
 run: $(VENV)/.running todo ## Serve a demo database with its inspector and a to-do app, and two devices that keep editing (PORT)
-	$(BIN)/python examples/live.py --port $(PORT)
+	$(BIN)/mobync demo --port $(PORT) $(if $(wildcard $(TODO)/dist/todo.js),--todo $(TODO)/dist)
 
 .PHONY: demo
 demo: $(VENV)/.running ## Play two devices over HTTP, on an own server or on URL (with TOKEN), and tell what happens

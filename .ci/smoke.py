@@ -1,7 +1,7 @@
 """Syncs two devices with the installed mobync, to see that a wheel works by itself.
 
     python .ci/smoke.py            the merge, with nothing beside mobync
-    python .ci/smoke.py --server   `mobync serve` over HTTP, with the extras server and client
+    python .ci/smoke.py --server   `mobync serve` over HTTP, and `mobync demo`, of both extras
 
 On Linux it also looks where the process has libcjson from: only the wheel's own copy is right.
 """
@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import mobync
@@ -25,6 +26,7 @@ def main() -> None:
     check_cjson()
     if "--server" in sys.argv:
         sync_with_a_server()
+        open_the_demo()
     print(
         f"mobync {mobync.__version__} of {mobync.__file__} synced, Python {sys.version.split()[0]}"
     )
@@ -91,6 +93,26 @@ def sync_with_a_server() -> None:
             server.terminate()
             server.communicate()
     assert server.returncode == 0, server.returncode
+
+
+def open_the_demo() -> None:
+    """The to-do app of the wheel is served."""
+    with tempfile.TemporaryDirectory() as place:
+        demo = subprocess.Popen(
+            [Path(sys.executable).with_name("mobync"), "demo", "--port", "0"],
+            cwd=place,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            printed = iter(demo.stdout or ())
+            app = next(found for line in printed if (found := re.search(r"to-do app +(\S+)", line)))
+            with urllib.request.urlopen(app[1].replace("#", "todo.js#")) as answer:
+                assert b"mobync" in answer.read()
+        finally:
+            demo.terminate()
+            demo.communicate()
+    assert demo.returncode == 0, demo.returncode
 
 
 def address(server: subprocess.Popen[str]) -> str:

@@ -31,7 +31,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 
-TIMEOUT_MS = 20_000
+TIMEOUT_MS = 60_000
 
 
 @pytest.fixture(scope="module")

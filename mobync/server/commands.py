@@ -19,6 +19,7 @@ from .. import CompactResult, Mobync, __version__
 from ..sqlalchemy import DocumentSynchronizer, compact_all
 from ..types import MAX_LOGICAL_CLOCK
 from ._apps import app_option
+from ._demo import demo
 from ._devices import devices, erase
 from ._log_pages import LogPages, Only
 from ._reconcile import check_app, reconcile, show_differences
@@ -54,6 +55,7 @@ def main() -> None:
 
 
 main.add_command(serve)
+main.add_command(demo)
 
 
 # ---- token --------------------------------------------------------------------------------------

@@ -1,0 +1,209 @@
+"""`mobync demo`: a server with something to see, and two devices that keep editing.
+
+Anna's phone and tablet work on one shopping list.  Now and then each is without a network for a
+while, so that their edits meet.  The to-do app of examples/todo, where it was built, is a device of
+Anna's in the browser: a wheel has it, in a checkout `make todo` builds it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urljoin
+
+import click
+
+from .._extras import needing
+
+if TYPE_CHECKING:
+    from ..client import Device
+
+MOBYNC = [sys.executable, "-m", "mobync.server"]
+OWNER = "anna"
+MODEL = "tasks"
+GROCERIES = ("milk", "bread", "salt", "eggs", "rice", "tea", "apples", "oats", "soap", "olives")
+KINDS = ("oat", "rye", "sea", "green", "brown", "organic", "cheap", "ten", "two", "fresh")
+MOST_ITEMS = 12  # on the list
+AWAY_PAUSES = (3, 8)  # how many pauses long a device is without a network
+START_TIMEOUT_S = 60
+TODO_OF_THE_WHEEL = Path(__file__).with_name("todo")
+
+
+@click.command(short_help="Serve a demo: two devices that keep editing, and a to-do app.")
+@click.option(
+    "--port",
+    envvar="PORT",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="0: any that is free.",
+)
+@click.option(
+    "--database",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="demo.db",
+    show_default=True,
+    help="A SQLite file.",
+)
+@click.option(
+    "--todo",
+    metavar="DIRECTORY",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=TODO_OF_THE_WHEEL if TODO_OF_THE_WHEEL.is_dir() else None,
+    help="The built to-do app.  Default: the one that the wheel brings.",
+)
+@click.option(
+    "--pause",
+    type=click.FloatRange(0, 3600),
+    default=1.5,
+    show_default=True,
+    help="Seconds between two edits of a device.",
+)
+def demo(port: int, database: Path, todo: Path | None, pause: float) -> None:
+    """Serve a demo database, with two devices that keep editing it, until Ctrl-C.
+
+    It prints a link to the inspector, and one to a to-do app for the browser: open the app in two
+    windows, and switch one offline.  The data stays in the file; the next start goes on with it.
+    """
+    stopped, server_ended = threading.Event(), threading.Event()
+
+    def stop_without_server() -> None:
+        server_ended.set()
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    url_of_database = f"sqlite:///{quote(str(database.resolve()))}"
+    with _served(port, url_of_database, todo, stop_without_server) as inspector:
+        token = _token_for(OWNER, url_of_database)
+        with _editing(urljoin(inspector, "/sync"), token, pause, stopped):
+            log = [*MOBYNC, "log", OWNER, "--follow", "-d", url_of_database]
+            click.echo(f"{OWNER}'s phone and tablet are editing.  Ctrl-C ends it.\n")
+            click.echo(f"log         {shlex.join(log)}")
+            if todo is not None:
+                click.echo(f"to-do app   {urljoin(inspector, '/todo/')}#{token}")
+            click.echo(f"inspector   {inspector}   (opens once)")
+            stopped.wait()
+        if server_ended.is_set():
+            raise click.ClickException("mobync serve has ended")
+
+
+class Shopper:
+    """Edits a list on a device, as people do, and syncs when there is a network."""
+
+    def __init__(self, name: str, device: Device, pause_s: float, stopped: threading.Event) -> None:
+        self.name = name
+        self.device = device
+        self.pause_s = pause_s
+        self.stopped = stopped
+
+    def run(self) -> None:
+        """Edit until it is stopped."""
+        self.sync()  # the list may be from before
+        away = 0
+        while not self.stopped.wait(self.pause_s * random.uniform(0.5, 1.5)):
+            self.edit()
+            away = away - 1 if away else random.choice((0, 0, 0, random.randint(*AWAY_PAUSES)))
+            if away == 0:
+                self.sync()
+
+    def edit(self) -> None:
+        """Create, rename, tick or delete an item."""
+        rows = self.device.rows(MODEL)
+        kind = random.choices(("create", "rename", "tick", "delete"), (2, 3, 3, 1))[0]
+        if not rows or (kind == "create" and len(rows) < MOST_ITEMS):
+            item = {"id": uuid.uuid4().hex[:8], "name": random.choice(GROCERIES), "done": False}
+            self.device.create(MODEL, item)
+            return
+        chosen = random.choice(rows)
+        if kind == "delete" or len(rows) >= MOST_ITEMS:
+            self.device.delete(MODEL, chosen["id"])
+        elif kind == "tick":
+            self.device.update(MODEL, chosen["id"], {"done": not chosen["done"]})
+        else:
+            name = f"{random.choice(KINDS)} {random.choice(GROCERIES)}"
+            self.device.update(MODEL, chosen["id"], {"name": name})
+
+    def sync(self) -> None:
+        """Sync, or leave it for later where the server does not answer."""
+        from ..client import ClientError
+
+        try:
+            self.device.sync()
+        except ClientError as error:
+            if not self.stopped.is_set():
+                click.echo(f"{self.name}: {error}", err=True)
+
+
+@contextmanager
+def _editing(url: str, token: str, pause_s: float, stopped: threading.Event) -> Iterator[None]:
+    with needing("client"):
+        from ..client import Device
+    threads = []
+    for name in ("phone", "tablet"):
+        device = Device(":memory:", url, token, patience_s=0)
+        threads.append(threading.Thread(target=Shopper(name, device, pause_s, stopped).run))
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
+def _served(
+    port: int, database: str, todo: Path | None, ended: Callable[[], object]
+) -> Iterator[str]:
+    """Run `mobync serve`; gives the link to its inspector, and calls ``ended`` when it ends."""
+    options = ("--port", str(port), "-d", database, "--log-format", "text", "--print-link")
+    pages = () if todo is None else ("--static", f"/todo={todo}")
+    server = subprocess.Popen(
+        [*MOBYNC, "serve", *options, *pages],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for this program, which stops the devices first
+    )
+    assert server.stderr is not None
+    found: list[str] = []
+    listens = threading.Event()
+
+    def pass_on(lines: Any) -> None:
+        for line in lines:
+            match = re.search(r"inspector, once: (http://\S+)", line)
+            if match is None:
+                sys.stderr.write(line)
+            else:
+                found.append(match[1])
+                listens.set()
+        ended()
+        listens.set()
+
+    log = threading.Thread(target=pass_on, args=(server.stderr,))
+    log.start()
+    try:
+        if not (listens.wait(START_TIMEOUT_S) and found):
+            raise click.ClickException("mobync serve did not start")
+        yield found[0]
+    finally:
+        server.terminate()
+        server.wait()
+        log.join()
+        server.stderr.close()
+
+
+def _token_for(owner: str, database: str) -> str:
+    command = [*MOBYNC, "token", owner, "-d", database]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
