@@ -524,7 +524,7 @@ def _(w: World) -> None:
     assert w.settle()["u"] == {"id": "u", "name": "sea salt", "shop": "corner", "done": True}
 
 
-@proof("One deletes an object and creates its id again, the other edits the old one")
+@proof("One deletes an object and creates it again with the same id, the other edits the old one")
 def _(w: World) -> None:
     new = {"id": "t", "name": "new milk"}
     for first in (w.phone, w.tablet):
@@ -534,7 +534,7 @@ def _(w: World) -> None:
         assert w.settle(first) == {"t": new}
 
 
-@proof("One deletes an object, the other deletes it and creates its id again")
+@proof("One deletes an object, the other deletes it and creates it again with the same id")
 def _(w: World) -> None:
     w.edit(w.phone, "delete", "t")
     w.edit(w.tablet, "delete", "t")
