@@ -107,6 +107,33 @@ class DeviceRevokedError(MobyncError):
     """
 
 
+class OwnerMovedError(MobyncError):
+    """What this named device has was given to another owner: a guest has signed in.
+
+    The device keeps its rows and what it has not sent, and goes on with that owner's token.
+    """
+
+
+class SameIdError(MobyncError):
+    """Two owners have objects of the same id, and nobody said whether these are the same.
+
+    Attributes:
+        objects: the model and the id of each.
+    """
+
+    def __init__(self, objects: Sequence[tuple[str, str]]) -> None:
+        super().__init__(objects)
+        self.objects = objects
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{model!r:.100} {id_!r:.100}" for model, id_ in self.objects[:10])
+        more = f" and {len(self.objects) - 10} more" if len(self.objects) > 10 else ""
+        return (
+            f"both owners have {named}{more}: same=(...) names the models whose objects are the "
+            "same if their ids are"
+        )
+
+
 class PageError(MobyncError):
     """The ``limit`` or the ``cursor`` of a request cannot be right.
 

@@ -173,6 +173,22 @@ class MemorySynchronizer(Synchronizer):
         self._database.commit(inside._changes)
 
     @contextmanager
+    def moving(
+        self, old_owner_id: str, new_owner_id: str
+    ) -> Iterator[tuple[MemorySynchronizer, MemorySynchronizer]]:
+        with self.transaction(old_owner_id) as old:
+            new = copy.copy(old)
+            new._owner_id = new_owner_id
+            yield old, new
+
+    def raise_clock(self, clock: int) -> None:
+        assert self._owner_id is not None
+        with self._writing() as changes:
+            head = self._database.current(changes, _HEADS, self._owner_id)
+            if head is None or head["clock"] < clock:
+                changes.put(_HEADS, self._owner_id, {"clock": clock})
+
+    @contextmanager
     def _writing(self) -> Iterator[_Changes]:
         """The changes of the open transaction, or new ones that are committed at once."""
         if self._changes is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from . import _core
@@ -15,6 +15,7 @@ from ._sync.adopting import adopt_rows
 from ._sync.backend_edits import Operation, push_operations
 from ._sync.compacting import compact_log
 from ._sync.erasing import erase_owner
+from ._sync.moving import move_all
 from ._sync.noted_edits import Report, log_noted
 from ._sync.reconciling import reconcile_owner
 from .errors import shown
@@ -25,6 +26,7 @@ from .types import (
     EraseReceipt,
     KnownDevice,
     MergeResult,
+    MoveResult,
     ReconcileResult,
     SyncReport,
 )
@@ -292,6 +294,52 @@ class Mobync(_core.Mobync):
         )
         return receipt
 
+    def move_owner(self, old: str, new: str, *, same: Collection[str] = ()) -> MoveResult:
+        """Give all that is one owner's to another: a guest signs in, or two accounts become one.
+
+        The rows become the new owner's, and the log becomes edits of the new owner's log, which
+        that owner's devices get at their next sync; the rules are not asked.  Devices of the old
+        owner that name themselves go on with the new owner's token: they start over, and what they
+        had not sent is merged as usual.  Give them the token afterwards.  One that still comes as
+        the old owner's is told so (OwnerMovedError).  Devices without a name, the new owner's too
+        if the old one had any, pull anew.  All in one transaction, which reads both logs.
+
+        Args:
+            old: from whom; nothing is left of this owner but what answers late devices.
+            new: to whom.
+            same: the models of which both owners may have an object of the same id, which then is
+                one object: settings, say, with an id that is always the same.  They are merged by
+                field, and the later edit counts.
+
+        Returns:
+            How much was moved; nothing if it was moved before.
+
+        Raises:
+            SameIdError: both have an object of the same id, of another model; nothing was moved.
+            ValueError: old and new are the same.
+            NotImplementedError: the Synchronizer does not offer ``moving``, or keeps no devices.
+            InvalidDiffError: the tables do not let a row have the new owner, as by a constraint.
+            BusyError: a sync of one of them took too long.
+        """
+        _core.check_text("old", old)
+        _core.check_text("new", new)
+        if old == new:
+            raise ValueError(f"old and new are the same owner, {shown(old)}")
+        if isinstance(same, str):
+            raise TypeError("same must be several names of models, not a str")
+        result, reports = move_all(self, old, new, frozenset(same))
+        logger.info(
+            "moved owner=%s to=%s rows=%d diffs=%d devices=%d",
+            _printable(old),
+            _printable(new),
+            sum(result.rows.values()),
+            result.diffs,
+            result.devices,
+        )
+        for report in reports:
+            self._tell(report)
+        return result
+
     def compact(self, owner_id: str) -> CompactResult:
         """Drop from an owner's log what no device can need, and fold what all have seen.
 
@@ -332,6 +380,7 @@ class Mobync(_core.Mobync):
     revoke_device_async = awaited(revoke_device)
     forget_device_async = awaited(forget_device)
     erase_async = awaited(erase)
+    move_owner_async = awaited(move_owner)
 
     async def run_async(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Await a plain function that uses this Mobync, as the methods above await theirs.

@@ -250,6 +250,45 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         """
         return None
 
+    def moving(
+        self, old_owner_id: str, new_owner_id: str
+    ) -> AbstractContextManager[tuple[Synchronizer, Synchronizer]] | None:
+        """Hold two owners in one transaction, for :meth:`Mobync.move_owner`.
+
+        It is what :meth:`transaction` is, of both: nobody else may sync one of them meanwhile.
+        Whoever offers it locks them in the order of their ids, so that two moves in opposite
+        directions do not wait for each other, and offers ``raise_clock``.
+
+        Returns:
+            A context that gives the Synchronizer to use for each.  None, the default: not offered.
+        """
+        return None
+
+    def move_owned(
+        self, new_owner_id: str, same: Mapping[str, Sequence[str]]
+    ) -> Mapping[str, int] | None:
+        """Give all rows of an owner, of whatever model, to another one.
+
+        Asked inside of :meth:`moving`, of the Synchronizer of the owner whose they are.
+
+        Args:
+            new_owner_id: to whom.
+            same: by model, ids of objects that both owners have, and that are the same: where both
+                have a row, the new owner's stays, and the other one is deleted.
+
+        Returns:
+            By model, how many rows.  None, the default: rows do not say whose they are, and
+            nothing was to be done.
+        """
+        return None
+
+    def raise_clock(self, clock: int) -> Any:
+        """Have ``highest_logical_clock`` say this from now on, if it would say less.
+
+        Asked inside of :meth:`moving`; no diff of the log need have it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not offer raise_clock")
+
     def owned_rows(
         self, owner_id: str, where: str, after: str | None = None
     ) -> Iterable[Mapping[str, Any] | str]:

@@ -146,7 +146,8 @@ class Reply(PlainReply, total=False):
 
     ``more`` is there if the request has a limit or a cursor, ``cursor`` if there is more,
     ``refused`` with ``on_refusal='skip'``, ``mark`` for a named device, and ``reset`` if it must
-    drop its rows and pull from 0.
+    drop its rows and pull from 0; then ``seen_clock``, if its clock was one of another log, says
+    how far of this one it has seen.
     """
 
     more: bool
@@ -154,6 +155,7 @@ class Reply(PlainReply, total=False):
     refused: list[Refusal]
     mark: str | None
     reset: bool
+    seen_clock: int
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,25 @@ class EraseReceipt(NamedTuple):
     owner_id: str
     rows: Mapping[str, int]
     diffs: int
+    devices: int
+
+
+class MoveResult(NamedTuple):
+    """What :meth:`Mobync.move_owner` gave to another owner.
+
+    Attributes:
+        old, new: from whom, and to whom.
+        rows: by model, how many rows.
+        diffs: how many diffs went into the log of the new owner.
+        same: how many objects both had, and have one of now.
+        devices: how many named devices go on under the new owner.
+    """
+
+    old: str
+    new: str
+    rows: Mapping[str, int]
+    diffs: int
+    same: int
     devices: int
 
 

@@ -389,6 +389,7 @@ typedef struct {
     turn_kind turn;       /* NEXT for a device without a name */
     PyObject *turn_taken; /* a Turn of mobync/_sync/devices.py; NULL for a device without a name */
     PyObject *new_mark;   /* of the reply; NULL: the one that the request carried */
+    int64_t seen_clock;   /* of a device that starts over: how far of this log it has seen */
     diff_list window;
     diff_list later; /* the deletes behind a page; has_later: they have been read */
     bool has_later;

@@ -46,6 +46,9 @@ static int put_more(sync_state *s, PyObject *reply)
         return -1;
     if (resets(s) && put(reply, "reset", Py_NewRef(Py_True)) < 0)
         return -1;
+    if (resets(s) && s->seen_clock != s->client_clock &&
+        put(reply, "seen_clock", PyLong_FromLongLong(s->seen_clock)) < 0)
+        return -1;
     if (!s->skips)
         return 0;
     return put(reply, "refused", s->refused != NULL ? Py_NewRef(s->refused) : PyList_New(0));

@@ -210,7 +210,7 @@ static mb_status merge_by_turn(sync_state *s)
 {
     const mb_diffs *window = &s->window.diffs, *request = &s->request.diffs;
     if (s->turn == STARTS_OVER)
-        return mb_merge_behind(s->scratch, window, request, s->client_clock, &s->result);
+        return mb_merge_behind(s->scratch, window, request, s->seen_clock, &s->result);
     return mb_merge(s->scratch, window, request, &s->result);
 }
 
@@ -338,7 +338,8 @@ static int admit_device(sync_state *s, const store *app)
         return 0;
     }
     int64_t kind;
-    if (s->turn_taken == NULL || turn_number(s, "kind", &kind) < 0)
+    if (s->turn_taken == NULL || turn_number(s, "kind", &kind) < 0 ||
+        turn_number(s, "seen_clock", &s->seen_clock) < 0)
         return -1;
     s->turn = (turn_kind)kind;
     return 0;

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -60,8 +60,7 @@ def attempts(
     restarts_left = MOST_RESTARTS
     carefully = not retries
     captures = synchronizer.capture is not None
-    waiting = synchronizer._waiting
-    with server._locks.hold(owner_id, server.lock_timeout_s, waiting):
+    with server._locks.hold(owner_id, server.lock_timeout_s, synchronizer._waiting):
         while True:
             try:
                 with synchronizer._attempt(owner_id, carefully, device) as store:
@@ -77,14 +76,34 @@ def attempts(
                     raise again.misfit from again.misfit.__cause__
                 restarts_left -= 1
             except Exception as error:
-                if not retries or not _is_true(synchronizer.is_transient(error), "is_transient"):
+                if not retries or not pause_before_again(server, error, pauses_s):
                     raise
-                pause_s = next(pauses_s, None)
-                if pause_s is None:
-                    raise BusyError("others were in the way at every try") from error
-                waiting.sleep(pause_s * random.uniform(0.5, 1.5))
     if noted is not None:
         server._tell(noted)  # type: ignore[attr-defined]  # of mobync.Mobync
+
+
+def pause_before_again(server: Mobync, error: Exception, pauses_s: Iterator[float]) -> bool:
+    """Wait a little after an attempt that failed, if another one may do better.
+
+    Args:
+        server: whose synchronizer.
+        error: that is being handled.
+        pauses_s: what is left of the pauses.
+
+    Returns:
+        Whether to begin again: the Synchronizer calls the error transient.
+
+    Raises:
+        BusyError: it does, but this was the last attempt.
+    """
+    synchronizer = server.synchronizer
+    if not _is_true(synchronizer.is_transient(error), "is_transient"):
+        return False
+    pause_s = next(pauses_s, None)
+    if pause_s is None:
+        raise BusyError("others were in the way at every try") from error
+    synchronizer._waiting.sleep(pause_s * random.uniform(0.5, 1.5))
+    return True
 
 
 def _log_noted(server: Mobync, store: Synchronizer, owner_id: str) -> Any:

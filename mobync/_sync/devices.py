@@ -20,7 +20,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import DeviceRevokedError, LogicalClockError, UnknownDeviceError
+from ..errors import (
+    DeviceRevokedError,
+    LogicalClockError,
+    OwnerMovedError,
+    UnknownDeviceError,
+)
 from ..synchronizer import Synchronizer
 from .attempts import plain_answer
 from .owner_state import OWNER, OwnerState, first_state, is_stale, known_members, ms
@@ -85,6 +90,9 @@ class Device:
         page_asked: the stamp of the page that it asked for last; 0: that of a first page.
         page_stamps: random numbers, one of which its next page carries: those of the answers.
         pull_folds: how often the log had been folded when that pull began.
+        moved: by how much its clocks are behind those of this log, whose owner got it from
+            another one (moving.py), until it pulls again; None: they are of this log.
+        left: whether it went on under another owner.
     """
 
     number: int = 0
@@ -101,6 +109,8 @@ class Device:
     page_asked: int = 0
     page_stamps: list[int] = field(default_factory=list)
     pull_folds: int = 0
+    moved: int | None = None
+    left: bool = False
 
     def to_text(self) -> str:
         """The text that a store keeps."""
@@ -132,12 +142,12 @@ class Device:
         if self.pulled is not None:
             name, clock = self.pulled
             names, clocks = [*names, name], [*clocks, clock]
-        clocks += [] if self.hold is None else [self.hold]
+        clocks += [each for each in (self.hold, self.moved) if each is not None]
         return (
             all(type(n) is int for n in (*whole, *self.page_stamps, *clocks))
             and all(isinstance(name, str | None) for name in names)
             and all(isinstance(text, str) for text in (self.content, self.label, self.refusals))
-            and type(self.revoked) is type(self.has_pulled) is bool
+            and type(self.revoked) is type(self.has_pulled) is type(self.left) is bool
         )
 
     def retention_ms(self, server: Mobync) -> int:
@@ -177,6 +187,19 @@ class Turn:
         """Of a retry: the places of the diffs that were refused, and what was said of them."""
         return _unpacked(self._device.refusals)
 
+    @property
+    def seen_clock(self) -> int:
+        """How far of this owner's log the device has seen, whatever log its clock is of.
+
+        One that nobody knows may be a copy of one that came with another owner's log.
+        """
+        clock, owner = self._asked.clock, self._owner
+        if clock == 0:
+            return 0
+        if self._device.moved is not None:
+            return max(0, clock + self._device.moved)
+        return clock if self._asked.mark is not None or owner is None else clock + owner.moved
+
     def keep(
         self, clock: int, excluded: list[int], refused: list[dict[str, Any]] | None, highest: int
     ) -> str:
@@ -204,6 +227,8 @@ class Turn:
             device.refusals = _packed(excluded, refused) if refused else ""
         device.marks = [*device.marks[:1], *device.marks[1:][-(MOST_MARKS - 2) :], new]
         device.has_pulled = self.kind in (NEXT, RETRY)
+        if self.kind == NEXT:
+            device.moved = None
         self._write(highest)
         return new[0]
 
@@ -290,7 +315,8 @@ def poll(
     if text is None or clock != highest + 1:
         return None
     device = Device.of_text(text)
-    is_next = number == device.number + 1 and (mark, clock) in device.marks and not device.revoked
+    is_here = not device.revoked and not device.left and device.moved is None
+    is_next = is_here and number == device.number + 1 and (mark, clock) in device.marks
     return highest if is_next and not device.must_be_noted(server, clock) else None
 
 
@@ -342,6 +368,7 @@ def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: 
     Raises:
         UnknownDeviceError: it is neither the next request of the device, nor a retry of the last.
         DeviceRevokedError: the device was ended.
+        OwnerMovedError: the owner's rows are another owner's now, and so is the device.
         RuntimeError: devices without a name are refused, and the database keeps none.
     """
     asked = Asked(*said)
@@ -354,6 +381,11 @@ def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: 
     device = Device() if text is None else Device.of_text(text)
     if device.revoked:
         raise DeviceRevokedError(f"device {name!r:.100} was revoked: drop the rows of its owner")
+    if device.left:
+        raise OwnerMovedError(
+            f"the rows of device {name!r:.100} are another owner's now: keep them, sign in as that "
+            "owner, and send the same again"
+        )
     content = json.dumps([asked.content, asked.mark, asked.clock]) if asked.diffs else ""
     is_retry = device.has_done(asked, content)
     is_next = device.expects(asked, is_known=text is not None)
@@ -407,12 +439,18 @@ def has_folds_behind(asked: Asked, is_retry: bool, device: Device, owner: OwnerS
     return owner.has_folded_behind(asked.clock, asked.first_clock, device.pull_folds)
 
 
+def came_with_another_log(asked: Asked, is_retry: bool, device: Device, owner: OwnerState) -> bool:
+    """Its clock is one of the log of another owner, which became a part of this one."""
+    return device.moved is not None and (is_retry or asked.clock > 0)
+
+
 REASONS_TO_START_OVER = [
     has_no_mark,
     is_below_horizon,
     repeats_what_was_folded,
     was_not_led_here,
     has_folds_behind,
+    came_with_another_log,
 ]
 
 

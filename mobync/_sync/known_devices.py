@@ -28,7 +28,8 @@ def known_devices(server: _core.Mobync, owner_id: str) -> list[KnownDevice]:
 
 
 def _known(server: _core.Mobync, log: OwnerLog) -> list[KnownDevice]:
-    devices = {n: Device.of_text(t) for n, t in states_of(log).items() if n != OWNER}
+    kept = {n: Device.of_text(t) for n, t in states_of(log).items() if n != OWNER}
+    devices = {name: device for name, device in kept.items() if not device.left}
     highest = log.highest_clock()
     if highest is None:
         highest = max((int(row[Diff.LOGICAL_CLOCK]) for row in log.rows(0)), default=-1)
@@ -42,7 +43,7 @@ def _known(server: _core.Mobync, log: OwnerLog) -> list[KnownDevice]:
 
 
 def _described(name: str, device: Device, end: int, holds: bool) -> KnownDevice:
-    clock = device.marks[-1][1] if device.marks else 0
+    clock = device.marks[-1][1] + (device.moved or 0) if device.marks else 0
     return KnownDevice(
         name,
         device.label,

@@ -26,11 +26,16 @@ class OwnerState:
         folds: how often it was.
         nameless_ms: when a device without a name was seen last, in milliseconds since 1970; None:
             there never was one.
+        nameless_from: the clock from which on a device without a name may ask; below it, its clock
+            may be one of another owner's log (moving.py).
+        moved: by how much clocks of a log that this owner got may be behind those of this one.
     """
 
     horizon: int = 0
     folds: int = 0
     nameless_ms: int | None = None
+    nameless_from: int = 0
+    moved: int = 0
 
     def to_text(self) -> str:
         """The text that a store keeps."""
@@ -44,12 +49,13 @@ class OwnerState:
     def is_sound(self) -> bool:
         """Whether each member is what a server keeps; a text from elsewhere may say anything."""
         known = 0 if self.nameless_ms is None else self.nameless_ms
-        return all(type(number) is int for number in (self.horizon, self.folds, known))
+        numbers = self.horizon, self.folds, known, self.nameless_from, self.moved
+        return all(type(number) is int for number in numbers)
 
     def refuses(self, clock: int, first_clock: int, folds: int) -> bool:
         """Whether a device without a name cannot be told what it has not seen."""
-        is_behind = 0 < clock < self.horizon
-        return is_behind or self.has_folded_behind(clock, first_clock, folds)
+        end = max(self.horizon, self.nameless_from)
+        return 0 < clock < end or self._has_changed_behind(clock, first_clock, folds, end)
 
     def has_folded_behind(self, clock: int, first_clock: int, folds: int) -> bool:
         """Whether edits that a pull in pages has yet to bring may be in rows that it has brought.
@@ -59,7 +65,10 @@ class OwnerState:
             first_clock: where the page begins that it asks for.
             folds: how often the log had been folded when it began.
         """
-        return clock < first_clock < self.horizon and folds != self.folds
+        return self._has_changed_behind(clock, first_clock, folds, self.horizon)
+
+    def _has_changed_behind(self, clock: int, first_clock: int, folds: int, end: int) -> bool:
+        return clock < first_clock < end and folds != self.folds
 
 
 def first_state(now_ms: int, *, log_is_empty: bool) -> OwnerState:

@@ -260,7 +260,9 @@ class Replica:
             sent = [edit for edit in self.outbox.edits() if edit.sent]
             self._note_refused(sent, reply.get("refused", []))
             self.outbox.mark_answered(sent)
-            self.database.set_state(told(self.database.state(), request, reply))
+            state = told(self.database.state(), request, reply)
+            seen_clock = reply.get("seen_clock", state.logical_clock)  # of another log, if given
+            self.database.set_state(state._replace(logical_clock=seen_clock))
             self._change_request(gives_up_rows=True)
             return True
 

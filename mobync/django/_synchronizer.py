@@ -26,7 +26,7 @@ from ._locking import is_busy_sqlite, locking, one_moment, read_head
 from ._log import LOG, LOOKUPS, OWNER_ITSELF, Log, read_devices, write_device
 from ._model import Model, Row, connect_references, describe
 from ._settings import check_settings_once
-from ._writing import Writer
+from ._writing import Writer, give_rows
 from .models import KEY_LENGTH, Device, Head, Note
 from .models import Diff as LoggedDiff
 
@@ -240,7 +240,9 @@ class DjangoSynchronizer(Synchronizer):
     def _reading_at(self, owner_id: str) -> Iterator[Self]:
         inside = copy.copy(self)
         with self._naming_outages(), one_moment(self._using):
-            inside._open = self._opened(owner_id, read_head(self._using, owner_id).clock)
+            head = read_head(self._using, owner_id)
+            inside._open = self._opened(owner_id, head.clock)
+            inside._open.states[OWNER_ITSELF] = head.state
             try:
                 yield inside
             finally:
@@ -333,6 +335,52 @@ class DjangoSynchronizer(Synchronizer):
                 counts[LOG] = gone
         opened.clock = -1
         return counts
+
+    # ---- two owners ------------------------------------------------------------------------------
+
+    def moving(
+        self, old_owner_id: str, new_owner_id: str
+    ) -> AbstractContextManager[tuple[Self, Self]] | None:
+        """Offered unless a subclass has a ``transaction`` of its own, which is of one owner."""
+        if type(self).transaction is not DjangoSynchronizer.transaction:
+            return None
+        return self._moving(old_owner_id, new_owner_id)
+
+    @contextmanager
+    def _moving(self, old_owner_id: str, new_owner_id: str) -> Iterator[tuple[Self, Self]]:
+        first, second = sorted((old_owner_id, new_owner_id))
+        self._check_owner(second)
+        with (
+            self._held(first) as one,
+            locking(self._using, second, self._lock_timeout_s) as head,
+        ):
+            other = copy.copy(one)
+            other._open = self._opened(second, head.clock)
+            other._open.states[OWNER_ITSELF] = head.state
+            try:
+                yield (one, other) if first == old_owner_id else (other, one)
+            finally:
+                other._open = None
+
+    def move_owned(self, new_owner_id: str, same: Mapping[str, Sequence[str]]) -> dict[str, int]:
+        """Set the owner's field of the owner's rows, of all models but shared ones.
+
+        By one ``update`` for each model: no signals are sent, and no ``save`` is called.
+
+        Raises:
+            InvalidDiffError: the database does not let them have it.
+            ValueError: the field cannot keep ``new_owner_id``.
+        """
+        owner_id = self._transaction().owner_id
+        return {
+            name: give_rows(self._models[name], owner_id, new_owner_id)
+            for name in self.owned_models(owner_id)
+        }
+
+    def raise_clock(self, clock: int) -> None:
+        opened = self._transaction()
+        if clock > opened.clock:
+            self._move_head(opened, clock)
 
     def _poll(self, owner_id: str, device: str) -> tuple[int, dict[str, str] | None] | None:
         if connections[self._using].in_atomic_block:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from django.db import Error, models
+from django.db import Error, models, transaction
 from django.db.models import ProtectedError, RestrictedError
 
 from .._relational.refused import Refusal, in_words
@@ -169,3 +169,25 @@ def _refusing(model: Model, kind: str, place: int) -> Iterator[None]:
             raise
         refusal.index = place
         raise refusal from error
+
+
+def give_rows(model: Model, owner_id: str, new_owner_id: str) -> int:
+    """Give all rows of an owner to another one; returns how many.
+
+    The key of a row is its id alone: there is none that both have.
+
+    Raises:
+        InvalidDiffError: the database refuses it, as by a unique key.
+    """
+    rows = model.rows_of(model.owner_value(owner_id))
+    try:
+        with transaction.atomic(using=model.using):
+            return rows.update(**{model.owner.attname: model.owner_value(new_owner_id)})
+    except Error as error:
+        refusal = refusal_of(error, model, "update")
+        if refusal is None:
+            raise
+        said = refusal.reason.removeprefix(WHERE)
+        raise InvalidDiffError(
+            f"a row of {model.name!r} cannot be the new owner's: {said}"
+        ) from error

@@ -27,6 +27,7 @@ from ..errors import (
     InvalidDiffError,
     LogicalClockError,
     MobyncError,
+    OwnerMovedError,
     PageError,
     UnauthorizedError,
     UnavailableError,
@@ -690,6 +691,7 @@ _OTHER_REFUSALS = (
     (PageError, (400, "invalid_page")),
     (UnknownDeviceError, (409, "unknown_device")),
     (DeviceRevokedError, (403, "device_revoked")),
+    (OwnerMovedError, (403, "owner_moved")),
 )
 
 

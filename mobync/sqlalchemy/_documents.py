@@ -38,6 +38,7 @@ from ..types import Diff, FilterType, ReadFilter
 from ._connections import EngineSource, SnapshotSource
 from ._folding import Operation, fold, lacking
 from ._model import Model, Row
+from ._moving import refusing
 from ._refusals import reason_of, write_run
 from ._synchronizer import PAGE_ROWS, SQLAlchemySynchronizer, _Transaction
 from ._tables import KEY_LENGTH, MODEL_LENGTH, diffs_table, documents_table
@@ -384,6 +385,25 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
         counted = select(columns.model, func.count()).where(own).group_by(columns.model)
         counts: dict[str, int] = dict(map(tuple, opened.connection.execute(counted)))
         opened.connection.execute(delete(self.documents_table).where(own))
+        return counts
+
+    def _move_models(
+        self, opened: _Transaction, new_owner_id: str, same: Mapping[str, Sequence[str]]
+    ) -> dict[str, int]:
+        columns = self.documents_table.c
+        own = columns.owner == opened.owner_id
+        for model, ids in same.items():
+            for begin in range(0, len(ids), _IDS_A_STATEMENT):
+                some = columns.model == model, columns.id.in_(ids[begin : begin + _IDS_A_STATEMENT])
+                found = select(columns.id).where(columns.owner == new_owner_id, *some)
+                there = opened.connection.scalars(found).all()
+                doubled = own, columns.model == model, columns.id.in_(there)
+                opened.connection.execute(delete(self.documents_table).where(*doubled))
+        counted = select(columns.model, func.count()).where(own).group_by(columns.model)
+        counts: dict[str, int] = dict(map(tuple, opened.connection.execute(counted)))
+        given = update(self.documents_table).where(own).values(owner=new_owner_id)
+        with refusing(self._kept):
+            opened.connection.execute(given)
         return counts
 
     def _kept_models(self) -> list[Model]:

@@ -38,6 +38,7 @@ from ._model import (
     references,
     table_and_fields,
 )
+from ._moving import defer_foreign_keys, give_rows
 from ._plain_log import PlainLog, highest_clock, ids
 from ._refusals import Reason, ids_taken, reason_at_commit, reason_in_log, reason_of, write_run
 from ._settings import check_once, is_checked
@@ -525,6 +526,57 @@ class SQLAlchemySynchronizer(Synchronizer):
             counts[name] = erase_rows(opened.connection, model, opened.owner_in(model))
             self._source.after_write(model.table)
         return counts
+
+    # ---- two owners ------------------------------------------------------------------------------
+
+    def moving(
+        self, old_owner_id: str, new_owner_id: str
+    ) -> AbstractContextManager[tuple[Self, Self]] | None:
+        """Offered unless a subclass has a ``transaction`` of its own, which is of one owner."""
+        if type(self).transaction is not SQLAlchemySynchronizer.transaction:
+            return None
+        return self._moving(old_owner_id, new_owner_id)
+
+    @contextmanager
+    def _moving(self, old_owner_id: str, new_owner_id: str) -> Iterator[tuple[Self, Self]]:
+        first, second = sorted((old_owner_id, new_owner_id))
+        with self._held(first, self._locked(first)) as one:
+            other = copy.copy(one)
+            other._open = self._lock(one.connection, second)
+            try:
+                yield (one, other) if first == old_owner_id else (other, one)
+            finally:
+                other._open = None
+
+    def move_owned(self, new_owner_id: str, same: Mapping[str, Sequence[str]]) -> dict[str, int]:
+        """Set the owner column of the owner's rows, of all models but shared ones.
+
+        Raises:
+            InvalidDiffError: the database does not let them have it.
+            ValueError: the owner column cannot keep ``new_owner_id``.
+        """
+        opened = self._transaction()
+        connection = opened.settle()
+        self._source.before_statement()
+        defer_foreign_keys(connection)
+        return self._move_models(opened, new_owner_id, same)
+
+    def _move_models(
+        self, opened: _Transaction, new_owner_id: str, same: Mapping[str, Sequence[str]]
+    ) -> dict[str, int]:
+        connection = opened.connection
+
+        def new_owner(model: Model) -> Any:
+            return model.owner_value(new_owner_id, connection.dialect)
+
+        models = [self._models[name] for name in self.owned_models(opened.owner_id)]
+        counts = give_rows(connection, models, opened.owner_in, new_owner, same)
+        for model in models:
+            self._source.after_write(model.table)
+        return counts
+
+    def raise_clock(self, clock: int) -> None:
+        self._move_head_to(clock)
 
     def _poll(self, owner_id: str, device: str) -> tuple[int, dict[str, str] | None] | None:
         with self._reading() as connection:
