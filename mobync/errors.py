@@ -114,7 +114,7 @@ class OwnerMovedError(MobyncError):
     """
 
 
-class SameIdError(MobyncError):
+class SameIdError(ValueError):
     """Two owners have objects of the same id, and nobody said whether these are the same.
 
     Attributes:

@@ -302,7 +302,7 @@ class Mobync(_core.Mobync):
         owner that name themselves go on with the new owner's token: they start over, and what they
         had not sent is merged as usual.  Give them the token afterwards.  One that still comes as
         the old owner's is told so (OwnerMovedError).  Devices without a name, the new owner's too
-        if the old one had any, pull anew.  All in one transaction, which reads both logs.
+        if the old one had any, pull again.  All in one transaction, which reads both logs.
 
         Args:
             old: from whom; nothing is left of this owner but what answers late devices.

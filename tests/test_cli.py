@@ -46,6 +46,7 @@ COMMANDS = (
     "check",
     "reconcile",
     "devices",
+    "move-owner",
     "erase",
     "export",
     "import",
@@ -923,6 +924,24 @@ def test_devices_shows_names_revokes_and_forgets(kept):
 def test_an_owner_who_is_called_as_a_command_is_listed(on_sqlite):
     sync(on_sqlite.store, "revoke", 0, "phone", 1, None, diff(1, "create", id="t"))
     assert "phone" in on_sqlite.run_here("devices", "list", "revoke").stdout
+
+
+def test_a_guest_is_moved_and_the_devices_go_on(kept):
+    reply = sync(kept.store, "guest", 0, "phone", 1, None, diff(1, "create", id="t"))
+    kept.fill("anna")
+    assert "OLD and NEW are the same" in kept.run_here("move-owner", "anna", "anna").stderr
+    assert "'nobody' has no log" in kept.run_here("move-owner", "nobody", "anna").stderr
+    done = kept.run_here("move-owner", "guest", "new")
+    assert done.stdout == "guest: 1 documents and 1 diffs are new's now; 1 devices go on there\n"
+    assert kept.run_here("check", "new").returncode == 0
+    assert sync(kept.store, "new", 1, "phone", 2, reply["mark"])["reset"]
+    sync(kept.store, "bob", 0, "tablet", 1, None, diff(2, "create", id="t"))
+    refused = kept.run_here("move-owner", "new", "bob")
+    assert refused.returncode == 1
+    assert "Error: both owners have 'tasks' 't': --same names the models" in refused.stderr
+    assert kept.run_here("move-owner", "new", "bob", "--same", "tasks").returncode == 0
+    assert kept.run_here("check", "bob").returncode == 0
+    assert "phone" in kept.run_here("devices", "bob").stdout
 
 
 def test_erase_asks_first_and_prints_a_receipt(kept):

@@ -181,3 +181,50 @@ def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
         "1: 1 diffs, now 1",
         "",
     ]
+
+
+DEVICES = """
+import uuid
+from django.contrib.auth.models import User
+from tasks.sync import mobync
+users = [User.objects.create_user(name) for name in ("anna", "guest")]
+for user, name in zip((users[0], users[0], users[1]), ("phone-1", "phone-2", "tablet")):
+    row = '{"id": "%s", "name": "Home"}' % uuid.UUID(int=ord(name[-1]))
+    diff = dict(id=name, owner="x", logical_clock=0, utc_timestamp=1, type="create",
+                model="projects", json_data=row)
+    mobync.apply(0, [diff], str(user.pk), device=name, request=1)
+"""
+
+
+def test_the_commands_about_people(tmp_path: Path) -> None:
+    environment = environment_of("sqlite", tmp_path)
+    assert manage("migrate", **environment).returncode == 0
+    made = manage("shell", "-c", DEVICES, **environment)
+    assert made.returncode == 0, made.stderr
+
+    def said(*arguments: str) -> str:
+        done = manage("mobync", *arguments, **environment)
+        return done.stderr.strip() or done.stdout.strip()
+
+    assert said("devices", "revoke", "1", "phone") == (
+        "CommandError: owner '1' has several devices 'phone'"
+    )
+    assert said("devices", "name", "1", "phone-1", "Anna's") == '1: phone-1 is called "Anna\'s"'
+    assert said("devices", "revoke", "1", "Anna's") == "1: phone-1 is refused from now on"
+    assert said("devices", "forget", "1", "phone-2") == "1: phone-2 is forgotten"
+    assert said("devices", "forget", "1", "pho-2") == (
+        "CommandError: owner '1' has no device 'pho-2'"
+    )
+    assert said("devices", "name", "1", "phone-1", "x" * 256).startswith(
+        "CommandError: label must be a text of at most 255 characters"
+    )
+    assert said("devices", "--owner", "1") == "1: phone-1 (Anna's): 2 behind, revoked"
+    assert said("move-owner", "2", "1") == (
+        "2: 1 rows and 1 diffs are 1's now; 1 devices go on there"
+    )
+    assert "old and new are the same owner" in said("move-owner", "1", "1")
+    assert "tablet" in said("devices", "--owner", "1")
+    assert said("erase", "1") == "CommandError: nothing was deleted"
+    assert said("erase", "1", "--yes") == (
+        "1: 3 rows and 3 diffs are erased; 2 devices are refused from now on"
+    )

@@ -183,5 +183,9 @@ def test_the_command_erase_takes_them_too(tmp_path: Path) -> None:
             return found
 
         assert [edit["fields"][0][1] for edit in lost()] == ['"soy milk"']
+        assert mobync(tmp_path, "move-owner", "anna", "bob").returncode == 0
+        assert lost() == []
+        assert mobync(tmp_path, "move-owner", "bob", "anna").returncode == 0
+        assert [edit["fields"][0][1] for edit in lost()] == ['"soy milk"']
         assert mobync(tmp_path, "erase", "anna", "--yes").returncode == 0
         assert lost() == []

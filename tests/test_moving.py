@@ -208,9 +208,7 @@ def test_a_device_of_the_account_need_not_start_over(server: Server) -> None:
     (came,) = after["diffs"]
     assert (came["type"], json.loads(came["json_data"])["id"]) == ("create", "a")
     assert came["owner"] == "anna"
-    again = mobync.apply(
-        after["logical_clock"], [], "anna", **{**named, "mark": after["mark"]}
-    )
+    again = mobync.apply(after["logical_clock"], [], "anna", **{**named, "mark": after["mark"]})
     assert again["diffs"] == []
 
 
@@ -315,9 +313,8 @@ def test_there_and_back_again(server: Server) -> None:
     phone.update("t", name="T, offline")
     assert phone.sync().tasks() == {"t": "T, offline"}
     assert rows_of(server, "a") == {"t": "T, offline"}
-    assert rows_of(server, "b") == ({} if server.names else None) or isinstance(
-        server.mobync.synchronizer, MemorySynchronizer
-    )
+    if not isinstance(server.mobync.synchronizer, MemorySynchronizer):
+        assert rows_of(server, "b") == {}
     assert server.mobync.logical_clock("a") < 20
 
 
@@ -358,9 +355,9 @@ def test_a_device_without_a_name_pulls_anew(server: Server) -> None:
     assert clock == 2
     mobync.move_owner("guest", "anna")
     for owner in ("anna", "guest"):
-        for asked in ({}, {"limit": 1}):
+        for limit in (None, 1):
             with pytest.raises(LogicalClockError) as refused:
-                mobync.apply(clock, [], owner, **asked)
+                mobync.apply(clock, [], owner, limit=limit)
             assert refused.value.ahead
     pulled = mobync.apply(0, [], "anna")
     assert len(pulled["diffs"]) == 6
@@ -658,9 +655,7 @@ def test_what_the_database_does_not_allow_moves_nothing(database: Database) -> N
 
 def test_a_row_that_was_made_by_sql_goes_along(database: Database) -> None:
     metadata = MetaData()
-    store = SQLAlchemySynchronizer(
-        database.engine, {"tasks": task_table(metadata)}, capture=True
-    )
+    store = SQLAlchemySynchronizer(database.engine, {"tasks": task_table(metadata)}, capture=True)
     create_tables(database.engine, metadata)
     create_triggers(database.engine, store)
     mobync = Mobync(store)
@@ -761,11 +756,11 @@ def test_it_is_awaited(opened: async_databases.Opened) -> None:
 
 
 class KeepsNone(MemorySynchronizer):
-    read_devices = Synchronizer.read_devices
+    read_devices = Synchronizer.read_devices  # type: ignore[assignment]
 
 
 class HoldsOne(MemorySynchronizer):
-    moving = Synchronizer.moving
+    moving = Synchronizer.moving  # type: ignore[assignment]
 
 
 class OwnTransaction(DocumentSynchronizer):
@@ -787,9 +782,12 @@ def test_a_store_that_cannot_says_so(
 
 
 def test_a_store_with_a_transaction_of_its_own_says_so(tmp_path: Path) -> None:
-    with open_database("sqlite", tmp_path) as database:
-        with pytest.raises(NotImplementedError, match="OwnTransaction does not offer moving"):
-            Mobync(OwnTransaction(database.engine)).move_owner("a", "b")
+    complaint = "OwnTransaction does not offer moving"
+    with (
+        open_database("sqlite", tmp_path) as database,
+        pytest.raises(NotImplementedError, match=complaint),
+    ):
+        Mobync(OwnTransaction(database.engine)).move_owner("a", "b")
 
 
 def test_arguments_that_cannot_be(memory: Server) -> None:

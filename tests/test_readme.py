@@ -588,6 +588,15 @@ def _(w: World) -> None:
 # ---- writing a Synchronizer ---------------------------------------------------------------------
 
 
+def test_a_guest_signs_in() -> None:
+    """The section's code, with a store in memory."""
+    store = Mobync(MemorySynchronizer())
+    store.push("guest", [("create", "tasks", {"id": "t", "name": "milk"})])
+    (program,) = code("A guest signs in")
+    exec(program, {"mobync": store, "print": lambda *said: None})
+    assert len(store.apply(0, [], "anna")["diffs"]) == 1
+
+
 @pytest.fixture
 def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The README's two Synchronizers over one database file."""

@@ -29,6 +29,7 @@ from mobync import (
     LogicalClockError,
     Mobync,
     MobyncError,
+    OwnerMovedError,
     ReadFilter,
     UnauthorizedError,
     UnknownDeviceError,
@@ -135,7 +136,7 @@ def sent_token(body: bytes) -> object:
 def status_of(error: MobyncError) -> int:
     if isinstance(error, LogicalClockError):
         return 409 if error.ahead else 400
-    if isinstance(error, (UnauthorizedError, DeviceRevokedError)):
+    if isinstance(error, (UnauthorizedError, DeviceRevokedError, OwnerMovedError)):
         return 403
     if isinstance(error, UnknownDeviceError):
         return 409

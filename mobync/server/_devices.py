@@ -1,4 +1,4 @@
-"""The commands about people: an owner's devices, and an owner who is erased."""
+"""The commands about people: an owner's devices, and an owner who is moved or erased."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from rich import box
 from rich.table import Table
 
-from .. import KnownDevice, Mobync
+from .. import KnownDevice, Mobync, SameIdError
 from ._shared import check_owner, check_text, database_option, opened_database, owner_argument
 from ._terminal import print_table, printable
 from .lost import LostEdits
@@ -149,13 +149,53 @@ def _find(mobync: Mobync, owner: str, said: str) -> str:
 
 @contextmanager
 def _server(database: str) -> Iterator[Mobync]:
-    with opened_database(database, "diffs", "diffs_heads") as opened:
-        try:
-            yield Mobync(opened.store)
-        except NotImplementedError as error:  # tables of 1.0
-            raise click.ClickException(
-                "the database keeps no devices yet: `mobync serve` brings its tables up to date"
-            ) from error
+    with opened_database(database, "diffs", "diffs_heads") as opened, _keeping_devices():
+        yield Mobync(opened.store)
+
+
+@contextmanager
+def _keeping_devices() -> Iterator[None]:
+    try:
+        yield
+    except NotImplementedError as error:  # tables of 1.0
+        raise click.ClickException(
+            "the database keeps no devices yet: `mobync serve` brings its tables up to date"
+        ) from error
+
+
+@click.command("move-owner", short_help="Give all that is one owner's to another.")
+@database_option
+@click.argument("old", callback=check_owner)
+@click.argument("new", callback=check_owner)
+@click.option(
+    "--same",
+    multiple=True,
+    metavar="MODEL",
+    callback=lambda context, parameter, names: [check_text(context, parameter, n) for n in names],
+    help="Objects of MODEL are the same for both if their ids are; may be said several times.",
+)
+def move_owner(database: str, old: str, new: str, same: list[str]) -> None:
+    """Give the documents and the log of OLD to NEW: a guest signs in, say.
+
+    All of it or nothing.  Devices of OLD that name themselves go on with a token of NEW, and lose
+    nothing that they had not sent; those without a name pull again.
+    """
+    if old == new:
+        raise click.UsageError("OLD and NEW are the same owner")
+    with opened_database(database) as opened:
+        opened.check_owner(old)
+        with _keeping_devices():
+            try:
+                moved = Mobync(opened.store).move_owner(old, new, same=same)
+            except SameIdError as error:
+                raise click.ClickException(
+                    printable(str(error)).replace("same=(...) names", "--same names")
+                ) from error
+        LostEdits(opened.engine, opened.store.metadata.tables["diffs"]).move(old, new)
+    click.echo(
+        f"{printable(old)}: {sum(moved.rows.values())} documents and {moved.diffs} diffs are "
+        f"{printable(new)}'s now; {moved.devices} devices go on there"
+    )
 
 
 @click.command(short_help="Delete all that is an owner's, and refuse the owner's devices.")

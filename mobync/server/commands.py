@@ -20,7 +20,7 @@ from ..sqlalchemy import DocumentSynchronizer, compact_all
 from ..types import MAX_LOGICAL_CLOCK
 from ._apps import app_option
 from ._demo import demo
-from ._devices import devices, erase
+from ._devices import devices, erase, move_owner
 from ._log_pages import LogPages, Only
 from ._reconcile import check_app, reconcile, show_differences
 from ._serve import serve
@@ -249,6 +249,7 @@ def _say_checked(owner_id: str, result: Check) -> None:
 
 main.add_command(reconcile)
 main.add_command(devices)
+main.add_command(move_owner)
 main.add_command(erase)
 
 

@@ -30,6 +30,7 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    update,
 )
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -190,6 +191,19 @@ class LostEdits:
         newest = select(columns.edit).where(*conditions).order_by(columns.lost_at.desc())
         with self._engine.connect() as connection:
             return [json.loads(text) for text in connection.scalars(newest.limit(PAGE))]
+
+    def move(self, old_owner_id: str, new_owner_id: str) -> None:
+        """Give what is kept of an owner to another one; the table may be missing."""
+        if not inspect(self._engine).has_table(self.table.name):
+            return
+        columns = self.table.c
+        of_new = select(columns.id).where(columns.owner == new_owner_id)
+        with self._engine.begin() as connection:
+            there = connection.scalars(of_new).all()
+            of_old = columns.owner == old_owner_id
+            connection.execute(delete(self.table).where(of_old, columns.id.in_(there)))
+            connection.execute(update(self.table).where(of_old).values(owner=new_owner_id))
+            self._drop_oldest(connection, new_owner_id)
 
     def erase(self, owner_id: str) -> None:
         """Drop all that is kept of an owner; the table may be missing."""

@@ -1,4 +1,4 @@
-"""``manage.py mobync``: what is done to logs from a shell."""
+"""``manage.py mobync``: what is done to logs, owners and devices from a shell."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
-from mobync import BusyError, InvalidDiffError, Mobync
+from mobync import BusyError, InvalidDiffError, Mobync, MobyncError
 from mobync.http.django import endpoint_of_settings
 
 from ..._synchronizer import DjangoSynchronizer
+
+_LEAST_BEGINNING = 4  # characters of a device's name by which it is found
 
 
 class Command(BaseCommand):
     """The subcommands."""
 
-    help = "Look after the logs of mobync: adopt, compact, reconcile, devices"
+    help = "Look after the logs of mobync: adopt, compact, reconcile, devices, move-owner, erase"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True)
@@ -27,18 +29,41 @@ class Command(BaseCommand):
         reconcile = commands.add_parser(
             "reconcile", help="bring rows that were edited by SQL into the log"
         )
-        devices = commands.add_parser("devices", help="list the devices that name themselves")
+        devices = commands.add_parser(
+            "devices", help="list the devices that name themselves, or do something about one"
+        )
         for each in (adopt, compact, reconcile, devices):
             each.add_argument("--owner", help="one owner's id; without it, of all owners")
         for each in (adopt, reconcile):
             each.add_argument("--model", help="one model, as devices name it; without it, all")
         reconcile.add_argument("--dry-run", action="store_true", help="only look")
+        _add_devices(devices)
+        move = commands.add_parser("move-owner", help="give all that is one owner's to another")
+        move.add_argument("old")
+        move.add_argument("new")
+        move.add_argument(
+            "--same",
+            action="append",
+            default=[],
+            metavar="MODEL",
+            help="objects of this model are the same for both if their ids are",
+        )
+        erase = commands.add_parser("erase", help="delete all that is an owner's")
+        erase.add_argument("of_owner", metavar="owner")
+        erase.add_argument("--yes", action="store_true", help="do not ask first")
 
     def handle(self, *args: Any, **options: Any) -> None:
         server, store = _server_and_store()
-        work = getattr(self, f"_{options['command']}")
+        command = options["device_command"] if options.get("device_command") else options["command"]
+        work = getattr(self, f"_{command.replace('-', '_')}")
+        if command not in _OF_ALL:
+            try:
+                work(server, options)
+            except (MobyncError, ValueError) as error:
+                raise CommandError(str(error)) from error
+            return
         owner = options["owner"]
-        owners = [owner] if owner else list(_owners(store, options["command"] != "compact"))
+        owners = [owner] if owner else list(_owners(store, command != "compact"))
         busy = 0
         for owner_id in owners:
             try:
@@ -50,6 +75,8 @@ class Command(BaseCommand):
                 raise CommandError(f"{owner_id}: {error}") from error
         if busy:
             raise CommandError(f"{busy} of {len(owners)} owners were busy: run it again")
+
+    # ---- of one owner, or of all -------------------------------------------------------------
 
     def _adopt(self, server: Mobync, owner_id: str, options: dict[str, Any]) -> None:
         for model in _models(server, owner_id, options["model"]):
@@ -71,6 +98,84 @@ class Command(BaseCommand):
             label = f" ({known.label})" if known.label else ""
             revoked = ", revoked" if known.revoked else ""
             self.stdout.write(f"{owner_id}: {known.name}{label}: {known.behind} behind{revoked}")
+
+    # ---- of one device -----------------------------------------------------------------------
+
+    def _revoke(self, server: Mobync, options: dict[str, Any]) -> None:
+        owner, device = _device(server, options)
+        server.revoke_device(owner, device)
+        self.stdout.write(f"{owner}: {device} is refused from now on")
+
+    def _forget(self, server: Mobync, options: dict[str, Any]) -> None:
+        owner, device = _device(server, options)
+        server.forget_device(owner, device)
+        self.stdout.write(f"{owner}: {device} is forgotten")
+
+    def _name(self, server: Mobync, options: dict[str, Any]) -> None:
+        owner, device = _device(server, options)
+        server.name_device(owner, device, options["label"])
+        self.stdout.write(f"{owner}: {device} is called {options['label']!r}")
+
+    # ---- of one owner ------------------------------------------------------------------------
+
+    def _move_owner(self, server: Mobync, options: dict[str, Any]) -> None:
+        moved = server.move_owner(options["old"], options["new"], same=options["same"])
+        self.stdout.write(
+            f"{moved.old}: {sum(moved.rows.values())} rows and {moved.diffs} diffs are "
+            f"{moved.new}'s now; {moved.devices} devices go on there"
+        )
+
+    def _erase(self, server: Mobync, options: dict[str, Any]) -> None:
+        owner = options["of_owner"]
+        if not options["yes"] and not _says_yes(f"Delete all that is {owner}'s? [y/N]: "):
+            raise CommandError("nothing was deleted")
+        receipt = server.erase(owner)
+        self.stdout.write(
+            f"{owner}: {sum(receipt.rows.values())} rows and {receipt.diffs} diffs are erased; "
+            f"{receipt.devices} devices are refused from now on"
+        )
+
+
+_OF_ALL = ("adopt", "compact", "reconcile", "devices")
+
+
+def _add_devices(devices: ArgumentParser) -> None:
+    commands = devices.add_subparsers(dest="device_command")
+    for name, said in (
+        ("revoke", "refuse a device from now on"),
+        ("forget", "keep nothing of a device"),
+        ("name", "note what people call a device"),
+    ):
+        command = commands.add_parser(name, help=said)
+        command.add_argument("of_owner", metavar="owner")
+        command.add_argument("device", help="its name, the beginning of it, or its label")
+        if name == "name":
+            command.add_argument("label")
+
+
+def _device(server: Mobync, options: dict[str, Any]) -> tuple[str, str]:
+    """The owner, and the name of the device that somebody means."""
+    owner, said = options["of_owner"], options["device"]
+    known = server.devices(owner)
+    means = [
+        [each.name for each in known if each.name == said],
+        [each.name for each in known if each.label == said],
+        [each.name for each in known if each.name.startswith(said)],
+    ]
+    if len(said) < _LEAST_BEGINNING:
+        means.pop()
+    found = next((names for names in means if names), [])
+    if len(found) != 1:
+        many = "no device" if not found else "several devices"
+        raise CommandError(f"owner {owner!r:.100} has {many} {said!r:.100}")
+    return owner, found[0]
+
+
+def _says_yes(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:  # nobody is there
+        return False
 
 
 def _server_and_store() -> tuple[Mobync, DjangoSynchronizer]:
