@@ -261,8 +261,9 @@ class _Move:
         if old_head >= 0:
             new.moved = max(new.moved, shift + old.moved)
             plain_answer("raise_clock", self._old.store.raise_clock(old_head + 1))
-            plain_answer("raise_clock", self._new.store.raise_clock(end - 1))
+            old.horizon = old_head + 2  # below which nothing is left
         if is_known:
+            plain_answer("raise_clock", self._new.store.raise_clock(end - 1))
             new.folds = old.folds = max(old.folds, new.folds) + 1
             new.nameless_from, old.nameless_from = end, old_head + 2
         left[OWNER], arrived[OWNER] = old.to_text(), new.to_text()

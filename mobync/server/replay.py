@@ -34,7 +34,7 @@ class Check:
         log_clock: the highest clock in the log, -1 if it is empty.
         head_clock: what the owner's head says it is.
         mismatches: objects that differ.
-        horizon: the clock below which the log is folded.
+        horizon: the clock below which it need not end with a diff.
     """
 
     diffs: int
@@ -89,16 +89,19 @@ def check(
 
 
 def horizon_of(states: Mapping[str, str] | None) -> int:
-    """The clock below which a log is folded, by what is kept of its owner.
+    """The clock below which a log need not end with a diff, by what is kept of its owner.
+
+    It was folded there, or the clock was raised when another owner's log was taken in.
 
     Raises:
         ValueError: it says none.
     """
     text = (states or {}).get(OWNER_ITSELF)
-    horizon = 0 if text is None else json.loads(text).get("horizon", 0)
-    if type(horizon) is not int:
+    said = {} if text is None else json.loads(text)
+    clocks = [said.get(name, 0) for name in ("horizon", "nameless_from")]
+    if not all(type(clock) is int for clock in clocks):
         raise ValueError("the horizon is no clock")
-    return horizon
+    return max(clocks)
 
 
 def log_pieces(store: DocumentSynchronizer, owner_id: str) -> Iterator[list[dict[str, str | int]]]:
