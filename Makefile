@@ -129,8 +129,8 @@ lint: tools ## Check warnings, layers, style, types, stubs; analyse the C
 # no database server, no browser and no Node.
 CHECKED := apply apply_json architecture awaitables client client_conformance compaction \
     configuration conformance_of_apply crossings example_in_memory extension_types form http \
-    http_adapters http_docs members memory_synchronizer merge named_devices owner_locks paging \
-    prose reentry refusals retries server_edits threads
+    http_adapters http_docs members memory_synchronizer merge named_devices named_rules \
+    owner_locks paging prose reentry refusals retries server_edits threads
 
 .PHONY: check
 check: tools ## Check style and types, and run the tests that need no server: two minutes

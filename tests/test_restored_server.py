@@ -13,7 +13,7 @@ import databases
 import pytest
 from databases import Database
 from server_process import PATIENCE_S, Server, serving
-from simulation.named import Phone
+from simulation.named_phones import Phone
 from sqlalchemy import text
 from test_merge import diff
 
