@@ -98,7 +98,7 @@ def horizon_of(states: Mapping[str, str] | None) -> int:
     """
     text = (states or {}).get(OWNER_ITSELF)
     said = {} if text is None else json.loads(text)
-    clocks = [said.get(name, 0) for name in ("horizon", "nameless_from")]
+    clocks: list[int] = [said.get(name, 0) for name in ("horizon", "nameless_from")]
     if not all(type(clock) is int for clock in clocks):
         raise ValueError("the horizon is no clock")
     return max(clocks)
