@@ -16,7 +16,7 @@ from ._sync.backend_edits import Operation, push_operations
 from ._sync.compacting import compact_log
 from ._sync.erasing import erase_owner
 from ._sync.moving import move_all
-from ._sync.noted_edits import Report, log_noted
+from ._sync.noted_edits import Report, log_edits, log_noted
 from ._sync.reconciling import reconcile_owner
 from .errors import shown
 from .synchronizer import Synchronizer
@@ -399,6 +399,12 @@ class Mobync(_core.Mobync):
     def _log_noted(self, store: Synchronizer, owner_id: str) -> Report | None:
         """Turn notes of rows that something else has written into diffs, in a transaction."""
         return log_noted(self, store, owner_id)
+
+    def _log_edits(
+        self, store: Synchronizer, owner_id: str, operations: Sequence[Operation]
+    ) -> Report:
+        """Note edits of rows that are written already in the log, in a transaction."""
+        return log_edits(self, store, owner_id, operations)
 
     def _now_ms(self) -> int:
         """What _core.Mobync says, without entering C."""

@@ -16,9 +16,10 @@ from .. import _core
 from ..errors import InvalidDiffError
 from ..synchronizer import Synchronizer
 from ..types import DiffDict, LogRow
-from .adopting import log_row
+from .adopting import log_row, log_rows_of
 from .attempts import OwnerLog
-from .backend_edits import diffs_of, object_id
+from .backend_edits import Operation, diffs_of, naming_rows, object_id
+from .devices import begin_log, keeps_devices
 from .logged_objects import LoggedObjects
 from .reconciling import PIECE_ROWS, Found, compare
 
@@ -63,6 +64,34 @@ def log_noted(server: _core.Mobync, store: Synchronizer, owner_id: str) -> Repor
         store.append_log(log.model, rows)
     store.capture.forget(store, notes)
     return (owner_id, clock + len(rows), len(notes), len(rows)) if rows else None
+
+
+def log_edits(
+    server: _core.Mobync, store: Synchronizer, owner_id: str, operations: Sequence[Operation]
+) -> Report:
+    """Bring edits that the app's own code has made of an owner's rows into the log.
+
+    Args:
+        server: whose settings.
+        store: the Synchronizer, in a transaction of the owner.
+        owner_id: whose rows.
+        operations: what was done, at least one.
+
+    Returns:
+        What to tell the listeners when it is committed.
+
+    Raises:
+        InvalidDiffError: a row cannot be a diff.
+    """
+    log = OwnerLog(store, server.diffs_model_name, owner_id)
+    highest = log.highest_clock()
+    clock = 0 if highest is None else highest + 1
+    with naming_rows(operations):
+        rows = log_rows_of(operations, log, server._now_ms(), clock)
+    if clock == 0 and keeps_devices(store):
+        begin_log(store, owner_id)
+    store.append_log(log.model, rows)
+    return owner_id, clock + len(rows), len(operations), len(rows)
 
 
 def _compare(log: OwnerLog, model: str, ids: list[str]) -> Iterator[Found]:

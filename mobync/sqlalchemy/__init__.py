@@ -19,6 +19,7 @@ with needing("sqlalchemy"):
     from ._reconciling import reconcile_all
     from ._synchronizer import SQLAlchemySynchronizer
     from ._tables import diffs_table, documents_table
+    from ._tracking import track
 
 __all__ = [
     "AsyncDocumentSynchronizer",
@@ -35,6 +36,7 @@ __all__ = [
     "documents_table",
     "log_noted",
     "reconcile_all",
+    "track",
 ]
 
 _AWAITED = ("AsyncDocumentSynchronizer", "AsyncSQLAlchemySynchronizer", "create_tables_async")

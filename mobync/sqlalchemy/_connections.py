@@ -27,6 +27,7 @@ from ._locking import (
     statement_for_level,
 )
 
+SYNCING = "mobync_syncing"  # in the info of a session: a sync runs in its transaction
 _JOINED = "mobync_joined"
 _READ_CURRENT = "mobync_read_current"
 _ADVICE = {
@@ -210,6 +211,7 @@ class SessionSource:
             isinstance(bind, Connection) and bind.in_transaction()
         )
         session.info[_JOINED] = joined
+        session.info[SYNCING] = True
         if not session.in_transaction():
             session.begin()
         try:
@@ -226,6 +228,8 @@ class SessionSource:
         except BaseException:
             session.rollback()
             raise
+        finally:
+            session.info.pop(SYNCING, None)
 
     def after_lock(self, connection: Connection, heads: Heads, owner_id: str, clock: int) -> None:
         # MariaDB and MySQL lock what is there now, but read what was there when the transaction

@@ -22,7 +22,7 @@ from ..errors import BusyError, InvalidDiffError, MobyncError, UnavailableError
 from ..synchronizer import Synchronizer
 from ..types import FIELD_TIMES, Diff, FilterType, LogRow, ReadFilter
 from ._capture import Capture
-from ._connections import EngineSource, Source, source_of
+from ._connections import EngineSource, SnapshotSource, Source, source_of
 from ._deferred import Deferred, Write, Written
 from ._devices import OWNER_ITSELF, Devices, check_names
 from ._direct import Direct, Statement, read_at_once, talk_to
@@ -364,6 +364,27 @@ class SQLAlchemySynchronizer(Synchronizer):
         head = lock_owner(connection, heads, self._log.table, owner_id, self._lock_timeout_s)
         self._source.after_lock(connection, heads, owner_id, head.clock)
         return _opened(connection, owner_id, head)
+
+    def _joining(self, connection: Connection, owner_id: str) -> Self:
+        """Lock an owner in a transaction that somebody else has begun and will end.
+
+        Returns:
+            A copy that works in it.
+
+        Raises:
+            BusyError: another sync of this owner took too long.
+        """
+        inside = copy.copy(self)
+        inside._source = SnapshotSource(connection)
+        try:
+            with naming_missing(self._tables), inside._prepared(connection):
+                inside._open = inside._lock(connection, owner_id)
+        except DBAPIError as error:
+            if kind_of(error) is Kind.LOCKED or is_sqlite_busy(error):
+                too_long = f"longer than {self._lock_timeout_s:g} s"
+                raise BusyError(f"another sync of this owner took {too_long}") from error
+            raise
+        return inside
 
     def _transaction(self) -> _Transaction:
         if self._open is None:

@@ -1,0 +1,502 @@
+"""Edits that the app's own code makes by the ORM are in the log when it commits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import async_databases
+import databases
+import pytest
+from databases import Database
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import ForeignKey, MetaData, String, Text, select, text, update
+from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    relationship,
+    scoped_session,
+    sessionmaker,
+)
+from task_list import diff
+
+from mobync import BusyError, InvalidDiffError, Mobync
+from mobync.memory import MemorySynchronizer
+from mobync.sqlalchemy import (
+    AsyncSQLAlchemySynchronizer,
+    DocumentSynchronizer,
+    SQLAlchemySynchronizer,
+    create_tables,
+    create_tables_async,
+    diffs_table,
+    track,
+)
+
+database = databases.database
+opened = async_databases.opened
+PATIENCE_S = 120
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData()
+
+
+class List(Base):
+    __tablename__ = "lists"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str | None] = mapped_column(Text)
+    tasks: Mapped[list[Task]] = relationship(back_populates="list", cascade="all, delete-orphan")
+
+
+class Task(Base):
+    __tablename__ = "tasks"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    whose: Mapped[str] = mapped_column("owner", String(40))
+    title: Mapped[str | None] = mapped_column("name", Text)
+    rank: Mapped[int] = mapped_column(server_default="7")
+    list_id: Mapped[str | None] = mapped_column(ForeignKey("lists.id"))
+    list: Mapped[List | None] = relationship(back_populates="tasks")
+
+
+class Other(Base):
+    __tablename__ = "others"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+
+
+LOG = diffs_table(Base.metadata)
+MODELS = {"lists": List.__table__, "tasks": Task.__table__}
+
+
+class App:
+    """An app with a tracked sessionmaker."""
+
+    def __init__(self, database: Database, lock_timeout_s: float = 60) -> None:
+        create_tables(database.engine, Base.metadata)
+        self.database = database
+        store = SQLAlchemySynchronizer(database.engine, MODELS, lock_timeout_s=lock_timeout_s)
+        self.mobync = Mobync(store)
+        self.sessions = sessionmaker(database.engine)
+        track(self.sessions, self.mobync)
+        self.clocks: dict[str, int] = {}
+
+    def news(self, owner: str = "anna") -> list[tuple[str, str, dict[str, Any]]]:
+        """What a device that is up to date gets now."""
+        reply = self.mobync.apply(self.clocks.get(owner, 0), [], owner)
+        self.clocks[owner] = reply["logical_clock"]
+        return [(d["type"], d["model"], json.loads(d["json_data"])) for d in reply["diffs"]]
+
+    def is_in_order(self) -> None:
+        for owner in ("anna", "bob"):
+            assert self.mobync.reconcile(owner, dry_run=True).ok
+
+
+@pytest.fixture
+def app(database: Database) -> App:
+    return App(database)
+
+
+def test_what_a_session_commits_is_on_the_devices(app: App) -> None:
+    with app.sessions() as session:
+        session.add(Other(id="o"))
+        session.add(List(id="l", owner="anna", name="Home", tasks=[Task(id="t", whose="anna")]))
+        session.commit()
+    task = {"id": "t", "name": None, "rank": 7, "list_id": "l"}
+    assert app.news() == [
+        ("create", "lists", {"id": "l", "name": "Home"}),
+        ("create", "tasks", task),
+    ]
+    with app.sessions.begin() as session:
+        found = session.get_one(Task, "t")
+        found.title = "Milk"
+        found.rank = 7  # as it was
+    assert app.news() == [("update", "tasks", {"id": "t", "name": "Milk"})]
+    with app.sessions.begin() as session:
+        session.get_one(Task, "t").rank = 8
+        session.flush()
+        session.get_one(Task, "t").title = "Bread"
+    assert app.news() == [
+        ("update", "tasks", {"id": "t", "rank": 8}),
+        ("update", "tasks", {"id": "t", "name": "Bread"}),
+    ]
+    with app.sessions.begin() as session:
+        session.delete(session.get_one(List, "l"))
+    assert app.news() == [("delete", "tasks", {"id": "t"}), ("delete", "lists", {"id": "l"})]
+    app.is_in_order()
+
+
+def test_a_session_that_changes_nothing_logs_nothing(app: App) -> None:
+    with app.sessions.begin() as session:
+        session.add(Task(id="t", whose="anna", title="Milk"))
+    app.news()
+    with app.sessions.begin() as session:
+        task = session.get_one(Task, "t")
+        task.title = "Bread"
+        task.title = "Milk"
+        session.scalars(select(Task)).all()
+    assert app.news() == []
+
+
+def test_what_a_relationship_sets_and_orphans(app: App) -> None:
+    with app.sessions.begin() as session:
+        session.add(List(id="l", owner="anna"))
+        session.add(Task(id="t", whose="anna"))
+    app.news()
+    with app.sessions.begin() as session:
+        session.get_one(Task, "t").list = session.get_one(List, "l")
+    assert app.news() == [("update", "tasks", {"id": "t", "list_id": "l"})]
+    with app.sessions.begin() as session:
+        home = session.get_one(List, "l")
+        home.tasks.clear()
+    assert app.news() == [("delete", "tasks", {"id": "t"})]
+    app.is_in_order()
+
+
+def test_several_owners_and_a_row_that_is_given_away(app: App) -> None:
+    with app.sessions.begin() as session:
+        session.add_all([Task(id="b", whose="bob", title="B"), Task(id="a", whose="anna")])
+    assert [kind for kind, *_ in app.news("anna") + app.news("bob")] == ["create", "create"]
+    with app.sessions.begin() as session:
+        session.get_one(Task, "b").whose = "anna"
+    given = {"id": "b", "name": "B", "rank": 7, "list_id": None}
+    assert app.news("anna") == [("create", "tasks", given)]
+    assert app.news("bob") == [("delete", "tasks", {"id": "b"})]
+    with app.sessions() as session:
+        task = session.get_one(Task, "b")
+        session.commit()  # what it was is not loaded any more
+        task.whose = "bob"
+        session.commit()
+    assert app.news("anna") == [("delete", "tasks", {"id": "b"})]
+    assert app.news("bob") == [("create", "tasks", given)]
+    app.is_in_order()
+
+
+def test_another_id_is_another_object(app: App) -> None:
+    with app.sessions.begin() as session:
+        session.add(Task(id="t", whose="anna"))
+    app.news()
+    with app.sessions.begin() as session:
+        session.get_one(Task, "t").id = "u"
+    assert {(kind, row["id"]) for kind, _, row in app.news()} == {("delete", "t"), ("create", "u")}
+    with app.sessions.begin() as session:
+        session.delete(session.get_one(Task, "u"))
+        session.add(Task(id="u", whose="anna", title="another"))
+    (*_, created) = app.news()
+    assert created[0::2] == ("create", {"id": "u", "name": "another", "rank": 7, "list_id": None})
+    app.is_in_order()
+
+
+def test_what_is_rolled_back_is_in_no_log(app: App) -> None:
+    told: list[Any] = []
+    app.mobync.listen(told.append)
+    with app.sessions() as session:
+        session.add(Task(id="t", whose="anna"))
+        session.flush()
+        session.rollback()
+        session.add(Task(id="u", whose="anna"))
+        session.flush()
+        session.close()
+        session.add(Other(id="o"))
+        session.commit()
+    assert told == []
+    assert app.news() == []
+    assert app.mobync.logical_clock("anna") == 0
+
+
+def test_what_a_savepoint_takes_back_is_in_no_log(app: App) -> None:
+    told: list[Any] = []
+    app.mobync.listen(told.append)
+    with app.sessions() as session:
+        session.add(Task(id="before", whose="anna"))
+        with session.begin_nested() as savepoint:
+            session.add(Task(id="inside", whose="anna"))
+            with session.begin_nested():
+                session.add(Task(id="deeper", whose="bob"))
+            savepoint.rollback()
+        with session.begin_nested():
+            session.add(Task(id="kept", whose="anna"))
+        assert told == []
+        session.commit()
+    assert [row["id"] for _, _, row in app.news()] == ["before", "kept"]
+    assert app.news("bob") == []
+    assert [(report.owner_id, report.logical_clock) for report in told[:2]] == [
+        ("anna", 1),
+        ("anna", 2),
+    ]
+    app.is_in_order()
+
+
+def test_what_no_flush_sees_is_left_to_reconcile(app: App) -> None:
+    with app.sessions.begin() as session:
+        session.add(Task(id="t", whose="anna"))
+    app.news()
+    with app.sessions.begin() as session:
+        session.execute(update(Task).values(title="by a statement"))
+    assert app.news() == []
+    assert app.mobync.reconcile("anna").updated == 1
+    assert app.news() == [("update", "tasks", {"id": "t", "name": "by a statement"})]
+
+
+def test_an_edit_that_can_be_no_diff_is_refused(tmp_path: Path) -> None:
+    with databases.open_database("sqlite", tmp_path) as database:
+        app = App(database)
+        with pytest.raises(InvalidDiffError, match="U\\+0000"), app.sessions.begin() as session:
+            session.add(Task(id="t", whose="anna", title="a\0b"))
+        assert app.news() == []
+        with app.sessions() as session:
+            assert session.scalars(select(Task)).all() == []
+
+
+def test_a_sync_waits_for_the_session(database: Database) -> None:
+    app = App(database, lock_timeout_s=0.2)
+    with app.sessions() as session:
+        session.add(Task(id="t", whose="anna"))
+        session.flush()
+        with pytest.raises(BusyError):
+            app.mobync.apply(0, [diff("create", id="u")], "anna")
+        session.commit()
+    assert [row["id"] for _, _, row in app.news()] == ["t"]
+
+
+def test_the_session_waits_for_a_sync(database: Database) -> None:
+    app = App(database, lock_timeout_s=0.2)
+    with app.mobync.synchronizer.transaction("anna"), app.sessions() as session:
+        session.add(Task(id="t", whose="anna"))
+        with pytest.raises(BusyError, match="another sync of this owner took longer"):
+            session.flush()
+    assert app.news() == []
+
+
+def in_threads(*works: Any) -> None:
+    failed: list[BaseException] = []
+
+    def run(work: Any) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=[work]) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+    assert failed == []
+
+
+def test_sessions_and_syncs_do_not_wait_for_each_other_crosswise(app: App) -> None:
+    """Each locks an owner before a row of that owner, and owners in one order."""
+    app.mobync.synchronizer.is_transient = lambda error: False  # type: ignore[method-assign]
+    with app.sessions.begin() as session:
+        for owner in ("anna", "bob"):
+            session.add(Task(id=owner, whose=owner))
+
+    def edit(first: str, second: str) -> None:
+        for turn in range(15):
+            with app.sessions() as session:
+                for owner in (first, second):
+                    session.add(Task(id=f"{first}{turn}{owner}", whose=owner))
+                session.commit()
+
+    def sync() -> None:
+        for turn in range(15):
+            row = {"id": "anna", "name": f"{turn}"}
+            app.mobync.push("anna", [("update", "tasks", row)])
+
+    in_threads(lambda: edit("anna", "bob"), lambda: edit("bob", "anna"), sync)
+    app.is_in_order()
+    assert len(app.news("anna")) >= 31
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_session_locks_the_owner_before_the_row(app: App) -> None:
+    """Elsewhere the same row cannot be read before the lock, and written after it."""
+    app.mobync.synchronizer.is_transient = lambda error: False  # type: ignore[method-assign]
+    with app.sessions.begin() as session:
+        session.add(Task(id="t", whose="anna"))
+
+    def edit() -> None:
+        for turn in range(40):
+            with app.sessions.begin() as session:
+                session.get_one(Task, "t").rank = turn
+
+    def sync() -> None:
+        for turn in range(40):
+            app.mobync.push("anna", [("update", "tasks", {"id": "t", "name": f"{turn}"})])
+
+    in_threads(edit, sync)
+    app.is_in_order()
+
+
+def test_the_program_of_the_page(app: App) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "databases.md").read_text(encoding="utf-8")
+    section = page.split("\n## Edits by the ORM\n")[1].split("\n## ")[0]
+    (program,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    with app.sessions.begin() as session:
+        session.add(Task(id="w", whose="anna"))
+    app.news()
+    names = {"sessionmaker": sessionmaker, "engine": app.database.engine, "mobync": app.mobync}
+    exec(program.replace(".name", ".title"), {**names, "Task": Task})
+    assert app.news() == [("update", "tasks", {"id": "w", "name": "by the backend"})]
+
+
+# ---- in the session of a sync --------------------------------------------------------------------
+
+
+class Counting(SQLAlchemySynchronizer):
+    """A rule of the app that edits a row by the ORM."""
+
+    def validate_create(self, owner_id: str, **diff: Any) -> bool:
+        session = self._source.session()
+        assert session is not None
+        session.get_one(Task, "count").rank += 1
+        return True
+
+
+def test_what_a_rule_edits_comes_after_the_sync(database: Database) -> None:
+    create_tables(database.engine, Base.metadata)
+    with Session(database.engine) as session:
+        mobync = Mobync(Counting(session, MODELS))
+        track(session, mobync)
+        session.add(Task(id="count", whose="anna", rank=0))
+        session.commit()
+        session.add(Task(id="pending", whose="anna", rank=1))
+        reply = mobync.apply(1, [diff("create", id="t", rank=1)], "anna")
+        assert reply["logical_clock"] == 2
+        news = mobync.apply(2, [], "anna")["diffs"]
+        assert {(d["type"], json.loads(d["json_data"])["id"]) for d in news} == {
+            ("update", "count"),
+            ("create", "pending"),
+        }
+        assert mobync.reconcile("anna", dry_run=True).ok
+
+
+def test_flask_sqlalchemy(database: Database) -> None:
+    flask = Flask(__name__)
+    flask.config["SQLALCHEMY_DATABASE_URI"] = database.url.render_as_string(hide_password=False)
+    db = SQLAlchemy(flask)
+    create_tables(database.engine, Base.metadata)
+    with flask.app_context():
+        mobync = Mobync(SQLAlchemySynchronizer(db, MODELS))
+        track(db, mobync)
+        db.session.add(Task(id="t", whose="anna"))
+        db.session.commit()
+        assert len(mobync.apply(0, [], "anna")["diffs"]) == 1
+        db.session.remove()
+        db.engine.dispose()
+
+
+def test_a_session_that_is_tracked_twice_logs_once(app: App) -> None:
+    track(app.sessions, app.mobync)
+    track(app.sessions, Mobync(app.mobync.synchronizer))
+    with app.sessions.begin() as session:
+        session.add(Task(id="t", whose="anna"))
+    assert len(app.news()) == 1
+
+
+@pytest.mark.parametrize("make", ["class", "scoped", "session"])
+def test_what_makes_sessions(database: Database, make: str) -> None:
+    create_tables(database.engine, Base.metadata)
+    mobync = Mobync(SQLAlchemySynchronizer(database.engine, MODELS))
+
+    class Own(Session):
+        pass
+
+    made: dict[str, Any] = {
+        "class": Own,
+        "scoped": scoped_session(sessionmaker(database.engine)),
+        "session": Session(database.engine),
+    }
+    track(made[make], mobync)
+    session = Own(database.engine) if make == "class" else made[make]
+    session.add(Task(id="t", whose="anna"))
+    session.commit()
+    session.close()
+    assert len(mobync.apply(0, [], "anna")["diffs"]) == 1
+    with Session(database.engine) as untracked:
+        untracked.add(Task(id="u", whose="anna"))
+        untracked.commit()
+    assert len(mobync.apply(0, [], "anna")["diffs"]) == 1
+
+
+def test_an_async_session(opened: async_databases.Opened) -> None:
+    async def story() -> None:
+        engine = opened.new_engine()
+        try:
+            await create_tables_async(engine, Base.metadata)
+            mobync = Mobync(AsyncSQLAlchemySynchronizer(engine, MODELS))
+            sessions = async_sessionmaker(engine)
+            track(sessions, mobync)
+            async with sessions.begin() as session:
+                session.add(Task(id="t", whose="anna", title="Milk"))
+            async with sessions() as session:
+                (await session.get_one(Task, "t")).title = "Bread"
+                await session.flush()
+                await session.rollback()
+            reply = await mobync.apply_async(0, [], "anna")
+            ((data,),) = [[json.loads(d["json_data"]) for d in reply["diffs"]]]
+            assert data == {"id": "t", "name": "Milk", "rank": 7, "list_id": None}
+        finally:
+            await engine.dispose()
+
+    asyncio.run(story())
+
+
+def test_with_triggers_too_an_edit_is_logged_once(app: App) -> None:
+    """A note of the same edit finds the log as the row is."""
+    from mobync.sqlalchemy import create_triggers
+
+    captured = SQLAlchemySynchronizer(app.database.engine, MODELS, capture=True)
+    create_tables(app.database.engine, Base.metadata)
+    create_triggers(app.database.engine, captured)
+    app.mobync = Mobync(captured)
+    with app.sessions.begin() as session:
+        session.add(Task(id="t", whose="anna"))
+    assert len(app.news()) == 1
+    with app.database.engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM diffs_notes")) == 0
+
+
+# ---- what is wrong ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    with databases.open_database("sqlite", tmp_path) as made:
+        yield made
+
+
+def test_arguments_that_cannot_be(sqlite: Database) -> None:
+    any_: Any = object()
+    mobync = Mobync(SQLAlchemySynchronizer(sqlite.engine, MODELS))
+    with pytest.raises(TypeError, match="session_factory must be a sessionmaker"):
+        track(any_, mobync)
+    with pytest.raises(TypeError, match="mobync must be a Mobync, not object"):
+        track(sessionmaker(sqlite.engine), any_)
+    for store in (MemorySynchronizer(), DocumentSynchronizer(sqlite.engine)):
+        with pytest.raises(TypeError, match="must be a SQLAlchemySynchronizer"):
+            track(sessionmaker(sqlite.engine), Mobync(store))
+
+
+def test_a_class_without_the_owner_cannot_be_tracked(sqlite: Database) -> None:
+    class Ownerless(DeclarativeBase):
+        metadata = MetaData()
+
+    app = App(sqlite)
+    mapped = Task.__table__
+    without = {"__table__": mapped, "__mapper_args__": {"exclude_properties": ["owner"]}}
+    kind: Any = type("Lean", (Ownerless,), without)
+    with app.sessions() as session:
+        session.add(kind(id="t"))
+        with pytest.raises(ValueError, match="Lean cannot be tracked: it does not map"):
+            session.flush()
