@@ -173,6 +173,8 @@ class SyncReport:
         refused: diffs that were left out because a rule refused them.
         device: what the device calls itself; None: it has no name, or it was the backend.
         reset: whether the device was told to start over (docs/protocol.md, "Named devices").
+        seen_clock: the logical clock that the request came with: what the device had not seen of
+            the log begins there.
     """
 
     owner_id: str
@@ -184,6 +186,7 @@ class SyncReport:
     refused: int = 0
     device: str | None = None
     reset: bool = False
+    seen_clock: int = 0
 
 
 class MergeResult(NamedTuple):

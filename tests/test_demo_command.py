@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -56,6 +57,20 @@ class Live:
     def count(self, name: str) -> float:
         text = requests.get(f"{self.url}/metrics", timeout=PATIENCE_S).text
         return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Anna's, as the inspector has them."""
+        answer = self.browser.get(f"{self.url}/inspect/api/devices?owner=anna", timeout=PATIENCE_S)
+        return answer.json()["devices"]
+
+    def change(self, **asked: str) -> None:
+        """Do something about a device, as the inspector's page does."""
+        self.browser.post(
+            f"{self.url}/inspect/api/change",
+            json=asked,
+            headers={"Sec-Fetch-Site": "same-origin"},
+            timeout=PATIENCE_S,
+        ).raise_for_status()
 
     def clocks(self) -> dict[str, int]:
         """Each owner's."""
@@ -121,6 +136,26 @@ def test_started_again_it_has_its_data_and_the_devices_go_on(end, tmp_path):
         live.stop()
     assert [int(row[0]) for row in mobync_log(live)][: before + 1] == list(range(before + 1))
     assert not complaints(live)
+
+
+def test_the_inspector_knows_the_devices_and_those_of_the_last_time_are_forgotten(tmp_path):
+    labels = {"Anna's phone", "Anna's tablet"}
+    with living(tmp_path) as live:
+        first = {device["name"]: device["label"] for device in live.devices()}
+        assert set(first.values()) == labels
+        (server,) = children_of(live.process.pid)
+        live.process.kill()
+        os.kill(server, signal.SIGKILL)
+    with living(tmp_path) as live:
+        now = {device["name"]: device["label"] for device in live.devices()}
+        assert sorted(now.values()) == sorted(labels)
+        assert not first.keys() & now.keys()
+        phone = next(name for name, label in now.items() if label == "Anna's phone")
+        live.change(change="revoke", owner="anna", device=phone)
+        live.log.wait_for("phone: this device was revoked")
+        accepted = live.count("mobync_diffs_accepted_total")
+        eventually(lambda: live.count("mobync_diffs_accepted_total") > accepted)
+        live.stop()
 
 
 def test_what_it_prints_works_when_it_is_pasted_anywhere(tmp_path):

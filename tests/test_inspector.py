@@ -119,6 +119,7 @@ def test_an_entry_says_what_the_log_has(logs: Logs) -> None:
         "bytes": len(row.encode()),
         "fields": [["price", "1.0"], ["big", "9007199254740993"], ["name", '"é"']],
         "more_fields": 0,
+        "device": None,
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 from databases import Database
 from server_process import diff, mobync, serving
 
+from mobync.server import objects
 from mobync.server.lost import KEPT, LostEdit, LostEdits
 from mobync.server.metrics import MeasuredMobync, Metrics
 from mobync.server.objects import COUNTED, PAGE, Objects
@@ -62,6 +63,7 @@ def test_the_fields_that_lost_are_kept_with_what_won(server: Server) -> None:
     assert kept["fields"] == [["name", '"soy milk"', '"oat milk"']]
     assert (kept["why"], kept["device"], kept["id"]) == ("later", "tablet", late["id"])
     assert (kept["utc_timestamp"], kept["winner"]) == (T0 + 5000, T0 + 9000)
+    assert (kept["seen"], kept["clock"]) == (1, 3)
     assert server.lost.newest("anna", "tasks", "u") == server.lost.newest("bob") == []
 
 
@@ -169,6 +171,56 @@ def test_the_objects_of_an_owner_come_model_by_model_and_page_by_page(server: Se
     assert server.objects.models("bob") == []
 
 
+def found(server: Server, text: str) -> list[str]:
+    """The ids of all tasks with a text in them, of as many pages as that takes."""
+    ids: list[str] = []
+    after, last = None, False
+    while not last:
+        page = server.objects.page("anna", "tasks", after, text)
+        ids += [each["object"] for each in page["objects"]]
+        after, last = page["next"], page["next"] is None
+    return ids
+
+
+def test_objects_are_found_by_id_field_and_value_however_they_are_written(server: Server) -> None:
+    server.sync(
+        1,
+        server.edit("create", 1, id="UPPER", name="Straße"),
+        server.edit("create", 1, id="k", **{"Fänger": 12.5}),
+        server.edit("create", 1, id="l", name='a "quoted" text', tags=["deep"]),
+        server.edit("create", 1, id="%", name="100_"),
+    )
+    cases = {
+        "upper": ["UPPER"],
+        "STRASSE": ["UPPER"],
+        "fÄNG": ["k"],
+        "12.5": ["k"],
+        'a "quoted"': ["l"],
+        "deep": ["l"],
+        "%": ["%"],
+        "0_": ["%"],
+        '":': [],
+        "milk": ["t"],
+        "none of them": [],
+    }
+    for text, ids in cases.items():
+        assert found(server, text) == ids, text
+    assert sorted(found(server, "")) == sorted(["t", "UPPER", "k", "l", "%"])
+
+
+def test_a_search_looks_through_as_much_as_a_page_may_and_goes_on(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.sync(1, *[server.edit("create", 1, id=f"u{n:03}", name=f"x{n}") for n in range(40)])
+    monkeypatch.setattr(objects, "STEP_ROWS", 10)
+    monkeypatch.setattr(objects, "SECONDS", 0.0)
+    first = server.objects.page("anna", "tasks", None, "x35")
+    assert (first["objects"], first["next"] is None) == ([], False)
+    assert found(server, "x35") == ["u035"]
+    monkeypatch.setattr(objects, "STEP_BYTES", 1)  # one at a time, however large
+    assert found(server, "x3") == ["u003", *(f"u{n:03}" for n in range(30, 40))]
+
+
 def test_the_command_erase_takes_them_too(tmp_path: Path) -> None:
     with serving(tmp_path, "--inspector", "token") as served:
         token = mobync(tmp_path, "token", "anna").stdout.strip()
@@ -183,9 +235,11 @@ def test_the_command_erase_takes_them_too(tmp_path: Path) -> None:
             return found
 
         assert [edit["fields"][0][1] for edit in lost()] == ['"soy milk"']
+        assert lost()[0]["clock"] == 2
         assert mobync(tmp_path, "move-owner", "anna", "bob").returncode == 0
         assert lost() == []
         assert mobync(tmp_path, "move-owner", "bob", "anna").returncode == 0
+        assert [(edit["seen"], edit["clock"]) for edit in lost()] == [(None, None)]
         assert [edit["fields"][0][1] for edit in lost()] == ['"soy milk"']
         assert mobync(tmp_path, "erase", "anna", "--yes").returncode == 0
         assert lost() == []

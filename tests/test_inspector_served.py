@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import browser
 import pytest
-from playwright.sync_api import Browser, Page, expect
-from server_process import Server, diff, mobync, serving
+import requests
+from playwright.sync_api import Browser, Locator, Page, expect
+from server_process import PATIENCE_S, Server, diff, mobync, serving
 
 chromium, page = browser.chromium, browser.page
+
+expect.set_options(timeout=browser.TIMEOUT_MS)
 
 
 @pytest.fixture
@@ -89,10 +93,188 @@ def test_all_views_fit_a_phone(served: Server, chromium: Browser, scheme: str) -
     sign_in(page, served)
     expect(page.get_by_role("heading", level=1)).to_have_text("Owners")
     object_ = {"owner": "anna", "model": "tasks", "object": "t"}
-    for parameters in ({"show": "objects"}, {"show": "lost"}, {}, object_):
+    phone = Phone(served, "phone")
+    phone.sync()
+    phone.sync(diff(30, "update", id="t", name="rice " * 30))
+    views = ({"show": "objects"}, {"show": "lost"}, {"show": "devices"}, {}, object_)
+    for parameters in views:
         page.goto(f"{served.url}/?{urlencode({'owner': 'anna', **parameters})}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         expect(page.locator("main .quiet").first).to_be_attached()
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         assert page.locator(".bar").bounding_box()["height"] < 110  # type: ignore[index]
+    expect(page.locator(".picture .step")).to_have_count(4)
     context.close()
+
+
+# ---- devices, and how their edits met -----------------------------------------------------------
+
+
+class Phone:
+    """A device of Anna's that names itself, as it speaks to the server."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        self.url = f"{server.url}/sync"
+        self.token = mobync(server.directory, "token", "anna").stdout.strip()
+        self.name, self.request, self.mark, self.clock = name, 1, None, 0
+
+    def ask(self, *diffs: dict[str, Any]) -> requests.Response:
+        named = {"device": self.name, "request": self.request, "mark": self.mark}
+        body = {"auth_token": self.token, "logical_clock": self.clock, "diffs": diffs, **named}
+        return requests.post(self.url, json=body, timeout=PATIENCE_S)
+
+    def sync(self, *diffs: dict[str, Any]) -> None:
+        answer = self.ask(*diffs)
+        answer.raise_for_status()
+        self.request += bool(diffs)
+        self.mark, self.clock = answer.json()["mark"], answer.json()["logical_clock"]
+
+
+def row_of(page: Page, called: str) -> Locator:
+    return page.locator("table.devices tbody tr", has_text=called)
+
+
+def test_devices_are_named_revoked_and_forgotten_after_a_question(
+    served: Server, page: Page
+) -> None:
+    phone, tablet = Phone(served, "phone-1"), Phone(served, "tablet-1")
+    tablet.sync()
+    phone.sync(diff(40, "create", id="v"))
+    phone.sync()
+    sign_in(page, served)
+    page.get_by_role("link", name="anna").click()
+    page.get_by_role("link", name="Devices").click()
+    heads = page.locator("table.devices thead th")
+    columns = ["Device", "First seen", "Last seen", "Clock", "Behind by", "State", "Actions"]
+    expect(heads).to_have_text(columns)
+    expect(row_of(page, "phone-1").locator("td").nth(3)).to_have_text("nothing")
+    expect(row_of(page, "phone-1").locator("td").nth(4)).to_have_text("in use")
+    expect(row_of(page, "tablet-1").locator("td").nth(3)).to_have_text("1 edit")
+    expect(row_of(page, "tablet-1").locator("td").nth(4)).to_have_text("holds the horizon")
+
+    row_of(page, "phone-1").get_by_role("button", name="Rename").click()
+    page.get_by_label("What people call it").fill("Anna's <b>phone</b>")
+    page.get_by_role("dialog").get_by_role("button", name="Rename").click()
+    expect(row_of(page, "phone-1").locator(".called")).to_have_text("Anna's <b>phone</b>")
+    assert page.locator("main b").count() == 0
+
+    row_of(page, "phone-1").get_by_role("button", name="Revoke").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("with every edit that it has not sent")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(dialog).to_have_count(0)
+    assert phone.ask().status_code == 200
+    row_of(page, "phone-1").get_by_role("button", name="Revoke").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(row_of(page, "phone-1").locator("td").nth(4)).to_have_text("revoked")
+    assert phone.ask().json()["code"] == "device_revoked"
+
+    row_of(page, "tablet-1").get_by_role("button", name="Forget").click()
+    page.get_by_role("dialog").get_by_role("button", name="Forget").click()
+    expect(row_of(page, "tablet-1")).to_have_count(0)
+    assert tablet.ask(diff(41, "create", id="w")).json()["code"] == "unknown_device"
+
+
+def test_a_change_that_fails_says_so_and_stays_open(served: Server, page: Page) -> None:
+    Phone(served, "phone-1").sync()
+    sign_in(page, served)
+    page.goto(f"{served.url}/?owner=anna&show=devices")
+    row_of(page, "phone-1").get_by_role("button", name="Forget").click()
+    assert mobync(served.directory, "devices", "forget", "anna", "phone-1").returncode == 0
+    page.get_by_role("dialog").get_by_role("button", name="Forget").click()
+    alert = page.get_by_role("dialog").get_by_role("alert")
+    expect(alert).to_have_text("owner 'anna' has no device 'phone-1'")
+
+
+def test_the_session_of_the_link_changes_devices_and_a_page_without_rights_says_so(
+    tmp_path: Path, page: Page
+) -> None:
+    with serving(tmp_path, "--print-link") as server:
+        Phone(server, "phone-1").sync(diff(0, "create", id="t"))
+        page.goto(server.log.wait_for(r"the inspector, once: (http://[^\s\"]+)")[1])
+        page.get_by_role("link", name="anna").click()
+        page.get_by_role("link", name="Devices").click()
+        row_of(page, "phone-1").get_by_role("button", name="Revoke").click()
+        page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+        expect(row_of(page, "phone-1").locator("td").nth(4)).to_have_text("revoked")
+    with serving(tmp_path, "--inspector", "without-token") as server:
+        page.goto(f"{server.url}/?owner=anna&show=devices")
+        expect(row_of(page, "phone-1")).to_have_count(1)
+        expect(page.get_by_text("To revoke, forget or rename a device, open")).to_be_visible()
+        expect(page.locator("table.devices button")).to_have_count(0)
+
+
+def steps(page: Page) -> Locator:
+    return page.locator(".picture .step")
+
+
+def test_the_picture_shows_how_two_devices_edits_met(served: Server, page: Page) -> None:
+    phone, tablet = Phone(served, "phone-1"), Phone(served, "tablet-1")
+    phone.sync(diff(30, "create", "notes", id="x", text="milk", done=False))
+    tablet.sync()
+    tablet.sync(diff(39, "update", "notes", id="x", text="oat milk"))
+    phone.sync(diff(35, "update", "notes", id="x", text="soy <img> milk", done=True))
+    tablet.sync(diff(33, "update", "notes", id="x", text="late"))
+    assert mobync(served.directory, "devices", "name", "anna", "phone-1", "Anna's phone").stdout
+    sign_in(page, served)
+    page.goto(f"{served.url}/?{urlencode({'owner': 'anna', 'model': 'notes', 'object': 'x'})}")
+    lanes = page.locator(".picture .lanes li")
+    expect(lanes).to_have_text(["Anna's phone", "server", "tablet-1"])
+    expect(steps(page)).to_have_count(4)
+    expect(steps(page).nth(0)).to_have_class(re.compile("left"))
+    expect(steps(page).nth(1)).to_have_class(re.compile("right"))
+    won = steps(page).nth(1).locator(".wrote li")
+    expect(won).to_have_text(['replaced text "oat milk"after it had seen #4'])
+    apart = steps(page).nth(2).locator(".wrote li")
+    expect(apart).to_have_text(
+        [
+            "won done true" + "after its own #4",
+            'lost text "soy <img> milk"against "oat milk": '
+            "a later edit of the same field won, 4 s later",
+        ]
+    )
+    expect(page.locator(".picture .result")).to_contain_text('text "late"')
+    expect(page.locator(".picture path.landing")).to_have_count(4)
+    expect(page.locator(".picture path.fork")).to_have_count(3)
+    assert page.locator("main img").count() == 0
+    page.set_viewport_size({"width": 390, "height": 800})
+    expect(page.locator(".picture circle.now")).to_have_count(1)
+    expect(page.locator(".picture circle.dot")).to_have_count(4)
+
+
+def test_an_edit_that_lost_altogether_ends_before_the_history(served: Server, page: Page) -> None:
+    phone, tablet = Phone(served, "phone-1"), Phone(served, "tablet-1")
+    phone.sync(diff(30, "create", "notes", id="x", text="milk"))
+    tablet.sync()
+    phone.sync(diff(39, "update", "notes", id="x", text="oat milk"))
+    tablet.sync(diff(35, "update", "notes", id="x", text="soy milk"))
+    phone.sync()
+    phone.sync(diff(50, "delete", "notes", id="x"))
+    tablet.sync(diff(60, "create", "notes", id="x", text="again"))
+    sign_in(page, served)
+    page.goto(f"{served.url}/?{urlencode({'owner': 'anna', 'model': 'notes', 'object': 'x'})}")
+    page.get_by_role("button", name="#4 \u2013 #6").click()
+    expect(steps(page)).to_have_count(4)
+    expect(page.locator(".picture path.cross")).to_have_count(1)
+    expect(page.locator(".picture .result")).to_have_text("Deleted by #6")
+
+
+def test_objects_are_found_by_what_is_in_them(served: Server, page: Page) -> None:
+    phone = Phone(served, "phone-1")
+    many = [diff(100 + n, "create", "notes", id=f"n{n:03}", text=f"Thing {n}") for n in range(120)]
+    phone.sync(*many)
+    sign_in(page, served)
+    page.goto(f"{served.url}/?owner=anna&show=objects&model=notes")
+    objects = page.locator("table.objects tbody tr")
+    expect(objects).to_have_count(50)
+    page.get_by_role("button", name="More objects").click()
+    expect(objects).to_have_count(100)
+    page.get_by_label("Find").fill("thing 11")
+    page.get_by_role("button", name="Search").click()
+    expect(objects).to_have_count(11)
+    expect(page.get_by_text("Found 11 objects.")).to_be_visible()
+    page.get_by_role("link", name="n110").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("notes n110")
+    page.go_back()
+    page.get_by_role("link", name="Show all").click()
+    expect(objects).to_have_count(50)

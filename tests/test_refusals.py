@@ -308,7 +308,14 @@ def test_a_report_counts_what_was_refused_and_decided() -> None:
     )
     (report,) = reports
     assert report == SyncReport(
-        "anna", logical_clock=3, pushed=3, accepted=1, sent=2, conflicts=2, refused=1
+        "anna",
+        logical_clock=3,
+        pushed=3,
+        accepted=1,
+        sent=2,
+        conflicts=2,
+        refused=1,
+        seen_clock=1,
     )
 
 

@@ -77,7 +77,7 @@ def test_listeners_hear_of_it(tasks):
     mobync.listen(told.append)
     mobync.apply(1, [], "bob")
     mobync.apply(0, [], "bob")
-    assert told == [SyncReport("bob", 1, 0, 0, 0, 0, 0), SyncReport("bob", 1, 0, 0, 1, 0, 0)]
+    assert told == [SyncReport("bob", 1, seen_clock=1), SyncReport("bob", 1, sent=1)]
 
 
 # ---- what it waits for --------------------------------------------------------------------------

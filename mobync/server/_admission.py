@@ -3,7 +3,8 @@
 Whoever sees the inspector sees every owner's data, and a server cannot tell a person on its own
 machine from a proxy there that passes on strangers.  So it asks for an administrator's token.  On a
 terminal the server prints a link instead: it gives the browser that follows it a session, as a
-cookie, and is used up.  The session is good for looking only, and only from the page itself.
+cookie, and is used up.  The session is good for the page only: for looking, and for what the page
+does with an owner's devices.
 """
 
 from __future__ import annotations
@@ -78,8 +79,21 @@ class Admission:
         token = inspector.bearer_token(request)
         if token is not None:
             return self._tokens.is_admin(token)
-        session = request.cookies.get(_cookie(request))
-        return inspector.from_own_page(request) and self._tokens.is_session(session)
+        return inspector.from_own_page(request) and self._has_session(request)
+
+    def may_change(self, request: Request) -> bool:
+        """Whether whoever sent a request may revoke, forget and name devices.
+
+        Who looks without a token may not.  A session counts with a request of the page alone:
+        browsers send its cookie with what a page of another port of this machine asks, too.
+        """
+        token = inspector.bearer_token(request)
+        if token is not None:
+            return self._tokens.is_admin(token)
+        return inspector.asked_by_own_page(request) and self._has_session(request)
+
+    def _has_session(self, request: Request) -> bool:
+        return self._tokens.is_session(request.cookies.get(_cookie(request)))
 
     def routes(self) -> list[Route]:
         """The route of the link."""

@@ -3,6 +3,9 @@
 Anna's phone and tablet work on one shopping list.  Now and then each is without a network for a
 while, so that their edits meet.  The to-do app of examples/todo, where it was built, is a device of
 Anna's in the browser: a wheel has it, in a checkout `make todo` builds it.
+
+The two devices keep nothing: at each start they are new ones that pull the list.  The server is
+told what people call them, and forgets those of the last time.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +26,10 @@ from urllib.parse import quote, urljoin
 
 import click
 
+from .. import Mobync
 from .._extras import needing
+from ..sqlalchemy import DocumentSynchronizer
+from .database import database_url, open_database
 
 if TYPE_CHECKING:
     from ..client import Device
@@ -86,7 +92,11 @@ def demo(port: int, database: Path, todo: Path | None, pause: float) -> None:
     url_of_database = f"sqlite:///{quote(str(database.resolve()))}"
     with _served(port, url_of_database, todo, stop_without_server) as inspector:
         token = _token_for(OWNER, url_of_database)
-        with _editing(urljoin(inspector, "/sync"), token, pause, stopped):
+        shoppers = _shoppers(urljoin(inspector, "/sync"), token, pause, stopped)
+        for shopper in shoppers:
+            shopper.begin()
+        _introduce(shoppers, url_of_database)
+        with _editing(shoppers, stopped):
             log = [*MOBYNC, "log", OWNER, "--follow", "-d", url_of_database]
             click.echo(f"{OWNER}'s phone and tablet are editing.  Ctrl-C ends it.\n")
             click.echo(f"log         {shlex.join(log)}")
@@ -107,9 +117,26 @@ class Shopper:
         self.pause_s = pause_s
         self.stopped = stopped
 
+    @property
+    def label(self) -> str:
+        """What people call the device."""
+        return f"{OWNER.title()}'s {self.name}"
+
+    def begin(self) -> None:
+        """Pull what is there: the list may be from before."""
+        while not (self.stopped.is_set() or self.sync()):
+            self.stopped.wait(max(self.pause_s, 0.1))
+
     def run(self) -> None:
-        """Edit until it is stopped."""
-        self.sync()  # the list may be from before
+        """Edit until it is stopped, or a person revokes the device."""
+        from ..client import DeviceRevokedError
+
+        try:
+            self._edit_on()
+        except DeviceRevokedError as error:
+            click.echo(f"{self.name}: {error}", err=True)
+
+    def _edit_on(self) -> None:
         away = 0
         while not self.stopped.wait(self.pause_s * random.uniform(0.5, 1.5)):
             self.edit()
@@ -134,25 +161,45 @@ class Shopper:
             name = f"{random.choice(KINDS)} {random.choice(GROCERIES)}"
             self.device.update(MODEL, chosen["id"], {"name": name})
 
-    def sync(self) -> None:
-        """Sync, or leave it for later where the server does not answer."""
-        from ..client import ClientError
+    def sync(self) -> bool:
+        """Sync, or leave it for later where the server does not answer; whether it did."""
+        from ..client import ClientError, DeviceRevokedError
 
         try:
             self.device.sync()
+            return True
+        except DeviceRevokedError:
+            raise
         except ClientError as error:
             if not self.stopped.is_set():
                 click.echo(f"{self.name}: {error}", err=True)
+            return False
+
+
+def _shoppers(url: str, token: str, pause_s: float, stopped: threading.Event) -> list[Shopper]:
+    with needing("client"):
+        from ..client import Device
+    return [
+        Shopper(name, Device(":memory:", url, token, patience_s=0), pause_s, stopped)
+        for name in ("phone", "tablet")
+    ]
+
+
+def _introduce(shoppers: Sequence[Shopper], database: str) -> None:
+    """Tell the server what people call these devices; forget those of the last time."""
+    labels = {shopper.device.name: shopper.label for shopper in shoppers}
+    with open_database(database_url(database)) as engine:
+        server = Mobync(DocumentSynchronizer(engine))
+        for known in server.devices(OWNER):
+            if known.name in labels:
+                server.name_device(OWNER, known.name, labels[known.name])
+            elif known.label in labels.values():
+                server.forget_device(OWNER, known.name)
 
 
 @contextmanager
-def _editing(url: str, token: str, pause_s: float, stopped: threading.Event) -> Iterator[None]:
-    with needing("client"):
-        from ..client import Device
-    threads = []
-    for name in ("phone", "tablet"):
-        device = Device(":memory:", url, token, patience_s=0)
-        threads.append(threading.Thread(target=Shopper(name, device, pause_s, stopped).run))
+def _editing(shoppers: Sequence[Shopper], stopped: threading.Event) -> Iterator[None]:
+    threads = [threading.Thread(target=shopper.run) for shopper in shoppers]
     for thread in threads:
         thread.start()
     try:

@@ -14,6 +14,7 @@ from .. import KnownDevice, Mobync, SameIdError
 from ._shared import check_owner, check_text, database_option, opened_database, owner_argument
 from ._terminal import print_table, printable
 from .lost import LostEdits
+from .pushes import Pushes
 
 _COLUMNS = ("device", "called", "first seen", "last seen", "clock", "behind", "")
 _LEAST_BEGINNING = 4  # characters of a device's name by which it is found
@@ -192,6 +193,7 @@ def move_owner(database: str, old: str, new: str, same: list[str]) -> None:
                     printable(str(error)).replace("same=(...) names", "--same names")
                 ) from error
         LostEdits(opened.engine, opened.store.metadata.tables["diffs"]).move(old, new)
+        Pushes(opened.engine).erase(old)  # the edits have other clocks now
     click.echo(
         f"{printable(old)}: {sum(moved.rows.values())} documents and {moved.diffs} diffs are "
         f"{printable(new)}'s now; {moved.devices} devices go on there"
@@ -214,6 +216,7 @@ def erase(database: str, owner: str, yes: bool) -> None:
             click.confirm(f"Delete all that is {printable(owner)}'s?", abort=True, err=True)
         receipt = Mobync(opened.store).erase(owner)
         LostEdits(opened.engine, opened.store.metadata.tables["diffs"]).erase(owner)
+        Pushes(opened.engine).erase(owner)
     now = dt.datetime.now(dt.timezone.utc)
     click.echo(
         f"{printable(owner)}: erased at {now:%Y-%m-%dT%H:%M:%SZ}: "

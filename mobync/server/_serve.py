@@ -23,6 +23,7 @@ from ._access import access_options, check_access
 from ._shared import check_text, database_option, secret_file_of, secret_file_option
 from .database import database_url, make_tables, open_database, shown
 from .lost import LostEdits
+from .pushes import Pushes
 from .settings import INSPECTOR_MODES, Settings
 from .tokens import load_tokens
 
@@ -193,6 +194,7 @@ def serve(
         store = DocumentSynchronizer(engine)
         make_tables(store, engine)
         LostEdits(engine, store.metadata.tables["diffs"]).make()
+        Pushes(engine).make()
     settings = Settings(
         database=database,
         secret_file=None if file is None else str(file.resolve()),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from ._history import Life, Write
 from ._log_pages import Entry
+from .pushes import Push
 
 ID_CHARACTERS = 2000  # an object with a longer id is listed, but has no page
 ENTRY_FIELDS = 12
@@ -16,8 +17,8 @@ HISTORY_FIELDS = 100  # a page
 HISTORY_VALUE_CHARACTERS = 1000
 
 
-def entry_view(entry: Entry) -> dict[str, Any]:
-    """One row of the timeline."""
+def entry_view(entry: Entry, push: Push | None = None) -> dict[str, Any]:
+    """One row of the timeline, and what it came with, if that is known."""
     fields = [
         [_cut(name, ENTRY_VALUE_CHARACTERS), _cut(text, ENTRY_VALUE_CHARACTERS)]
         for name, text in islice(entry.members.items(), ENTRY_FIELDS)
@@ -34,11 +35,16 @@ def entry_view(entry: Entry) -> dict[str, Any]:
         "bytes": entry.size,
         "fields": fields,
         "more_fields": len(entry.members) - len(fields),
+        "device": None if push is None else push.device,
     }
 
 
 def history_view(
-    entries: Sequence[Entry], lives: Sequence[Life], life: int | None, first: int
+    entries: Sequence[Entry],
+    lives: Sequence[Life],
+    life: int | None,
+    first: int,
+    pushes: Mapping[int, Push] | None = None,
 ) -> dict[str, Any]:
     """An object's lives, and the fields of one of them.
 
@@ -47,6 +53,7 @@ def history_view(
         lives: what they come to.
         life: which of them, from 0; None is the last one.
         first: how many fields to pass over.
+        pushes: by clock what an entry came with, where that is known.
     """
     if life is None:
         life = len(lives) - 1
@@ -54,16 +61,7 @@ def history_view(
     shown = list(islice(chosen.names, first, first + HISTORY_FIELDS))
     left = len(chosen.names) - first - len(shown)
     return {
-        "edits": [
-            {
-                "logical_clock": entry.logical_clock,
-                "id": entry.diff_id,
-                "utc_timestamp": entry.utc_timestamp,
-                "type": entry.kind,
-                "fields": len(entry.members),
-            }
-            for entry in entries
-        ],
+        "edits": [_edit_view(entry, (pushes or {}).get(entry.logical_clock)) for entry in entries],
         "lives": [{"created": one.created, "deleted": one.deleted} for one in lives],
         "life": life,
         "fields": [
@@ -74,6 +72,18 @@ def history_view(
             for name in shown
         ],
         "next_field": first + len(shown) if left > 0 else None,
+    }
+
+
+def _edit_view(entry: Entry, push: Push | None) -> dict[str, Any]:
+    return {
+        "logical_clock": entry.logical_clock,
+        "id": entry.diff_id,
+        "utc_timestamp": entry.utc_timestamp,
+        "type": entry.kind,
+        "fields": len(entry.members),
+        "device": None if push is None else push.device,
+        "seen": None if push is None else push.seen_clock,
     }
 
 

@@ -47,6 +47,7 @@ from ._keys import KeysError
 from .database import PREPARE_THRESHOLD, DatabaseError, check_writes, database_url, new_engine
 from .lost import LostEdits
 from .metrics import CONTENT_TYPE, MeasuredMobync, Metrics
+from .pushes import Pushes
 from .settings import Settings
 from .tokens import Tokens, load_tokens
 
@@ -90,10 +91,11 @@ def create_app(settings: Settings) -> ASGIApp:
     metrics = Metrics()
     _watch(engine, metrics)
     live = live_of(settings)
-    lost = LostEdits(engine, store.metadata.tables["diffs"])
+    lost, pushes = LostEdits(engine, store.metadata.tables["diffs"]), Pushes(engine)
+    mobync = _heard(MeasuredMobync(store, metrics, lost), metrics, live)
     endpoint = CountingEndpoint(
         metrics,
-        _heard(MeasuredMobync(store, metrics, lost), metrics, live),
+        mobync,
         _authenticate(settings, tokens),
         max_body_bytes=settings.max_body_bytes,
         live=live,
@@ -109,6 +111,7 @@ def create_app(settings: Settings) -> ASGIApp:
         finally:
             if live is not None:
                 live.close()
+            pushes.close()
             engine.dispose()
 
     for_devices = asgi.routes(endpoint, threads=settings.threads)
@@ -118,7 +121,7 @@ def create_app(settings: Settings) -> ASGIApp:
             Route("/health", _health(engine, store)),
             Route("/metrics", _metrics(metrics)),
             *(Mount(path, StaticFiles(directory=at, html=True)) for path, at in settings.static),
-            *_inspector(settings, engine, store, tokens, live, lost),
+            *_inspector(settings, engine, mobync, tokens, live, lost, pushes),
         ],
         exception_handlers={DBAPIError: _database_error, NoConnectionError: _database_error},
         lifespan=lifespan,
@@ -262,16 +265,20 @@ def _metrics(metrics: Metrics) -> Any:
 def _inspector(
     settings: Settings,
     engine: Engine,
-    store: DocumentSynchronizer,
+    mobync: MeasuredMobync,
     tokens: Tokens,
     live: Live | None,
     lost: LostEdits,
+    pushes: Pushes,
 ) -> list[Route]:
     if settings.inspector == "off":
         return []
+    mobync.listen(pushes.note)
     file = settings.inspector_code
     code = None if file is None else OneTimeCode(Path(file))
     admission = Admission(settings.inspector, tokens, code)
+    store = mobync.synchronizer
+    assert isinstance(store, DocumentSynchronizer)
     tables = store.metadata.tables
     found = inspector.routes(
         engine,
@@ -280,7 +287,10 @@ def _inspector(
         admission.allow,
         live,
         lost=lost,
+        pushes=pushes,
         documents=store.documents_table,
+        mobync=mobync,
+        may_change=admission.may_change,
     )
     return [*admission.routes(), *found]
 

@@ -1,8 +1,8 @@
 """The inspector: a page that shows owners, their logs, and which edit holds which field and why.
 
-The page is for the people who run the server.  It only reads, and it takes every text that came
-from a device for hostile: the page never makes HTML of one, and its Content-Security-Policy lets
-nothing run but its own scripts.
+The page is for the people who run the server.  It only reads, but for what a person may do with an
+owner's devices (_device_changes.py).  It takes every text that came from a device for hostile: the
+page never makes HTML of one, and its Content-Security-Policy lets nothing run but its own scripts.
 
 ``/`` and ``/inspect/static/`` hold nothing of the database and go to anybody.  Whoever asks
 ``/inspect/api/`` must pass ``allow``.  The page sends a token as ``Authorization: Bearer``; an
@@ -13,7 +13,7 @@ the name of somebody who has one.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,12 +25,25 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from .. import Mobync
 from ..errors import BusyError
+from ._device_changes import ChangeError, Devices, asked_by_own_page
 from ._history import lives_of
-from ._log_pages import OWNERS, LogPages, Only
+from ._log_pages import OWNERS, Entry, LogPages, Only
 from ._views import entry_view, history_view
 from .lost import LostEdits
 from .objects import Objects
+from .pushes import Push, Pushes
+
+__all__ = [
+    "API_HEADERS",
+    "Live",
+    "asked_by_own_page",
+    "bearer_token",
+    "from_loopback",
+    "from_own_page",
+    "routes",
+]
 
 MAX_CLOCK = 2**53 - 1
 MOST_CLOCKS = 200  # of a history
@@ -47,8 +60,8 @@ _HOST = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+))(?::[0-9]*)?")
 
 _STATIC = Path(__file__).parent / "static"
 _SCRIPTS = (
-    *("app.js", "api.js", "dom.js", "log.js", "lost.js"),
-    *("object.js", "objects.js", "owners.js", "text.js"),
+    *("app.js", "api.js", "devices.js", "dom.js", "log.js", "lost.js", "object.js"),
+    *("objects.js", "owners.js", "picture.js", "tabs.js", "text.js"),
 )
 _TYPES = {
     "icon.svg": "image/svg+xml",
@@ -95,7 +108,10 @@ def routes(
     live: Live | None = None,
     *,
     lost: LostEdits | None = None,
+    pushes: Pushes | None = None,
     documents: Table | None = None,
+    mobync: Mobync | None = None,
+    may_change: Callable[[Request], bool] | None = None,
 ) -> list[Route]:
     """The routes of the inspector: the page at ``/``, the rest below ``/inspect``.
 
@@ -107,13 +123,19 @@ def routes(
             For :func:`from_loopback`, say, or a :func:`bearer_token` that is an administrator's.
         live: tells the page that a log has moved; without it the page asks every few seconds.
         lost: the edits that lost, if they are kept.
+        pushes: which device made which edits, if that is kept.
         documents: the table of the owners' objects, if they are documents.
+        mobync: that knows the owners' devices; None: they are not shown.
+        may_change: whether whoever sent the request may revoke, forget and name devices; called
+            in a thread.  None: nobody may.  One that looks at a cookie must ask
+            :func:`asked_by_own_page`, too.
 
     Returns:
         Routes for a Starlette app, to be mounted at its root or below a prefix.
     """
     objects = None if documents is None else Objects(engine, documents)
-    api = _Api(LogPages(engine, diffs, heads), live, lost, objects)
+    devices = Devices(mobync, may_change)
+    api = _Api(LogPages(engine, diffs, heads), live, lost, pushes, objects, devices)
     answers = {
         "owners": api.owners,
         "clock": api.clock,
@@ -123,11 +145,13 @@ def routes(
         "lost": api.lost,
         "models": api.models,
         "objects": api.objects,
+        "devices": api.devices,
     }
     found = [
         Route("/", _page),
         Route("/inspect/static/{name}", _static),
         *(Route(f"/inspect/api/{name}", _json(answer, allow)) for name, answer in answers.items()),
+        Route("/inspect/api/change", _changing(devices, allow), methods=["POST"]),
     ]
     if live is not None:
         found.append(Route("/inspect/api/events", _stream(api.events, allow)))
@@ -191,12 +215,20 @@ class _Api:
     """Answers of ``/inspect/api``, each of a bounded size whatever that of the log."""
 
     def __init__(
-        self, pages: LogPages, live: Live | None, lost: LostEdits | None, objects: Objects | None
+        self,
+        pages: LogPages,
+        live: Live | None,
+        lost: LostEdits | None,
+        pushes: Pushes | None,
+        objects: Objects | None,
+        devices: Devices,
     ) -> None:
         self._pages = pages
         self._live = live
         self._lost = lost
+        self._pushes = pushes
         self._objects = objects
+        self._devices = devices
 
     def owners(self, request: Request) -> dict[str, Any]:
         page = self._pages.owners(_optional(request, "first") or "", _optional(request, "after"))
@@ -214,6 +246,7 @@ class _Api:
             "events": self._live is not None,
             "keeps_lost": self._lost is not None,
             "has_objects": self._objects is not None,
+            "has_devices": self._devices.are_shown,
         }
 
     def size(self, request: Request) -> dict[str, Any]:
@@ -232,21 +265,33 @@ class _Api:
             object_id=_optional(request, "object"),
             after=-1 if after is None else after,
         )
-        piece = self._pages.piece(_text(request, "owner"), _clock(request, "before"), only)
+        owner = _text(request, "owner")
+        piece = self._pages.piece(owner, _clock(request, "before"), only)
+        known = self._pushes_of(owner, piece.entries)
         return {
-            "entries": [entry_view(entry) for entry in piece.entries],
+            "entries": [
+                entry_view(entry, known.get(entry.logical_clock)) for entry in piece.entries
+            ],
             "next": piece.next_before,
         }
 
+    def _pushes_of(self, owner: str, entries: Sequence[Entry]) -> dict[int, Push]:
+        if self._pushes is None:
+            return {}
+        return self._pushes.of(owner, [entry.logical_clock for entry in entries])
+
     def history(self, request: Request) -> dict[str, Any]:
         only = Only(model=_text(request, "model"), object_id=_text(request, "object"))
-        piece = self._pages.entries_at(_text(request, "owner"), _clocks(request), only)
+        owner = _text(request, "owner")
+        piece = self._pages.entries_at(owner, _clocks(request), only)
         oldest_first = piece.entries[::-1]
+        known = self._pushes_of(owner, oldest_first)
         view = history_view(
             oldest_first,
-            lives_of(oldest_first),
+            lives_of(oldest_first, known),
             _clock(request, "life"),
             _clock(request, "field") or 0,
+            known,
         )
         return view | {"next": piece.next_before}
 
@@ -266,7 +311,11 @@ class _Api:
         owner, model = _text(request, "owner"), _text(request, "model")
         if self._objects is None:
             return {"objects": [], "next": None}
-        return self._objects.page(owner, model, _optional(request, "after"))
+        find = _optional(request, "find")
+        return self._objects.page(owner, model, _optional(request, "after"), find)
+
+    def devices(self, request: Request) -> dict[str, Any]:
+        return self._devices.listed(_text(request, "owner"), request)
 
     def events(self, request: Request) -> AsyncIterator[bytes]:
         assert self._live is not None
@@ -299,6 +348,24 @@ def _json(
             return JSONResponse(answer(request), headers=API_HEADERS)
         except _BadQuery as error:
             return JSONResponse({"message": str(error)}, 400, API_HEADERS)
+        except BusyError as error:
+            return JSONResponse({"message": str(error)}, 503, API_HEADERS)
+
+    return endpoint
+
+
+def _changing(
+    devices: Devices, allow: Callable[[Request], bool]
+) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        if not await run_in_threadpool(allow, request):
+            return _refusal()
+        try:
+            return JSONResponse(await devices.change(request), headers=API_HEADERS)
+        except ChangeError as error:
+            return JSONResponse({"message": str(error)}, error.status, API_HEADERS)
+        except BusyError as error:
+            return JSONResponse({"message": str(error)}, 503, API_HEADERS)
 
     return endpoint
 

@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import (
@@ -26,6 +26,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     Table,
+    bindparam,
     delete,
     insert,
     inspect,
@@ -68,6 +69,8 @@ class LostEdit:
         why: one of the words above, or the code of a refusal.
         winner: the time of the edit that won, milliseconds since 1970; None if there is none.
         fields: name, lost value and the value that won (None if there is none), as JSON texts, cut.
+        seen: the device had seen what of the log has a lower clock; None: it is not known.
+        clock: where it would stand in the log; None: it is not known.
     """
 
     id: str
@@ -80,6 +83,8 @@ class LostEdit:
     why: str
     winner: int | None
     fields: list[tuple[str, str, str | None]]
+    seen: int | None = None
+    clock: int | None = None
 
 
 class LostEdits:
@@ -125,7 +130,10 @@ class LostEdits:
             sent, told = _read(request), _read(reply)
             diffs = well_formed(sent.get("diffs"))
             written = self.written(owner_id, [diff["id"] for diff in diffs])
-            self.keep(owner_id, list(find_lost(diffs, sent.get("device"), told, written)))
+            found = find_lost(diffs, sent.get("device"), told, written)
+            seen = _count(sent.get("logical_clock"))
+            clock = None if told.get("reset") else _count(told.get("logical_clock"))
+            self.keep(owner_id, [replace(edit, seen=seen, clock=clock) for edit in found])
         except (SQLAlchemyError, ValueError, RecursionError) as error:
             # Two syncs that met, a database that is away, a body that only the core can read.
             logger.warning("edits that lost are not kept: %s", type(error).__name__)
@@ -202,7 +210,12 @@ class LostEdits:
             there = connection.scalars(of_new).all()
             of_old = columns.owner == old_owner_id
             connection.execute(delete(self.table).where(of_old, columns.id.in_(there)))
-            connection.execute(update(self.table).where(of_old).values(owner=new_owner_id))
+            kept = connection.execute(select(columns.id, columns.edit).where(of_old)).all()
+            moved = [{"of": row.id, "new": new_owner_id, "text": _moved(row.edit)} for row in kept]
+            if moved:
+                to_new = update(self.table).where(of_old, columns.id == bindparam("of"))
+                to_new = to_new.values(owner=bindparam("new"), edit=bindparam("text"))
+                connection.execute(to_new, moved)
             self._drop_oldest(connection, new_owner_id)
 
     def erase(self, owner_id: str) -> None:
@@ -211,6 +224,11 @@ class LostEdits:
             return
         with self._engine.begin() as connection:
             connection.execute(delete(self.table).where(self.table.c.owner == owner_id))
+
+
+def _moved(edit: str) -> str:
+    """An edit without its clocks: they are of the old owner's log."""
+    return json.dumps({**json.loads(edit), "seen": None, "clock": None})
 
 
 def _fits(edit: LostEdit) -> bool:
@@ -230,6 +248,10 @@ def _read(message: Any) -> Any:
     if not isinstance(message, bytes | str):
         return message
     return json.loads(message, parse_int=lambda text: int(text) if len(text) < 20 else None)
+
+
+def _count(number: Any) -> int | None:
+    return number if type(number) is int else None
 
 
 def well_formed(diffs: Any) -> list[dict[str, Any]]:

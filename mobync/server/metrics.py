@@ -116,8 +116,8 @@ class MeasuredMobync(Mobync):
         with self._metrics.apply_seconds.time():
             reply = super().apply(*request, **page)
         if self._something_lost():  # the protocols of clients call with these three
-            _, diffs, owner_id = request
-            sent = {"diffs": diffs, "device": page.get("device")}
+            clock, diffs, owner_id = request
+            sent = {"logical_clock": clock, "diffs": diffs, "device": page.get("device")}
             self._keep_lost(owner_id, sent, reply)
         return reply
 

@@ -73,7 +73,7 @@ class Tokens:
         return _sign(self._admins, {}, lifetime_s)
 
     def for_session(self, lifetime_s: float) -> str:
-        """What a browser keeps that may look at the inspector; good for nothing else."""
+        """What a browser keeps that may use the inspector; good for nothing else."""
         return _sign(self._sessions, {}, lifetime_s)
 
     def owner(self, token: str | None, headers: Mapping[str, str]) -> str | None:

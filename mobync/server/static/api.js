@@ -5,7 +5,9 @@ const PIECES = 5;
 const POLL_MS = 2000;
 const RECONNECT_MS = 3000;
 
-export class Refused extends Error {}
+export class Refused extends Error {
+  name = "Refused";
+}
 
 class Busy extends Error {}
 
@@ -22,11 +24,19 @@ async function ask(name, parameters, signal, headers = {}) {
   const given = Object.entries(parameters).filter(
     ([, value]) => value !== null && value !== undefined,
   );
-  const kept = token();
   const response = await fetch(`inspect/api/${name}?${new URLSearchParams(given)}`, {
     signal,
-    headers: kept === null ? headers : { ...headers, Authorization: `Bearer ${kept}` },
+    headers: withToken(headers),
   });
+  return checked(response);
+}
+
+function withToken(headers) {
+  const kept = token();
+  return kept === null ? headers : { ...headers, Authorization: `Bearer ${kept}` };
+}
+
+async function checked(response) {
   if (response.status === 401) throw new Refused((await response.json()).message);
   if (response.status === 503) throw new Busy(await reason(response));
   if (!response.ok) throw new Error(await reason(response));
@@ -44,6 +54,16 @@ async function reason(response) {
 
 export async function get(name, parameters, signal) {
   return (await ask(name, parameters, signal)).json();
+}
+
+// Has the server change something; the answer is waited for whatever the reader looks at meanwhile.
+export async function change(asked) {
+  const response = await fetch("inspect/api/change", {
+    method: "POST",
+    headers: withToken({ "Content-Type": "application/json" }),
+    body: JSON.stringify(asked),
+  });
+  await checked(response);
 }
 
 // The newest entries below a clock that the filters let pass.  Where they let little pass, the server

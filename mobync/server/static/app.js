@@ -3,10 +3,12 @@
 //     ?                               the owners
 //     ?owner=O[&model=M][&find=ID]    O's log, only of a model, only of objects with an id
 //     ?owner=O&model=M&object=ID      the history of one object
-//     ?owner=O&show=objects[&model=M] the objects that O has now
+//     ?owner=O&show=objects[&model=M][&find=TEXT]  the objects that O has now
+//     ?owner=O&show=devices           O's devices
 //     ?owner=O&show=lost              the edits of O's devices that lost
 
 import { Refused, keepToken, token } from "./api.js";
+import { showDevices } from "./devices.js";
 import { h, link } from "./dom.js";
 import { showLog } from "./log.js";
 import { showLost } from "./lost.js";
@@ -45,7 +47,9 @@ async function show() {
     if (owner === null) await showOwners(main, given("first"), signal, setLive);
     else if (model !== null && object !== null) {
       await showObject(main, { owner, model, object }, signal, setLive);
-    } else if (given("show") === "objects") await showObjects(main, { owner, model }, signal);
+    } else if (given("show") === "objects") {
+      await showObjects(main, { owner, model, find: given("find") }, signal);
+    } else if (given("show") === "devices") await showDevices(main, { owner }, signal, setLive);
     else if (given("show") === "lost") await showLost(main, { owner }, signal, setLive);
     else await showLog(main, { owner, model, object: given("find") }, signal, setLive);
   } catch (error) {

@@ -13,6 +13,13 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
+// An element of a drawing, with its attributes.
+export function s(tag, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
 // The address of a view, from its parameters; it stays on this page whatever they hold.
 export function address(parameters) {
   const given = Object.entries(parameters).filter(([, value]) => value !== null);

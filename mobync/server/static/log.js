@@ -2,20 +2,22 @@
 
 import { get, lookBack, watch } from "./api.js";
 import { address, h, link } from "./dom.js";
-import { tabs } from "./lost.js";
+import { Names, tabs } from "./tabs.js";
 import { bytes, clock, count, moment, plural, visible, zone } from "./text.js";
 
 const MOST_ROWS = 1000; // on the page; the oldest go when new ones come
 
 export async function showLog(main, { owner, model, object }, signal, setLive) {
   const filters = { owner, model, object };
-  const list = h("ol", { class: "log" });
   const state = h("p", { class: "quiet", role: "status" });
   const older = h("button", { type: "button", hidden: true }, "Older");
   const heading = h("span", { class: "quiet" });
   const models = h("datalist", { id: "models" });
   const known = new Set();
   const about = await get("clock", { owner }, signal);
+  const names = await Names.of(owner, about, signal);
+  const kind = about.has_devices ? "log with-devices" : "log";
+  const list = h("ol", { class: kind });
   const begun = about.logical_clock;
   let newest = begun - 1; // the clock up to which everything is known that came
   let next = begun; // below which clock the log has not been looked at
@@ -25,7 +27,7 @@ export async function showLog(main, { owner, model, object }, signal, setLive) {
       known.add(entry.model);
       models.append(h("option", { value: entry.model }));
     }
-    return logRow(owner, entry);
+    return logRow(owner, entry, about.has_devices ? names : null);
   }
 
   function tellEnd() {
@@ -86,7 +88,7 @@ export async function showLog(main, { owner, model, object }, signal, setLive) {
     h("h1", {}, "Log of ", h("bdi", {}, visible(owner)), " ", heading),
     tabs(owner, "log", about),
     filterForm(filters, models),
-    headings(),
+    headings(about),
     list,
     state,
     older,
@@ -145,17 +147,18 @@ function filterForm({ owner, model, object }, models) {
   );
 }
 
-function headings() {
+function headings({ has_devices: hasDevices }) {
   const [, offset] = zone().split(", ");
-  const names = ["Clock", `Made at (${offset})`, "Edit", "Object and fields", "Size"];
+  const device = hasDevices ? ["Device"] : [];
+  const names = ["Clock", `Made at (${offset})`, "Edit", ...device, "Object and fields", "Size"];
   return h(
     "div",
-    { class: "log-head", "aria-hidden": "true", title: zone() },
+    { class: hasDevices ? "log-head with-devices" : "log-head", "aria-hidden": "true", title: zone() },
     ...names.map((name) => h("span", {}, name)),
   );
 }
 
-function logRow(owner, entry) {
+function logRow(owner, entry, names) {
   const fields = entry.fields.map(([name, text]) =>
     h(
       "li",
@@ -174,6 +177,7 @@ function logRow(owner, entry) {
     h("span", { class: "clock", title: `edit ${visible(entry.id)}` }, clock(entry.logical_clock)),
     moment(h, entry.utc_timestamp),
     h("span", { class: `kind ${kindClass(entry.type)}` }, visible(entry.type)),
+    names === null ? null : whose(entry, names),
     h(
       "span",
       { class: "object" },
@@ -184,6 +188,10 @@ function logRow(owner, entry) {
     h("ul", { class: "fields" }, ...fields),
     h("span", { class: "size quiet" }, bytes(entry.bytes)),
   );
+}
+
+function whose({ device }, names) {
+  return device === null ? h("span", { class: "device quiet" }, "") : names.element(device);
 }
 
 function objectName(owner, { model, object, object_is_cut: isCut }) {

@@ -2,6 +2,7 @@
 
 import { get, watch } from "./api.js";
 import { h, link } from "./dom.js";
+import { Names, tabs } from "./tabs.js";
 import { duration, moment, visible, zone } from "./text.js";
 
 const RULES = {
@@ -14,27 +15,16 @@ const RULES = {
   depends_on_refused: "refused: it depends on an edit that was refused",
 };
 
-// The views of an owner; those that this server does not have are left out.
-export function tabs(owner, current, { keeps_lost: keepsLost, has_objects: hasObjects }) {
-  const views = [["log", "Log", {}]];
-  if (hasObjects) views.push(["objects", "Objects", { show: "objects" }]);
-  if (keepsLost) views.push(["lost", "Lost edits", { show: "lost" }]);
-  if (views.length === 1) return "";
-  const links = views.map(([name, title, more]) =>
-    link({ owner, ...more }, { "aria-current": name === current ? "page" : null }, title),
-  );
-  return h("nav", { class: "tabs", "aria-label": "Of this owner" }, ...links);
-}
-
 export async function showLost(main, { owner }, signal, setLive) {
   const about = await get("clock", { owner }, signal);
+  const names = await Names.of(owner, about, signal);
   const list = h("div", {});
   async function draw() {
     const { lost } = await get("lost", { owner }, signal);
     list.replaceChildren(
       lost.length === 0
         ? h("p", { class: "empty" }, "No edit of this owner has lost.")
-        : h("ol", { class: "losses" }, ...lost.map((edit) => lostRow(edit, owner))),
+        : h("ol", { class: "losses" }, ...lost.map((edit) => lostRow(edit, owner, names))),
     );
   }
   await draw();
@@ -51,12 +41,12 @@ export async function showLost(main, { owner }, signal, setLive) {
   await watch(owner, draw, setLive, signal);
 }
 
-function verdict(word) {
+export function verdict(word) {
   return h("span", { class: `verdict ${word}` }, `${word} `);
 }
 
 // Of an object's page: all that lost, if something did.
-export function lostCard(lost) {
+export function lostCard(lost, names) {
   if (lost.length === 0) return null;
   return h(
     "details",
@@ -67,21 +57,21 @@ export function lostCard(lost) {
       verdict("conflict"),
       `${lost.length} ${lost.length === 1 ? "edit of this object" : "edits of this object"} lost`,
     ),
-    h("ol", { class: "losses" }, ...lost.map((edit) => lostRow(edit, null))),
+    h("ol", { class: "losses" }, ...lost.map((edit) => lostRow(edit, null, names))),
   );
 }
 
 // What a field's page says of the values that lost, the newest first.
-export function lostOfField(lost, name) {
+export function lostOfField(lost, name, names) {
   const items = lost.flatMap((edit) =>
     edit.fields
       .filter(([field]) => field === name)
-      .map(([, value]) => h("li", {}, lostValue(value), about(edit))),
+      .map(([, value]) => h("li", {}, lostValue(value), about(edit, names))),
   );
   return items.length === 0 ? null : h("ol", { class: "losses" }, ...items);
 }
 
-function lostRow(edit, owner) {
+function lostRow(edit, owner, names) {
   const object = h("bdi", {}, visible(edit.object));
   const fields = edit.fields.map(([name, value, winner]) =>
     h(
@@ -107,7 +97,7 @@ function lostRow(edit, owner) {
           link({ owner, model: edit.model, object: edit.object }, {}, object),
         ),
     ...(fields.length > 0 ? fields : [h("p", { class: "loss" }, lostValue(edit.type))]),
-    about(edit),
+    about(edit, names),
   );
 }
 
@@ -120,19 +110,24 @@ function lostValue(value) {
   );
 }
 
-function about(edit) {
-  const device = edit.device === null ? "a device without a name" : visible(edit.device);
+// By which rule an edit lost, and by how much.
+export function ruleOf(edit) {
   const rule = RULES[edit.why] ?? `refused: ${visible(edit.why)}`;
   const behind = edit.winner === null ? 0 : edit.winner - edit.utc_timestamp;
+  return [rule, edit.why === "later" && behind > 0 ? `, ${duration(behind)} later` : ""];
+}
+
+function about(edit, names) {
+  const [rule, behind] = ruleOf(edit);
   return h(
     "p",
     { class: "why" },
     "made at ",
     moment(h, edit.utc_timestamp),
     " by ",
-    h("bdi", {}, device),
+    names.element(edit.device),
     ": ",
     h("span", { class: "reason", "data-why": edit.why }, rule),
-    edit.why === "later" && behind > 0 ? `, ${duration(behind)} later` : "",
+    behind,
   );
 }

@@ -4,6 +4,8 @@ import { get, watch } from "./api.js";
 import { h, link } from "./dom.js";
 import { kindClass, oneAtATime } from "./log.js";
 import { lostCard, lostOfField } from "./lost.js";
+import { picture } from "./picture.js";
+import { Names } from "./tabs.js";
 import { clock, duration, moment, plural, visible, zone } from "./text.js";
 
 const MOST_CLOCKS = 200; // that one history is made of
@@ -15,6 +17,7 @@ const WHY = {
   same: "same value again",
   seen: "made after it",
   later: "later",
+  own: "a later edit of the same device",
   tie: "same millisecond, synced last",
   "no row": "counts for nothing",
 };
@@ -62,7 +65,7 @@ export async function showObject(main, { owner, model, object }, signal, setLive
     }
     const oldestIsShown = shown.at(-1) === clocks.at(-1) && history.next === null;
     const { lost } = await get("lost", { owner, model, object }, signal);
-    const view = new HistoryView(history, lost, {
+    const view = new HistoryView(history, lost, names, {
       complete: next === null && oldestIsShown,
       chooseLife: (number) => {
         life = number;
@@ -103,7 +106,9 @@ export async function showObject(main, { owner, model, object }, signal, setLive
     await draw();
   }
 
-  const { logical_clock: begun } = await get("clock", { owner }, signal);
+  const about = await get("clock", { owner }, signal);
+  const { logical_clock: begun } = about;
+  const names = await Names.of(owner, about, signal);
   newest = begun - 1;
   next = begun;
   await lookFurther();
@@ -130,9 +135,10 @@ export async function showObject(main, { owner, model, object }, signal, setLive
 }
 
 class HistoryView {
-  constructor(history, lost, { complete, chooseLife, moreFields }) {
+  constructor(history, lost, names, { complete, chooseLife, moreFields }) {
     this.history = history;
     this.lost = lost;
+    this.names = names;
     this.complete = complete;
     this.chooseLife = chooseLife;
     this.moreFields = moreFields;
@@ -152,8 +158,10 @@ class HistoryView {
       more.hidden = nextField === null;
       more.disabled = false;
     });
-    const lost = lostCard(this.lost);
-    return [this.status(), this.livesList(), lost, fields, more, this.editList()].filter(Boolean);
+    const lost = lostCard(this.lost, this.names);
+    const met = picture(history, this.lost, this.names);
+    const above = [this.status(), this.livesList(), met, lost];
+    return [...above, fields, more, this.editList()].filter(Boolean);
   }
 
   status() {
@@ -193,7 +201,7 @@ class HistoryView {
   fieldElements(fields) {
     return fields.map(({ name, writes }) => {
       const holder = writes.findLast((write) => write.why !== "no row") ?? writes.at(-1);
-      const losses = lostOfField(this.lost, name);
+      const losses = lostOfField(this.lost, name, this.names);
       return h(
         "section",
         { class: "field" },
@@ -221,9 +229,14 @@ class HistoryView {
       " ",
       moment(h, edit.utc_timestamp),
       " ",
+      ...this.whose(edit),
       h("span", { class: "reason", "data-why": write.why }, this.reason(write)),
       ...this.replacedText(write, writes),
     );
+  }
+
+  whose({ device }) {
+    return device === null ? [] : [this.names.element(device), " "];
   }
 
   reason({ why, replaced, later_ms: later }) {
@@ -233,6 +246,9 @@ class HistoryView {
       const earlier = later < 0 ? `, though its time is ${duration(-later)} earlier` : "";
       return `made after syncing ${clock(replaced)}${earlier}`;
     }
+    const conflict = `conflict with ${clock(replaced)}: made apart`;
+    if (why === "apart") return `${conflict}, and ${duration(later)} later`;
+    if (why === "apart tie") return `${conflict} in the same millisecond, and synced last`;
     if (why === "tie") return `same millisecond as ${clock(replaced)}, synced last`;
     if (why === "same") return `same value as ${clock(replaced)}`;
     return WHY[why];
@@ -277,6 +293,7 @@ class HistoryView {
         h("span", { class: "clock" }, clock(edit.logical_clock)),
         moment(h, edit.utc_timestamp),
         h("span", { class: `kind ${kindClass(edit.type)}` }, visible(edit.type)),
+        ...this.whose(edit),
         h("span", { class: "quiet" }, plural(edit.fields, "field", "fields")),
         h("bdi", { class: "quiet id" }, visible(edit.id)),
       ),
@@ -306,6 +323,11 @@ function legend() {
       "same millisecond",
       "Neither is later. If they were made apart, the one that synced last stands.",
     ],
+    [
+      "conflict",
+      "Its device had not seen the edit it replaced. Of two such edits the later one wins; made in " +
+        "the same millisecond, the one that synced last.",
+    ],
     ["same value", "It wrote the text that was there."],
     ["counts for nothing", "It wrote to an object that had been deleted."],
   ];
@@ -319,6 +341,7 @@ function legend() {
       "The log holds the edits that the server accepted, in their order. It does not hold edits " +
         "that lost or were refused, which device made an edit, or what that device had seen. " +
         "`mobync serve` keeps the newest edits that lost beside the log; they are shown as lost. " +
+        "Of devices that name themselves it keeps which edits they made, and what they had seen. " +
         "Compaction drops what was replaced; an edit then seems to have replaced an older one.",
     ),
     h("dl", {}, ...terms.flatMap(([term, text]) => [h("dt", {}, term), h("dd", {}, text)])),

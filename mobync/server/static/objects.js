@@ -1,11 +1,11 @@
 // The objects that an owner has now, model by model.
 
 import { get } from "./api.js";
-import { h, link } from "./dom.js";
-import { tabs } from "./lost.js";
+import { address, h, link } from "./dom.js";
+import { tabs } from "./tabs.js";
 import { count, plural, visible } from "./text.js";
 
-export async function showObjects(main, { owner, model }, signal) {
+export async function showObjects(main, { owner, model, find }, signal) {
   const about = await get("clock", { owner }, signal);
   const { models } = await get("models", { owner }, signal);
   const chosen = model ?? models[0]?.model ?? null;
@@ -17,15 +17,26 @@ export async function showObjects(main, { owner, model }, signal) {
   async function load() {
     more.disabled = true;
     try {
-      const page = await get("objects", { owner, model: chosen, after }, signal);
+      const page = await get("objects", { owner, model: chosen, after, find }, signal);
       after = page.next;
       body.append(...page.objects.map((object) => row(owner, chosen, object)));
       more.hidden = after === null;
+      tell();
     } finally {
       more.disabled = false;
     }
   }
 
+  function tell() {
+    const shown = plural(body.childElementCount, "object", "objects");
+    if (find === null) state.textContent = after === null ? `${shown}.` : `The first ${shown}, by their ids.`;
+    else if (after === null) state.textContent = `Found ${shown}.`;
+    else state.replaceChildren(`Found ${shown} up to `, h("bdi", { class: "id" }, visible(after)), ".");
+    more.textContent = find === null ? "More objects" : "Look further";
+    place.hidden = body.childElementCount === 0;
+  }
+
+  const place = table(body);
   if (chosen !== null) await load();
   more.addEventListener("click", () =>
     load().catch((error) => {
@@ -38,9 +49,33 @@ export async function showObjects(main, { owner, model }, signal) {
     chosen === null
       ? h("p", { class: "empty" }, "This owner has no objects.")
       : h("nav", { class: "models", "aria-label": "Models" }, ...models.map((one) => choice(owner, one, chosen))),
-    chosen === null ? "" : table(body),
+    chosen === null ? "" : findForm(owner, chosen, find),
+    chosen === null ? "" : place,
     state,
     more,
+  );
+}
+
+function findForm(owner, model, find) {
+  const field = h("input", {
+    id: "find",
+    type: "search",
+    value: find ?? "",
+    placeholder: "an id, a field or a value",
+  });
+  const search = (event) => {
+    event.preventDefault();
+    const detail = address({ owner, show: "objects", model, find: field.value || null });
+    document.dispatchEvent(new CustomEvent("go", { detail }));
+  };
+  const all = { owner, show: "objects", model };
+  return h(
+    "form",
+    { class: "filter", role: "search", onsubmit: search },
+    h("label", { for: "find" }, "Find"),
+    field,
+    h("button", { type: "submit" }, "Search"),
+    find === null ? null : link(all, { class: "clear" }, "Show all"),
   );
 }
 

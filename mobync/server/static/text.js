@@ -42,6 +42,11 @@ export function moment(h, ms) {
   return h("time", { title: `${utc}${ms} ms since 1970` }, time(ms));
 }
 
+// The same; 0 is a moment that nobody noted.
+export function momentOrNone(h, ms) {
+  return ms === 0 ? "–" : moment(h, ms);
+}
+
 const UNITS = [
   [86_400_000, "d"],
   [3_600_000, "h"],
@@ -52,7 +57,7 @@ const UNITS = [
 
 export function duration(ms) {
   const [unit, name] = UNITS.find(([size]) => ms >= size) ?? [1, "ms"];
-  return `${Number((ms / unit).toFixed(unit === 1 ? 0 : 1))} ${name}`;
+  return `${Number((ms / unit).toFixed(unit === 1 ? 0 : 1))}\u00a0${name}`;
 }
 
 export function count(number) {

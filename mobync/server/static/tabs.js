@@ -1,0 +1,50 @@
+// The views of an owner, and how devices are called in them.
+
+import { get } from "./api.js";
+import { h, link } from "./dom.js";
+import { visible } from "./text.js";
+
+// Those that this server does not have are left out.
+export function tabs(owner, current, about) {
+  const views = [["log", "Log", {}]];
+  if (about.has_objects) views.push(["objects", "Objects", { show: "objects" }]);
+  if (about.has_devices) views.push(["devices", "Devices", { show: "devices" }]);
+  if (about.keeps_lost) views.push(["lost", "Lost edits", { show: "lost" }]);
+  if (views.length === 1) return "";
+  const links = views.map(([name, title, more]) =>
+    link({ owner, ...more }, { "aria-current": name === current ? "page" : null }, title),
+  );
+  return h("nav", { class: "tabs", "aria-label": "Of this owner" }, ...links);
+}
+
+const SHORT = 12; // characters of a name that no person chose
+const BEGINNING = 8;
+
+// What people call an owner's devices, by their names.  A view does without where it cannot be told.
+export class Names {
+  constructor(devices = []) {
+    this.labels = new Map(devices.map(({ name, label }) => [name, label]));
+  }
+
+  static async of(owner, about, signal) {
+    if (!about.has_devices) return new Names();
+    try {
+      return new Names((await get("devices", { owner }, signal)).devices);
+    } catch (error) {
+      if (signal.aborted || error.name === "Refused") throw error;
+      return new Names(); // a long sync of this owner, say
+    }
+  }
+
+  text(name) {
+    if (name === null) return "a device without a name";
+    const label = this.labels.get(name);
+    if (label) return visible(label);
+    return visible(name.length > SHORT ? `${name.slice(0, BEGINNING)}…` : name);
+  }
+
+  element(name) {
+    const title = name === null ? null : visible(name);
+    return h("bdi", { class: "device", title }, this.text(name));
+  }
+}
