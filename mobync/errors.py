@@ -134,6 +134,39 @@ class SameIdError(ValueError):
         )
 
 
+class NoPartsError(MobyncError):
+    """The server cannot keep the parts of a request: its store has nowhere to put them.
+
+    The device sends fewer diffs at a time, each time as a whole request.
+    """
+
+
+class PartsMissingError(MobyncError):
+    """The last part of a request came, and not all before it are there.
+
+    The device sends those that are missing, and then the last one again.
+
+    Attributes:
+        missing: their numbers.
+    """
+
+    def __init__(self, missing: Sequence[int]) -> None:
+        super().__init__(missing)
+        self.missing = list(missing)
+
+    def __str__(self) -> str:
+        some = ", ".join(map(str, self.missing[:20]))
+        more = ", ..." if len(self.missing) > 20 else ""
+        return f"parts of this request are missing: {some}{more}; send them, and this one again"
+
+
+class RequestTooLargeError(MobyncError):
+    """The parts of a request are too long in all.
+
+    The device sends fewer diffs at a time.
+    """
+
+
 class PageError(MobyncError):
     """The ``limit`` or the ``cursor`` of a request cannot be right.
 

@@ -27,6 +27,7 @@ Row = dict[str, Any]
 
 # Names of tables that no diff can have for a model.
 _DEVICES = "\0devices"
+_PARTS = "\0parts"
 _HEADS = "\0heads"  # the owners' clocks, where the log's last row has gone
 
 
@@ -161,6 +162,30 @@ class MemorySynchronizer(Synchronizer):
             for name, text in states.items():
                 row = None if text is None else {"owner": owner_id, "name": name, "text": text}
                 changes.put(_DEVICES, (owner_id, name), row)
+
+    def keeps_parts(self) -> bool:
+        return True
+
+    def write_part(self, owner_id: str, device: str, part: int, pieces: Sequence[str]) -> None:
+        row = {"owner": owner_id, "device": device, "part": part, "text": "".join(pieces)}
+        with self._writing() as changes:
+            changes.put(_PARTS, (owner_id, device, part), row)
+
+    def read_parts(self, owner_id: str, device: str) -> list[tuple[int, str]]:
+        return sorted((row["part"], row["text"]) for row in self._parts(owner_id, device))
+
+    def _parts(self, owner_id: str, device: str | None) -> list[Row]:
+        filters = [ReadFilter("owner", FilterType.equal, owner_id)]
+        if device is not None:
+            filters.append(ReadFilter("device", FilterType.equal, device))
+        changed = self._changes.tables.get(_PARTS, {}) if self._changes is not None else {}
+        return self._database.select(_PARTS, filters, changed)
+
+    def drop_parts(self, owner_id: str, device: str | None) -> None:
+        gone = self._parts(owner_id, device)
+        with self._writing() as changes:
+            for row in gone:
+                changes.put(_PARTS, (owner_id, row["device"], row["part"]), None)
 
     @contextmanager
     def transaction(self, owner_id: str) -> Iterator[MemorySynchronizer]:

@@ -68,6 +68,9 @@ class Mobync(_core.Mobync):
         first_pull_retention_s: the same of a device that has not finished its first pull.
         anonymous_devices: whether devices may sync that do not name themselves.  As long as there
             are any, the log of their owner is not folded (docs/protocol.md, "The horizon").
+        max_request_bytes: bytes of JSON that the diffs of a request may have which a named device
+            sends in parts.  Each part is bounded like a whole request; all of them together are
+            not by ``max_diffs``.  About four times as much memory is needed for the last part.
 
     Raises:
         TypeError: ``synchronizer`` is no Synchronizer, or another argument has the wrong type.

@@ -211,6 +211,37 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         """
         raise NotImplementedError(f"{type(self).__name__} keeps no devices")
 
+    def keeps_parts(self) -> bool:
+        """Whether the parts of a device's request can be kept until the last has come.
+
+        Who overrides this overrides the three methods that follow, and keeps devices.  Asked
+        inside of a transaction (docs/protocol.md, "A request in parts").  Default: no, and a
+        device that has more diffs than fit a request sends several.
+        """
+        return False
+
+    def write_part(self, owner_id: str, device: str, part: int, pieces: Sequence[str]) -> Any:
+        """Keep a part of a device's request; none of its number is kept yet.
+
+        Args:
+            owner_id: whose device.
+            device: its name.
+            part: the number of the part.
+            pieces: its text, of 200,000 characters each at most.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no parts")
+
+    def read_parts(self, owner_id: str, device: str) -> Iterable[tuple[int, str]]:
+        """The pieces of all parts of a device's request, each with the number of its part.
+
+        In the order of the parts, and of the pieces of each.  Read inside of the transaction.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no parts")
+
+    def drop_parts(self, owner_id: str, device: str | None) -> Any:
+        """Keep no parts of a device any more; None: of none of the owner's devices."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no parts")
+
     def _poll(self, owner_id: str, device: str) -> tuple[int, Mapping[str, str] | None] | None:
         """What a poll of a device needs to know, outside of a transaction; where it is offered,
         ``reading`` is too.
@@ -465,7 +496,7 @@ def _write_each(
             raise
 
 
-_MAY_YIELD = ("read", "owned_rows", "find_owned_rows", "owned_models")
+_MAY_YIELD = ("read", "owned_rows", "find_owned_rows", "owned_models", "read_parts")
 
 
 def check_synchronizer(given: object, diffs_model_name: str) -> None:

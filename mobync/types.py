@@ -147,7 +147,8 @@ class Reply(PlainReply, total=False):
     ``more`` is there if the request has a limit or a cursor, ``cursor`` if there is more,
     ``refused`` with ``on_refusal='skip'``, ``mark`` for a named device, and ``reset`` if it must
     drop its rows and pull from 0; then ``seen_clock``, if its clock was one of another log, says
-    how far of this one it has seen.
+    how far of this one it has seen.  ``part`` is there if the request was a part; of one before the
+    last that says that it is kept.
     """
 
     more: bool
@@ -156,6 +157,7 @@ class Reply(PlainReply, total=False):
     mark: str | None
     reset: bool
     seen_clock: int
+    part: int
 
 
 @dataclass(frozen=True)

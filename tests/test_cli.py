@@ -23,7 +23,7 @@ from sqlalchemy import delete, insert, text, update
 from sqlalchemy.exc import DBAPIError
 from test_sqlalchemy_devices import TAKEN_AWAY
 
-from mobync import DeviceRevokedError, Mobync, UnknownDeviceError, __version__
+from mobync import DeviceRevokedError, Mobync, PartsMissingError, UnknownDeviceError, __version__
 from mobync._extras import install
 from mobync.http import ExpiredTokenError
 from mobync.server._log_pages import Entry
@@ -857,6 +857,23 @@ def test_who_was_revoked_stays_so_after_an_import(kept):
     server.erase("anna")
     assert import_lines(kept.store, "anna", lines) == 1
     assert [device.revoked for device in server.devices("anna")] == [True]
+
+
+def test_parts_of_a_request_do_not_travel_with_the_devices(kept):
+    sync(kept.store, "anna", 0, "phone", 1, None, diff(1, "create", id="a"))
+    server = Mobync(kept.store)
+    said = {"device": "tablet", "request": 1, "upload": "u"}
+    server.apply(0, [diff(2, "create", id="b")], "anna", part=1, more_diffs=True, **said)
+    *lines, end = exported(kept.store, "anna")
+    told = json.loads(end)
+    assert json.loads(told["devices"]["tablet"])["upload"] == ""
+    for name, state in told["devices"].items():
+        if name:
+            told["devices"][name] = json.dumps({**json.loads(state), "upload": "of elsewhere"})
+    assert import_lines(kept.store, "bob", [*lines, json.dumps(told)]) == 1
+    with pytest.raises(PartsMissingError):
+        server.apply(0, [], "bob", part=2, **said)
+    server.apply(0, [diff(2, "create", id="b")], "anna", part=2, **said)
 
 
 @pytest.mark.parametrize(

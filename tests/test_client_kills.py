@@ -97,6 +97,7 @@ def test_a_device_that_is_killed_before_each_of_its_statements_ends_as_meant(
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    new, overtaken = map(int, done.stdout.split())
+    new, overtaken, in_parts = map(int, done.stdout.split())
     assert new > 40
     assert overtaken > new + 5  # for it takes another name, and starts over
+    assert in_parts > new + 10  # three parts and more, before and after each

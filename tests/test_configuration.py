@@ -212,7 +212,7 @@ def yielding(*given: Any, **more: Any) -> Any:
     yield True
 
 
-ITERATED = {"read", "owned_rows", "find_owned_rows", "owned_models"}
+ITERATED = {"read", "owned_rows", "find_owned_rows", "owned_models", "read_parts"}
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - ITERATED))

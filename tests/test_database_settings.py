@@ -85,7 +85,9 @@ def test_traditional_mode_is_strict_too(mariadb):
     assert tasks.rows()["a"]["name"] == MILK
 
 
-@pytest.mark.parametrize("table", ["diffs", "diffs_heads", "diffs_devices", "documents"])
+@pytest.mark.parametrize(
+    "table", ["diffs", "diffs_heads", "diffs_devices", "diffs_parts", "documents"]
+)
 def test_a_table_of_mobync_in_another_character_set_is_refused(mariadb, table):
     store = DocumentSynchronizer(mariadb.engine)
     create_tables(mariadb.engine, store.metadata)

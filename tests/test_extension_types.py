@@ -284,7 +284,7 @@ def test_a_type_of_an_app_dies_with_its_objects() -> None:
 
 SIGNATURES = {
     "apply": "(self, /, logical_clock, diffs, owner_id, *, limit=None, cursor=None, device=None, "
-    "request=None, mark=None)",
+    "request=None, mark=None, part=None, more_diffs=False, upload=None)",
     "apply_json": "(self, /, body, owner_id)",
     "validate": "(self, /, diff, owner_id)",
     "logical_clock": "(self, /, owner_id)",

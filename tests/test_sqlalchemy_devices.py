@@ -245,6 +245,7 @@ TAKEN_AWAY = [
     "DROP TABLE diffs_devices",
     "ALTER TABLE diffs_heads DROP COLUMN state",
     "ALTER TABLE diffs DROP COLUMN field_times",
+    "DROP TABLE diffs_parts",
 ]
 DOCUMENT = Path(__file__).parents[1] / "docs" / "databases.md"
 HEADINGS = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}

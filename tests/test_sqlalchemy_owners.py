@@ -405,7 +405,7 @@ def test_fields_are_told_apart_by_case(tasks):
 
 def test_what_devices_send_makes_no_table(tasks):
     before = set(inspect(tasks.database.engine).get_table_names())
-    assert before == {"tasks", "diffs", "diffs_heads", "diffs_devices"}
+    assert before == {"tasks", "diffs", "diffs_heads", "diffs_devices", "diffs_parts"}
     with pytest.raises(InvalidDiffError):
         Mobync(tasks.store).apply(0, [diff("create", "new", id="a")], "bob")
     assert set(inspect(tasks.database.engine).get_table_names()) == before

@@ -46,6 +46,8 @@ def test_create_all_makes_the_log_with_its_keys_and_the_heads(database):
     assert index["unique"]
     assert made.get_pk_constraint("diffs_heads")["constrained_columns"] == ["owner"]
     assert made.get_pk_constraint("diffs_devices")["constrained_columns"] == ["owner", "device"]
+    key = made.get_pk_constraint("diffs_parts")["constrained_columns"]
+    assert key == ["owner", "device", "part", "piece"]
 
 
 def test_the_log_may_have_another_name_and_schema(database):
@@ -72,9 +74,9 @@ def test_the_log_is_found_or_made_beside_the_models():
         metadata = MetaData(schema=schema)
         SQLAlchemySynchronizer(engine, {"tasks": task_table(metadata)})
         names = {table.name for table in metadata.tables.values()}
-        assert names == {"tasks", "diffs", "diffs_heads", "diffs_devices"}
+        assert names == {"tasks", "diffs", "diffs_heads", "diffs_devices", "diffs_parts"}
         SQLAlchemySynchronizer(engine, {"tasks": Table("tasks", metadata)})
-        assert len(metadata.tables) == 4
+        assert len(metadata.tables) == 5
     with pytest.raises(ValueError, match=r"diffs=diffs_table\(metadata\)"):
         SQLAlchemySynchronizer(engine, {})
     engine.dispose()
@@ -228,8 +230,8 @@ def statements_of(dialect: sa.Dialect) -> str:
     log = diffs_table(metadata)
     heads = metadata.tables["diffs_heads"]
     (index,) = log.indexes
-    devices = metadata.tables["diffs_devices"]
-    parts = [CreateTable(log), CreateIndex(index), CreateTable(heads), CreateTable(devices)]
+    others = [heads, metadata.tables["diffs_devices"], metadata.tables["diffs_parts"]]
+    parts = [CreateTable(log), CreateIndex(index), *map(CreateTable, others)]
     lines = "\n\n".join(str(part.compile(dialect=dialect)).strip() + ";" for part in parts)
     return re.sub(r"[ \t]+$", "", lines, flags=re.MULTILINE).replace("\t", "    ")
 

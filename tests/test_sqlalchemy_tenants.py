@@ -38,7 +38,7 @@ def engine(postgresql: Database) -> Iterator[Engine]:
     role = f"mobync_{uuid.uuid4().hex[:12]}"
     with postgresql.engine.begin() as connection:
         schema = connection.scalar(text("SELECT current_schema()"))
-        for table in ("tasks", "diffs", "diffs_heads", "diffs_devices"):
+        for table in ("tasks", "diffs", "diffs_heads", "diffs_devices", "diffs_parts"):
             for statement in re.sub(r"\btasks\b", table, SQL).split(";")[:2]:
                 connection.exec_driver_sql(statement)
         connection.exec_driver_sql(f"CREATE ROLE {role}")

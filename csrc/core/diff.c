@@ -635,13 +635,26 @@ mb_status mb_diffs_read(mb_text text, mb_arena *arena, mb_diffs *diffs, size_t *
     return status;
 }
 
+static mb_status read_request_diffs(mb_json *json, const diff_reader *reader, mb_request *request,
+                                    size_t *index)
+{
+    const char *begin = json->at;
+    const mb_status status = read_diffs(json, reader, &request->diffs, index);
+    if (status != MB_OK)
+        return status;
+    while (*begin != '[')
+        begin++;
+    request->diffs_text = (mb_text){begin, (size_t)(json->at - begin)};
+    return MB_OK;
+}
+
 /* Reads one member of a request's body; of duplicates the last counts.  What must be a string and is
  * none is an empty text, which the caller refuses if it is of use to him. */
 static mb_status read_request_member(mb_json *json, mb_text name, const diff_reader *reader,
                                      mb_request *request, size_t *index)
 {
     if (mb_text_equal(name, MB_TEXT("diffs")))
-        return read_diffs(json, reader, &request->diffs, index);
+        return read_request_diffs(json, reader, request, index);
     mb_text value;
     if (mb_json_read_value(json, &value) != MB_OK)
         return MB_INVALID;
@@ -650,17 +663,21 @@ static mb_status read_request_member(mb_json *json, mb_text name, const diff_rea
         mb_text *place;
         bool may_be_null;
         bool is_string;
-    } texts[] = {{MB_TEXT("logical_clock"), &request->logical_clock, false, false},
-                 {MB_TEXT("limit"), &request->limit, true, false},
-                 {MB_TEXT("cursor"), &request->cursor, true, false},
-                 {MB_TEXT("device"), &request->device, true, true},
-                 {MB_TEXT("request"), &request->number, true, false},
-                 {MB_TEXT("mark"), &request->mark, true, true}};
+        bool is_no_string;
+    } texts[] = {{MB_TEXT("logical_clock"), &request->logical_clock, false, false, false},
+                 {MB_TEXT("limit"), &request->limit, true, false, false},
+                 {MB_TEXT("cursor"), &request->cursor, true, false, false},
+                 {MB_TEXT("device"), &request->device, true, true, false},
+                 {MB_TEXT("request"), &request->number, true, false, false},
+                 {MB_TEXT("mark"), &request->mark, true, true, false},
+                 {MB_TEXT("part"), &request->part, true, false, false},
+                 {MB_TEXT("more_diffs"), &request->more_diffs, true, false, true},
+                 {MB_TEXT("upload"), &request->upload, true, true, false}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         if (!mb_text_equal(name, texts[i].name))
             continue;
         *texts[i].place = texts[i].may_be_null && value.at[0] == 'n' ? (mb_text){NULL, 0} : value;
-        if (value.at[0] == '"')
+        if (value.at[0] == '"' && !texts[i].is_no_string)
             return mb_json_decode_string(value, reader->arena, texts[i].place);
         if (texts[i].is_string)
             texts[i].place->size = 0;

@@ -273,6 +273,10 @@ typedef struct {
     mb_text device; /* so the next two, of a device that names itself */
     mb_text number; /* the member "request" */
     mb_text mark;
+    mb_text part;       /* this and the next two of a request in parts */
+    mb_text more_diffs; /* as it stands, a string with its quotes */
+    mb_text upload;
+    mb_text diffs_text; /* the array as it stands */
     mb_diffs diffs;
 } mb_request;
 

@@ -65,7 +65,7 @@ typedef struct {
             /* mobync._sync and mobync.synchronizer, imported when the first Mobync is made, since these modules import this */
             PyObject *begin_again, *one_moment, *locks_of, *attempts, *check_synchronizer, *admit,
                 *poll;
-            PyObject *admit_nameless, *poll_nameless, *begin_log;
+            PyObject *admit_nameless, *poll_nameless, *begin_log, *take_part, *apply_part;
             PyObject *default_methods[OPTIONAL_METHODS]; /* of mobync.Synchronizer */
 
             /* Interned: the seven fields, the types, and what is called or looked up. */
@@ -329,6 +329,7 @@ typedef struct {
     Py_ssize_t max_fields;
     Py_ssize_t max_reply_bytes;
     Py_ssize_t max_pull_diffs;
+    Py_ssize_t max_request_bytes;
     double device_retention_s;
     double first_pull_retention_s;
     bool refuses_nameless; /* anonymous_devices=False */
@@ -361,7 +362,8 @@ typedef enum { NEXT, RETRY, STARTS_OVER, STARTED_OVER, POLL } turn_kind;
 typedef struct {
     module_state *state;
     mobync_object *server;
-    bool skips; /* a refused diff is excluded and the sync goes on */
+    bool skips;    /* a refused diff is excluded and the sync goes on */
+    bool is_whole; /* the request came in parts, and this is all of it */
     log_name log;
     mb_arena *arena;   /* of the request, and of the first attempt */
     mb_arena *scratch; /* of the current attempt: the same, or one of its own */
@@ -377,6 +379,8 @@ typedef struct {
     PyObject *mark;   /* so this, which may be None, and the next two */
     int64_t number;
     uint64_t content;
+    int64_t part;         /* of a request in parts: which this is, or of a whole one the last */
+    PyObject *part_said;  /* the arguments of take_part() in mobync/_sync/parts.py, or NULL */
     int64_t pull_clock;   /* what the cursor says of it; -1: there is none */
     int64_t stamp;        /* likewise; 0: there is none */
     bool has_transaction; /* of the app's own: a sync is all or nothing */
@@ -429,6 +433,9 @@ typedef struct {
     PyObject *device;
     PyObject *number;
     PyObject *mark;
+    PyObject *part;
+    PyObject *more_diffs;
+    PyObject *upload;
 } request_head;
 
 int begin_sync(sync_state *s, PyObject *diffs, PyObject *owner_id, const request_head *head);

@@ -59,7 +59,7 @@ static int check_on_refusal(module_state *state, PyObject *given, bool *skips)
                        given);
 }
 
-enum { SETTINGS = 12 };
+enum { SETTINGS = 13 };
 
 /* Reads the settings in the order of the arguments.  What was read before one that is refused stays, and
  * means nothing without a synchronizer. */
@@ -77,7 +77,8 @@ static int read_settings(module_state *state, mobync_object *self, PyObject *con
         check_on_refusal(state, given[8], &self->skips) < 0 ||
         check_seconds("device_retention_s", given[9], &self->device_retention_s) < 0 ||
         check_seconds("first_pull_retention_s", given[10], &self->first_pull_retention_s) < 0 ||
-        check_anonymous(given[11], &self->refuses_nameless) < 0)
+        check_anonymous(given[11], &self->refuses_nameless) < 0 ||
+        check_count("max_request_bytes", given[12], PY_SSIZE_T_MAX, &self->max_request_bytes) < 0)
         return -1;
     if (self->max_pull_diffs == 0)
         return raise_format(PyExc_ValueError, "max_pull_diffs must be 1 or more");
@@ -124,16 +125,17 @@ static int mobync_init(mobync_object *self, PyObject *args, PyObject *kwargs)
                             "device_retention_s",
                             "first_pull_retention_s",
                             "anonymous_devices",
+                            "max_request_bytes",
                             NULL};
     module_state *state = state_of_type(Py_TYPE(self));
     PyObject *synchronizer, *log_model = NULL, *given[SETTINGS] = {NULL};
     if (self->synchronizer != NULL) /* what a running sync borrows must stay */
         return raise_format(PyExc_RuntimeError, "Mobync.__init__() was called before");
     if (state == NULL || import_package(state) < 0 ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "O|O$OOOOOOOOOOOO:Mobync", names, &synchronizer,
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "O|O$OOOOOOOOOOOOO:Mobync", names, &synchronizer,
                                      &log_model, &given[0], &given[1], &given[2], &given[3],
                                      &given[4], &given[5], &given[6], &given[7], &given[8],
-                                     &given[9], &given[10], &given[11]))
+                                     &given[9], &given[10], &given[11], &given[12]))
         return -1;
     log_model = log_model == NULL ? PyUnicode_FromString("diffs") : Py_NewRef(log_model);
     const int result = log_model == NULL ||
@@ -159,6 +161,7 @@ static PyObject *mobync_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->max_fields = 10000;
     self->max_reply_bytes = (Py_ssize_t)256 * 1024 * 1024;
     self->max_pull_diffs = 50000;
+    self->max_request_bytes = (Py_ssize_t)256 * 1024 * 1024;
     self->device_retention_s = 90.0 * 24 * 60 * 60;
     self->first_pull_retention_s = 24.0 * 60 * 60;
     return (PyObject *)self;
@@ -220,7 +223,7 @@ static int finish_sync(sync_state *s, in_transaction work)
 PyDoc_STRVAR(
     apply_doc,
     "apply($self, logical_clock, diffs, owner_id, *, limit=None, cursor=None, device=None,\n"
-    "      request=None, mark=None)\n--\n\n"
+    "      request=None, mark=None, part=None, more_diffs=False, upload=None)\n--\n\n"
     "Merge what a device did with what the other devices of its owner did meanwhile.\n\n"
     "Writes the app's tables and the log, all or nothing where the Synchronizer has\n"
     "transactions.  Calling again with the same request is always right.  Each of the dicts\n"
@@ -238,36 +241,58 @@ PyDoc_STRVAR(
     "        Synchronizer that keeps no devices does not look at it.\n"
     "    request: of a named device the number of its requests with diffs that were answered, and "
     "one.\n"
-    "    mark: of a named device the ``mark`` of the last reply.\n\n"
+    "    mark: of a named device the ``mark`` of the last reply.\n"
+    "    part: of a named device, whose diffs do not fit one request, which part of them these\n"
+    "        are, from 1 (docs/protocol.md, \"A request in parts\"); their dicts stay as they "
+    "are.\n"
+    "    more_diffs: whether another part follows.\n"
+    "    upload: a name that all parts have, and that the device takes again only for the same.\n\n"
     "Returns:\n"
     "    A dict: ``success`` (True), ``message`` (''), the new ``logical_clock``, and the\n"
     "    ``diffs`` that the device must apply; with a limit or a cursor also ``more``, and the\n"
     "    next ``cursor`` if there is more; with on_refusal='skip' also ``refused``;\n"
     "    for a named device ``mark``, and ``reset`` (True) if it must drop its rows and pull\n"
-    "    from 0.\n\n"
+    "    from 0; for a part its number, ``part``, and before the last nothing else that counts.\n\n"
     "Raises:\n"
     "    InvalidDiffError: a diff is malformed, or the app's tables do not take it.\n"
     "    UnauthorizedError: a rule of the app refused a diff.\n"
     "    LogicalClockError: the clock is not an int of 0 or more, or ahead of the server.\n"
     "    UnknownDeviceError: a named device is not as the server knows it: it takes a new name.\n"
+    "    PartsMissingError: the last part came, and not all before it are there.\n"
+    "    RequestTooLargeError: the parts are longer than ``max_request_bytes`` in all.\n"
+    "    NoPartsError: the store cannot keep parts.\n"
     "    PageError: ``limit`` or ``cursor`` cannot be right, or the reply is too large for one\n"
     "        page.\n"
     "    BusyError: another sync of this owner took too long.\n"
     "    TypeError, ValueError: ``owner_id`` is not text, or a method of the Synchronizer\n"
     "        returned what it must not.\n");
 
+/* A part of a request, as dicts: what keeps parts takes JSON. */
+static PyObject *apply_part(mobync_object *self, module_state *state, PyObject *owner_id,
+                            PyObject *diffs, const request_head *head)
+{
+    return PyObject_CallFunctionObjArgs(state->apply_part, (PyObject *)self, owner_id, head->clock,
+                                        diffs, head->limit, head->cursor, head->device,
+                                        head->number, head->mark, head->part, head->more_diffs,
+                                        head->upload, NULL);
+}
+
 static PyObject *mobync_apply(mobync_object *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"logical_clock", "diffs",   "owner_id", "limit", "cursor",
-                            "device",        "request", "mark",     NULL};
+    static char *names[] = {"logical_clock", "diffs", "owner_id", "limit",      "cursor", "device",
+                            "request",       "mark",  "part",     "more_diffs", "upload", NULL};
     PyObject *diffs, *owner_id, *reply = NULL;
-    request_head head = {NULL, Py_None, Py_None, Py_None, Py_None, Py_None};
+    request_head head = {NULL,    Py_None, Py_None, Py_None, Py_None,
+                         Py_None, Py_None, Py_None, Py_None};
     sync_state s;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$OOOOO:apply", names, &head.clock, &diffs,
-                                     &owner_id, &head.limit, &head.cursor, &head.device,
-                                     &head.number, &head.mark) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$OOOOOOOO:apply", names, &head.clock,
+                                     &diffs, &owner_id, &head.limit, &head.cursor, &head.device,
+                                     &head.number, &head.mark, &head.part, &head.more_diffs,
+                                     &head.upload) ||
         open_sync(self, &s) < 0)
         return NULL;
+    if (head.part != Py_None)
+        return apply_part(self, s.state, owner_id, diffs, &head);
     if (begin_sync(&s, diffs, owner_id, &head) == 0 && finish_sync(&s, sync_in_transaction) == 0)
         reply = make_reply(&s);
     end_sync(&s);
@@ -281,8 +306,9 @@ PyDoc_STRVAR(
     "Nothing of it becomes a Python object but what the Synchronizer is given.\n\n"
     "Args:\n"
     "    body: the request as JSON, str or bytes: an object with ``logical_clock`` and ``diffs``,\n"
-    "        perhaps ``limit`` and ``cursor``, and ``device``, ``request`` and ``mark``; whatever\n"
-    "        else it has is the app's own business.\n"
+    "        perhaps ``limit`` and ``cursor``, and ``device``, ``request`` and ``mark``, and\n"
+    "        ``part``, ``more_diffs`` and ``upload``; whatever else it has is the app's own\n"
+    "        business.\n"
     "    owner_id: whom the app authenticated.\n\n"
     "Returns:\n"
     "    The reply as JSON: bytes of UTF-8.\n\n"
@@ -291,18 +317,48 @@ PyDoc_STRVAR(
     "    TypeError: ``body`` is neither str nor bytes.\n"
     "    What else apply() raises.\n");
 
+/* Applies a body; of a part of a request gives what take_part() needs instead, for the caller. */
+static PyObject *apply_body(mobync_object *self, PyObject *body, PyObject *owner_id, bool is_whole,
+                            PyObject **part_said)
+{
+    PyObject *reply = NULL;
+    sync_state s;
+    if (open_sync(self, &s) < 0)
+        return NULL;
+    s.is_whole = is_whole;
+    if (begin_json_sync(&s, body, owner_id) == 0) {
+        *part_said = Py_XNewRef(s.part_said);
+        if (s.part_said == NULL && finish_sync(&s, sync_in_transaction) == 0)
+            reply = make_json_reply(&s);
+    }
+    end_sync(&s);
+    return reply;
+}
+
+/* Keeps a part of a request; with the last one, applies the whole.  Takes the reference. */
+static PyObject *apply_parts(mobync_object *self, PyObject *owner_id, PyObject *part_said)
+{
+    module_state *state = state_of_type(Py_TYPE(self));
+    PyObject *nothing = NULL, *reply = NULL, *whole = NULL;
+    PyObject *taken = PyObject_CallObject(state->take_part, part_said);
+    Py_DECREF(part_said);
+    if (taken != NULL && PyArg_ParseTuple(taken, "OO", &reply, &whole))
+        reply =
+            reply != Py_None ? Py_NewRef(reply) : apply_body(self, whole, owner_id, true, &nothing);
+    else
+        reply = NULL;
+    Py_XDECREF(taken);
+    return reply;
+}
+
 static PyObject *mobync_apply_json(mobync_object *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"body", "owner_id", NULL};
-    PyObject *body, *owner_id, *reply = NULL;
-    sync_state s;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:apply_json", names, &body, &owner_id) ||
-        open_sync(self, &s) < 0)
+    PyObject *body, *owner_id, *part_said = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:apply_json", names, &body, &owner_id))
         return NULL;
-    if (begin_json_sync(&s, body, owner_id) == 0 && finish_sync(&s, sync_in_transaction) == 0)
-        reply = make_json_reply(&s);
-    end_sync(&s);
-    return reply;
+    PyObject *reply = apply_body(self, body, owner_id, false, &part_said);
+    return part_said == NULL ? reply : apply_parts(self, owner_id, part_said);
 }
 
 PyDoc_STRVAR(push_doc, "_push_diffs($self, diffs, owner_id, clock=-1, /)\n--\n\n"
@@ -444,6 +500,7 @@ static PyMemberDef mobync_members[] = {
     SETTING(max_fields, T_PYSSIZET),
     SETTING(max_reply_bytes, T_PYSSIZET),
     SETTING(max_pull_diffs, T_PYSSIZET),
+    SETTING(max_request_bytes, T_PYSSIZET),
     SETTING(device_retention_s, T_DOUBLE),
     SETTING(first_pull_retention_s, T_DOUBLE),
     {"_noted", T_OBJECT_EX, offsetof(mobync_object, noted), READONLY, NULL},
@@ -468,7 +525,8 @@ PyDoc_STRVAR(
     "Mobync(synchronizer, diffs_model_name='diffs', *, max_clock_skew_ms=300000, "
     "lock_timeout_s=10.0, max_diffs=200000, max_json_data_bytes=16777216, max_depth=1000, "
     "max_fields=10000, max_reply_bytes=268435456, max_pull_diffs=50000, on_refusal='raise', "
-    "device_retention_s=7776000.0, first_pull_retention_s=86400.0, anonymous_devices=True)\n"
+    "device_retention_s=7776000.0, first_pull_retention_s=86400.0, anonymous_devices=True, "
+    "max_request_bytes=268435456)\n"
     "--\n\n"
     "The server half of mobync over one Synchronizer; apps use mobync.Mobync.");
 

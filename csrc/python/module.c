@@ -122,6 +122,7 @@ static const imported with_package[] = {
     {"mobync._sync.devices", NULL, "poll"},
     {"mobync._sync.devices", NULL, "admit_nameless"}, {"mobync._sync.devices", NULL, "poll_nameless"},
     {"mobync._sync.devices", NULL, "begin_log"},
+    {"mobync._sync.parts", NULL, "take_part"}, {"mobync._sync.parts", NULL, "apply_part"},
 };
 
 static const char *const names[] = {

@@ -49,6 +49,8 @@ static int put_more(sync_state *s, PyObject *reply)
     if (resets(s) && s->seen_clock != s->client_clock &&
         put(reply, "seen_clock", PyLong_FromLongLong(s->seen_clock)) < 0)
         return -1;
+    if (s->part > 0 && put(reply, "part", PyLong_FromLongLong(s->part)) < 0)
+        return -1;
     if (!s->skips)
         return 0;
     return put(reply, "refused", s->refused != NULL ? Py_NewRef(s->refused) : PyList_New(0));

@@ -23,7 +23,7 @@ static mb_request_rules rules_of(const sync_state *s)
     return (mb_request_rules){
         .reserved = reserved_keys,
         .log_model = server->log_model,
-        .diffs = (size_t)server->max_diffs,
+        .diffs = s->is_whole ? SIZE_MAX : (size_t)server->max_diffs,
         .json_data_bytes = (size_t)server->max_json_data_bytes,
         .depth = (size_t)server->max_depth,
         .fields = (size_t)server->max_fields,
@@ -92,17 +92,31 @@ static int read_diffs(sync_state *s, PyObject *diffs, const mb_request_rules *ru
 /* ---- a body as JSON ------------------------------------------------------------------------ */
 
 /* Reads a body; without the GIL where that takes long and the bytes cannot change meanwhile. */
-static mb_status read_body(sync_state *s, mb_text body, const mb_request_rules *rules,
-                           mb_request *request, size_t *index, mb_error *error)
+static mb_status read_body(sync_state *s, mb_text body, bool keep_malformed,
+                           const mb_request_rules *rules, mb_request *request, size_t *index,
+                           mb_error *error)
 {
-    const bool skips = s->skips;
     if (body.size < GIL_FREE_BYTES)
-        return mb_request_read(body, rules, skips, s->arena, request, index, error);
+        return mb_request_read(body, rules, keep_malformed, s->arena, request, index, error);
     mb_status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = mb_request_read(body, rules, skips, s->arena, request, index, error);
+    status = mb_request_read(body, rules, keep_malformed, s->arena, request, index, error);
     Py_END_ALLOW_THREADS;
     return status;
+}
+
+/* Reads a body that was refused for a diff once more: of a request in parts the diffs are checked when
+ * all have come, so that the place of one is its place among all of them. */
+static mb_status read_part_anyway(sync_state *s, mb_text body, const mb_request_rules *rules,
+                                  mb_request *request)
+{
+    size_t index;
+    mb_error error;
+    if (s->skips || s->is_whole)
+        return MB_INVALID;
+    const mb_status status = read_body(s, body, true, rules, request, &index, &error);
+    const bool is_part = status == MB_OK && request->part.at != NULL && request->device.at != NULL;
+    return status == MB_OK && !is_part ? MB_INVALID : status;
 }
 
 /* A member of the body as the caller of apply would give it: text or None. */
@@ -120,7 +134,9 @@ static int read_json_diffs(sync_state *s, PyObject *body, const mb_request_rules
     s->request.json = Py_NewRef(body);
     if (borrow_json(s->state, body, &text) < 0)
         return -1;
-    const mb_status status = read_body(s, text, rules, request, &index, &error);
+    mb_status status = read_body(s, text, s->skips, rules, request, &index, &error);
+    if (status == MB_INVALID && index != SIZE_MAX)
+        status = read_part_anyway(s, text, rules, request);
     if (status != MB_OK)
         return raise_read_status(s->state, status, index, &error);
     s->request.objects = PyMem_Calloc(request->diffs.count, sizeof *s->request.objects);
@@ -315,6 +331,54 @@ static int read_device(sync_state *s, const request_head *head)
     return 0;
 }
 
+/* ---- a request in parts -------------------------------------------------------------------- */
+
+enum { MOST_PARTS = 1000 };
+
+/* Reads whether more parts follow, from a bool or its text in JSON.  Returns 1, 0 or -1. */
+static int read_more(sync_state *s, PyObject *more)
+{
+    if (more == Py_None || more == Py_False || more == Py_True)
+        return more == Py_True;
+    const bool is_text = PyUnicode_Check(more);
+    if (is_text && PyUnicode_CompareWithASCIIString(more, "true") == 0)
+        return 1;
+    if (is_text && PyUnicode_CompareWithASCIIString(more, "false") == 0)
+        return 0;
+    return raise_invalid(s->state, -1, NULL, "more_diffs must be true or false");
+}
+
+/* Finds out whether a request is a part of one, and which.  Only a device that names itself has parts;
+ * in the request of another the members are the app's own business. */
+static int read_part_number(sync_state *s, const request_head *head)
+{
+    if (head->device == Py_None || head->part == Py_None)
+        return 0;
+    s->part = read_count(head->part);
+    if (s->part < 1 || s->part > MOST_PARTS)
+        return raise_invalid(s->state, -1, NULL, "part must be an int of 1 to %d", MOST_PARTS);
+    if (head->upload != Py_None && !is_name(head->upload))
+        return raise_invalid(s->state, -1, NULL, "upload must be a text of 1 to 255 characters");
+    return 0;
+}
+
+/* Keeps what a part says for take_part(). */
+static int note_part(sync_state *s, const request_head *head, mb_text diffs)
+{
+    const int more = read_more(s, head->more_diffs);
+    if (more < 0 || read_clock(s, head->clock) < 0 || read_device(s, head) < 0)
+        return -1;
+    PyObject *device = s->device == NULL ? Py_None : s->device;
+    PyObject *text = text_to_str(diffs);
+    if (text == NULL)
+        return -1;
+    s->part_said =
+        Py_BuildValue("(OOOLOLOOLOON)", s->server, s->log.owner_id, device, (long long)s->number,
+                      head->mark, (long long)s->client_clock, head->limit, head->cursor,
+                      (long long)s->part, more ? Py_True : Py_False, head->upload, text);
+    return s->part_said == NULL ? -1 : 0;
+}
+
 /* ---- the whole ----------------------------------------------------------------------------- */
 
 int check_text(const char *name, PyObject *text, mb_text *utf8)
@@ -344,8 +408,12 @@ static int link_objects(sync_state *s)
     return check_memory(mb_link_objects(s->arena, &s->request.diffs));
 }
 
-static int read_head(sync_state *s, const request_head *head)
+static int read_head(sync_state *s, const request_head *head, mb_text diffs)
 {
+    if (read_part_number(s, head) < 0)
+        return -1;
+    if (s->part > 0 && !s->is_whole)
+        return note_part(s, head, diffs);
     if (read_clock(s, head->clock) < 0 || read_page(s, head->limit, head->cursor) < 0 ||
         read_device(s, head) < 0)
         return -1;
@@ -357,7 +425,7 @@ int begin_sync(sync_state *s, PyObject *diffs, PyObject *owner_id, const request
     const mb_request_rules rules = rules_of(s);
     if (name_log(s, owner_id) < 0 || read_diffs(s, diffs, &rules) < 0)
         return -1;
-    return read_head(s, head);
+    return read_head(s, head, (mb_text){NULL, 0});
 }
 
 int begin_push(sync_state *s, PyObject *diffs, PyObject *owner_id)
@@ -386,18 +454,21 @@ int begin_json_sync(sync_state *s, PyObject *body, PyObject *owner_id)
     mb_request request;
     if (name_log(s, owner_id) < 0 || read_json_diffs(s, body, &rules, &request) < 0)
         return -1;
-    PyObject *texts[6] = {
-        member_or_none(request.logical_clock), member_or_none(request.limit),
-        member_or_none(request.cursor),        member_or_none(request.device),
-        member_or_none(request.number),        member_or_none(request.mark),
-    };
-    const request_head head = {texts[0], texts[1], texts[2], texts[3], texts[4], texts[5]};
+    const mb_text members[] = {request.logical_clock, request.limit,      request.cursor,
+                               request.device,        request.number,     request.mark,
+                               request.part,          request.more_diffs, request.upload};
+    enum { MEMBERS = sizeof members / sizeof *members };
+    PyObject *texts[MEMBERS] = {NULL};
     int result = 0;
-    for (int i = 0; i < 6 && result == 0; i++)
+    for (int i = 0; i < MEMBERS && result == 0; i++) {
+        texts[i] = member_or_none(members[i]);
         result = texts[i] == NULL ? -1 : 0;
+    }
+    const request_head head = {texts[0], texts[1], texts[2], texts[3], texts[4],
+                               texts[5], texts[6], texts[7], texts[8]};
     if (result == 0)
-        result = read_head(s, &head);
-    for (int i = 0; i < 6; i++)
+        result = read_head(s, &head, request.diffs_text);
+    for (int i = 0; i < MEMBERS; i++)
         Py_XDECREF(texts[i]);
     return result;
 }
@@ -417,6 +488,7 @@ void end_sync(sync_state *s)
     Py_XDECREF(s->mark);
     Py_XDECREF(s->turn_taken);
     Py_XDECREF(s->new_mark);
+    Py_XDECREF(s->part_said);
     diff_list *const lists[] = {&s->request, &s->window, &s->later, &s->history, &s->restored};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         diff_list_clear(lists[i]);

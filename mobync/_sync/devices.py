@@ -29,6 +29,7 @@ from ..errors import (
 from ..synchronizer import Synchronizer
 from .attempts import plain_answer
 from .owner_state import OWNER, OwnerState, first_state, is_stale, known_members, ms
+from .uploads import is_over
 
 if TYPE_CHECKING:
     from .._core import Mobync
@@ -93,6 +94,8 @@ class Device:
         moved: by how much its clocks are behind those of this log, whose owner got it from
             another one (moving.py), until it pulls again; None: they are of this log.
         left: whether it went on under another owner.
+        upload: what is kept of a request that comes in parts (uploads.py); empty: nothing.
+        answered: whether it ever was; else only parts of its first request have come.
     """
 
     number: int = 0
@@ -111,6 +114,8 @@ class Device:
     pull_folds: int = 0
     moved: int | None = None
     left: bool = False
+    upload: str = ""
+    answered: bool = True
 
     def to_text(self) -> str:
         """The text that a store keeps."""
@@ -134,6 +139,13 @@ class Device:
         """Whether a request is a retry of the last one with diffs."""
         return asked.diffs > 0 and asked.number == self.number and content == self.content
 
+    def may_repeat(self, asked: Asked) -> bool:
+        """Whether a part may be one of the last request with diffs."""
+        if asked.number != self.number or not self.content:
+            return False
+        _, *carried = json.loads(self.content)
+        return bool(carried == [asked.mark, asked.clock])
+
     def is_sound(self) -> bool:
         """Whether each member is what a server keeps; a text from elsewhere may say anything."""
         whole = [self.number, self.first_ms, self.seen_ms, self.page_asked, self.pull_folds]
@@ -146,8 +158,14 @@ class Device:
         return (
             all(type(n) is int for n in (*whole, *self.page_stamps, *clocks))
             and all(isinstance(name, str | None) for name in names)
-            and all(isinstance(text, str) for text in (self.content, self.label, self.refusals))
-            and type(self.revoked) is type(self.has_pulled) is type(self.left) is bool
+            and all(
+                isinstance(text, str)
+                for text in (self.content, self.label, self.refusals, self.upload)
+            )
+            and all(
+                type(known) is bool
+                for known in (self.revoked, self.has_pulled, self.left, self.answered)
+            )
         )
 
     def retention_ms(self, server: Mobync) -> int:
@@ -273,6 +291,10 @@ class Turn:
     def _write(self, highest: int) -> None:
         self._device.seen_ms = self._server._now_ms()
         self._device.first_ms = self._device.first_ms or self._device.seen_ms
+        self._device.answered = True
+        if is_over(self._device.upload, self._device.number, self._device.seen_ms):
+            self._device.upload = ""
+            plain_answer("drop_parts", self._store.drop_parts(self._owner_id, self._name))
         states: dict[str, str | None] = {self._name: self._device.to_text()}
         if self._owner is None:
             self._owner = first_state(self._device.seen_ms, log_is_empty=highest < 0)
@@ -316,7 +338,8 @@ def poll(
         return None
     device = Device.of_text(text)
     is_here = not device.revoked and not device.left and device.moved is None
-    is_next = is_here and number == device.number + 1 and (mark, clock) in device.marks
+    is_known = device.answered and number == device.number + 1
+    is_next = is_here and is_known and (mark, clock) in device.marks
     return highest if is_next and not device.must_be_noted(server, clock) else None
 
 
@@ -378,7 +401,31 @@ def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: 
         return None
     text = kept.get(name)
     owner = OwnerState.of_text(kept[OWNER]) if OWNER in kept else None
-    device = Device() if text is None else Device.of_text(text)
+    device = Device(answered=False) if text is None else Device.of_text(text)
+    check_is_here(name, device)
+    content = json.dumps([asked.content, asked.mark, asked.clock]) if asked.diffs else ""
+    is_retry = device.has_done(asked, content)
+    if not is_retry and not device.expects(asked, is_known=device.answered):
+        raise unknown_device(name)
+    knows = owner or OwnerState()
+    if any(reason(asked, is_retry, device, knows) for reason in REASONS_TO_START_OVER):
+        kind = STARTED_OVER if is_retry else STARTS_OVER
+    elif is_retry:
+        kind = RETRY
+    else:
+        kind = POLL if device.answered and asked.clock == asked.highest + 1 else NEXT
+    turn = Turn(kind, server, store, owner_id, name, device, owner, asked, content)
+    if kind == POLL:
+        turn.poll()
+    return turn
+
+
+def check_is_here(name: str, device: Device) -> None:
+    """Check that a device may still sync as one of this owner.
+
+    Raises:
+        DeviceRevokedError, OwnerMovedError: as :func:`admit`.
+    """
     if device.revoked:
         raise DeviceRevokedError(f"device {name!r:.100} was revoked: drop the rows of its owner")
     if device.left:
@@ -386,25 +433,23 @@ def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: 
             f"the rows of device {name!r:.100} are another owner's now: keep them, sign in as that "
             "owner, and send the same again"
         )
-    content = json.dumps([asked.content, asked.mark, asked.clock]) if asked.diffs else ""
-    is_retry = device.has_done(asked, content)
-    is_next = device.expects(asked, is_known=text is not None)
-    if not is_retry and not is_next:
-        raise UnknownDeviceError(
-            f"device {name!r:.100} is not as the server knows it: take a new name, and send what "
-            "was not sent as request 1, without a mark"
-        )
-    knows = owner or OwnerState()
-    if any(reason(asked, is_retry, device, knows) for reason in REASONS_TO_START_OVER):
-        kind = STARTED_OVER if is_retry else STARTS_OVER
-    elif is_retry:
-        kind = RETRY
-    else:
-        kind = POLL if text is not None and asked.clock == asked.highest + 1 else NEXT
-    turn = Turn(kind, server, store, owner_id, name, device, owner, asked, content)
-    if kind == POLL:
-        turn.poll()
-    return turn
+
+
+def unknown_device(name: str) -> UnknownDeviceError:
+    """What to raise for a device that is not as it must be."""
+    return UnknownDeviceError(
+        f"device {name!r:.100} is not as the server knows it: take a new name, and send what "
+        "was not sent as request 1, without a mark"
+    )
+
+
+def without_upload(text: str) -> str:
+    """What is kept of a device, but for what it says of parts, for where these do not go."""
+    device = Device.of_text(text)
+    if not device.upload:
+        return text
+    device.upload = ""
+    return device.to_text()
 
 
 # ---- whether the server cannot say what the device's rows are ------------------------------------

@@ -12,6 +12,7 @@ from .attempts import OwnerLog, in_transaction, plain_answer
 from .backend_edits import json_text
 from .devices import Device, keeps_devices
 from .owner_state import OWNER
+from .parts import drop_parts
 
 PIECE = 1000
 
@@ -29,6 +30,8 @@ def erase_owner(server: _core.Mobync, owner_id: str) -> EraseReceipt:
 
 def _erase(log: OwnerLog) -> EraseReceipt:
     devices = _revoke_all(log)
+    if plain_answer("keeps_parts", log.store.keeps_parts()):
+        drop_parts(log.store, log.owner_id, None)
     erased = log.store.erase_owned(log.owner_id)
     counts = plain_answer("erase_owned", erased)
     if counts is None:

@@ -18,6 +18,7 @@ from .attempts import OwnerLog, plain_answer
 from .backend_edits import json_text
 from .devices import Device, keeps_devices, read_states
 from .owner_state import OWNER, OwnerState, first_state, ms
+from .parts import drop_stale_parts
 
 NAMELESS = "devices without a name"
 MOST_HOLDERS = 10  # that are named
@@ -68,6 +69,7 @@ def plan_horizon(server: _core.Mobync, log: OwnerLog) -> Horizon:
     kept = read_states(log.store, log.owner_id) if keeps_devices(log.store) else None
     if kept is None:
         return plan
+    kept = drop_stale_parts(server, log, kept)
     now_ms = server._now_ms()
     if OWNER in kept:
         owner = OwnerState.of_text(kept[OWNER])

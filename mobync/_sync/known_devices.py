@@ -12,6 +12,7 @@ from ..types import Diff, KnownDevice
 from .attempts import OwnerLog, in_transaction, plain_answer
 from .devices import Device, keeps_devices
 from .owner_state import OWNER
+from .parts import drop_parts
 
 LONGEST_LABEL = 255
 
@@ -100,7 +101,10 @@ def _changed(name: str, change: Callable[[Device], str | None], log: OwnerLog) -
     text = states_of(log, name).get(name)
     if text is None:
         raise ValueError(f"owner {log.owner_id!r:.100} has no device {name!r:.100}")
-    states = {name: change(Device.of_text(text))}
+    changed = change(Device.of_text(text))
+    states = {name: changed}
+    if Device.of_text(text).upload and (changed is None or not Device.of_text(changed).upload):
+        drop_parts(log.store, log.owner_id, name)
     plain_answer("write_devices", log.store.write_devices(log.owner_id, states))
 
 

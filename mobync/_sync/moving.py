@@ -35,6 +35,7 @@ from .devices import Device
 from .known_devices import states_of
 from .logged_objects import LARGEST_PIECE_CLOCKS, PIECE_CLOCKS, Key
 from .owner_state import OWNER, OwnerState, first_state
+from .parts import drop_parts
 
 PIECE_ROWS = 1000  # that are written at once
 
@@ -266,6 +267,10 @@ class _Move:
             plain_answer("raise_clock", self._new.store.raise_clock(end - 1))
             new.folds = old.folds = max(old.folds, new.folds) + 1
             new.nameless_from, old.nameless_from = end, old_head + 2
+        if plain_answer("keeps_parts", self._old.store.keeps_parts()):
+            drop_parts(self._old.store, self._old.owner_id, None)
+            for name in arrived.keys() & there.keys():
+                drop_parts(self._new.store, self._new.owner_id, name)
         left[OWNER], arrived[OWNER] = old.to_text(), new.to_text()
         for log, states in ((self._old, left), (self._new, arrived)):
             plain_answer("write_devices", log.store.write_devices(log.owner_id, states))
@@ -404,6 +409,7 @@ def _arrived(device: Device, shift: int) -> Device:
     device.moved = shift + (device.moved or 0)
     device.hold = None
     device.page_asked, device.page_stamps = 0, []
+    device.upload = ""  # its parts do not move: it sends them again
     return device
 
 

@@ -16,12 +16,13 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FORMAT = 2
+FORMAT = 3
 BUSY_TIMEOUT_S = 30  # another process of the device may be in a transaction
 
 # mobync_state has one row.  `turn` counts answered and changed requests, so that a reply to an
 # earlier one is known as late.  `cursor` is that of the page that was applied last.  `device`,
-# `request` and `mark` are what the device says of itself (docs/protocol.md, "Named devices").
+# `request` and `mark` are what the device says of itself (docs/protocol.md, "Named devices"), and
+# `upload` what it calls the parts in which it sends the request that is open.
 SCHEMA = f"""
 CREATE TABLE mobync_state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -32,9 +33,10 @@ CREATE TABLE mobync_state (
     starts_over INTEGER NOT NULL,
     device TEXT NOT NULL,
     request INTEGER NOT NULL,
-    mark TEXT
+    mark TEXT,
+    upload TEXT
 );
-INSERT INTO mobync_state VALUES (1, {FORMAT}, 0, 1, NULL, 0, '', 1, NULL);
+INSERT INTO mobync_state VALUES (1, {FORMAT}, 0, 1, NULL, 0, '', 1, NULL, NULL);
 CREATE TABLE mobync_rows (
     model TEXT NOT NULL, id TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (model, id)
 ) WITHOUT ROWID;
@@ -64,11 +66,15 @@ CREATE TABLE mobync_refused (
 
 
 # A device that had no name takes one, and goes on with the rows and the clock that it has.
-FROM_FORMAT_1 = f"""
+FROM_FORMAT_1 = """
 ALTER TABLE mobync_state RENAME COLUMN request TO turn;
 ALTER TABLE mobync_state ADD COLUMN device TEXT NOT NULL DEFAULT '';
 ALTER TABLE mobync_state ADD COLUMN request INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE mobync_state ADD COLUMN mark TEXT;
+"""
+
+FROM_FORMAT_2 = f"""
+ALTER TABLE mobync_state ADD COLUMN upload TEXT;
 UPDATE mobync_state SET format = {FORMAT};
 """
 
@@ -93,6 +99,8 @@ class State(NamedTuple):
         device: what the device calls itself.
         request: the number of the request with diffs that is open, or comes next.
         mark: that of the last reply; None where the server gave none.
+        upload: what the parts of the open request are called; None: it is sent as a whole, or no
+            part was sent yet.
     """
 
     logical_clock: int
@@ -102,6 +110,7 @@ class State(NamedTuple):
     device: str
     request: int
     mark: str | None
+    upload: str | None = None
 
     def renamed(self) -> State:
         """The state of a device that nobody knows yet."""
@@ -140,6 +149,8 @@ class Database:
             ((found,),) = self.execute("SELECT format FROM mobync_state")
             if found == 1:
                 self._execute_all(FROM_FORMAT_1)
+            if found in (1, 2):
+                self._execute_all(FROM_FORMAT_2)
             state = None if found > FORMAT else self.state()
             if state is not None and not state.device:
                 self.set_state(state.renamed())
@@ -190,7 +201,7 @@ class Database:
 
     def state(self) -> State:
         ((clock, turn, cursor, starts_over, *named),) = self.execute(
-            "SELECT logical_clock, turn, cursor, starts_over, device, request, mark"
+            "SELECT logical_clock, turn, cursor, starts_over, device, request, mark, upload"
             " FROM mobync_state"
         )
         return State(clock, turn, cursor, bool(starts_over), *named)
@@ -198,7 +209,7 @@ class Database:
     def set_state(self, state: State) -> None:
         self.execute(
             "UPDATE mobync_state SET logical_clock = ?, turn = ?, cursor = ?, starts_over = ?,"
-            " device = ?, request = ?, mark = ?",
+            " device = ?, request = ?, mark = ?, upload = ?",
             tuple(state),
         )
 

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,12 +18,13 @@ from ._errors import DeviceRevokedError
 from ._live import Live
 from ._replica import Kind, RefusedEdit, Replica, Request
 from ._rows import Name
-from ._server import Server, Token, error_of, refused_index
+from ._server import Server, Token, error_of, missing_parts, refused_index
 from ._transport import Answer, HttpTransport, Transport
 
 PAGE_SIZE = 1_000
 PATIENCE_S = 60.0
 MOST_NEW_NAMES = 3  # in one sync; a server that takes none would be asked for ever
+MOST_UPLOADS = 5  # tries to send the parts that are missing, likewise
 
 
 @dataclass
@@ -220,8 +221,7 @@ class Device:
         if self._replica.database.state().starts_over:
             self._start_over(result)
             return True
-        request = self._replica.next_request()
-        answer = self._server.ask(request.body())
+        request, answer = self._ask(self._replica.next_request())
         if answer.status != 200:
             self._take_error(request, answer)
             return True
@@ -237,6 +237,29 @@ class Device:
         result.received += len(reply["diffs"])
         return bool(more)
 
+    def _ask(self, request: Request) -> tuple[Request, Answer]:
+        """Send a request, in parts if it has some; the answer, and the request that it is to.
+
+        Parts may be there from before the device was killed.  So the last one goes first then, and
+        the server says which are missing.
+        """
+        last = len(request.sizes)
+        if last == 1:
+            return request, self._server.ask(request.body())
+        missing = list(range(1, last)) if request.is_new else []
+        for _ in range(MOST_UPLOADS):
+            for number in (*missing, last):
+                request = replace(request, asked=number)
+                answer = self._server.ask(request.body_of_part(number))
+                if answer.status == 200 and "part" not in answer.json():
+                    return self._replica.narrowed(request, number), answer
+                if answer.status != 200:
+                    break
+            if answer.json().get("code") != "parts_missing":
+                break
+            missing = missing_parts(answer, last)
+        return request, answer
+
     def _take_error(self, request: Request, answer: Answer) -> None:
         """Do what a refusal asks of the device; after that the next request is another one."""
         found = answer.json()
@@ -244,9 +267,14 @@ class Device:
         index = refused_index(request, answer)
         if index is not None:
             self._replica.take_refusal(request, index, code, message)
+        elif code == "request_too_large" and len(request.diffs) > 1:
+            self._replica.send_fewer_in_all(request)
+        elif code == "no_parts" and len(request.sizes) > 1:
+            self._replica.sends_parts = False
         elif answer.status == 413 and request.diffs:
             if not self._replica.send_fewer(request):
-                self._replica.take_refusal(request, 0, "too_large", message)
+                place = request.of_part(request.asked).start
+                self._replica.take_refusal(request, place, "too_large", message)
         elif code == "clock_ahead" or (code == "invalid_page" and request.cursor is not None):
             self._replica.give_up_rows(request)
         else:

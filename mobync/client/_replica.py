@@ -6,20 +6,22 @@ Each method is one local transaction.  docs/writing-a-client.md says why each ru
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Literal, TypeAlias
 
 from .._core import check_diff
 from ..types import DiffDict
-from ._database import Database, ForeignKeys, State
+from ._database import Database, ForeignKeys, State, new_name
 from ._outbox import OWNER, Edit, Outbox
 from ._rows import Name, Row, Rows, row_of
 
 Kind: TypeAlias = Literal["create", "update", "delete"]
 
-MAX_DIFFS = 5_000  # of a request
-MAX_BYTES = 4 * 1024 * 1024  # of the json_data in a request, if it has more than one diff
+MAX_DIFFS = 5_000  # of a request, or of a part of one
+MAX_BYTES = 4 * 1024 * 1024  # of the json_data in it, if it has more than one diff
+MOST_PARTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Request:
         diffs: the edits.
         limit: diffs of the log that a page may have.
         cursor: from which the page is asked for; None for the first.
+        sizes: how many diffs each part has; one part is the whole request.
+        is_new: whether none of the parts can have been sent before.
+        asked: the part that was sent last.
     """
 
     state: State
@@ -39,10 +44,23 @@ class Request:
     diffs: list[DiffDict]
     limit: int
     cursor: str | None = None
+    sizes: tuple[int, ...] = (0,)
+    is_new: bool = False
+    asked: int = 1
 
     def at(self, cursor: str) -> Request:
         """The same request for the page that begins here."""
         return replace(self, cursor=cursor)
+
+    def of_part(self, number: int) -> slice:
+        """Which of the diffs a part has."""
+        begins = [0, *accumulate(self.sizes)]
+        return slice(begins[number - 1], begins[number])
+
+    def body_of_part(self, number: int) -> dict[str, Any]:
+        """The JSON of a part, but for the token."""
+        told = {"part": number, "upload": self.state.upload, "more_diffs": number < len(self.sizes)}
+        return {**self.body(), "diffs": self.diffs[self.of_part(number)], **told}
 
     def body(self) -> dict[str, Any]:
         """The JSON that is posted, but for the token."""
@@ -162,9 +180,17 @@ class Replica:
     Args:
         database: where both are.
         page_size: diffs of the log that a reply may have before it ends with a cursor.
+
+    Attributes:
+        part_diffs: edits that a body may have, as far as the server has said yet.
+        request_diffs: the same of a request in all its parts; None: it said nothing.
+        sends_parts: whether the server takes a request in parts.
     """
 
     def __init__(self, database: Database, page_size: int) -> None:
+        self.part_diffs = MAX_DIFFS
+        self.request_diffs: int | None = None
+        self.sends_parts = True
         self.database = database
         self.page_size = page_size
         self.rows = Rows(database)
@@ -207,14 +233,34 @@ class Replica:
         edits that its first page was asked for with, be they none.
         """
         with self.database.transaction():
+            sent = self._to_send(self.outbox.edits())
+            sizes = tuple(map(len, parts_of(sent, self.part_diffs))) or (0,)
             state = self.database.state()
-            edits = self.outbox.edits()
-            sent = [edit for edit in edits if edit.sent]
-            if not sent and state.cursor is None:
-                sent = first_of(edits)
-                self.outbox.mark_sent(sent)
-            diffs = [as_diff(edit, state.logical_clock) for edit in sent]
-            return Request(state, state.logical_clock, diffs, self.page_size, state.cursor)
+            is_new = len(sizes) > 1 and state.upload is None
+            if is_new:
+                state = state._replace(upload=new_name())
+                self.database.set_state(state)
+            clock = state.logical_clock
+            diffs = [as_diff(edit, clock) for edit in sent]
+            return Request(state, clock, diffs, self.page_size, state.cursor, sizes, is_new)
+
+    def _to_send(self, edits: Sequence[Edit]) -> list[Edit]:
+        """The edits of the request that is open; of a new one, if none is.
+
+        It becomes a smaller one if the server has said meanwhile that it is too much.
+        """
+        sent = [edit for edit in edits if edit.sent]
+        if not sent and self.database.state().cursor is not None:
+            return []
+        some = (sent or edits)[: self.request_diffs]
+        most = MOST_PARTS if self.sends_parts else 1
+        parts = list(parts_of(some, self.part_diffs))[:most]
+        fitting = [edit for part in parts for edit in part]
+        if len(fitting) != len(sent):
+            self.outbox.mark_sent(fitting)
+            if sent:
+                self._change_request()
+        return fitting
 
     def is_open(self, request: Request) -> bool:
         """Whether the answer to a request still counts: another process may have got one."""
@@ -247,7 +293,9 @@ class Replica:
             self._lay_out(reply["diffs"], answered, waiting, seen_clock=request.logical_clock)
             state = self.database.state()
             if last:
-                state = told(state, request, reply)._replace(logical_clock=reply["logical_clock"])
+                state = told(state, request, reply)._replace(
+                    logical_clock=reply["logical_clock"], upload=None
+                )
             cursor = None if last else reply["cursor"]
             self.database.set_state(state._replace(turn=state.turn + 1, cursor=cursor))
             return True
@@ -353,13 +401,32 @@ class Replica:
             return True
 
     def send_fewer(self, request: Request) -> bool:
-        """Halve the request that is open; False if it has one edit, which can only be refused."""
+        """Halve what a body has; False if that is one edit, which can only be refused.
+
+        From then on a request has more parts, or fewer edits if the server takes no parts.
+        """
         with self.database.transaction():
-            sent = [edit for edit in self.outbox.edits() if edit.sent]
-            if self.is_open(request) and len(sent) > 1:
-                self.outbox.mark_sent(sent[: len(sent) // 2])
+            longest = max(request.sizes)
+            if self.is_open(request) and longest > 1:
+                self.part_diffs = longest // 2
                 self._change_request()
-            return len(sent) > 1
+            return longest > 1
+
+    def send_fewer_in_all(self, request: Request) -> None:
+        """Halve what a request has in all its parts."""
+        self.request_diffs = max(1, len(request.diffs) // 2)
+
+    def narrowed(self, request: Request, number: int) -> Request:
+        """The request as it is for a server that knows no parts: it has taken one for the whole."""
+        self.sends_parts = False
+        with self.database.transaction():
+            if not self.is_open(request):
+                return request
+            taken = request.of_part(number)
+            self.outbox.mark_sent([edit for edit in self.outbox.edits() if edit.sent][taken])
+            self.database.set_state(self.database.state()._replace(upload=None))
+            diffs = request.diffs[taken]
+            return replace(request, diffs=diffs, sizes=(len(diffs),), asked=1)
 
     def _change_request(self, gives_up_rows: bool = False) -> None:
         """Give the open request, which was changed, another number.
@@ -374,6 +441,7 @@ class Replica:
                 turn=state.turn + 1,
                 cursor=None,
                 starts_over=gives_up_rows or state.starts_over or state.cursor is not None,
+                upload=None,
             )
         )
 
@@ -421,6 +489,7 @@ class Replica:
                     turn=state.turn + 1,
                     cursor=None,
                     starts_over=False,
+                    upload=None,
                 )
             )
             return True
@@ -449,7 +518,7 @@ class Replica:
             self.outbox.clear()
             self.database.execute("DELETE FROM mobync_refused")
             state = self.database.state()
-            fresh = state._replace(logical_clock=0, request=1, mark=None)
+            fresh = state._replace(logical_clock=0, request=1, mark=None, upload=None)
             self.database.set_state(
                 fresh._replace(turn=state.turn + 1, cursor=None, starts_over=False)
             )
@@ -523,13 +592,15 @@ def apply(draft: Draft, diffs: Sequence[DiffDict], seen_clock: int, own: set[str
     return news
 
 
-def first_of(edits: Sequence[Edit]) -> list[Edit]:
-    """As many edits as fit a request, from the first on."""
-    fitting: list[Edit] = []
+def parts_of(edits: Iterable[Edit], most: int) -> Iterator[list[Edit]]:
+    """The edits, as many together as fit a body, and no more than so many."""
+    part: list[Edit] = []
     size = 0
-    for edit in edits[:MAX_DIFFS]:
+    for edit in edits:
         size += len(edit.json_data)
-        if fitting and size > MAX_BYTES:
-            break
-        fitting.append(edit)
-    return fitting
+        if part and (len(part) == most or size > MAX_BYTES):
+            yield part
+            part, size = [], len(edit.json_data)
+        part.append(edit)
+    if part:
+        yield part

@@ -117,6 +117,13 @@ def is_reply(found: dict[str, Any]) -> bool:
     )
 
 
+def missing_parts(answer: Answer, last: int) -> list[int]:
+    """The parts that a server says it lacks, of those before the last; all if it does not say."""
+    said = answer.json().get("missing")
+    known = [part for part in range(1, last) if isinstance(said, list) and part in said]
+    return known or list(range(1, last))
+
+
 def refused_index(request: Request, answer: Answer) -> int | None:
     """The place of the diff for which a whole request was refused; None if it was not for one."""
     found = answer.json()

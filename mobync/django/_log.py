@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 
 from .._relational.refused import TAKEN
 from .._relational.rows import first_of, read_object
 from ..errors import IdTakenError, InvalidDiffError
 from ..types import FIELD_TIMES, LOG_FIELDS, FilterType, LogRow, ReadFilter
 from ._capture import LOG_COLUMNS
-from .models import Device, Diff, Head
+from .models import Device, Diff, Head, Part
 
 LOG = "diffs"
 OWNER_ITSELF = ""  # the name that no device has
@@ -139,3 +139,32 @@ def write_device(using: str, owner_id: str, name: str, text: str | None) -> None
         devices.delete()
     elif not devices.update(state=text):
         Device.objects.using(using).create(owner=owner_id, device=name, state=text)
+
+
+# ---- parts of requests --------------------------------------------------------------------------
+
+
+def has_parts(using: str) -> bool:
+    """Whether the table of parts was made."""
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        return Part._meta.db_table in connection.introspection.table_names(cursor)
+
+
+def write_part(using: str, owner_id: str, device: str, part: int, pieces: Sequence[str]) -> None:
+    """Insert a part; a statement for each piece, since a packet may be no longer."""
+    for piece, text in enumerate(pieces):
+        row = Part(owner=owner_id, device=device, part=part, piece=piece, diffs=text)
+        row.save(using=using, force_insert=True)
+
+
+def read_parts(using: str, owner_id: str, device: str) -> Iterator[tuple[int, str]]:
+    """The pieces of all parts of a device, in order, each with the number of its part."""
+    rows = Part.objects.using(using).filter(owner=owner_id, device=device)
+    yield from rows.order_by("part", "piece").values_list("part", "diffs").iterator()
+
+
+def drop_parts(using: str, owner_id: str, device: str | None) -> None:
+    """Delete the parts of a device, or of all of an owner's."""
+    rows = Part.objects.using(using).filter(owner=owner_id)
+    (rows if device is None else rows.filter(device=device)).delete()

@@ -23,7 +23,18 @@ from ..types import Diff, FilterType, LogRow, ReadFilter
 from ._capture import Capture
 from ._errors import kind_of, reason_at_commit
 from ._locking import is_busy_sqlite, locking, one_moment, read_head
-from ._log import LOG, LOOKUPS, OWNER_ITSELF, Log, read_devices, write_device
+from ._log import (
+    LOG,
+    LOOKUPS,
+    OWNER_ITSELF,
+    Log,
+    drop_parts,
+    has_parts,
+    read_devices,
+    read_parts,
+    write_device,
+    write_part,
+)
 from ._model import Model, Row, connect_references, describe
 from ._settings import check_settings_once
 from ._writing import Writer, give_rows
@@ -38,6 +49,13 @@ if TYPE_CHECKING:
 MAX_LOCK_TIMEOUT_S = 86_400
 PAGE_ROWS = 1000  # of owned_rows, in memory at once
 VENDORS = ("sqlite", "postgresql", "mysql")
+
+
+@dataclass
+class _Tables:
+    """Which tables are known to be there, of those that an earlier mobync did not make."""
+
+    parts: bool = False
 
 
 @dataclass
@@ -113,6 +131,7 @@ class DjangoSynchronizer(Synchronizer):
         connect_references(self._models)
         self._references = _references(self._models)
         self.capture: Capture | None = Capture(using, self._models) if capture else None
+        self._tables = _Tables()
         self._open: _Transaction | None = None
 
     # ---- rules -----------------------------------------------------------------------------------
@@ -314,6 +333,20 @@ class DjangoSynchronizer(Synchronizer):
         for name, text in states.items():
             write_device(self._using, owner_id, name, text)
         opened.states |= states
+
+    def keeps_parts(self) -> bool:
+        """Whether the table of parts was made: by `manage.py migrate`, as all of mobync's."""
+        self._tables.parts = self._tables.parts or has_parts(self._using)
+        return self._tables.parts
+
+    def write_part(self, owner_id: str, device: str, part: int, pieces: Sequence[str]) -> None:
+        write_part(self._using, owner_id, device, part, pieces)
+
+    def read_parts(self, owner_id: str, device: str) -> Iterator[tuple[int, str]]:
+        return read_parts(self._using, owner_id, device)
+
+    def drop_parts(self, owner_id: str, device: str | None) -> None:
+        drop_parts(self._using, owner_id, device)
 
     def erase_owned(self, owner_id: str) -> dict[str, int]:
         """Delete the owner's rows of all models but shared ones, the log, the head and the notes.

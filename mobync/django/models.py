@@ -1,4 +1,4 @@
-"""The log, the owners' heads, their devices, and notes of edits, as models.
+"""The log, the owners' heads, their devices, parts of requests, and notes of edits, as models.
 
 They are mobync's: an app may read them, and writes them by nothing but mobync.  A row in the table
 of heads holds the highest clock of an owner's log; who has locked it may sync for that owner.
@@ -74,6 +74,29 @@ class Device(models.Model):
 
     def __str__(self) -> str:
         return f"{self.owner} {self.device}"
+
+
+class Part(models.Model):
+    """A piece of a part of a request, whose last part has not come yet."""
+
+    number: models.BigAutoField[int, int] = models.BigAutoField(primary_key=True)
+    owner = ExactCharField(max_length=KEY_LENGTH)
+    device = ExactCharField(max_length=KEY_LENGTH)
+    part: models.IntegerField[int, int] = models.IntegerField()
+    piece: models.IntegerField[int, int] = models.IntegerField()
+    diffs = ExactTextField()
+
+    class Meta:
+        app_label = "mobync"
+        db_table = "mobync_parts"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner", "device", "part", "piece"], name="mobync_parts_piece"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.owner} {self.device} {self.part}"
 
 
 class Note(models.Model):

@@ -27,8 +27,11 @@ from ..errors import (
     InvalidDiffError,
     LogicalClockError,
     MobyncError,
+    NoPartsError,
     OwnerMovedError,
     PageError,
+    PartsMissingError,
+    RequestTooLargeError,
     UnauthorizedError,
     UnavailableError,
     UnknownDeviceError,
@@ -683,8 +686,9 @@ def _refusal(error: MobyncError) -> _Refusal:
     if isinstance(error, InvalidDiffError):
         code = "invalid_request" if error.index is None else "invalid_diff"
         return _Refusal(400, code, str(error), _place(error))
+    more = {"missing": error.missing} if isinstance(error, PartsMissingError) else {}
     others = (answer for kind, answer in _OTHER_REFUSALS if isinstance(error, kind))
-    return _Refusal(*next(others, (400, "invalid_request")), str(error))
+    return _Refusal(*next(others, (400, "invalid_request")), str(error), more)
 
 
 _OTHER_REFUSALS = (
@@ -692,6 +696,9 @@ _OTHER_REFUSALS = (
     (UnknownDeviceError, (409, "unknown_device")),
     (DeviceRevokedError, (403, "device_revoked")),
     (OwnerMovedError, (403, "owner_moved")),
+    (PartsMissingError, (409, "parts_missing")),
+    (RequestTooLargeError, (413, "request_too_large")),
+    (NoPartsError, (400, "no_parts")),
 )
 
 

@@ -46,6 +46,9 @@ class MobyncRequest(BaseModel):
     device: str | None = Field(default=None, description="The name that a device gave itself.")
     request: int | None = Field(default=None, description="Of a named device: its number.")
     mark: str | None = Field(default=None, description="Of a named device: that of the last reply.")
+    part: int | None = Field(default=None, ge=1, description="Of a request in parts: which.")
+    more_diffs: bool | None = Field(default=None, description="Whether another part follows.")
+    upload: str | None = Field(default=None, description="A name that all parts have.")
 
 
 class MobyncRefused(BaseModel):
@@ -67,6 +70,9 @@ class MobyncReply(BaseModel):
     more: bool | None = Field(default=None, description="Whether another page follows.")
     cursor: str | None = Field(default=None, description="For the request of the next page.")
     mark: str | None = None
+    part: int | None = Field(
+        default=None, description="Of a request in parts: it is kept, or done."
+    )
     reset: Literal[True] | None = None
     refused: list[MobyncRefused] | None = None
 
@@ -86,7 +92,7 @@ _STATUSES = {
     401: "Nobody is signed in.",
     403: "A rule of the app refused a diff.",
     409: "The device cannot go on from where it is.",
-    413: "The body is too long.",
+    413: "The body is too long, or all parts of a request.",
     415: "The body is no JSON.",
     503: "Busy: send the same request again.",
 }

@@ -28,6 +28,8 @@ _DRIVERS = {
     "mariadb": "mariadb+pymysql",
 }
 _SQLITE_OPTIONS = {"timeout"}  # the others of the driver would change how it is used
+NOT_OF_1_0 = ("diffs_devices", "diffs_parts")  # tables
+
 _PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 
 # Since 2.1; 2.0 decodes a user and a password only.
@@ -196,7 +198,7 @@ def check_tables(store: DocumentSynchronizer, engine: Engine, *names: str) -> No
     with _answering(engine):
         missing = _missing(store, engine)
     for name, columns in missing.items():
-        if name not in names and (names or name == "diffs_devices"):  # nothing of 1.0 had that
+        if name not in names and (names or name in NOT_OF_1_0):
             continue
         if columns == _all_columns(store, name):
             raise DatabaseError(

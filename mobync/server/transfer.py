@@ -9,7 +9,7 @@ exported from; those that have synced since start over.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, count, groupby, islice
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, NamedTuple
@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 from sqlalchemy.exc import IntegrityError
 
 from .. import _core
-from .._sync.devices import Device
+from .._sync.devices import Device, without_upload
 from .._sync.known_devices import revoked
 from .._sync.owner_state import OWNER, OwnerState
 from ..errors import InvalidDiffError
@@ -63,7 +63,7 @@ def exported(
             diffs += len(piece)
             if progress is not None:
                 progress(int(piece[-1][Diff.LOGICAL_CLOCK]) + 1, clock)
-        devices = then.read_devices(owner_id, None)
+        devices = _without_uploads(then.read_devices(owner_id, None) or {})
         yield _line({"mobync": "end", "diffs": diffs} | ({"devices": devices} if devices else {}))
 
 
@@ -128,11 +128,16 @@ def _still_revoked(
     inside: DocumentSynchronizer, owner_id: str, checked: _Checked
 ) -> dict[str, str]:
     """What the file says of the devices; but who was revoked here stays so."""
-    devices = dict(checked.devices)
+    devices = _without_uploads(checked.devices)
     for name, text in (inside.read_devices(owner_id, None) or {}).items():
         if name != OWNER and name in devices and Device.of_text(text).revoked:
             devices[name] = revoked(Device.of_text(devices[name])).to_text()
     return devices
+
+
+def _without_uploads(devices: Mapping[str, str]) -> dict[str, str]:
+    """The devices without what they had begun to send in parts, which no file has."""
+    return {name: text if name == OWNER else without_upload(text) for name, text in devices.items()}
 
 
 class _Checked(NamedTuple):

@@ -17,6 +17,7 @@ from ..errors import InvalidDiffError
 from ..types import FIELD_TIMES
 from ._direct import Statement
 from ._locking import Heads
+from ._parts import Parts
 from ._prepared import Prepared
 from ._settings import schema_of
 from ._tables import devices_of, heads_of
@@ -34,10 +35,12 @@ class Found(NamedTuple):
     Attributes:
         devices: whether it keeps devices.
         field_times: whether a diff of the log can have the times of its fields beside it.
+        parts: whether it keeps parts of requests.
     """
 
     devices: bool
     field_times: bool
+    parts: bool
 
 
 class Devices:
@@ -48,6 +51,7 @@ class Devices:
 
     Attributes:
         heads: the table of heads, which has what is kept of the owners.
+        parts: the table of parts.
         found: what the database has; None: nobody has looked yet.
     """
 
@@ -55,6 +59,7 @@ class Devices:
         self._log = log
         self.heads = Heads(heads_of(log))
         self.table = table = devices_of(log)
+        self.parts = Parts(log)
         self.found: Found | None = None
         owner = bindparam(_OWNER, type_=table.c.owner.type)
         device = bindparam(_DEVICE, type_=table.c.device.type)
@@ -80,6 +85,11 @@ class Devices:
         """Whether the database has what it takes."""
         return self.found is not None and self.found.devices
 
+    @property
+    def keep_parts(self) -> bool:
+        """Whether the database has a table for parts, too."""
+        return self.found is not None and self.found.parts
+
     def find_out(self, connection: Connection) -> None:
         """Look at the tables, unless that was done; where they were not made, look again later."""
         if self.found is not None:
@@ -101,11 +111,14 @@ class Devices:
             columns = found.get_columns(table.name, schema_of(table, connection))
             return any(column["name"] == name for column in columns)
 
-        has_table = found.has_table(self.table.name, schema_of(self.table, connection))
-        keeps = has_table and has(self.heads.table, "state")
+        def has_table(table: Table) -> bool:
+            return found.has_table(table.name, schema_of(table, connection))
+
+        keeps = has_table(self.table) and has(self.heads.table, "state")
         if keeps:
             self.heads = Heads(self.heads.table, with_state=True)
-        self.found = Found(keeps, has(self._log, FIELD_TIMES))
+        keeps_parts = keeps and has_table(self.parts.table)
+        self.found = Found(keeps, has(self._log, FIELD_TIMES), keeps_parts)
 
     def poll(self, owner_id: str, device: str) -> Statement:
         """What reads a head, and the state of one device, null if there is none; in one row."""

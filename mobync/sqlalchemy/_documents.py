@@ -78,9 +78,9 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
 
     Args:
         engine: an Engine, or a session, as for :class:`SQLAlchemySynchronizer`.
-        metadata: where the tables ``diffs``, ``diffs_heads``, ``diffs_devices`` and ``documents``
-            are declared, if they are not there yet; None makes a MetaData for them.
-            ``create_all`` makes them.
+        metadata: where the tables ``diffs``, ``diffs_heads``, ``diffs_devices``, ``diffs_parts``
+            and ``documents`` are declared, if they are not there yet; None makes a MetaData for
+            them.  ``create_all`` makes them.
         lock_timeout_s: seconds to wait for another sync of the same owner.
 
     Attributes:

@@ -204,7 +204,8 @@ class SQLAlchemySynchronizer(Synchronizer):
         self._open: _Transaction | None = None
 
     def _mobyncs_tables(self) -> list[Table]:
-        return [self._log.table, self._devices.heads.table, self._devices.table]
+        devices = self._devices
+        return [self._log.table, devices.heads.table, devices.table, devices.parts.table]
 
     def _source_of(self, engine: Any, log: Table) -> Source:
         return source_of(engine, log)
@@ -517,6 +518,28 @@ class SQLAlchemySynchronizer(Synchronizer):
             for statement, values in writes:
                 statement.execute(opened.connection, values)
         opened.states |= states
+
+    def keeps_parts(self) -> bool:
+        """Whether the database has the table of parts (docs/databases.md)."""
+        return self._devices.keep_parts
+
+    def write_part(self, owner_id: str, device: str, part: int, pieces: Sequence[str]) -> None:
+        parts, connection = self._devices.parts, self._of_parts(owner_id)
+        parts.write(connection, owner_id, device, part, pieces)
+
+    def read_parts(self, owner_id: str, device: str) -> Iterator[tuple[int, str]]:
+        return self._devices.parts.read(self._of_parts(owner_id), owner_id, device)
+
+    def drop_parts(self, owner_id: str, device: str | None) -> None:
+        self._devices.parts.drop(self._of_parts(owner_id), owner_id, device)
+
+    def _of_parts(self, owner_id: str) -> Connection:
+        opened = self._transaction()
+        if opened.owner_id != owner_id:
+            raise ValueError(f"the transaction is not one of {owner_id!r:.100}")
+        connection = opened.settle()
+        self._source.before_statement()
+        return connection
 
     def erase_owned(self, owner_id: str) -> dict[str, int]:
         """Delete the owner's rows of all models but shared ones, the log, the head and the notes.

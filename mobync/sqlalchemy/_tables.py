@@ -2,8 +2,9 @@
 
 A row in the second table, the owner's *head*, holds the highest clock of the owner's log.  Who
 has locked it may sync for that owner; so even owners who have no diffs yet can be locked, and
-nobody else waits.  The third table has a row for each device that names itself.  The table of
-documents is for a DocumentSynchronizer only.
+nobody else waits.  The third table has a row for each device that names itself, the fourth the
+parts of requests that wait for the last one.  The table of documents is for a DocumentSynchronizer
+only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Index,
+    Integer,
     MetaData,
     PrimaryKeyConstraint,
     String,
@@ -37,9 +39,9 @@ _OPTIONS: dict[str, Any] = {
 
 
 def diffs_table(metadata: MetaData, name: str = "diffs") -> Table:
-    """Declare the log, and beside it ``<name>_heads`` of the owners and ``<name>_devices``.
+    """Declare the log, and beside it ``<name>_heads``, ``<name>_devices`` and ``<name>_parts``.
 
-    ``metadata.create_all`` makes all three, and Alembic's autogenerate sees them.
+    ``metadata.create_all`` makes all four, and Alembic's autogenerate sees them.
 
     Args:
         metadata: where the app declares its own tables.
@@ -69,6 +71,7 @@ def diffs_table(metadata: MetaData, name: str = "diffs") -> Table:
     )
     heads_of(log)
     devices_of(log)
+    parts_of(log)
     return log
 
 
@@ -106,6 +109,24 @@ def devices_of(log: Table) -> Table:
         Column("owner", String(KEY_LENGTH), primary_key=True),
         Column("device", String(KEY_LENGTH), primary_key=True),
         Column("state", _long_text(), nullable=False),
+        schema=log.schema,
+        **_OPTIONS,
+    )
+
+
+def parts_of(log: Table) -> Table:
+    """The table of parts beside a log; declared now if it was not yet."""
+    name, declared = beside(log, "parts")
+    if declared is not None:
+        return declared
+    return Table(
+        name,
+        log.metadata,
+        Column("owner", String(KEY_LENGTH), primary_key=True),
+        Column("device", String(KEY_LENGTH), primary_key=True),
+        Column("part", Integer, primary_key=True),
+        Column("piece", Integer, primary_key=True),
+        Column("diffs", _long_text(), nullable=False),
         schema=log.schema,
         **_OPTIONS,
     )

@@ -865,6 +865,33 @@ TEST(what_a_device_says_of_itself_is_read_and_what_is_no_string_is_empty)
     close_reading(&r);
 }
 
+TEST(what_a_request_says_of_its_parts_is_read_and_the_array_as_it_stands)
+{
+    const char *body = "{\"diffs\": \n [ \n ] ,\"logical_clock\":0,\"part\":2,"
+                       "\"more_diffs\":true,\"upload\":\"\\u00e9\"}";
+    reading r = read_request(body, strlen(body));
+    CHECK(r.status == MB_OK);
+    CHECK(mb_text_equal(r.request.part, MB_TEXT("2")));
+    CHECK(mb_text_equal(r.request.more_diffs, MB_TEXT("true")));
+    CHECK(mb_text_equal(r.request.upload, MB_TEXT("\xc3\xa9")));
+    CHECK(mb_text_equal(r.request.diffs_text, MB_TEXT("[ \n ]")));
+    close_reading(&r);
+    body = "{\"logical_clock\":0,\"part\":null,\"more_diffs\":\"true\",\"upload\":1,"
+           "\"diffs\":[1],\"diffs\":[]}";
+    r = read_request(body, strlen(body));
+    CHECK(r.status == MB_INVALID);
+    close_reading(&r);
+    body = "{\"logical_clock\":0,\"part\":null,\"more_diffs\":\"true\",\"upload\":1,"
+           "\"diffs\":[ ],\"diffs\":[]}";
+    r = read_request(body, strlen(body));
+    CHECK(r.status == MB_OK);
+    CHECK(r.request.part.at == NULL);
+    CHECK(mb_text_equal(r.request.more_diffs, MB_TEXT("\"true\"")));
+    CHECK(r.request.upload.at != NULL && r.request.upload.size == 0);
+    CHECK(mb_text_equal(r.request.diffs_text, MB_TEXT("[]")));
+    close_reading(&r);
+}
+
 TEST(every_prefix_of_a_request_is_refused)
 {
     char *body =
@@ -1194,6 +1221,7 @@ int main(void)
     RUN(more_diffs_than_the_rules_allow_are_not_read);
     RUN(a_limit_or_cursor_of_null_is_none);
     RUN(what_a_device_says_of_itself_is_read_and_what_is_no_string_is_empty);
+    RUN(what_a_request_says_of_its_parts_is_read_and_the_array_as_it_stands);
     RUN(every_prefix_of_a_request_is_refused);
     RUN(a_printed_diff_has_the_seven_fields_in_order);
     RUN(print_and_read_give_back_every_text);

@@ -106,7 +106,7 @@ from mobync import (  # noqa: E402
     UnauthorizedError,
     _core,
 )
-from mobync._sync import attempts, devices  # noqa: E402
+from mobync._sync import attempts, devices, parts  # noqa: E402
 from mobync.memory import MemorySynchronizer  # noqa: E402
 
 THROUGH = 8  # calls in a row that do not fail
@@ -143,6 +143,7 @@ attempts.attempts = attempts_called_up
 attempts.RETRY_PAUSES_S = (0.0, 0.0)
 for name in ("admit", "admit_nameless", "begin_log", "is_noted", "poll"):
     setattr(devices, name, called_up(getattr(devices, name)))
+parts.take_part = called_up(parts.take_part)
 
 
 class Server(Mobync):
@@ -402,6 +403,10 @@ def second_page(server: Server, diffs: list[dict[str, Any]]) -> Any:
     return server.apply(0, diffs, "ann", limit=9, cursor=cursor)
 
 
+FIRST_PART = {"device": "phone", "request": 1, "part": 1, "more_diffs": True}
+LAST_PART = {**FIRST_PART, "more_diffs": False}
+
+
 @dataclass
 class Case:
     """A sync that is to fail.
@@ -500,6 +505,14 @@ CASES: dict[str, Case] = {
     "a first page of a JSON store": Case(applied(0, limit=1), store=JsonStore),
     "a first page as JSON": Case(applied_json(0, limit=1)),
     "a last page": Case(second_page, PUSHED),
+    "a part": Case(applied_json(0, **FIRST_PART), PUSHED),
+    "a part with malformed diffs": Case(applied_json(0, **FIRST_PART), MALFORMED),
+    "a last part with a malformed diff": Case(
+        applied_json(0, **LAST_PART), MALFORMED, raises=InvalidDiffError, in_python=True
+    ),
+    "a part of no number": Case(
+        applied_json(0, device="phone", request=1, part=0), raises=InvalidDiffError, in_python=True
+    ),
     "a cursor of nobody": Case(applied(0, cursor="1.2.3.4"), raises=PageError, in_python=True),
     "a clock that is ahead": Case(applied(99), raises=LogicalClockError, in_python=True),
     "a clock that is none": Case(applied_json("x"), raises=LogicalClockError, in_python=True),

@@ -396,6 +396,17 @@ def apply_and_retry() -> None:
     server.apply(0, [], "o")
 
 
+def apply_in_parts() -> None:
+    server = Mobync(MemorySynchronizer())
+    for part, more in ((1, True), (3, False), (2, True), (3, False), (3, False), (0, True)):
+        head: dict[str, Any] = {"device": "phone", "request": 1, "part": part, "more_diffs": more}
+        with suppress(MobyncError):
+            server.apply(0, [dict(CLIENT[part])], "o", upload="é", **head)
+        body = {"logical_clock": 0, "upload": "é", "diffs": [{**CLIENT[part], "type": 7}]}
+        with suppress(MobyncError):
+            server.apply_json(json.dumps({**body, **head, "device": "tablet"}), "o")
+
+
 CHANCE = random.Random(1)
 HOSTILE = [CHANCE.randbytes(HOSTILE_BYTES) for _ in range(HOSTILE_INPUTS)]
 
@@ -487,6 +498,7 @@ PATHS: dict[str, Callable[[], object]] = {
         for i, bad in enumerate(BAD_BODIES)
     },
     "apply": apply_and_retry,
+    "apply in parts": apply_in_parts,
     **{
         f"{method} {answer.__name__}": lambda method=method, answer=answer: applied(method, answer)
         for method in (

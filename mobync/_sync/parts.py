@@ -1,0 +1,277 @@
+"""A request that comes in parts: docs/protocol.md, "A request in parts".
+
+Each part before the last is kept in the database, in a transaction of the owner.  With the last one
+they become the body of one request, which is done like any other.  Of what the diffs say nothing is
+looked at before that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from io import BytesIO
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import (
+    InvalidDiffError,
+    NoPartsError,
+    PartsMissingError,
+    RequestTooLargeError,
+)
+from ..synchronizer import Synchronizer
+from .attempts import OwnerLog, in_transaction, plain_answer
+from .devices import Asked, Device, check_is_here, keeps_devices, read_states, unknown_device
+from .owner_state import OWNER
+from .uploads import Size, Upload, size_of
+
+if TYPE_CHECKING:
+    from .._core import Mobync
+
+logger = logging.getLogger("mobync")
+
+PIECE_CHARACTERS = 200_000  # of a part, in one row: under MariaDB's max_allowed_packet
+OWNERS_SHARE = 4  # an owner's devices may have so many times max_request_bytes of parts
+
+States = Mapping[str, str]
+
+
+class Part(NamedTuple):
+    """What a part says.
+
+    Attributes:
+        device: what the device calls itself; None: the store keeps no devices.
+        number, mark, clock: of the request.
+        limit, cursor: of its page, as they came; they count with the last part.
+        part: which one it is, from 1.
+        has_more: whether others follow.
+        upload: what the device calls all of them; None: nothing.
+        diffs: the text of the JSON array.
+    """
+
+    device: str | None
+    number: int
+    mark: str | None
+    clock: int
+    limit: Any
+    cursor: Any
+    part: int
+    has_more: bool
+    upload: str | None
+    diffs: str
+
+
+def take_part(server: Mobync, owner_id: str, *said: Any) -> tuple[bytes | None, bytes | None]:
+    """Keep a part; with the last one, put the whole together.
+
+    Args:
+        server: whose settings.
+        owner_id: whose device.
+        said: a ``Part``.
+
+    Returns:
+        The reply to a part before the last; or, behind None, the body of the whole request.
+
+    Raises:
+        NoPartsError: the store cannot keep parts.
+        PartsMissingError: this is the last one, and not all before it are there.
+        RequestTooLargeError: they are too long in all.
+        UnknownDeviceError, DeviceRevokedError, OwnerMovedError: as for a whole request.
+        BusyError: another sync of this owner took too long.
+    """
+    sent = Part(*said)
+    if sent.device is None:
+        raise no_parts(server.synchronizer)
+    size = size_of(sent.diffs)
+    check_size(server, size[0])
+    if sent.has_more:
+        in_transaction(server, owner_id, partial(_keep, server, sent, size))
+        logger.info("part owner=%a part=%d bytes=%d", owner_id, sent.part, size[0])
+        plain = {"success": True, "message": "", "logical_clock": sent.clock, "diffs": []}
+        return json.dumps({**plain, "part": sent.part}).encode(), None
+    if sent.part == 1:
+        return None, _whole(sent, [sent.diffs])
+    return None, in_transaction(server, owner_id, partial(_put_together, server, sent, size))
+
+
+def apply_part(server: Mobync, owner_id: str, clock: Any, diffs: Any, *said: Any) -> dict[str, Any]:
+    """Do what apply() does with a part: by way of JSON, which is what is kept.
+
+    Raises:
+        InvalidDiffError: there is no device, or the diffs are no JSON.
+        What else apply_json() raises.
+    """
+    names = "limit", "cursor", "device", "request", "mark", "part", "more_diffs", "upload"
+    given = dict(zip(names, said, strict=True))
+    if given["device"] is None:
+        raise InvalidDiffError("part is for a device that names itself")
+    if not isinstance(diffs, list | tuple):
+        raise InvalidDiffError(f"diffs must be a list, not {type(diffs).__name__}")
+    body = {"logical_clock": clock, "diffs": diffs}
+    body |= {name: value for name, value in given.items() if value is not None}
+    try:
+        text = json.dumps(body, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidDiffError(f"a part must be JSON: {error}") from error
+    reply: dict[str, Any] = json.loads(server.apply_json(text, owner_id))
+    return reply
+
+
+def no_parts(store: Synchronizer) -> NoPartsError:
+    """What to raise where parts cannot be kept."""
+    why = "the database has no table for parts (docs/databases.md)"
+    if not keeps_devices(store):
+        why = f"{type(store).__name__} keeps no devices"
+    return NoPartsError(f"this server takes no request in parts: {why}; send fewer diffs at a time")
+
+
+def check_size(server: Mobync, size: int) -> None:
+    """Check how long the parts of a request are in all.
+
+    Raises:
+        RequestTooLargeError: too long.
+    """
+    if size > server.max_request_bytes:
+        raise RequestTooLargeError(
+            f"the parts of a request must not have more than {server.max_request_bytes} bytes in "
+            "all (max_request_bytes)"
+        )
+
+
+# ---- in a transaction ---------------------------------------------------------------------------
+
+
+def _keep(server: Mobync, sent: Part, size: Size, log: OwnerLog) -> None:
+    states, device = _admitted(sent, log)
+    upload = _upload_of(sent, device)
+    if upload.sizes.get(sent.part) == size:
+        return
+    assert sent.device is not None
+    if not upload.sizes or sent.part in upload.sizes:  # or it was cut again under the same name
+        drop_parts(log.store, log.owner_id, sent.device)
+        upload.sizes.clear()
+    check_size(server, upload.bytes + size[0])
+    upload.sizes[sent.part] = size
+    upload.kept_ms = device.seen_ms = server._now_ms()
+    device.first_ms = device.first_ms or device.seen_ms
+    device.upload = upload.to_text()
+    others = {name: text for name, text in states.items() if name not in (OWNER, sent.device)}
+    written = {sent.device: device.to_text(), **_make_room(server, upload, others, log)}
+    pieces = list(_pieces(sent.diffs))
+    kept = log.store.write_part(log.owner_id, sent.device, sent.part, pieces)
+    plain_answer("write_part", kept)
+    plain_answer("write_devices", log.store.write_devices(log.owner_id, written))
+
+
+def _put_together(server: Mobync, sent: Part, size: Size, log: OwnerLog) -> bytes:
+    _, device = _admitted(sent, log)
+    upload = _upload_of(sent, device)
+    check_size(server, upload.bytes + size[0])
+    missing = upload.missing_before(sent.part)
+    if missing:
+        raise PartsMissingError(missing)
+    read = log.store.read_parts(log.owner_id, sent.device or "")
+    kept = _parts_of(plain_answer("read_parts", read))
+    texts = {part: text for part, text in kept if part < sent.part}
+    lost = [part for part in range(1, sent.part) if part not in texts]
+    if lost:
+        raise PartsMissingError(lost)
+    return _whole(sent, [texts[part] for part in range(1, sent.part)] + [sent.diffs])
+
+
+def _admitted(sent: Part, log: OwnerLog) -> tuple[States, Device]:
+    """What is kept of the owner's devices, and the one that sends, if it may."""
+    states = read_states(log.store, log.owner_id)
+    if states is None or not plain_answer("keeps_parts", log.store.keeps_parts()):
+        raise no_parts(log.store)
+    text = states.get(sent.device or "")
+    device = Device(answered=False) if text is None else Device.of_text(text)
+    check_is_here(sent.device or "", device)
+    asked = Asked(sent.number, sent.mark, sent.clock, 0, 1, -2, sent.clock, 0)
+    if not device.expects(asked, is_known=device.answered) and not device.may_repeat(asked):
+        raise unknown_device(sent.device or "")
+    return states, device
+
+
+def _upload_of(sent: Part, device: Device) -> Upload:
+    """What is kept of the request that a part is of; nothing yet, if it is the first to come."""
+    upload = Upload(sent.upload, sent.number, sent.mark, sent.clock)
+    kept = Upload.of_text(device.upload) if device.upload else upload
+    return kept if kept.is_of(upload) else upload
+
+
+def _pieces(text: str) -> Iterator[str]:
+    for begin in range(0, len(text), PIECE_CHARACTERS):
+        yield text[begin : begin + PIECE_CHARACTERS]
+
+
+def _parts_of(pieces: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    for part, rows in groupby(pieces, key=itemgetter(0)):
+        yield part, "".join(piece for _, piece in rows)
+
+
+def _whole(sent: Part, arrays: list[str]) -> bytes:
+    """The body of the whole request."""
+    head = {
+        "logical_clock": sent.clock,
+        "limit": sent.limit,
+        "cursor": sent.cursor,
+        "device": sent.device,
+        "request": sent.number,
+        "mark": sent.mark,
+        "part": sent.part,
+    }
+    body = BytesIO()
+    body.write(json.dumps(head)[:-1].encode())
+    separator = b', "diffs": ['
+    for array in arrays:
+        elements = array.strip()[1:-1].strip()
+        if elements:
+            body.write(separator)
+            body.write(elements.encode())
+            separator = b", "
+    body.write(b"]}" if separator == b", " else separator + b"]}")
+    return body.getvalue()
+
+
+# ---- parts that nobody needs any more -----------------------------------------------------------
+
+
+def _make_room(server: Mobync, upload: Upload, others: States, log: OwnerLog) -> dict[str, str]:
+    """Drop parts of an owner's other devices: those that are too old, and the oldest if the owner
+    has too many; these devices send them again.  Returns what is to be kept of them."""
+    found = [(name, Device.of_text(text)) for name, text in others.items()]
+    uploads = [(Upload.of_text(each.upload), name, each) for name, each in found if each.upload]
+    uploads.sort(key=lambda one: one[0].kept_ms)
+    room = OWNERS_SHARE * server.max_request_bytes - upload.bytes
+    left = sum(one.bytes for one, _, _ in uploads)
+    gone: dict[str, str] = {}
+    for one, name, device in uploads:
+        if one.is_stale(upload.kept_ms) or left > room:
+            drop_parts(log.store, log.owner_id, name)
+            device.upload = ""
+            gone[name] = device.to_text()
+            left -= one.bytes
+    return gone
+
+
+def drop_stale_parts(server: Mobync, log: OwnerLog, states: States) -> States:
+    """Drop the parts that are too old, of all devices; gives what is kept of these then."""
+    now_ms, gone = server._now_ms(), {}
+    for name, text in states.items():
+        device = None if name == OWNER else Device.of_text(text)
+        if device is not None and device.upload and Upload.of_text(device.upload).is_stale(now_ms):
+            drop_parts(log.store, log.owner_id, name)
+            device.upload = ""
+            gone[name] = device.to_text()
+    if gone:
+        plain_answer("write_devices", log.store.write_devices(log.owner_id, gone))
+    return {**states, **gone}
+
+
+def drop_parts(store: Synchronizer, owner_id: str, device: str | None) -> None:
+    """Drop the parts of a device, or of all of an owner's."""
+    plain_answer("drop_parts", store.drop_parts(owner_id, device))
