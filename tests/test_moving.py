@@ -238,6 +238,23 @@ def test_an_answer_that_was_lost_is_no_second_edit(server: Server) -> None:
     assert rows_of(server, "anna") == {"a": "A of the tablet"}
 
 
+def test_what_had_died_before_the_move_is_dead_for_a_retry_too(memory: Server) -> None:
+    way = Meddling(memory.way)
+    phone, other = Phone(memory, "guest", way), Phone(memory, "guest")
+    for id_ in "xy":
+        phone.create(id_, id_)
+    way.after = lost
+    with pytest.raises(OfflineError):
+        phone.sync()
+    other.sync()
+    other.delete("x")
+    other.sync()
+    memory.mobync.move_owner("guest", "anna")
+    way.after = lambda answer: answer
+    phone.sign_in("anna")
+    assert phone.sync().tasks() == {"y": "y"}
+
+
 def test_what_is_edited_while_it_starts_over_stays(memory: Server) -> None:
     way = Meddling(memory.way)
     phone, tablet = Phone(memory, "guest", way), Phone(memory, "anna")
