@@ -14,6 +14,7 @@ import merge_model
 import named_model
 import pytest
 from simulation.named import KINDS, World, failure
+from simulation.named_parts import InParts
 from simulation.named_phones import play
 from test_merge import diff
 
@@ -556,3 +557,17 @@ def test_over_http_an_unknown_device_is_409():
     assert (answer.status, json.loads(answer.body)["code"]) == (409, "unknown_device")
     wrong = endpoint.sync(headers, json.dumps({**body, "request": 0}).encode())
     assert (wrong.status, json.loads(wrong.body)["code"]) == (400, "invalid_request")
+
+
+# ---- requests in parts --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_histories_with_requests_in_parts_end_as_is_promised(kind: str) -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(100):
+        server = InParts(seed)
+        World(seed, kind, server).play()
+        counts += server.counts
+    assert counts["parts"] > 1000
+    assert min(counts["parts missing"], counts["late parts"]) > 100, counts
