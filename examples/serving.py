@@ -22,7 +22,7 @@ def serve(create_app: Callable[[], Flask]) -> None:
     """Serve on 127.0.0.1, on the port that PORT says (5000; 0 takes any free one)."""
     port = os.environ.get("PORT", "5000")
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
-        sys.exit(f"PORT must be a number of 0 to 65535, not {port!r}")
+        sys.exit(f"PORT must be a number from 0 to 65535, not {port!r}")
     log_syncs()
     server = make_server("127.0.0.1", int(port), create_app(), threaded=True)
     print(f"serving http://127.0.0.1:{server.port}/sync (Ctrl-C ends it)", flush=True)

@@ -471,7 +471,7 @@ def _read_object(data_json: str) -> Row:
         row: Row = json.loads(data_json)
     except (ValueError, RecursionError):
         raise InvalidDiffError(
-            "json_data cannot be read: no JSON, or a number too long or nesting too deep"
+            "json_data cannot be read: not JSON, or a number is too long or nested too deep"
         ) from None
     return row
 

@@ -430,7 +430,7 @@ class Mobync(_core.Mobync):
             try:
                 refuse_awaitable("a listener", listener(told))
             except Exception:
-                logger.exception("a listener failed; what it was told of is written")
+                logger.exception("a listener failed; the sync that it was told about is written")
 
 
 def _printable(text: str) -> str:

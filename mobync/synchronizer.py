@@ -197,7 +197,7 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
             The text of each that something is kept of.  None: this database keeps no devices
             (its table was not made yet, say), and it is as if this were not overridden.
         """
-        raise NotImplementedError(f"{type(self).__name__} keeps no devices")
+        raise NotImplementedError(f"{type(self).__name__} does not store devices")
 
     def write_devices(self, owner_id: str, states: Mapping[str, str | None]) -> Any:
         """Keep a text for each of some devices of an owner, in place of the one before.
@@ -209,7 +209,7 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
             states: by the name of the device, or by ``""`` for the owner itself: JSON, some
                 hundred bytes, or more where diffs were refused.  None: nothing is kept any more.
         """
-        raise NotImplementedError(f"{type(self).__name__} keeps no devices")
+        raise NotImplementedError(f"{type(self).__name__} does not store devices")
 
     def keeps_parts(self) -> bool:
         """Whether the parts of a device's request can be kept until the last has come.
@@ -336,7 +336,7 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         Default: not offered; then the rows are given to ``adopt``.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} does not offer owned_rows: give the rows to adopt()"
+            f"{type(self).__name__} does not offer owned_rows: pass the rows to adopt()"
         )
 
     def find_owned_rows(
@@ -355,7 +355,7 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         Default: not offered; then ``reconcile`` is told a model.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} does not offer owned_models: tell reconcile() a model"
+            f"{type(self).__name__} does not offer owned_models: pass a model to reconcile()"
         )
 
     def edits_between(

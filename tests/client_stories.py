@@ -394,7 +394,7 @@ def told(status: int, code: str = "", **more: Any) -> Answer:
 
 
 @story(
-    "a server that lost data and keeps no devices: pull with no diffs, then send what was not sent",
+    "a server that lost data and keeps no devices: pull with no diffs, then send the unsent edits",
     store=Nameless,
 )
 def _(s: Story) -> None:

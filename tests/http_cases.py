@@ -256,7 +256,7 @@ REFUSED = [
          headers=_with(JSON, GZIP), **_refused(400, "invalid_request")),
     Case("400: more after the gzip", body=gzip.compress(PULL) + gzip.compress(b""),
          headers=_with(JSON, GZIP),
-         **_refused(400, "invalid_request", message="more follows the gzip body")),
+         **_refused(400, "invalid_request", message="more data follows the gzip body")),
     Case("401: no token", headers=(JSON,), answer={"WWW-Authenticate": "Bearer"},
          **_refused(401, "unauthenticated")),
     Case("401: a wrong token", headers=(("Authorization", "Bearer x"), JSON),

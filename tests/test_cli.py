@@ -492,7 +492,7 @@ def test_check_names_every_object_that_is_not_as_the_log_says(kept):
     }
     done = kept.run_here("check", "anna")
     assert done.returncode == 1
-    assert "anna: 3 objects are not as the log says" in done.stdout
+    assert "anna: 3 objects do not match the log" in done.stdout
     assert '{"price":0.50,"id":"t","extra":1}' in done.stdout
     assert kept.run_here("check", "bob").returncode == 0
     done = kept.run_here("check", "--all")
@@ -527,7 +527,7 @@ def test_check_names_the_clock_of_a_damaged_diff(on_sqlite, monkeypatch):
     log = on_sqlite.store.metadata.tables["diffs"]
     for damaged, complaint in (
         ('{"id":"t","name":}', "the diff of clock 5: json_data"),
-        ("[]", "the diff of clock 5: json_data is no object with an id"),
+        ("[]", "the diff of clock 5: json_data is not an object with an id"),
     ):
         with on_sqlite.database.engine.begin() as connection:
             connection.execute(
@@ -586,7 +586,7 @@ def test_reconcile_brings_documents_that_sql_edited_into_the_log(kept):
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(done.stdout.splitlines()) == [
         "anna: 0 creates, 1 updates and 1 deletes went into the log",
-        "bob: ok, 3 rows are as the log says",
+        "bob: ok, 3 rows match the log",
         "carl: 1 creates, 0 updates and 0 deletes went into the log",
     ]
     assert kept.run_here("check", "--all").returncode == 0
@@ -602,7 +602,7 @@ def test_reconcile_leaves_an_owner_who_is_busy(on_sqlite, monkeypatch):
     with on_sqlite.store.transaction("anna"):
         done = run_here("reconcile", "--all", "--app", place)
     assert done.returncode == 1
-    assert "anna: busy, left as it is" in done.stderr
+    assert "anna: busy, skipped" in done.stderr
 
 
 def write_app(kept: Kept, name: str) -> str:
@@ -636,16 +636,14 @@ def test_check_and_reconcile_work_on_the_tables_of_an_app(kept, monkeypatch):
     app = importlib.import_module(name)
     app.metadata.create_all(kept.database.engine)
     app.mobync.push("anna", [("create", "things", {"id": i, "name": i}) for i in "abc"])
-    assert (
-        run_here("check", "anna", "--app", place).stdout == "anna: ok, 3 rows are as the log says\n"
-    )
+    assert run_here("check", "anna", "--app", place).stdout == "anna: ok, 3 rows match the log\n"
     things = app.things
     with kept.database.engine.begin() as connection:
         connection.execute(update(things).where(things.c.id == "a").values(name="by SQL"))
         connection.execute(delete(things).where(things.c.id == "b"))
     done = run_here("check", "--all", "--app", place)
     assert done.returncode == 1
-    assert "anna: 2 objects are not as the log says" in done.stdout
+    assert "anna: 2 objects do not match the log" in done.stdout
     assert "by SQL" in done.stdout
     assert run_here("reconcile", "anna", "--app", f"{name}:make").returncode == 0
     assert run_here("check", "anna", "--app", place).returncode == 0
@@ -775,8 +773,8 @@ def _with(lines: list[dict], index: int, **members: object) -> list[dict]:
 
 
 DAMAGES = {
-    "empty": (lambda lines: [], "line 1 is not that of a file"),
-    "no header": (lambda lines: lines[1:], "line 1 is not that of a file"),
+    "empty": (lambda lines: [], "line 1 does not belong to a file"),
+    "no header": (lambda lines: lines[1:], "line 1 does not belong to a file"),
     "a later format": (lambda lines: _with(lines, 0, format=2), "the file's format is 2, not 1"),
     "cut short": (lambda lines: lines[:-1], "ends before its last line"),
     "cut to its header": (lambda lines: lines[:1], "ends before its last line"),
@@ -793,17 +791,20 @@ DAMAGES = {
         lambda lines: _with(_with(lines, -2, logical_clock=2**53 - 1), 0, logical_clock=2**53),
         "too few clocks for further edits",
     ),
-    "not a clock": (lambda lines: _with(lines, 0, logical_clock="7"), "line 1 is not that"),
+    "not a clock": (lambda lines: _with(lines, 0, logical_clock="7"), "line 1 does not belong"),
     "a field lost": (
         lambda lines: [*lines[:2], {"id": "x"}, *lines[3:]],
         "line 3 has no 'owner'",
     ),
     "a wrong type": (lambda lines: _with(lines, 5, type="upsert"), "line 6: "),
     "broken json_data": (lambda lines: _with(lines, 5, json_data="{"), "line 6: "),
-    "an id again": (lambda lines: _with(lines, 5, id="d1"), "line 6: the id of the diff stands on"),
+    "an id again": (
+        lambda lines: _with(lines, 5, id="d1"),
+        "line 6: the id of the diff is also on",
+    ),
     "an object again": (
         lambda lines: _with(lines, 4, json_data='{"id":"t"}'),
-        "line 5: creates an object that is there already",
+        "line 5: creates an object that exists already",
     ),
     "a model too long": (lambda lines: _with(lines, 5, model="m" * 101), "line 6: model is longer"),
     "an id too long": (lambda lines: _with(lines, 3, id="d" * 256), "line 4: id is longer"),
@@ -818,7 +819,7 @@ DAMAGES = {
         "line 2: model 'diffs' is the log",
     ),
     "a lone surrogate": (lambda lines: _with(lines, 5, model="\ud800"), "line 6: "),
-    "no objects": (lambda lines: [1, *lines], "line 1 is no JSON object"),
+    "no objects": (lambda lines: [1, *lines], "line 1 is not a JSON object"),
 }
 
 
@@ -898,7 +899,7 @@ def test_devices_that_no_server_kept_are_not_imported(devices, on_sqlite):
     on_sqlite.fill("anna")
     *lines, end = exported(on_sqlite.store, "anna")
     end = json.dumps({**json.loads(end), "devices": devices})
-    with pytest.raises(TransferError, match="line 9: devices are none that a server kept"):
+    with pytest.raises(TransferError, match="line 9: devices do not come from a server"):
         import_lines(on_sqlite.store, "bob", [*lines, end])
     assert on_sqlite.texts("bob") == {}
 
@@ -994,7 +995,7 @@ def test_commands_work_on_tables_of_1_0_and_serve_brings_them_up_to_date(kept):
         ["log", "anna"],
     ):
         assert kept.run_here(*command).returncode == 0
-    assert "keeps no devices yet" in kept.run_here("devices", "anna").stderr
+    assert "does not store devices yet" in kept.run_here("devices", "anna").stderr
     make_tables(DocumentSynchronizer(kept.database.engine), kept.database.engine)
     assert "no device with a name" in kept.run_here("devices", "anna").stderr
     assert kept.run_here("erase", "anna", "--yes").returncode == 0
@@ -1021,7 +1022,7 @@ def test_a_folded_log_is_checked_exported_and_imported(kept, tmp_path):
         with pytest.raises(TransferError, match="ends at logical clock 1, not at 4"):
             import_lines(store, "anna", [header, row, json.dumps({"mobync": "end", "diffs": 1})])
         bad = json.dumps({**json.loads(end), "devices": {"": '{"horizon": "x"}'}})
-        with pytest.raises(TransferError, match="line 3: devices are none that a server kept"):
+        with pytest.raises(TransferError, match="line 3: devices do not come from a server"):
             import_lines(store, "anna", [header, row, bad])
         assert import_lines(store, "anna", [header, row, end]) == 1
         assert check(store, "anna").ok
@@ -1066,7 +1067,7 @@ def test_what_is_no_text_or_no_json_is_refused_in_one_line(on_sqlite):
         (on_sqlite.directory / name).write_bytes(content)
         done = on_sqlite.run_here("import", "anna", name)
         assert done.returncode == 1
-        assert done.stderr.startswith("Error: line 1 is no")
+        assert done.stderr.startswith("Error: line 1 is not")
         assert done.stderr.count("\n") == 1
 
 

@@ -188,9 +188,9 @@ def test_a_device_is_there_again_after_it_was_closed(world: World, tmp_path: Pat
 @pytest.mark.parametrize(
     ("edit", "error", "said"),
     [
-        (lambda d: d.create("tasks", {"id": "t"}), KeyError, "tasks 't' is there already"),
-        (lambda d: d.update("tasks", "u", {"a": 1}), KeyError, "tasks 'u' is not there"),
-        (lambda d: d.delete("tasks", "u"), KeyError, "tasks 'u' is not there"),
+        (lambda d: d.create("tasks", {"id": "t"}), KeyError, "tasks 't' exists already"),
+        (lambda d: d.update("tasks", "u", {"a": 1}), KeyError, "tasks 'u' does not exist"),
+        (lambda d: d.delete("tasks", "u"), KeyError, "tasks 'u' does not exist"),
         (lambda d: d.create("tasks", {"id": 5}), InvalidDiffError, "id"),
         (lambda d: d.create("", {"id": "u"}), InvalidDiffError, "model"),
         (lambda d: d.create("tasks", {"id": "u", "a": "\ud83d"}), InvalidDiffError, "surrogate"),

@@ -115,7 +115,7 @@ def test_a_letter_that_an_apps_own_column_does_not_know_is_refused_with_its_diff
 
 @pytest.fixture(params=["LATIN1", "SQL_ASCII"])
 def narrow(request: pytest.FixtureRequest) -> Iterator[URL]:
-    """A database of PostgreSQL in an encoding that does not know every letter."""
+    """A database of PostgreSQL in an encoding that cannot store every character."""
     name = f"mobync_{uuid.uuid4().hex[:16]}"
     server = create_engine(
         server_url("postgresql"), poolclass=NullPool, isolation_level="AUTOCOMMIT"

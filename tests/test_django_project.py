@@ -152,7 +152,7 @@ def test_the_check_finds_a_database_that_cuts_values() -> None:
         check=False,
     )
     assert "(mobync.E002)" in done.stderr, done.stderr
-    assert "have STRICT_TRANS_TABLES in its sql_mode" in done.stderr
+    assert "add STRICT_TRANS_TABLES to its sql_mode" in done.stderr
 
 
 def test_the_commands_say_what_they_did(tmp_path: Path) -> None:

@@ -425,4 +425,4 @@ def test_a_port_that_is_none_is_named(port: str) -> None:
         timeout=TIMEOUT_S,
     )
     assert ended.returncode == 1
-    assert ended.stderr.startswith("PORT must be a number of 0 to 65535")
+    assert ended.stderr.startswith("PORT must be a number from 0 to 65535")

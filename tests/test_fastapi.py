@@ -200,5 +200,5 @@ def test_an_adapter_that_is_not_of_asyncio_refuses_a_store_that_is() -> None:
 
     engine = create_async_engine("sqlite+aiosqlite://")
     mobync = Mobync(AsyncSQLAlchemySynchronizer(engine, {"notes": Note}, owner_column="user_id"))
-    with pytest.raises(TypeError, match=r"serve it by mobync\.http\.asgi"):
+    with pytest.raises(TypeError, match=r"serve it with mobync\.http\.asgi"):
         MobyncSync().init_app(Flask(__name__), Endpoint(mobync, lambda token, headers: token))

@@ -67,7 +67,7 @@ def test_a_text_must_be_a_str(field: str, value: Any) -> None:
 @pytest.mark.parametrize("value", [None, "0", 1.0, True, False, [0]])
 def test_an_integer_must_be_an_int(field: str, value: Any) -> None:
     reason = refusal({**GOOD, field: value}).reason
-    assert reason == f"{field} must be an integer of 0 to 9007199254740991"
+    assert reason == f"{field} must be an integer from 0 to 9007199254740991"
 
 
 @pytest.mark.parametrize("field", ["logical_clock", "utc_timestamp"])

@@ -127,8 +127,8 @@ def test_a_client_that_is_not_served_is_not_found() -> None:
 @pytest.mark.parametrize(
     ("clients", "error", "message"),
     [
-        ([Echo], TypeError, "must be of mobync.clients, not .*Echo.*: make one"),
-        (["echo"], TypeError, "must be of mobync.clients, not 'echo'"),
+        ([Echo], TypeError, "must be from mobync.clients, not .*Echo.*: make one"),
+        (["echo"], TypeError, "must be from mobync.clients, not 'echo'"),
         ([Echo(), Echo()], ValueError, "two of Echo"),
     ],
 )

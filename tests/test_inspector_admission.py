@@ -134,7 +134,7 @@ def test_a_token_of_the_environment_is_an_administrators(tmp_path):
         assert server.get(OWNERS, token).status_code == 200
         assert server.get(OWNERS, token[:-1]).status_code == 401
         assert server.sync(token).status_code == 401
-    for wrong, complaint in (("short", "at least 16 characters"), ("é" * 16, "text of ASCII")):
+    for wrong, complaint in (("short", "at least 16 characters"), ("é" * 16, "ASCII text")):
         done = mobync(tmp_path, "serve", MOBYNC_SECRET=SECRET, MOBYNC_ADMIN_TOKEN=wrong)
         assert done.returncode == 1
         assert "MOBYNC_ADMIN_TOKEN: the administrator's token must" in done.stderr

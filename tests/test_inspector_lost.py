@@ -127,7 +127,7 @@ def test_a_table_that_is_gone_fails_no_sync(
     server.sync(1, server.edit("update", 9000, id="t", name="oat milk"))
     late = server.edit("update", 5000, id="t", name="soy milk")
     assert server.sync(1, late)["logical_clock"] == 2
-    assert "edits that lost are not kept" in caplog.text
+    assert "lost edits are not stored" in caplog.text
 
 
 def test_only_the_newest_are_kept(server: Server) -> None:

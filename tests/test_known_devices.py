@@ -155,7 +155,7 @@ def test_a_store_that_keeps_no_devices_says_so():
         lambda: mobync.forget_device("anna", "phone"),
         lambda: mobync.name_device("anna", "phone", "x"),
     ):
-        with pytest.raises(NotImplementedError, match="None_ keeps no devices"):
+        with pytest.raises(NotImplementedError, match="None_ does not store devices"):
             ask()
 
 

@@ -477,9 +477,9 @@ def test_a_page_before_the_last_changes_only_the_hold_and_all_pages_carry_the_sa
         ({"device": "phone", "request": 1.5}, "request must be an int of 1"),
         ({"device": "phone", "request": True}, "request must be an int of 1"),
         ({"device": "phone", "request": 2**53}, "request must be an int of 1"),
-        ({"device": "phone", "request": 1, "mark": ""}, "mark is none that a reply gave"),
-        ({"device": "phone", "request": 1, "mark": 7}, "mark is none that a reply gave"),
-        ({"device": "phone", "request": 1, "mark": "x" * 256}, "mark is none that a reply gave"),
+        ({"device": "phone", "request": 1, "mark": ""}, "mark does not come from a reply"),
+        ({"device": "phone", "request": 1, "mark": 7}, "mark does not come from a reply"),
+        ({"device": "phone", "request": 1, "mark": "x" * 256}, "mark does not come from a reply"),
     ],
 )
 def test_what_a_device_says_wrongly_of_itself_is_refused(said, complaint):

@@ -520,9 +520,7 @@ def test_only_true_is_a_yes(answer):
             return answer
 
     mobync = Mobync(Odd(), on_refusal="skip")
-    with pytest.raises(
-        TypeError, match=r"^validate_create\(\) must answer with True or False, not"
-    ):
+    with pytest.raises(TypeError, match=r"^validate_create\(\) must return True or False, not"):
         mobync.apply(0, [diff("c1", "create", {"id": "t1"})], "anna")
     assert mobync.synchronizer.read("tasks", []) == []
 

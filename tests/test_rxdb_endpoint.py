@@ -633,7 +633,7 @@ def test_what_the_tables_do_not_take_is_taken_back(on_database: Server) -> None:
             "push",
             '{"collection": "t", "rows": [{"newDocumentState": {"id": "a"}},'
             ' {"newDocumentState": {"id": "a"}}]}',
-            "diff 1: rows: the document 'a' is in an earlier row, too",
+            "diff 1: rows: the document 'a' is also in an earlier row",
         ),
         (
             "push",

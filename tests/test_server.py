@@ -601,7 +601,7 @@ def test_it_does_not_wait_longer_than_it_may_for_a_sync_that_does_not_end(worker
             assert waits_for_a_lock(database, name)  # it was not the sync that ended first
         with pytest.raises(requests.ConnectionError):
             running.result(PATIENCE_S)
-        server.log.wait_for("stopping though syncs still run")
+        server.log.wait_for("stopping while syncs still run")
 
 
 def waits_for_a_lock(database: Database, application_name: str) -> bool:
@@ -622,20 +622,20 @@ def waits_for_a_lock(database: Database, application_name: str) -> bool:
     [
         (["-d", "sqlite://"], "needs a file"),
         (["-d", "sqlite:///no/such/place/x.db"], "no directory no/such/place for the database"),
-        (["-d", "oracle://localhost/x"], "'oracle' is no database of mobync"),
-        (["-d", "mobync.db"], "is no database URL"),
+        (["-d", "oracle://localhost/x"], "mobync does not support 'oracle'"),
+        (["-d", "mobync.db"], "is not a database URL"),
         (["-d", "postgresql://127.0.0.1:1/x"], "cannot use postgresql+psycopg://127.0.0.1:1/x"),
         (["-d", "mariadb://u:hidden@127.0.0.1:1/x"], "u:***@127.0.0.1:1/x"),
         (["-d", "sqlite:///file:x?mode=memory&uri=true"], "needs a file"),
         (["-d", "sqlite:///x.db?foo=bar"], "has no option 'foo'"),
         (["-d", "sqlite:///x.db?timeout=soon"], "cannot use sqlite:///x.db?timeout=soon: "),
         (["-d", "sqlite://host/x.db"], "Invalid SQLite URL"),
-        (["-d", "sqlite:///x%00.db"], "is no database URL"),
+        (["-d", "sqlite:///x%00.db"], "is not a database URL"),
         (["-d", "mysql://root@127.0.0.1/test?foo=1"], "'foo'"),
-        (["-d", "postgresql+nodriver://x/y"], "'postgresql+nodriver' is no driver"),
+        (["-d", "postgresql+nodriver://x/y"], "'postgresql+nodriver' is not a driver"),
         (
             ["-d", "postgresql+psycopg_async://x/y"],
-            "is a driver of asyncio",
+            "is an asyncio driver",
         ),
     ],
 )
@@ -657,7 +657,7 @@ def test_percent_signs_in_a_database_url_are_decoded_once():
         "postgresql://h/a%2Fb": "a/b",
     }.items():
         assert database_url(url).database == name
-    with pytest.raises(DatabaseError, match="is no database URL"):
+    with pytest.raises(DatabaseError, match="is not a database URL"):
         database_url("sqlite:///x%00.db")
 
 

@@ -185,5 +185,5 @@ def test_a_row_that_cannot_be_adopted_is_named_and_earlier_pieces_stay() -> None
 
 
 def test_a_synchronizer_that_does_not_know_its_rows_says_so() -> None:
-    with pytest.raises(NotImplementedError, match="give the rows to adopt"):
+    with pytest.raises(NotImplementedError, match="pass the rows to adopt"):
         Mobync(MemorySynchronizer()).adopt("ann", "tasks")

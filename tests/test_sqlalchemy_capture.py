@@ -380,7 +380,7 @@ def test_triggers_that_are_missing_are_named_before_anything_is_synced(database:
     create_tables(database.engine, tasks.metadata)
     for ask in (lambda: Mobync(store).apply(0, [], "bob"), lambda: Mobync(store).push("bob", [])):
         with pytest.raises(
-            ValueError, match=r"'diffs_notes_tasks_[ut]' is not there.*create_triggers"
+            ValueError, match=r"'diffs_notes_tasks_[ut]' is missing.*create_triggers"
         ):
             ask()
     for statement in capture_ddl(store, database.engine):

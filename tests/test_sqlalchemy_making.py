@@ -229,6 +229,6 @@ def test_what_was_made_and_is_not_there_is_an_error(tmp_path, monkeypatch):
     engine = create_engine(f"sqlite:///{tmp_path}/x.db")
     metadata = MetaData()
     Table("things", metadata, Column("id", String(40), primary_key=True))
-    with pytest.raises(RuntimeError, match="still not there: things"):
+    with pytest.raises(RuntimeError, match="still missing: things"):
         create_tables(engine, metadata)
     engine.dispose()

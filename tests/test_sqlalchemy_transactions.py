@@ -293,13 +293,13 @@ def test_a_transaction_in_a_transaction_is_refused(tasks):
 
 def test_nothing_is_written_outside_of_a_transaction(tasks):
     for write in (tasks.store.create, tasks.store.update, tasks.store.delete):
-        with pytest.raises(RuntimeError, match="only inside of transaction"):
+        with pytest.raises(RuntimeError, match="only inside transaction"):
             write("tasks", '{"id": "a"}')
     with tasks.store.transaction("bob") as inside:
         pass
-    with pytest.raises(RuntimeError, match="only inside of transaction"):
+    with pytest.raises(RuntimeError, match="only inside transaction"):
         inside.create("tasks", '{"id": "a"}')
-    with pytest.raises(RuntimeError, match="only inside of transaction"):
+    with pytest.raises(RuntimeError, match="only inside transaction"):
         tasks.store.connection  # noqa: B018
 
 

@@ -7,7 +7,7 @@
  */
 #include "error.h"
 
-#define OTHER_OBJECT "is that of another object's diff in the log"
+#define OTHER_OBJECT "is already the id of a diff of another object in the log"
 
 const mb_error mb_other_object = {
     .code = MB_OTHER_OBJECT, .field = "id", .reason = OTHER_OBJECT, .of_whole_field = true};
@@ -18,7 +18,7 @@ static const char *const reasons[MB_CODES] = {
     [MB_NOT_AN_OBJECT] = "a diff must be a JSON object",
     [MB_MISSING] = "is missing",
     [MB_NOT_A_STRING] = "must be a string",
-    [MB_NOT_AN_INTEGER] = "must be an integer of 0 to 9007199254740991",
+    [MB_NOT_AN_INTEGER] = "must be an integer from 0 to 9007199254740991",
     [MB_NOT_A_TYPE] = "must be \"create\", \"update\" or \"delete\"",
     [MB_EMPTY] = "must not be empty",
     [MB_TOO_LONG] = "is longer than 256 MiB",

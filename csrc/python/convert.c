@@ -541,7 +541,7 @@ int check_window(const diff_list *window, mb_text owner, int64_t first_clock, Py
     for (size_t i = 0; i < window->diffs.count; i++) {
         const mb_diff *diff = &window->diffs.items[i];
         if (!mb_text_equal(diff->owner, owner))
-            return refuse_row(method, log_model, i, "is of another owner than was asked for");
+            return refuse_row(method, log_model, i, "belongs to another owner");
         if (diff->logical_clock < first_clock)
             return refuse_row(method, log_model, i,
                               "has logical_clock %lld, but %lld and later was asked for",

@@ -189,7 +189,8 @@ static int read_clock(sync_state *s, PyObject *clock)
         return raise_shown(state, state->logical_clock_error,
                            "logical_clock must be an int, not %S", clock);
     if (s->client_clock < 0 || s->client_clock > MB_MAX_INTEGER)
-        return raise_format(state->logical_clock_error, "logical_clock must be of 0 to 2**53 - 1");
+        return raise_format(state->logical_clock_error,
+                            "logical_clock must be from 0 to 2**53 - 1");
     return 0;
 }
 
@@ -263,9 +264,9 @@ static int read_cursor(sync_state *s, PyObject *cursor)
         PyErr_Clear(); /* a lone surrogate */
     if (text == NULL || !read_part(&text, &first) || !read_part(&text, &client) ||
         !read_part(&text, &pull))
-        return raise_format(s->state->page_error, "cursor is none that a reply gave");
+        return raise_format(s->state->page_error, "cursor does not come from a reply");
     if (memchr(text, '.', (size_t)(end - text)) != NULL && !read_part(&text, &stamp))
-        return raise_format(s->state->page_error, "cursor is none that a reply gave");
+        return raise_format(s->state->page_error, "cursor does not come from a reply");
     s->page = (page){true, s->page.limit, first, pull, stamp};
     s->pull_clock = pull;
     s->stamp = stamp;
@@ -273,7 +274,7 @@ static int read_cursor(sync_state *s, PyObject *cursor)
     if (own == 0)
         raise_format(s->state->page_error,
                      "cursor belongs to a request with another logical_clock or other diffs: "
-                     "go on with those, and keep later edits for the next sync");
+                     "send those again, and keep later edits for the next sync");
     return own == 1 ? 0 : -1;
 }
 
@@ -311,7 +312,7 @@ static int read_device(sync_state *s, const request_head *head)
     if (head->device == Py_None && s->server->refuses_nameless)
         return raise_invalid(
             s->state, -1, NULL,
-            "device is missing: this server takes devices only that name themselves");
+            "device is missing: this server accepts only devices that name themselves");
     if (head->device == Py_None)
         return 0;
     const int kept = has_own(s->state, s->server->synchronizer, READ_DEVICES);
@@ -320,11 +321,12 @@ static int read_device(sync_state *s, const request_head *head)
     if (!is_name(head->device))
         return raise_invalid(s->state, -1, NULL, "device must be a text of 1 to 255 characters");
     if (head->mark != Py_None && !is_name(head->mark))
-        return raise_invalid(s->state, -1, NULL, "mark is none that a reply gave");
+        return raise_invalid(s->state, -1, NULL, "mark does not come from a reply");
     s->number = read_count(head->number);
     if (s->number < 1 || s->number > MB_MAX_INTEGER)
-        return raise_invalid(s->state, -1, NULL,
-                             "request must be an int of 1 to 2**53 - 1, since there is a device");
+        return raise_invalid(
+            s->state, -1, NULL,
+            "request must be an int from 1 to 2**53 - 1, because there is a device");
     s->device = Py_NewRef(head->device);
     s->mark = Py_NewRef(head->mark);
     s->content = mb_request_content(&s->request.diffs); /* before skew is taken out of it */

@@ -96,7 +96,7 @@ static int check_not_ahead(sync_state *s, int64_t clock)
     raise_format(
         s->state->logical_clock_error,
         "logical_clock %lld is ahead of the server's log: the server has lost diffs that this "
-        "device has seen; drop the rows, pull from 0 without diffs, then send what was not sent",
+        "device has seen; drop the rows, pull from 0 without diffs, then send the unsent edits",
         (long long)clock);
     PyObject *error = take_exception();
     if (PyObject_SetAttr(error, s->state->ahead, Py_True) < 0)
@@ -503,7 +503,7 @@ static int check_push_clock(const sync_state *s)
 {
     if (s->push_clock < 0 || s->push_clock == s->highest + 1)
         return 0;
-    return raise_format(s->state->logical_clock_error, "the log has moved since it was looked at");
+    return raise_format(s->state->logical_clock_error, "the log has changed since it was read");
 }
 
 /* The backend's own edits: those of a device that is up to date, and of which no rule is asked. */

@@ -70,9 +70,8 @@ static int is_yes(PyObject *answer, PyObject *rule_name)
         return answer == Py_True;
     const int is_true = PyObject_IsTrue(answer);
     if (is_true > 0)
-        return raise_format(PyExc_TypeError,
-                            "%U() must answer with True or False, not with a %.100s", rule_name,
-                            Py_TYPE(answer)->tp_name);
+        return raise_format(PyExc_TypeError, "%U() must return True or False, not a %.100s",
+                            rule_name, Py_TYPE(answer)->tp_name);
     return is_true;
 }
 

@@ -40,7 +40,7 @@ def read_object(data_json: str, where: str) -> dict[str, Any]:
         members = read_json(data_json)
     except (ValueError, ArithmeticError, RecursionError):
         raise InvalidDiffError(
-            f"{where}cannot be read: no JSON, or a number too long or nesting too deep"
+            f"{where}cannot be read: not JSON, or a number is too long or nested too deep"
         ) from None
     if not isinstance(members, dict) or not isinstance(members.get(Diff.ID), str):
         raise InvalidDiffError(f"{where}must be an object with a string 'id'")

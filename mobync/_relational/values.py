@@ -70,7 +70,7 @@ def integer(low: int, high: int) -> Codec:
         if number is None or number != number.to_integral_value():
             raise DoesNotFit("must be an integer")
         if not low <= number <= high:
-            raise DoesNotFit(f"must be of {low} to {high}")
+            raise DoesNotFit(f"must be from {low} to {high}")
         return int(number)
 
     def keeps(values: list[Any]) -> bool:
@@ -102,7 +102,7 @@ def floating(single: bool = False, digits: tuple[int, int] | None = None) -> Cod
         if not math.isfinite(float(number)):
             raise DoesNotFit("is too large")
         if single and not _fits_single(number):
-            raise DoesNotFit(f"is no number of {_SINGLE_DIGITS} digits, which a 4-byte float keeps")
+            raise DoesNotFit(f"has more than {_SINGLE_DIGITS} digits, which a 4-byte float keeps")
         if digits is not None:
             _check_digits(number, *digits)
         return float(number)
@@ -228,15 +228,15 @@ def binary(most_bytes: int | None = None, filled_up: bool = False) -> Codec:
 
     def decode(value: Any) -> bytes:
         if not isinstance(value, str):
-            raise DoesNotFit("must be a string of base64")
+            raise DoesNotFit("must be a base64 string")
         try:
             content = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
-            raise DoesNotFit("must be a string of base64") from None
+            raise DoesNotFit("must be a base64 string") from None
         if most_bytes is not None and len(content) > most_bytes:
             raise DoesNotFit(f"is longer than {most_bytes} bytes")
         if filled_up and len(content) != most_bytes:
-            raise DoesNotFit(f"must be of {most_bytes} bytes, since a BINARY is filled up")
+            raise DoesNotFit(f"must have {most_bytes} bytes, because a BINARY is padded")
         return content
 
     return Codec(decode, lambda value: base64.b64encode(value).decode())
@@ -301,7 +301,7 @@ def moment(decimals: int, least: dt.datetime, most: dt.datetime, has_zone: bool)
                 "must be a date and time (ISO 8601, or milliseconds since 1970)"
             ) from None
         if not least <= read.replace(tzinfo=None) <= most:
-            raise DoesNotFit(f"must be of {least.isoformat()} to {most.isoformat()}")
+            raise DoesNotFit(f"must be from {least.isoformat()} to {most.isoformat()}")
         _check_decimals(read.microsecond, decimals)
         return read.replace(tzinfo=UTC if has_zone else None)
 

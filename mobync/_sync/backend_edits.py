@@ -45,7 +45,7 @@ def _push(server: _core.Mobync, owner_id: str, diffs: Sequence[DiffDict]) -> int
                 return server._push_diffs(plain.diffs, owner_id, plain.clock)
         except LogicalClockError:  # somebody has synced since it was looked at
             continue
-    raise BusyError("others were in the way at every try")
+    raise BusyError("other transactions were in the way at every try")
 
 
 def diffs_of(operations: Iterable[Operation], owner_id: str, now_ms: int) -> list[DiffDict]:

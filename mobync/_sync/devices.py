@@ -541,8 +541,8 @@ def admit_nameless(
     owner = OwnerState.of_text(kept[OWNER]) if OWNER in kept else OwnerState()
     if owner.refuses(clock, first_clock, folds):
         raise LogicalClockError(
-            f"logical_clock {max(clock, first_clock)} is older than what the server's log still "
-            "tells apart: drop the rows, pull from 0 without diffs, then send what was not sent",
+            f"logical_clock {max(clock, first_clock)} is below the horizon of the server's log: "
+            "drop the rows, pull from 0 without diffs, then send the unsent edits",
             ahead=True,
         )
     if owner.nameless_ms is not None and not is_stale(

@@ -118,7 +118,7 @@ def states_of(log: OwnerLog, *names: str) -> dict[str, str]:
     kept = plain_answer("read_devices", read)
     if kept is None:
         raise NotImplementedError(
-            "the database keeps no devices yet: make its tables up to date, by "
+            "the database does not store devices yet: update its tables with "
             "mobync.sqlalchemy.create_tables(engine, metadata) or a migration"
         )
     return dict(kept)
@@ -127,5 +127,6 @@ def states_of(log: OwnerLog, *names: str) -> dict[str, str]:
 def _check_keeps(store: Synchronizer) -> None:
     if not keeps_devices(store):
         raise NotImplementedError(
-            f"{type(store).__name__} keeps no devices: it has no read_devices and write_devices"
+            f"{type(store).__name__} does not store devices: it has no read_devices and "
+            "write_devices"
         )

@@ -142,6 +142,7 @@ def _valid(diffs: Sequence[DiffDict], log: OwnerLog, id_: str) -> Sequence[DiffD
         for diff in diffs:
             _core.check_diff(diff, log.model)
     except InvalidDiffError as misfit:
-        logger.warning("row %r of %r is no diff, no device gets it: %s", id_, diff["model"], misfit)
+        why = "row %r of %r cannot become a diff, no device gets it: %s"
+        logger.warning(why, id_, diff["model"], misfit)
         return []
     return diffs

@@ -155,7 +155,7 @@ class Database:
             if state is not None and not state.device:
                 self.set_state(state.renamed())
         if found > FORMAT:
-            raise ValueError(f"the device's file has format {found}, this mobync knows {FORMAT}")
+            raise ValueError(f"the device's file has format {found}, this mobync reads {FORMAT}")
         self.connection.executescript(tables)
 
     def _execute_all(self, script: str) -> None:
@@ -195,8 +195,8 @@ class Database:
     def _check_all_foreign_keys(self) -> None:
         for table, rowid, parent, _ in self.execute("PRAGMA foreign_key_check"):
             raise sqlite3.IntegrityError(
-                f"FOREIGN KEY constraint failed: row {rowid} of {table} names a row of {parent} "
-                "that is not there"
+                f"FOREIGN KEY constraint failed: row {rowid} of {table} refers to a row of "
+                f"{parent} that does not exist"
             )
 
     def state(self) -> State:

@@ -288,7 +288,7 @@ class Device:
         elif code == "device_revoked":
             self._replica.drop_all(request)
             raise DeviceRevokedError(
-                "this device was revoked: its rows are gone, and what it had not sent", 403, code
+                "this device was revoked: its rows and unsent edits are gone", 403, code
             )
         else:
             raise error_of(answer)

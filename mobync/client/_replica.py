@@ -216,7 +216,7 @@ class Replica:
         with self.database.transaction():
             row = self.rows.get(name)
             if (row is None) != (kind == "create"):
-                there = "is there already" if kind == "create" else "is not there"
+                there = "exists already" if kind == "create" else "does not exist"
                 raise KeyError(f"{model} {name.id!r} {there}")
             self.rows.keep_base(name)
             draft = Draft(self.rows)

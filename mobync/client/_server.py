@@ -55,7 +55,7 @@ class Server:
         answer = self._transport.post(json.dumps(body).encode(), token)
         if answer.status == 200 and not is_reply(answer.json()):
             # A network that wants one to sign in answers every request with a page of its own.
-            raise OfflineError(f"the answer is none of mobync: {shown(answer)}")
+            raise OfflineError(f"the answer is not from mobync: {shown(answer)}")
         return answer
 
     def listen(self, last_event_id: str) -> Events:

@@ -222,7 +222,7 @@ class Documents:
         """
         if not self._mobync.anonymous_devices:
             raise InvalidDiffError(
-                "this server takes devices only that name themselves, and this client does not"
+                "this server accepts only devices that name themselves, and this client does not"
             )
         with self._held(owner_id):
             kept = self._taken_out(owner_id)  # and not put back if anything fails

@@ -142,7 +142,7 @@ def _end_of(text: str, place: int) -> int:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def text_of(request: Mapping[str, str], name: str) -> str:

@@ -386,7 +386,7 @@ def _rows(text: str) -> Iterator[Row]:
         try:
             row = _row(each)
             if row.id in seen:
-                raise InvalidDiffError(f"the document {row.id!r:.100} is in an earlier row, too")
+                raise InvalidDiffError(f"the document {row.id!r:.100} is also in an earlier row")
         except InvalidDiffError as error:
             raise InvalidDiffError(f"rows: {error.reason}", index, error.diff_id) from error
         seen.add(row.id)

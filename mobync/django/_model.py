@@ -278,7 +278,7 @@ def describe(name: str, source: Any, using: str, owner_field: str, shared: bool)
     if not shared and owner is None:
         raise ValueError(
             f"{label} has no owner field {owner_field!r}, so devices could write each other's "
-            f"rows; if it is shared on purpose, say shared=({name!r},)"
+            f"rows; if it is shared on purpose, pass shared=({name!r},)"
         )
     _check_key(label, meta.pk)
     _check_owner(owner)

@@ -43,12 +43,12 @@ def _complaint_about_mysql(connection: Any) -> str | None:
     if not {"STRICT_TRANS_TABLES", "STRICT_ALL_TABLES"} & set(modes.split(",")):
         return (
             "the database would cut or change values that do not fit: "
-            "have STRICT_TRANS_TABLES in its sql_mode"
+            "add STRICT_TRANS_TABLES to its sql_mode"
         )
     if charset != _CHARSET:
         return (
-            "the connection to the database does not know every letter: it is in "
-            f"{charset}; have 'charset': '{_CHARSET}' in the OPTIONS of the database"
+            "the connection to the database cannot store every character: it is in "
+            f"{charset}; add 'charset': '{_CHARSET}' to the OPTIONS of the database"
         )
     return None
 
@@ -58,5 +58,5 @@ def _complaint_about_postgresql(connection: Any) -> str | None:
         cursor.execute("SHOW server_encoding")
         (encoding,) = cursor.fetchone()
     if encoding != "UTF8":
-        return f"the database does not know every letter: its encoding is {encoding}, not UTF8"
+        return f"the database cannot store every character: its encoding is {encoding}, not UTF8"
     return None

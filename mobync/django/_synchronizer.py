@@ -202,7 +202,7 @@ class DjangoSynchronizer(Synchronizer):
         if opened is None and (kind is Kind.LOCKED or is_busy_sqlite(error)):
             return BusyError(f"another sync of this owner took {too_long}")
         if kind is Kind.LOCKED:
-            return BusyError(f"a row was locked by somebody else for {too_long}")
+            return BusyError(f"a row was locked by another transaction for {too_long}")
         if kind in OUTAGES:
             return UnavailableError("the database cannot do it now")
         if opened is not None and opened.is_written:
@@ -219,7 +219,7 @@ class DjangoSynchronizer(Synchronizer):
 
     def _transaction(self) -> _Transaction:
         if self._open is None:
-            raise RuntimeError("only inside of transaction(owner_id), which says whose rows")
+            raise RuntimeError("only inside transaction(owner_id), which names the owner")
         return self._open
 
     def is_transient(self, error: Exception) -> bool:
@@ -328,7 +328,7 @@ class DjangoSynchronizer(Synchronizer):
     def write_devices(self, owner_id: str, states: Mapping[str, str | None]) -> None:
         opened = self._transaction()
         if opened.owner_id != owner_id:
-            raise ValueError(f"the transaction is not one of {owner_id!r:.100}")
+            raise ValueError(f"the transaction is not for owner {owner_id!r:.100}")
         self._check_names(states)
         for name, text in states.items():
             write_device(self._using, owner_id, name, text)
@@ -356,7 +356,7 @@ class DjangoSynchronizer(Synchronizer):
         """
         opened = self._transaction()
         if opened.owner_id != owner_id:
-            raise ValueError(f"the transaction is not one of {owner_id!r:.100}")
+            raise ValueError(f"the transaction is not for owner {owner_id!r:.100}")
         counts: dict[str, int] = {}
         for name in reversed(self.owned_models(owner_id)):
             model = self._models[name]
@@ -631,8 +631,8 @@ def _references(described: Mapping[str, Model]) -> References:
 def _check_arguments(given: object, lock_timeout_s: object, shared: Any, capture: object) -> None:
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise TypeError(
-            "models must be a dict of models by the names that devices use, "
-            f"as {{'tasks': Task}}, not {given!r:.100}"
+            "models must be a dict of models by their names, "
+            f"such as {{'tasks': Task}},  not {given!r:.100}"
         )
     if not isinstance(capture, bool):
         raise TypeError("capture must be True or False")
@@ -655,7 +655,7 @@ def _check_project(using: str) -> None:
     vendor = connections[using].vendor
     if vendor not in VENDORS:
         raise ImproperlyConfigured(
-            f"the database {using!r} is of {vendor}: mobync knows SQLite, PostgreSQL, MySQL "
+            f"the database {using!r} is {vendor}: mobync supports SQLite, PostgreSQL, MySQL "
             "and MariaDB"
         )
 

@@ -101,14 +101,14 @@ def inflated(body: bytes) -> Iterator[bytes]:
     try:
         for at in range(0, len(body), _GZIP_PIECE_BYTES):
             if stream.eof:
-                raise ValueError("more follows the gzip body")
+                raise ValueError("more data follows the gzip body")
             yield from _pieces(stream, body[at : at + _GZIP_PIECE_BYTES])
     except zlib.error as error:
         raise ValueError(f"the body is not gzip, or damaged: {error}") from error
     if not stream.eof:
         raise ValueError("the gzip body is cut short")
     if stream.unused_data:
-        raise ValueError("more follows the gzip body")
+        raise ValueError("more data follows the gzip body")
 
 
 def _pieces(stream: Any, zipped: bytes) -> Iterator[bytes]:

@@ -212,11 +212,11 @@ class Endpoint:
             "max_bytes_in_flight", max_bytes_in_flight, BODIES_IN_FLIGHT * self.max_body_bytes
         )
         if self.max_unauthenticated_body_bytes > self.max_body_bytes:
-            raise ValueError("max_unauthenticated_body_bytes must not be more than max_body_bytes")
+            raise ValueError("max_unauthenticated_body_bytes must not exceed max_body_bytes")
         if self.max_bytes_in_flight < 2 * self.max_body_bytes:
             raise ValueError(
-                "max_bytes_in_flight must be twice max_body_bytes or more: "
-                "a body, and what gzip makes of it"
+                "max_bytes_in_flight must be at least twice max_body_bytes: "
+                "for a body and its uncompressed content"
             )
         self.live = live
         self._works = self._works_of([kind() for kind in CLIENTS] if clients is None else clients)
@@ -227,7 +227,7 @@ class Endpoint:
         for client in clients:
             if not isinstance(client, Client):
                 advice = ": make one" if isinstance(client, type) else ""
-                raise TypeError(f"clients must be of mobync.clients, not {client!r:.100}{advice}")
+                raise TypeError(f"clients must be from mobync.clients, not {client!r:.100}{advice}")
             for route in client.routes:
                 path = f"{SYNC}/{client.name}/{route}"
                 if path in works:
@@ -395,7 +395,7 @@ class Endpoint:
         known: str | None,
     ) -> Body:
         if self.live is None:
-            raise _Refusal(404, "no_events", "this server tells no events: sync now and then")
+            raise _Refusal(404, "no_events", "this server sends no events: sync from time to time")
         owner_id = known or self._owner(bearer_token(headers), headers)
 
         def clock_now() -> int:
@@ -669,8 +669,8 @@ def check_endpoint(given: object, *, can_await: bool = False) -> None:
         )
     if given.waiting.can_await and not can_await:
         raise TypeError(
-            "the endpoint's Synchronizer is of asyncio: serve it by mobync.http.asgi or "
-            "mobync.http.fastapi, or give a SQLAlchemySynchronizer over an engine that blocks"
+            "the endpoint's Synchronizer is for asyncio: serve it with mobync.http.asgi or "
+            "mobync.http.fastapi, or use a SQLAlchemySynchronizer with a blocking engine"
         )
 
 

@@ -38,11 +38,11 @@ class MobyncRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     logical_clock: int = Field(
-        ge=0, le=MAX_CLOCK, description="That of the last reply, 0 before the first."
+        ge=0, le=MAX_CLOCK, description="The clock of the last reply, 0 before the first."
     )
     diffs: list[MobyncDiff] = Field(description="In the order in which the device made them.")
-    limit: int | None = Field(default=None, ge=1, description="Diffs that a page should have.")
-    cursor: str | None = Field(default=None, description="That of the page before.")
+    limit: int | None = Field(default=None, ge=1, description="How many diffs a page should have.")
+    cursor: str | None = Field(default=None, description="The cursor of the last page.")
     device: str | None = Field(default=None, description="The name that a device gave itself.")
     request: int | None = Field(default=None, description="Of a named device: its number.")
     mark: str | None = Field(default=None, description="Of a named device: that of the last reply.")
@@ -173,7 +173,7 @@ def _body(model: type[BaseModel] | None) -> dict[str, Any]:
 
 
 _bearer: Any = Security(
-    HTTPBearer(auto_error=False, description="The token that `authenticate` is asked of.")
+    HTTPBearer(auto_error=False, description="The token that is passed to `authenticate`.")
 )
 _ASK: Any = object()
 
@@ -195,7 +195,7 @@ def _owner_id(given: Any) -> str | None:
         raise HTTPException(401, "nobody is signed in", {"WWW-Authenticate": "Bearer"})
     if not isinstance(given, str | int | UUID) or isinstance(given, bool):
         raise TypeError(
-            f"owner must give a str, an int or a UUID, not {type(given).__name__}: "
-            "the id of who is signed in"
+            "owner must return the id of the signed-in user, a str, an int or a UUID, "
+            f"not {type(given).__name__}"
         )
     return str(given)

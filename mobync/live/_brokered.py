@@ -139,7 +139,7 @@ class BrokeredLive(Live):
             self._bell.ring()
             thread.join(FLUSH_TIMEOUT_S)
             if not self._outbox.is_empty:
-                logger.warning("%s: not all was announced before close", self._broker)
+                logger.warning("%s: some announcements were not sent before close", self._broker)
             self._stopped = True
             self._bell.ring()
             thread.join(FLUSH_TIMEOUT_S)

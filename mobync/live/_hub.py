@@ -120,7 +120,7 @@ class Hub:
             if len(self._topics.get(topic, ())) >= most_each:
                 raise TooManyListenersError(f"{most_each} devices of this owner listen already")
             if len(self._listeners) >= most:
-                raise BusyError(f"{most} devices are listening, no more may")
+                raise BusyError(f"{most} devices are listening already, which is the limit")
             for listeners in (self._listeners, self._topics.setdefault(topic, _Listeners())):
                 # In C, so that a signal handler that raises does not come between.
                 listeners[number] = weakref.ref(listener, partial(listeners.pop, number))

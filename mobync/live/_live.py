@@ -210,7 +210,7 @@ def _checked(clock_now: Callable[[], int]) -> Callable[[], int]:
     if not callable(clock_now):
         raise TypeError(
             f"clock_now must be a function that reads the clock, not {clock_now!r:.100}: "
-            "one that was read before the subscription may be out of date"
+            "a clock that was read before the subscription may be out of date"
         )
     check_plain("clock_now", clock_now)
 

@@ -62,7 +62,7 @@ class PostgreSQLLive(BrokeredLive):
             parameters = conninfo_to_dict(re.sub(r"^(postgres(ql)?)\+\w+:", r"\1:", url))
         except psycopg.ProgrammingError:
             # Its message may hold the password.
-            raise ValueError("url is no connection string of PostgreSQL") from None
+            raise ValueError("url is not a connection string of PostgreSQL") from None
         super().__init__(
             "PostgreSQL", heartbeat_s, recheck_s, max_listeners, max_listeners_per_owner
         )
@@ -126,10 +126,10 @@ class PostgreSQLLive(BrokeredLive):
             return min(left_s, self._heartbeat_s)
         self._call = None
         logger.warning(
-            "PostgreSQL: notifications do not arrive, so that devices hear up to %g s late of what "
-            "other processes announce.  LISTEN needs a session of its own, which a pooler in "
-            "transaction mode (PgBouncer) does not give.  Give PostgreSQLLive a URL that leads to "
-            "the server itself (mobync serve: --events-url).",
+            "PostgreSQL: notifications do not arrive, so devices hear up to %g s late about syncs "
+            "of other processes. LISTEN needs its own session, which a pooler in transaction mode "
+            "(PgBouncer) does not give. Pass PostgreSQLLive a URL that leads to the server itself "
+            "(mobync serve: --events-url).",
             self._course.recheck_s,
         )
         return self._heartbeat_s

@@ -43,15 +43,16 @@ _OPTIONS = (
         metavar="ORIGIN",
         multiple=True,
         callback=_check_origins,
-        help="Site whose scripts may sync, as https://app.example.  Can be said several times.",
+        help="A site whose scripts may sync, such as https://app.example. Can be given several "
+        "times.",
     ),
     click.option(
         "--jwt-secret-file",
         type=click.Path(dir_okay=False, resolve_path=True),
         envvar="MOBYNC_JWT_SECRET_FILE",
         show_envvar=True,
-        help="File of the secret that your app signs its JWTs with, which devices then may send; "
-        f"{JWT_SECRET_VARIABLE} in the environment goes before it.",
+        help="A file with the secret that signs your app's JWTs, which devices may then send. "
+        f"{JWT_SECRET_VARIABLE} in the environment has priority.",
     ),
     click.option(
         "--jwks",
@@ -59,7 +60,7 @@ _OPTIONS = (
         callback=check_text,
         envvar="MOBYNC_JWKS",
         show_envvar=True,
-        help="The JSON Web Key Set that verifies the JWTs which devices may send.",
+        help="The JSON Web Key Set that verifies the JWTs of devices.",
     ),
     click.option(
         "--jwt-owner-claim",
@@ -74,14 +75,14 @@ _OPTIONS = (
         metavar="TEXT",
         multiple=True,
         callback=_check_texts,
-        help="What a JWT must have as aud, or among them.  Can be said several times: one is "
-        "enough.  Without it a JWT must have none.",
+        help="An audience that a JWT must have (aud). Can be given several times: one of them is "
+        "enough. Without it, a JWT must have no audience.",
     ),
     click.option(
         "--jwt-issuer",
         metavar="TEXT",
         callback=check_text,
-        help="What a JWT must have as iss.",
+        help="The issuer that a JWT must have (iss).",
     ),
 )
 
@@ -110,6 +111,6 @@ def check_access(settings: Settings) -> None:
     options = (settings.jwt_audience, settings.jwt_issuer, settings.jwt_owner_claim != "sub")
     if jwts is None and any(options):
         raise click.UsageError(
-            "there are options for JWTs, but nothing that verifies them: say --jwks or "
+            "there are options for JWTs, but nothing that verifies them: give --jwks or "
             f"--jwt-secret-file, or set {JWT_SECRET_VARIABLE}"
         )

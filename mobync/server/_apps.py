@@ -30,7 +30,8 @@ def mobync_of(place: str) -> Mobync:
     """
     module_name, _, name = place.partition(":")
     if not module_name or not name:
-        raise click.UsageError(f"--app is MODULE:NAME, as myapp.sync:mobync, not {place!r:.100}")
+        form = "MODULE:NAME, such as myapp.sync:mobync"
+        raise click.UsageError(f"--app must be {form}, not {place!r:.100}")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -43,7 +44,7 @@ def mobync_of(place: str) -> Mobync:
     if _can_be_called(found):
         found = found()
     if not isinstance(found, Mobync):
-        raise click.UsageError(f"{place!r:.100} is no Mobync: it is {found!r:.100}")
+        raise click.UsageError(f"{place!r:.100} is not a Mobync: it is {found!r:.100}")
     if not isinstance(found.synchronizer, SQLAlchemySynchronizer):
         raise click.UsageError(f"{place!r:.100} has no SQLAlchemySynchronizer, which lists owners")
     return found

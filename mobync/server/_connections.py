@@ -57,7 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         _send_at_once(transport.get_extra_info("socket"))
         if len(self.connections) > self.max_connections:
-            _seldom.warn(f"{self.max_connections} connections are open, no more may be")
+            _seldom.warn(f"{self.max_connections} connections are open, which is the limit")
             transport.abort()
         else:
             self._end_unless_within(HEAD_S)

@@ -63,14 +63,14 @@ def check_origin(origin: str) -> None:
         ValueError: none does; says what to write instead, where that can be known.
     """
     if origin == "*":
-        raise ValueError("'*' is no origin: name each site that may use the server")
+        raise ValueError("'*' is not an origin: name each site that may use the server")
     if origin == "null":
-        raise ValueError("'null' is what sandboxed pages of any site send: it names nobody")
+        raise ValueError("'null' is the origin of sandboxed pages of any site: it names no site")
     meant = _as_browsers_send(origin)
     if meant == origin:
         return
-    advice = f": say {meant}" if meant is not None else ""
-    raise ValueError(f"{origin!r:.100} is no origin such as https://app.example{advice}")
+    advice = f": write {meant}" if meant is not None else ""
+    raise ValueError(f"{origin!r:.100} is not an origin such as https://app.example{advice}")
 
 
 def _as_browsers_send(origin: str) -> str | None:

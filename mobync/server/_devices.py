@@ -200,7 +200,7 @@ def move_owner(database: str, old: str, new: str, same: list[str]) -> None:
     )
 
 
-@click.command(short_help="Delete all that is an owner's, and refuse the owner's devices.")
+@click.command(short_help="Delete all data of an owner, and refuse the owner's devices.")
 @database_option
 @click.argument("owner", callback=check_owner)
 @click.option("--yes", is_flag=True, help="Do not ask first.")
@@ -213,7 +213,7 @@ def erase(database: str, owner: str, yes: bool) -> None:
     """
     with opened_database(database) as opened:
         if not yes:
-            click.confirm(f"Delete all that is {printable(owner)}'s?", abort=True, err=True)
+            click.confirm(f"Delete all data of {printable(owner)}?", abort=True, err=True)
         receipt = Mobync(opened.store).erase(owner)
         LostEdits(opened.engine, opened.store.metadata.tables["diffs"]).erase(owner)
         Pushes(opened.engine).erase(owner)

@@ -92,7 +92,7 @@ class JWTs:
         """What a token that has this header must be signed with."""
         algorithm, kid = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str):
-            raise jwt.InvalidAlgorithmError("it names no algorithm")
+            raise jwt.InvalidAlgorithmError("it does not name an algorithm")
         if self._secret is not None and algorithm in self._secret.algorithms:
             return self._secret
         found = None if self._keys is None else self._keys.find(kid, algorithm)
@@ -117,7 +117,7 @@ class JWTs:
         if isinstance(owner, int) and not isinstance(owner, bool):
             owner = str(owner)
         if not isinstance(owner, str):
-            raise OwnerError(f"its claim {self._owner_claim!r} is no text and no integer")
+            raise OwnerError(f"its claim {self._owner_claim!r} is neither text nor integer")
         check_owner_id(owner)
         return owner
 
@@ -156,7 +156,7 @@ def _key_of_secret(secret: str) -> Key:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except jwt.InvalidKeyError:
         raise SecretError(
-            "the secret of the JWTs is a key of two parts: public keys go into a key set (--jwks)"
+            "the secret of the JWTs is an asymmetric key: public keys go into a key set (--jwks)"
         ) from None
     return Key(None, secret, algorithms)
 

@@ -117,13 +117,13 @@ class KeySet:
         if age_s > FRESH_S:
             self._begin_reading()
         if age_s > KEPT_S:
-            raise UnavailableError("the keys of who issues the tokens cannot be read")
+            raise UnavailableError("the keys of the token issuer cannot be read")
         keys = self._keys
         named = [key for key in keys if kid is None or key.kid == kid]
         if kid is not None and not named:
             self._begin_reading()
             if self._problem is not None or self._given_up_at is not None:
-                raise UnavailableError("the keys of who issues the tokens are being read")
+                raise UnavailableError("the keys of the token issuer are being read")
         fitting = [key for key in named if algorithm in key.algorithms]
         return fitting[0] if len(fitting) == 1 else None
 
@@ -162,7 +162,7 @@ class KeySet:
 def _said(error: Exception) -> str:
     if isinstance(error, HTTPError):
         moved = error.code in (301, 302, 303, 307, 308)
-        advice = ": name the URL that it leads to" if moved else ""
+        advice = ": use the URL that it redirects to" if moved else ""
         return f"its server answers {error.code}{advice}"
     reason = error.reason if isinstance(error, URLError) else error
     return str(reason) or type(reason).__name__
@@ -179,11 +179,12 @@ def _reader_of(source: str) -> Callable[[], bytes]:
         url = urlsplit(source)
         host, _ = url.hostname, url.port
     except ValueError as error:
-        raise KeysError(f"{source!r:.200} is no URL: {error}") from error
+        raise KeysError(f"{source!r:.200} is not a URL: {error}") from error
     if scheme not in ("https", "http") or not host or "@" in url.netloc:
         raise KeysError(f"{source!r:.200} must be a URL https://host/… without a user, or a file")
     if scheme == "http" and host not in _LOOPBACK:
-        logger.warning("%s is not https: who is on the way can make tokens for everybody", source)
+        danger = "%s is not https: anyone on the network path can make tokens for every owner"
+        logger.warning(danger, source)
     return lambda: _of_url(source)
 
 
@@ -237,10 +238,10 @@ def _keys_of(body: bytes) -> tuple[Key, ...]:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise KeysError("there is no JSON Web Key Set, but something that is not JSON") from error
+        raise KeysError("it is not a JSON Web Key Set, because it is not JSON") from error
     members = found.get("keys") if isinstance(found, dict) else None
     if not isinstance(members, list):
-        raise KeysError("there is no JSON Web Key Set, which is an object with a list 'keys'")
+        raise KeysError("it is not a JSON Web Key Set, which is an object with a list 'keys'")
     keys, problems = [], []
     for index, member in enumerate(members):
         try:
@@ -254,14 +255,14 @@ def _keys_of(body: bytes) -> tuple[Key, ...]:
 
 def _key_of(member: Any) -> Key:
     if not isinstance(member, dict):
-        raise KeysError("it is no JSON object")
+        raise KeysError("it is not a JSON object")
     if "d" in member or member.get("kty") == "oct":
         raise KeysError("it is not public")
     if member.get("use", "sig") != "sig" or "verify" not in member.get("key_ops", ["verify"]):
         raise KeysError("it is not for signatures")
     kid = member.get("kid")
     if not isinstance(kid, str | None):
-        raise KeysError("its kid is no text")
+        raise KeysError("its kid is not a string")
     kind, curve, said = (member.get(name) for name in ("kty", "crv", "alg"))
     algorithms = _ALGORITHMS.get((str(kind), curve), ())
     if said is not None:

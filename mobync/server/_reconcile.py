@@ -26,12 +26,12 @@ from ._terminal import print_table, printable
 DIFFERENCES_SHOWN = 20
 
 
-@click.command(short_help="Bring rows that were edited by SQL into the log.")
+@click.command(short_help="Add edits made by SQL to the log.")
 @database_option
 @app_option
 @of_one_or_all
-@click.option("--model", callback=check_text, help="Only of this model.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go into the log.")
+@click.option("--model", callback=check_text, help="Only this model.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be added to the log.")
 def reconcile(
     database: str,
     app: str | None,
@@ -51,7 +51,7 @@ def reconcile(
         for owner_id, result in compared(mobync, owner, model, dry_run=dry_run):
             if result is None:
                 busy += 1
-                click.echo(f"{printable(owner_id)}: busy, left as it is", err=True)
+                click.echo(f"{printable(owner_id)}: busy, skipped", err=True)
             else:
                 _say_reconciled(owner_id, result, dry_run)
     if busy:
@@ -97,7 +97,7 @@ def _check_owner(mobync: Mobync, owner_id: str) -> None:
 def _say_reconciled(owner_id: str, result: ReconcileResult, dry_run: bool) -> None:
     owner = printable(owner_id)
     if result.ok:
-        click.echo(f"{owner}: ok, {result.rows} rows are as the log says")
+        click.echo(f"{owner}: ok, {result.rows} rows match the log")
         return
     would = "would go" if dry_run else "went"
     click.echo(
@@ -117,10 +117,10 @@ def check_app(app: str, owner: str | None) -> None:
         if result is None:
             click.echo(f"{name}: busy, not checked", err=True)
         elif result.ok:
-            click.echo(f"{name}: ok, {result.rows} rows are as the log says")
+            click.echo(f"{name}: ok, {result.rows} rows match the log")
         else:
             count = result.created + result.updated + result.deleted
-            click.echo(f"{name}: {count} objects are not as the log says")
+            click.echo(f"{name}: {count} objects do not match the log")
             show_differences(result.differences, count)
     if failed:
         sys.exit(1)
@@ -128,7 +128,7 @@ def check_app(app: str, owner: str | None) -> None:
 
 def show_differences(differences: Sequence[Difference], count: int) -> None:
     """Print the first of them as a table, and how many more there are."""
-    table = Table("model", "object", "only the log says", "only the table says")
+    table = Table("model", "object", "only in the log", "only in the table")
     for difference in differences[:DIFFERENCES_SHOWN]:
         table.add_row(
             Text(printable(difference.model)),

@@ -41,9 +41,9 @@ def _check_static(
     for text in given:
         path, equals, directory = text.partition("=")
         if not (equals and _STATIC_PATH.fullmatch(path)) or path in _OWN_PATHS:
-            raise click.BadParameter(f"must be as /app=DIRECTORY, not {text!r}")
+            raise click.BadParameter(f"must be like /app=DIRECTORY, not {text!r}")
         if not Path(directory).is_dir():
-            raise click.BadParameter(f"{directory!r} is no directory")
+            raise click.BadParameter(f"{directory!r} is not a directory")
         found.append((path, str(Path(directory).resolve())))
     return found
 
@@ -56,9 +56,9 @@ def _check_time_columns(
     for text in given:
         table, _, column = text.partition("=")
         if not (table and column):
-            raise click.BadParameter(f"must be as TABLE=COLUMN, not {text!r}")
+            raise click.BadParameter(f"must be like TABLE=COLUMN, not {text!r}")
         if table in found:
-            raise click.BadParameter(f"the table {table!r} has two")
+            raise click.BadParameter(f"the table {table!r} has two of them")
         found[table] = column
     return found
 
@@ -77,7 +77,7 @@ def _check_time_columns(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, envvar="PORT"
 )
 @click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that serve."
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes."
 )
 @click.option(
     "--threads",
@@ -91,7 +91,7 @@ def _check_time_columns(
     type=click.IntRange(1, 1024),
     default=32,
     show_default=True,
-    help="MiB that a request may have.",
+    help="The largest request, in MiB.",
 )
 @click.option(
     "--max-connections",
@@ -106,36 +106,36 @@ def _check_time_columns(
     default="auto",
     show_default=True,
     callback=check_text,
-    help="How processes tell each other's devices that a log has moved. auto: through PostgreSQL "
-    "if the database is one, else by looking now and then.",
+    help="How processes tell each other about syncs. auto: through PostgreSQL if the database is "
+    "PostgreSQL, otherwise by asking the database from time to time.",
 )
 @click.option(
     "--events-url",
     metavar="postgresql://…",
     callback=check_text,
     envvar="MOBYNC_EVENTS_URL",
-    help="Where PostgreSQL tells them, if the database is behind a pooler such as PgBouncer.",
+    help="The URL of PostgreSQL for events, if the database is behind a pooler (PgBouncer).",
 )
 @click.option(
     "--inspector",
     type=click.Choice(INSPECTOR_MODES),
     default="token",
     show_default=True,
-    help="Who may look at the page at /: who has an administrator's token or the link that is "
-    "printed on a terminal; with without-token, any browser on this machine, too.  Behind a proxy "
-    "on this machine that lets in everybody.",
+    help="Who may open the inspector at /. token: people with an administrator's token, or with "
+    "the link that is printed in a terminal. without-token: also any browser on this machine; "
+    "behind a proxy on this machine, that is everyone.",
 )
 @click.option(
     "--print-link",
     is_flag=True,
-    help="Log the link that opens the inspector once, though stderr is no terminal.",
+    help="Print the link that opens the inspector once, even if stderr is not a terminal.",
 )
 @click.option(
     "--log-format",
     type=click.Choice(logs.FORMATS),
     default="auto",
     show_default=True,
-    help="auto: text on a terminal, JSON elsewhere.",
+    help="auto: text in a terminal, otherwise JSON.",
 )
 @click.option(
     "--stop-timeout",
@@ -143,14 +143,14 @@ def _check_time_columns(
     default=30,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for running syncs when told to stop; what still runs is then undone.",
+    help="How long to wait for running syncs before it stops. The rest is rolled back.",
 )
 @click.option(
     "--static",
     metavar="/PATH=DIRECTORY",
     multiple=True,
     callback=_check_static,
-    help="Serve the files of a directory at a path: the pages of an app that syncs.  Can be said "
+    help="Serve the files of a directory at a path: the pages of an app that syncs. Can be given "
     "several times.",
 )
 @click.option(
@@ -158,8 +158,8 @@ def _check_time_columns(
     metavar="TABLE=COLUMN",
     multiple=True,
     callback=_check_time_columns,
-    help="Of WatermelonDB's records of a table the column that has the time of their last edit, in "
-    "milliseconds.  Else an edit counts as made when it arrives.  Can be said several times.",
+    help="The column with the time of the last edit of WatermelonDB's records, in milliseconds. "
+    "Without it, an edit counts as made when it arrives. Can be given several times.",
 )
 @access_options
 def serve(

@@ -69,7 +69,7 @@ def check_owner(
 def check_text(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
     """Refuse bytes that are not UTF-8: no device could send them."""
     if text is not None and not is_storable(text):
-        raise click.BadParameter("must be text of UTF-8")
+        raise click.BadParameter("must be UTF-8 text")
     return text
 
 
@@ -89,8 +89,8 @@ secret_file_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="MOBYNC_SECRET_FILE",
     show_envvar=True,
-    help=f"File of the secret that signs tokens, made if it is not there; {SECRET_VARIABLE} in the "
-    "environment goes before it.  [default: beside the SQLite file]",
+    help="The file with the secret that signs tokens. It is made if it does not exist. "
+    f"{SECRET_VARIABLE} in the environment has priority.  [default: beside the SQLite file]",
 )
 owner_argument = click.argument("owner", callback=check_owner)
 _owner_or_all = (
@@ -141,7 +141,7 @@ def opened_database(database: str, *tables: str) -> Iterator[Opened]:
 def check_one_or_all(owner: str | None, every: bool) -> None:
     """Fail unless just one of the two was said."""
     if every == (owner is not None):
-        raise click.UsageError("say either OWNER or --all")
+        raise click.UsageError("give either OWNER or --all")
 
 
 @contextmanager

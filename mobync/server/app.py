@@ -57,7 +57,7 @@ RECHECK_S = 2.0  # how late a device learns of a sync at another worker, if nobo
 RETRY_AFTER_S = 1
 
 _PREPARE_NEVER = (
-    f"behind PgBouncer in transaction mode have ?{PREPARE_THRESHOLD}=None in the database's URL"
+    f"behind PgBouncer in transaction mode use ?{PREPARE_THRESHOLD}=None in the database's URL"
 )
 
 
@@ -236,7 +236,7 @@ def _end_in_time(told: SimpleQueue[None], within_s: float) -> None:
     """End the process though syncs still run: uvicorn and Python would wait for their threads."""
     told.get()
     time.sleep(within_s)
-    logger.warning("stopping though syncs still run: the database undoes them")
+    logger.warning("stopping while syncs still run: the database rolls them back")
     logging.shutdown()
     os._exit(0)
 
@@ -248,7 +248,7 @@ def _health(engine: Engine, store: DocumentSynchronizer) -> Any:
         except DatabaseError as error:
             logger.error("not healthy: %s", error)
             return JSONResponse(
-                {"status": "unavailable", "message": "the database takes no writes"}, 503
+                {"status": "unavailable", "message": "the database does not accept writes"}, 503
             )
         return JSONResponse({"status": "ok", "version": __version__})
 

@@ -72,14 +72,14 @@ def check_days(context: click.Context, parameter: click.Parameter, days: float) 
 @database_option
 @secret_file_option
 @click.argument("owner", required=False, callback=check_owner)
-@click.option("--admin", is_flag=True, help="A token that opens the inspector, instead.")
+@click.option("--admin", is_flag=True, help="Print a token for the inspector instead.")
 @click.option(
     "--days",
     type=click.FloatRange(0, MOST_DAYS, min_open=True),
     callback=check_days,
     default=365,
     show_default=True,
-    help="How long it is good for.",
+    help="How long the token is valid.",
 )
 def token(
     database: str, secret_file: Path | None, owner: str | None, admin: bool, days: float
@@ -90,7 +90,7 @@ def token(
     back alone: a new secret ends all tokens.
     """
     if admin == (owner is not None):
-        raise click.UsageError("say either OWNER or --admin")
+        raise click.UsageError("give either OWNER or --admin")
     tokens = load_tokens(secret_file_of(secret_file, database))
     lifetime_s = days * DAY_S
     click.echo(
@@ -104,13 +104,13 @@ def token(
 @main.command("log", short_help="Show an owner's diff log as a table.")
 @database_option
 @owner_argument
-@click.option("--model", callback=check_text, help="Only of this model.")
+@click.option("--model", callback=check_text, help="Only this model.")
 @click.option(
     "--object",
     "object_id",
     metavar="ID",
     callback=check_text,
-    help="Only of the object of this id.",
+    help="Only the object with this id.",
 )
 @click.option(
     "--since",
@@ -124,9 +124,9 @@ def token(
     type=click.IntRange(0),
     default=50,
     show_default=True,
-    help="How many, the newest; 0 for all.",
+    help="How many of the newest diffs; 0 for all.",
 )
-@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Keep showing new diffs, until Ctrl-C.")
 def log_command(
     database: str,
     owner: str,
@@ -160,7 +160,7 @@ def log_command(
 # ---- compact ------------------------------------------------------------------------------------
 
 
-@main.command(short_help="Drop from a log what no device can need.")
+@main.command(short_help="Drop diffs from a log that no device can need.")
 @database_option
 @of_one_or_all
 def compact(database: str, owner: str | None, every: bool) -> None:
@@ -179,7 +179,7 @@ def compact(database: str, owner: str | None, every: bool) -> None:
         for owner_id, result in compact_all(mobync):
             if result is None:
                 busy += 1
-                click.echo(f"{printable(owner_id)}: busy, left as it is", err=True)
+                click.echo(f"{printable(owner_id)}: busy, skipped", err=True)
             else:
                 _say_compacted(owner_id, result)
     if busy:
@@ -196,8 +196,8 @@ def _say_compacted(owner_id: str, result: CompactResult) -> None:
         click.echo(f"  folded below clock {result.horizon}; held there by {holders}", err=True)
     if result.unfolded_objects:
         click.echo(
-            f"  {result.unfolded_objects} objects are not folded, for the lack of a column for the "
-            "times of their fields: `mobync serve` makes it",
+            f"  {result.unfolded_objects} objects are not folded, because the log has no column "
+            "for the times of their fields: `mobync serve` makes it",
             err=True,
         )
 
@@ -243,7 +243,7 @@ def _say_checked(owner_id: str, result: Check) -> None:
         )
     if not result.mismatches:
         return
-    click.echo(f"{owner}: {len(result.mismatches)} objects are not as the log says")
+    click.echo(f"{owner}: {len(result.mismatches)} objects do not match the log")
     show_differences(result.mismatches, len(result.mismatches))
 
 
@@ -319,7 +319,7 @@ def _mode_of(file: Path) -> int | None:
         return None
 
 
-@main.command("import", short_help="Read what export wrote.")
+@main.command("import", short_help="Read a file that export wrote.")
 @database_option
 @owner_argument
 @click.argument("file", type=click.File("r", encoding="utf-8"), default="-")

@@ -61,12 +61,12 @@ def database_url(text: str) -> URL:
             raise ValueError
     except (ArgumentError, ValueError):
         raise DatabaseError(
-            f"{text!r:.200} is no database URL: sqlite:///file.db, "
-            "postgresql://user:password@host/name and mariadb://user:password@host/name are"
+            f"{text!r:.200} is not a database URL such as sqlite:///file.db, "
+            "postgresql://user:password@host/name or mariadb://user:password@host/name"
         ) from None
     kind = url.drivername.partition("+")[0]
     if kind not in _DRIVERS:
-        raise DatabaseError(f"{kind!r} is no database of mobync: {', '.join(_DRIVERS)} are")
+        raise DatabaseError(f"mobync does not support {kind!r}, but {', '.join(_DRIVERS)}")
     if kind == "sqlite" and (url.database in (None, "", ":memory:") or "uri" in url.query):
         raise DatabaseError("a server needs a file to keep its data in: sqlite:///file.db")
     strangers = url.query.keys() - _SQLITE_OPTIONS if kind == "sqlite" else ()
@@ -136,11 +136,11 @@ def new_engine(url: URL, connections: int = 1) -> Engine:
             f"{url.get_backend_name()} needs a driver: pip install '{package}'"
         ) from error
     except NoSuchModuleError as error:
-        raise DatabaseError(f"{url.drivername!r} is no driver that SQLAlchemy knows") from error
+        raise DatabaseError(f"{url.drivername!r} is not a driver that SQLAlchemy knows") from error
     except (ArgumentError, TypeError, ValueError) as error:  # of a part or an option of the URL
         raise _cannot_use(url, error) from error
     if engine.dialect.is_async:
-        raise DatabaseError(f"{url.drivername!r} is a driver of asyncio: name one that blocks")
+        raise DatabaseError(f"{url.drivername!r} is an asyncio driver: use a blocking one")
     return engine
 
 

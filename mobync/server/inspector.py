@@ -424,5 +424,5 @@ def _clocks(request: Request) -> list[int]:
 
 def _number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= MAX_CLOCK):
-        raise _BadQuery(f"{name} must be a number of 0 to 2**53 - 1")
+        raise _BadQuery(f"{name} must be a number from 0 to 2**53 - 1")
     return int(text)

@@ -136,7 +136,7 @@ class LostEdits:
             self.keep(owner_id, [replace(edit, seen=seen, clock=clock) for edit in found])
         except (SQLAlchemyError, ValueError, RecursionError) as error:
             # Two syncs that met, a database that is away, a body that only the core can read.
-            logger.warning("edits that lost are not kept: %s", type(error).__name__)
+            logger.warning("lost edits are not stored: %s", type(error).__name__)
 
     def keep(self, owner_id: str, edits: Sequence[LostEdit]) -> None:
         """Keep what lost in one sync, and drop the oldest beyond those that are kept.

@@ -35,10 +35,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._syncs = self._counter("mobync_syncs", "Syncs that were done")
+        self._syncs = self._counter("mobync_syncs", "Completed syncs")
         self._received = self._counter("mobync_diffs_received", "Diffs that devices sent")
-        self._accepted = self._counter("mobync_diffs_accepted", "Diffs that went to a log")
-        self._sent = self._counter("mobync_diffs_sent", "Diffs that devices were sent")
+        self._accepted = self._counter("mobync_diffs_accepted", "Diffs that were added to a log")
+        self._sent = self._counter("mobync_diffs_sent", "Diffs that were sent to devices")
         self._conflicts = self._counter(
             "mobync_conflicts", "Fields that two sides had written differently"
         )
@@ -46,7 +46,7 @@ class Metrics:
         self._resets = self._counter("mobync_resets", "Devices that were told to start over")
         self._refusals = self._counter("mobync_refusals", "Requests that were refused", "code")
         self._database_errors = self._counter(
-            "mobync_database_errors", "Errors of the database, also those that passed", "kind"
+            "mobync_database_errors", "Errors of the database, retried ones included", "kind"
         )
         self.apply_seconds = Histogram(
             "mobync_apply_seconds",

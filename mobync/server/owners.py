@@ -19,7 +19,7 @@ def check_owner_id(owner_id: str) -> None:
     fits = 0 < len(owner_id) <= KEY_LENGTH and not owner_id.endswith(" ")
     if not (fits and is_storable(owner_id)):
         raise OwnerError(
-            f"an owner is a text of 1 to {KEY_LENGTH} characters that ends in no space"
+            f"an owner is a text of 1 to {KEY_LENGTH} characters that does not end in a space"
         )
 
 

@@ -151,7 +151,7 @@ def _operation(row: dict[str, str | int]) -> Operation:
     id_ = _core.text_member(json_data, Diff.ID)
     if id_ is None:
         raise DamagedLogError(
-            f"the diff of clock {row[Diff.LOGICAL_CLOCK]}: json_data is no object with an id"
+            f"the diff of clock {row[Diff.LOGICAL_CLOCK]}: json_data is not an object with an id"
         )
     return Operation(str(row[Diff.TYPE]), str(row[Diff.MODEL]), id_, json_data)
 

@@ -116,13 +116,13 @@ def _check_secret(what: str, text: str) -> None:
     if len(text) < SHORTEST_SECRET:
         raise SecretError(f"the {what} must have at least {SHORTEST_SECRET} characters")
     if not is_storable(text):
-        raise SecretError(f"the {what} must be text of UTF-8")
+        raise SecretError(f"the {what} must be UTF-8 text")
 
 
 def _check_admin_token(text: str) -> None:
     _check_secret("administrator's token", text)
     if not text.isascii():  # it comes in a header
-        raise SecretError("the administrator's token must be text of ASCII")
+        raise SecretError("the administrator's token must be ASCII text")
 
 
 def _sign(serializer: URLSafeSerializer, content: dict[str, Any], lifetime_s: float) -> str:

@@ -212,9 +212,9 @@ def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
                 return
             members = json.loads(line)
         except (ValueError, RecursionError) as error:  # of the text's encoding, too
-            raise TransferError(f"line {number} is no JSON: {error}") from None
+            raise TransferError(f"line {number} is not JSON: {error}") from None
         if not isinstance(members, dict):
-            raise TransferError(f"line {number} is no JSON object")
+            raise TransferError(f"line {number} is not a JSON object")
         yield number, members
 
 
@@ -222,7 +222,7 @@ def _read_header(numbered: Iterator[tuple[int, Row]]) -> int:
     _, header = next(numbered, (0, {}))
     clock = header.get("logical_clock")
     if header.get("mobync") != "log" or type(clock) is not int:
-        raise TransferError("line 1 is not that of a file which `mobync export` made")
+        raise TransferError("line 1 does not belong to a file that `mobync export` made")
     if header.get("format") != FORMAT:
         raise TransferError(f"the file's format is {header.get('format')!r:.20}, not {FORMAT}")
     if clock > MAX_END_CLOCK:
@@ -278,13 +278,13 @@ def _check_no_doubles(kept: IO[str]) -> None:
     objects: set[tuple[str, str | None]] = set()
     for number, row in enumerate(chain.from_iterable(_pieces(kept)), FIRST_DIFF_LINE):
         if row[Diff.ID] in diffs:
-            raise TransferError(f"line {number}: the id of the diff stands on an earlier line, too")
+            raise TransferError(f"line {number}: the id of the diff is also on an earlier line")
         diffs.add(row[Diff.ID])
         thing = row[Diff.MODEL], _core.text_member(row[Diff.JSON_DATA], Diff.ID)
         if row[Diff.TYPE] == "delete":
             objects.discard(thing)
         elif row[Diff.TYPE] == "create" and thing in objects:
-            raise TransferError(f"line {number}: creates an object that is there already")
+            raise TransferError(f"line {number}: creates an object that exists already")
         elif row[Diff.TYPE] == "create":
             objects.add(thing)
 
@@ -294,12 +294,12 @@ def _check_end(
 ) -> dict[str, str]:
     """Check the last line; returns what it says of the devices."""
     if members.get("mobync") != "end" or members.get("diffs") != diffs:
-        raise TransferError(f"line {number} does not say that {diffs} diffs came before it")
+        raise TransferError(f"line {number} does not say that there are {diffs} diffs")
     if next(numbered, None) is not None:
         raise TransferError(f"line {number + 1} comes after the last one")
     devices = members.get("devices", {})
     if not isinstance(devices, dict) or not all(map(_is_device, devices, devices.values())):
-        raise TransferError(f"line {number}: devices are none that a server kept")
+        raise TransferError(f"line {number}: devices do not come from a server")
     try:
         horizon_of(devices)
     except ValueError as error:

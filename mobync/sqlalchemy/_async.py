@@ -70,7 +70,7 @@ class AsyncSessionSource(SessionSource):
 
     def _check_bind(self, bind: object) -> None:
         if not getattr(getattr(bind, "dialect", None), "is_async", False):
-            raise TypeError("the AsyncSession must be of an AsyncEngine")
+            raise TypeError("the AsyncSession must use an AsyncEngine")
 
     def async_connection(self, connection: Connection) -> AsyncConnection:
         engine: Engine = connection.engine

@@ -225,7 +225,7 @@ class Capture:
         missing = names - self._triggers_there(connection)
         if missing:
             raise ValueError(
-                f"capture=True needs triggers, and {min(missing)!r} is not there: make them with "
+                f"capture=True needs triggers, and {min(missing)!r} is missing: make them with "
                 "mobync.sqlalchemy.create_triggers(engine, store)"
             )
         connection.info[_CHECKED] = names

@@ -321,9 +321,9 @@ def check_blocking(engine: object) -> None:
         isinstance(dialect, Dialect) and dialect.is_async
     ):
         raise TypeError(
-            f"engine must not be of asyncio, as this {kind.__name__} is: "
-            "give it to an AsyncSQLAlchemySynchronizer or AsyncDocumentSynchronizer, and await "
-            "mobync.apply_async(); or make a second one that blocks, by create_engine()"
+            f"engine must be a blocking one, and this {kind.__name__} is for asyncio: "
+            "pass it to an AsyncSQLAlchemySynchronizer or AsyncDocumentSynchronizer, and await "
+            "mobync.apply_async(); or make a second, blocking one with create_engine()"
         )
 
 

@@ -68,7 +68,7 @@ def create_tables(engine: Engine, metadata: MetaData) -> None:
         # Even then: a table that another process made meanwhile may have no index yet.
         before, missing = missing, _missing(engine, metadata)
         if missing.left() >= before.left():
-            raise failure or RuntimeError(f"made, and still not there: {missing.names()}")
+            raise failure or RuntimeError(f"made, but still missing: {missing.names()}")
     _check(engine, ours)
 
 

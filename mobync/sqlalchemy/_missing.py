@@ -34,5 +34,5 @@ def naming_missing(tables: Sequence[Table]) -> Iterator[None]:
             raise
         raise NoSuchTableError(
             f"the database has no table {max(named, key=len)!r}: make it before the first sync, "
-            "by mobync.sqlalchemy.create_tables(engine, metadata) or a migration"
+            "with mobync.sqlalchemy.create_tables(engine, metadata) or a migration"
         ) from error

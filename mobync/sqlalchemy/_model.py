@@ -273,7 +273,7 @@ def describe(name: str, source: Any, owner_field: str, shared: bool, dialect: Di
     if not shared and owner is None:
         raise ValueError(
             f"table {table.name!r} has no owner column {owner_field!r}, so devices could write "
-            f"each other's rows; if it is shared on purpose, say shared=({name!r},)"
+            f"each other's rows; if it is shared on purpose, pass shared=({name!r},)"
         )
     _check_key(table, fields.get(ID), owner)
     _check_owner(owner)

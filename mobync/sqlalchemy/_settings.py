@@ -100,13 +100,13 @@ def _check_mysql(connection: Connection) -> None:
     if "STRICT_TRANS_TABLES" not in modes and "STRICT_ALL_TABLES" not in modes:
         raise ValueError(
             "the database would cut or change values that do not fit: "
-            "have STRICT_TRANS_TABLES in its sql_mode"
+            "add STRICT_TRANS_TABLES to its sql_mode"
         )
     for name in ("character_set_client", "character_set_connection"):
         if found[name] != _CHARSET:
             raise ValueError(
-                f"the connection to the database does not know every letter: its {name} is "
-                f"{found[name]}; have charset={_CHARSET} in the database's URL"
+                f"the connection to the database cannot store every character: its {name} is "
+                f"{found[name]}; add charset={_CHARSET} to the database's URL"
             )
     connection.info[_MYSQL_SETTINGS] = MySQLSettings(
         int(found["max_allowed_packet"]),
@@ -121,7 +121,7 @@ def _check_charset(connection: Connection, table: Table) -> None:
     if other is not None:
         column, charset = other
         raise ValueError(
-            f"the table {table.name!r} does not know every letter: its column {column!r} is in "
+            f"the table {table.name!r} cannot store every character: its column {column!r} is in "
             f"{charset}; ALTER TABLE {table.name} CONVERT TO CHARACTER SET {_CHARSET} COLLATE "
             f"{_CHARSET}_bin"
         )
@@ -132,5 +132,5 @@ def _check_postgresql(connection: Connection) -> None:
         encoding = connection.exec_driver_sql(f"SHOW {name}").scalar()
         if encoding != "UTF8":
             raise ValueError(
-                f"the {whose} does not know every letter: its {name} is {encoding}, not UTF8"
+                f"the {whose} cannot store every character: its {name} is {encoding}, not UTF8"
             )

@@ -327,7 +327,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         if opened is None and (kind is Kind.LOCKED or is_sqlite_busy(error)):
             return BusyError(f"another sync of this owner took {too_long}")
         if kind is Kind.LOCKED:
-            return BusyError(f"a row was locked by somebody else for {too_long}")
+            return BusyError(f"a row was locked by another transaction for {too_long}")
         if kind is Kind.CONFLICT and not self.may_begin_again():
             return BusyError("the database ended the transaction in favour of another one")
         if opened is not None and opened.is_written and self.may_begin_again():
@@ -389,7 +389,7 @@ class SQLAlchemySynchronizer(Synchronizer):
 
     def _transaction(self) -> _Transaction:
         if self._open is None:
-            raise RuntimeError("only inside of transaction(owner_id), which says whose rows")
+            raise RuntimeError("only inside transaction(owner_id), which names the owner")
         return self._open
 
     def is_transient(self, error: Exception) -> bool:
@@ -508,7 +508,7 @@ class SQLAlchemySynchronizer(Synchronizer):
     def write_devices(self, owner_id: str, states: Mapping[str, str | None]) -> None:
         opened = self._transaction()
         if opened.owner_id != owner_id:
-            raise ValueError(f"the transaction is not one of {owner_id!r:.100}")
+            raise ValueError(f"the transaction is not for owner {owner_id!r:.100}")
         if not self._devices.are_kept:
             raise RuntimeError(f"the database has no table {self._devices.table.name!r}")
         self._read_devices(opened, list(states))
@@ -549,7 +549,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         """
         opened = self._transaction()
         if opened.owner_id != owner_id:
-            raise ValueError(f"the transaction is not one of {owner_id!r:.100}")
+            raise ValueError(f"the transaction is not for owner {owner_id!r:.100}")
         connection = opened.settle()
         self._source.before_statement()
         counts = self._erase_models(opened)
@@ -974,14 +974,14 @@ def _is_after(clock: int, filters: Sequence[ReadFilter]) -> bool:
 def _check_models(models: object) -> None:
     if not isinstance(models, Mapping) or not all(isinstance(name, str) for name in models):
         raise TypeError(
-            "models must be a dict of Tables or mapped classes by the names that devices use, "
-            f"as {{'tasks': Task}}, not {models!r:.100}"
+            "models must be a dict of Tables or mapped classes by their names, "
+            f"such as {{'tasks': Task}},  not {models!r:.100}"
         )
 
 
 def _find_log(models: Mapping[str, Table | type[Any]]) -> Table:
     if not models:
-        raise ValueError("without models, say where the log is: diffs=diffs_table(metadata)")
+        raise ValueError("without models, pass the log: diffs=diffs_table(metadata)")
     table, _ = table_and_fields(*next(iter(models.items())))
     metadata = table.metadata
     key = "diffs" if metadata.schema is None else f"{metadata.schema}.diffs"

@@ -50,8 +50,8 @@ def check_awaited() -> None:
     """
     if not _in_greenlet():
         raise TypeError(
-            "this Synchronizer is of asyncio: await the method that has _async at its end, as "
-            "mobync.apply_async() or, in an async rule, self.read_async()"
+            "this Synchronizer is for asyncio: await the method whose name ends with _async, such "
+            "as mobync.apply_async() or, in an async rule, self.read_async()"
         )
     worker = _getcurrent()
     if getattr(worker, "cancelled", None) is not None:

@@ -33,9 +33,9 @@ class Command(BaseCommand):
             "devices", help="list the devices that name themselves, or do something about one"
         )
         for each in (adopt, compact, reconcile, devices):
-            each.add_argument("--owner", help="one owner's id; without it, of all owners")
+            each.add_argument("--owner", help="the id of one owner; without it, all owners")
         for each in (adopt, reconcile):
-            each.add_argument("--model", help="one model, as devices name it; without it, all")
+            each.add_argument("--model", help="the name of one model; without it, all models")
         reconcile.add_argument("--dry-run", action="store_true", help="only look")
         _add_devices(devices)
         move = commands.add_parser("move-owner", help="give all that is one owner's to another")
