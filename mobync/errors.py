@@ -1,8 +1,8 @@
-"""What apply can refuse, and why.
+"""The errors with which apply refuses a request.
 
-All derive from :class:`MobyncError`, so ``except MobyncError`` in a sync route catches what the
-device did wrong and lets the app's own exceptions through.  The codes in parentheses are those of
-the 2020 paper "Offline-online data synchronization for Dart mobile applications", appendix A.
+All derive from :class:`MobyncError`, so ``except MobyncError`` in a sync route catches mistakes of
+the device and lets the app's own exceptions through. The codes in parentheses are those of the 2020
+paper "Offline-online data synchronization for Dart mobile applications", appendix A.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ class MobyncError(Exception):
 class InvalidDiffError(MobyncError):
     """A diff, or the list of them, is malformed (ERROR_INVALID_DATA, ERROR_MALFORMED_UPDATE).
 
-    The whole request is refused; sending it again unchanged is refused again.
+    The whole request is refused. Sending it again unchanged is refused again.
 
     Attributes:
         reason: what is wrong, for the developer of the client.
-        index: place of the diff in the request, from 0; None where the list itself is at fault.
-        diff_id: the diff's id, if it has one that is a str; of a push or an adopt the row's id.
-        others: what was found malformed at the same time, in later places.
+        index: the position of the diff in the request, from 0; None if the list itself is
+            malformed.
+        diff_id: the id of the diff, if it is a str. For a push or an adopt, the id of the row.
+        others: other malformed diffs that were found at the same time, at later positions.
     """
 
     # For an app's subclass whose __init__ does not call this one.
@@ -43,22 +44,22 @@ class InvalidDiffError(MobyncError):
 
 
 class IdTakenError(InvalidDiffError):
-    """A row has an id that another row of its table has already.
+    """A row has the same id as another row of its table.
 
-    A Synchronizer raises it from ``create``, ``create_many`` or ``append_log``.  From the log it
-    means that the device went back to a backup: the diff comes again under another id.
+    A Synchronizer raises it from ``create``, ``create_many`` or ``append_log``. If ``append_log``
+    raises it, the device was restored from a backup: the diff is written again with another id.
     """
 
 
 class UnauthorizedError(MobyncError):
-    """A ``validate_*`` of the app said no.
+    """A rule (``validate_*``) of the app refused a diff.
 
-    A rule may raise it with a reason of its own; :meth:`Mobync.apply` adds the place.
+    A rule may raise it with its own reason; :meth:`Mobync.apply` adds the position.
 
     Attributes:
-        reason: which rule refused, or what the rule says.
-        index: place of the diff in the request, from 0.
-        diff_id: the diff's id.
+        reason: which rule refused it, or the text of the rule.
+        index: the position of the diff in the request, from 0.
+        diff_id: the id of the diff.
     """
 
     # For an app's subclass whose __init__ does not call this one.
@@ -77,13 +78,13 @@ class UnauthorizedError(MobyncError):
 
 
 class LogicalClockError(MobyncError):
-    """The device's logical clock cannot be right (ERROR_INVALID_HEIGHT).
+    """The device's logical clock is not valid (ERROR_INVALID_HEIGHT).
 
-    It is negative, or not an integer, or ahead of the server, which then has lost diffs that the
-    device has seen.  A device that is ahead must start again: pull everything from clock 0.
+    It is negative, not an integer, or ahead of the server, which then has lost diffs that the
+    device has seen. A device that is ahead must start over: pull everything from clock 0.
 
     Attributes:
-        ahead: whether it is ahead of the server, and not malformed.
+        ahead: True if the clock is ahead of the server, False if it is malformed.
     """
 
     def __init__(self, message: str, *, ahead: bool = False) -> None:
@@ -92,18 +93,18 @@ class LogicalClockError(MobyncError):
 
 
 class UnknownDeviceError(MobyncError):
-    """A named device is not as the server knows it.
+    """What a named device says about itself does not match what the server has stored.
 
-    Its request was overtaken by a later one, or it is a copy of the device, or the server is a
-    backup that has forgotten.  The device takes a new name, gives what it has not sent new ids, and
-    sends it as request 1, without a mark, with the clock that it has.
+    A later request arrived before this one, or the device was copied, or the server was restored
+    from a backup. The device takes a new name, gives new ids to its unsent edits, and sends them as
+    request 1, without a mark, with its current clock.
     """
 
 
 class DeviceRevokedError(MobyncError):
     """A person has ended this named device, or the owner was erased.
 
-    No request of it is taken any more.  The device drops the owner's rows.
+    All of its requests are refused. The device drops the owner's rows.
     """
 
 
@@ -168,28 +169,28 @@ class RequestTooLargeError(MobyncError):
 
 
 class PageError(MobyncError):
-    """The ``limit`` or the ``cursor`` of a request cannot be right.
+    """The ``limit`` or the ``cursor`` of a request is not valid.
 
-    A cursor goes on with the ``logical_clock`` and the diffs of the request that got it.
+    A cursor is valid only with the ``logical_clock`` and the diffs of the request that got it.
     """
 
 
 class BusyError(MobyncError):
-    """Another sync of this owner, or who had locked a row, took too long (ERROR_SERVER_BUSY).
+    """Another sync of this owner, or another lock, took too long (ERROR_SERVER_BUSY).
 
     The same request may be sent again.
     """
 
 
 class TooManyListenersError(BusyError):
-    """As many devices of this owner listen for events as one owner may have.
+    """The owner already has the largest number of devices that may listen for events.
 
-    The same request may be sent again when one of them has left.
+    The same request may be sent again when one of them has gone.
     """
 
 
 class UnavailableError(BusyError):
-    """The database cannot do it now: it is away, full, read-only, or too slow.
+    """The database cannot do it now: it does not answer, is full, read-only, or too slow.
 
     The same request may be sent again later.
     """
@@ -206,5 +207,5 @@ def shown(value: object) -> str:
     """A value for an error's message: what Python shows of it, cut short."""
     try:
         return f"{value!r:.100}"
-    except ValueError:  # an int of more digits than Python prints
+    except ValueError:  # an int with more digits than Python prints
         return f"a {type(value).__name__} too long to show"

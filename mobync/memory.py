@@ -1,4 +1,4 @@
-"""A complete store in memory: for trying mobync, for tests and examples."""
+"""A complete store in memory: for trying mobync out, for tests and for examples."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _HEADS = "\0heads"  # the owners' clocks, where the log's last row has gone
 
 
 class MemorySynchronizer(Synchronizer):
-    """Keeps models and log in memory; any model name is a table, made when it is first used.
+    """Keeps models and log in memory. Any model name is a table, made at its first use.
 
-    The three rules accept everything: subclass it and override them.  A transaction sees its own
-    writes, nobody else sees them until it commits, and an exception drops them.  A row is one
-    owner's: two owners that write the same row at once are not kept apart.  Numbers of rows
-    are Python's (the log keeps the exact text of each diff), and what Python cannot read, nesting
-    too deep or an integer too long, is an InvalidDiffError, and so is ``create`` of an id that the
-    table has already.
+    The three rules accept everything: override them in a subclass. A transaction sees its own
+    writes, others see them after the commit, and an exception drops them. A row belongs to one
+    owner: two owners that write the same row at once are not kept apart. Numbers in rows are
+    Python's (the log keeps the exact text of each diff). What Python cannot read, such as nesting
+    that is too deep or an integer that is too long, is an InvalidDiffError. So is ``create`` with
+    an id that the table already has.
 
     Args:
-        diffs_model_name: the name of the log, as it is given to Mobync: its rows are told apart
-            by owner and id, those of a model by id.
+        diffs_model_name: the name of the log, as passed to Mobync. Rows of the log are identified
+            by owner and id, rows of a model by id.
 
     Attributes:
         rows_read: rows that ``read`` has returned so far, in and out of transactions.
@@ -70,7 +70,7 @@ class MemorySynchronizer(Synchronizer):
         return True
 
     def read(self, where: str, filters: Sequence[ReadFilter] = ()) -> list[Row]:
-        """Return copies of the rows that pass all filters, in no order that is promised."""
+        """Return copies of the rows that pass all filters, in any order."""
         changed = self._changes.tables.get(where, {}) if self._changes is not None else {}
         return self._database.select(where, list(filters), changed)
 
@@ -102,7 +102,7 @@ class MemorySynchronizer(Synchronizer):
             if row is None:
                 return
             if row is changes.tables.get(where, {}).get(key):
-                row.update(fields)  # nobody else has it yet
+                row.update(fields)  # no other transaction has it yet
             else:
                 changes.put(where, key, {**row, **fields})
 
@@ -125,7 +125,7 @@ class MemorySynchronizer(Synchronizer):
         return True
 
     def highest_logical_clock(self, owner_id: str) -> int | None:
-        """The owner's highest clock; None as long as the log has no row at all."""
+        """The owner's highest clock; None if the log has no row."""
         changed = self._changes.tables if self._changes is not None else {}
         if self.diffs_model_name in changed:
             return None
@@ -226,9 +226,9 @@ class MemorySynchronizer(Synchronizer):
 
 
 class _Changes:
-    """What a transaction has written: by table and key the new row, or None where it is gone.
+    """What a transaction has written: the new row by table and key, or None if it is deleted.
 
-    ``created`` names the rows that it made where it saw none: nobody else may have made them.
+    ``created`` has the rows that it made where it saw none; no other transaction may make them.
     """
 
     def __init__(self) -> None:
@@ -255,7 +255,7 @@ class _Database:
             return self._row(where, key)
 
     def highest(self, where: str, group: str, value: str, field: str) -> int | None:
-        """The highest `field` of the rows whose `group` is `value`; -1 if none, None: no table."""
+        """The highest `field` of the rows whose `group` is `value`; -1: no row, None: no table."""
         with self.lock:
             table = self.tables.get(where)
             return None if table is None else table.highest(group, value, field)
@@ -290,7 +290,7 @@ class _Database:
                     table = self.tables.setdefault(where, _Table())
                     for key, row in rows.items():
                         table.put(key, row)
-            except BaseException:  # KeyboardInterrupt, say: none of it then
+            except BaseException:  # for example KeyboardInterrupt: nothing is written then
                 for where, rows in before.items():
                     if where in self.tables:
                         self.tables[where].put_back(rows)
@@ -328,7 +328,7 @@ class _Table:
             index.add(row, sequence)
 
     def put_back(self, rows: dict[Hashable, Row | None]) -> None:
-        """Undo a put that may have stopped anywhere: the indexes are made again when asked."""
+        """Undo a put that may have stopped anywhere: the indexes are built again when needed."""
         self._indexes.clear()
         for key, row in rows.items():
             if row is None:
@@ -416,7 +416,7 @@ class _Index:
         return [row for _, _, row in group[begin:end]]
 
     def _entry(self, row: Row, sequence: int) -> _Entry | None:
-        """The row's entry; None where it can never be found by this index."""
+        """The row's entry; None if this index can never find it."""
         if self.range_field is None:
             return (0, 0), sequence, row
         place = _rank(row.get(self.range_field))
@@ -435,7 +435,7 @@ def _order(entry: _Entry) -> tuple[tuple[int, Any], int]:
 
 
 def _rank(value: object) -> tuple[int, Any] | None:
-    """A sort key for what can be compared: numbers before text.  None for what cannot."""
+    """A sort key for comparable values: numbers before text. None for others."""
     if isinstance(value, (int, float)):
         return None if math.isnan(value) else (0, value)
     if isinstance(value, str):
@@ -477,9 +477,9 @@ def _read_object(data_json: str) -> Row:
 
 
 def _copy_row(row: Row) -> Row:
-    """A row that shares nothing with the stored one.  All that is in it came from JSON.
+    """A copy of a row that shares nothing with the stored one. All of it came from JSON.
 
-    Not by recursion: what could be read when it was written can be too deep where it is asked for.
+    Not recursive: a row that could be read when it was written can be too deep at a later call.
     """
     copied = dict(row)
     unshared: list[Any] = [copied]

@@ -46,9 +46,9 @@ class Mobync(_core.Mobync):
 
     Args:
         synchronizer: the app's database and rules.
-        diffs_model_name: the name under which the synchronizer keeps the log.
-        max_clock_skew_ms: milliseconds that a device's clock may be ahead of the server's before
-            its timestamps count as the server's time.
+        diffs_model_name: the name that the synchronizer has for the log.
+        max_clock_skew_ms: how many milliseconds a device's clock may be ahead of the server's. If
+            it is further ahead, its timestamps are replaced by the server's time.
         lock_timeout_s: seconds to wait for another sync of the same owner.
         max_diffs: diffs that one request may hold.
         max_json_data_bytes: bytes of UTF-8 that one diff's ``json_data`` may have.
@@ -73,18 +73,18 @@ class Mobync(_core.Mobync):
             not by ``max_diffs``.  About four times as much memory is needed for the last part.
 
     Raises:
-        TypeError: ``synchronizer`` is no Synchronizer, or another argument has the wrong type.
-        ValueError: an argument is empty or negative, or the synchronizer's log has another name;
-            or devices must name themselves, and the synchronizer keeps none.
+        TypeError: ``synchronizer`` is not a Synchronizer, or another argument has the wrong type.
+        ValueError: an argument is empty or negative; the synchronizer's log has another name; or
+            devices must name themselves, and the synchronizer does not store devices.
     """
 
     _listeners: tuple[Listener, ...] = ()
 
     def listen(self, listener: Listener) -> None:
-        """Have a function called after each sync, push and adopted piece, in its thread.
+        """Call a function after each sync, push and adopted piece, in the thread of that work.
 
-        For what follows a log: metrics, a message to the owner's other devices.  What it raises
-        is logged and goes no further, since the edits are written by then.
+        Use it for metrics, or for a message to the owner's other devices. An exception of the
+        function is only logged, because the edits are already written.
 
         Args:
             listener: takes a :class:`SyncReport`; it must not block.
@@ -98,29 +98,29 @@ class Mobync(_core.Mobync):
         self._listeners += (listener,)
 
     def push(self, owner_id: str, operations: Iterable[Operation], *, at_once: bool = False) -> int:
-        """Make edits as the backend itself, for the owner's devices to learn at their next sync.
+        """Make edits as the backend; the owner's devices get them with their next sync.
 
-        They go into the models and the log as those of a device that is up to date; the rules are
-        not asked.  Up to 5,000 go in one transaction, more in pieces of so many, between which the
-        owner's devices sync: who waits for the owner, or for SQLite's one writer, does not wait
-        for all of them.  Costs the same whatever the length of the log if the
-        Synchronizer offers ``highest_logical_clock``; else the owner's log is read.
+        The edits go into the models and the log, like edits of a device that is up to date. No rule
+        is asked. Up to 5,000 edits are one transaction. More are written in pieces of 5,000, and
+        the owner's devices can sync in between. So nobody waits for all of them, neither for the
+        owner nor for SQLite's one writer. If the Synchronizer has ``highest_logical_clock``, the
+        cost does not depend on the length of the log; otherwise the owner's log is read.
 
         Args:
             owner_id: whose rows.
             operations: ``(type, model, data)`` each: 'create', 'update', 'delete' or 'upsert', the
-                model's name, and the row as a dict or as JSON text, with an ``id``.  An upsert is
-                a create where there is no such object, or it is dead; else an update with the
-                fields that differ, or nothing.
-            at_once: write all or nothing, however many they are; needed, too, where one of the
-                first 5,000 rows refers to a later one.
+                name of the model, and the row as a dict or as JSON text, with an ``id``. An upsert
+                becomes a create if the object does not exist or was deleted. Otherwise it becomes
+                an update with the fields that differ, or nothing.
+            at_once: write all or nothing, however many there are. It is needed if one of the first
+                5,000 rows refers to a later one.
 
         Returns:
             The owner's logical clock afterwards.
 
         Raises:
-            InvalidDiffError: an operation is malformed, or the tables do not take it; ``index``
-                says which.  The pieces before it stay written.
+            InvalidDiffError: an operation is malformed, or the tables refuse it; ``index`` says
+                which. Earlier pieces stay written.
             BusyError: a sync of this owner took too long.
         """
         return push_operations(self, owner_id, list(operations), at_once)
@@ -135,18 +135,18 @@ class Mobync(_core.Mobync):
     ) -> int:
         """Bring rows that the app had before mobync into the log, as creates.
 
-        The models are not written.  A row that the log already has is passed over, so repeating
-        adds only what is new.  Of one that was edited by a push or a sync before it was adopted
-        the log has updates only: it gets a delete and a create.  Works through the rows in pieces,
-        a transaction each, between which the owner's devices sync.
+        The models are not written. A row that is already in the log is skipped, so repeating adds
+        only new rows. If a row was edited by a push or a sync before it was adopted, the log has
+        only updates of it; then it gets a delete and a create. The rows are adopted in pieces, each
+        in its own transaction, and the owner's devices can sync in between.
 
         Args:
             owner_id: whose rows.
-            model: the model that they are of.
-            rows: the rows, as dicts or JSON text with an ``id``; None has the Synchronizer read
+            model: their model.
+            rows: the rows, as dicts or JSON text with an ``id``. With None, the Synchronizer reads
                 all rows of the owner (``owned_rows``), each piece in the transaction that adopts
                 it.
-            progress: called after each piece with the number of rows looked at so far.
+            progress: called after each piece with the number of rows so far.
 
         Returns:
             How many rows were added to the log.
@@ -176,33 +176,32 @@ class Mobync(_core.Mobync):
         dry_run: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> ReconcileResult:
-        """Bring rows that were edited behind mobync's back into the log, for devices to learn.
+        """Add edits to the log that were made without mobync, so that devices get them.
 
-        By SQL, an admin page, a batch job: rows that were inserted, updated, deleted, or given to
-        another owner, for whom they are a delete and a create.  The models are not written.  Rows
-        are compared in pieces, a transaction each, between which the owner's devices sync; what
-        devices write meanwhile is never mistaken for an edit.  Memory grows with the owner's live
-        objects, not with the history.
+        SQL, an admin page or a batch job may have inserted, updated or deleted rows, or given them
+        to another owner, which is a delete for one owner and a create for the other. The models are
+        not written. Rows are compared in pieces, each in its own transaction, and the owner's
+        devices can sync in between; their edits are never mistaken for edits by SQL. Memory grows
+        with the owner's live objects, not with the history.
 
         Args:
             owner_id: whose rows.
-            model: the model that they are of; None has the Synchronizer say which models there are
-                (``owned_models``).
-            dry_run: compare only, and write nothing: as of one moment and without the owner's lock
-                where the Synchronizer offers ``reading``.
-            progress: called after each piece with how much is done, and of how much about: diffs
-                of the log, then rows.
+            model: their model. With None, the Synchronizer names the models (``owned_models``).
+            dry_run: only compare, and write nothing. If the Synchronizer has ``reading``, this
+                reads one moment and takes no lock.
+            progress: called after each piece with how much is done, and with an estimate of the
+                total: diffs of the log, then rows.
 
         Returns:
             What was found.
 
         Raises:
-            InvalidDiffError: a row cannot be a diff, or there is no such model; the pieces before
-                it stay in the log.
-            NotImplementedError: the Synchronizer does not offer ``owned_rows`` and
+            InvalidDiffError: a row cannot become a diff, or there is no such model; the pieces
+                before it stay in the log.
+            NotImplementedError: the Synchronizer does not have ``owned_rows`` and
                 ``find_owned_rows``, or, without a model, ``owned_models``.
             BusyError: a sync of this owner took too long.
-            ValueError: the Synchronizer gave rows that are no log of this owner.
+            ValueError: the Synchronizer returned rows that are not a log of this owner.
         """
         _core.check_text("owner_id", owner_id)
         if model is not None:
@@ -210,26 +209,26 @@ class Mobync(_core.Mobync):
         return reconcile_owner(self, owner_id, model, dry_run, progress, self._tell)
 
     def devices(self, owner_id: str) -> list[KnownDevice]:
-        """The devices of an owner that name themselves, the last seen first.
+        """Return the devices of an owner that name themselves, the most recently seen first.
 
         Args:
-            owner_id: whose.
+            owner_id: the owner.
 
         Raises:
-            NotImplementedError: the Synchronizer keeps no devices, or its database has no table
-                for them yet.
+            NotImplementedError: the Synchronizer does not store devices, or its database has no
+                table for them yet.
             BusyError: a sync of this owner took too long.
         """
         _core.check_text("owner_id", owner_id)
         return known_devices.known_devices(self, owner_id)
 
     def name_device(self, owner_id: str, device: str, label: str) -> None:
-        """Note what a person calls a device: "Anna's phone".
+        """Give a device a label for people, such as "Anna's phone".
 
         Args:
-            owner_id: whose device.
-            device: what it calls itself.
-            label: at most 255 characters; empty: nothing any more.
+            owner_id: the owner of the device.
+            device: the name that the device gave itself.
+            label: at most 255 characters; an empty label removes the old one.
 
         Raises:
             ValueError: there is no such device, or the label is too long.
@@ -239,13 +238,13 @@ class Mobync(_core.Mobync):
         known_devices.label(self, owner_id, device, label)
 
     def revoke_device(self, owner_id: str, device: str) -> None:
-        """Refuse a device from now on, as one that was lost; it then drops the owner's rows.
+        """Refuse a device from now on, for example a lost one; it then drops the owner's rows.
 
-        Its token is another matter: a device that takes a new name is a new one.
+        The token of the device stays valid: a device that takes a new name is a new device.
 
         Args:
-            owner_id: whose device.
-            device: what it calls itself.
+            owner_id: the owner of the device.
+            device: the name that the device gave itself.
 
         Raises:
             ValueError: there is no such device.
@@ -255,11 +254,13 @@ class Mobync(_core.Mobync):
         known_devices.revoke(self, owner_id, device)
 
     def forget_device(self, owner_id: str, device: str) -> None:
-        """Keep nothing of a device.  One that comes again takes a new name, and loses nothing.
+        """Delete what is stored about a device. If it comes again, it takes a new name.
+
+        It then starts over, and loses nothing.
 
         Args:
-            owner_id: whose device.
-            device: what it calls itself.
+            owner_id: the owner of the device.
+            device: the name that the device gave itself.
 
         Raises:
             ValueError: there is no such device.
@@ -269,22 +270,22 @@ class Mobync(_core.Mobync):
         known_devices.forget(self, owner_id, device)
 
     def erase(self, owner_id: str) -> EraseReceipt:
-        """Delete all that is an owner's, as the law may ask for, and revoke the owner's devices.
+        """Delete all data of an owner, as the law may require, and revoke the owner's devices.
 
-        The rows of all models, the log, and what is kept of the devices but their names, by which
-        they are refused from now on.  All in one transaction.  Backups, and devices that do not
-        name themselves, keep what they have; end the owner's tokens besides.
+        This deletes the rows of all models, the log, and what is stored about the devices, in one
+        transaction. Only the names of the devices stay, so that they are refused from now on.
+        Backups and devices without a name keep their data. End the owner's tokens as well.
 
         Args:
-            owner_id: of whom.
+            owner_id: the owner.
 
         Returns:
-            How much was deleted, which is logged, too.
+            How much was deleted; this is also logged.
 
         Raises:
             BusyError: a sync of this owner took too long.
-            Exception: what the Synchronizer raises, where a row of another owner refers to one of
-                this owner's, say; nothing is erased then.
+            Exception: what the Synchronizer raises, for example if a row of another owner refers to
+                a row of this owner. Nothing is erased then.
         """
         _core.check_text("owner_id", owner_id)
         receipt = erase_owner(self, owner_id)
@@ -344,14 +345,14 @@ class Mobync(_core.Mobync):
         return result
 
     def compact(self, owner_id: str) -> CompactResult:
-        """Drop from an owner's log what no device can need, and fold what all have seen.
+        """Drop diffs from an owner's log that no device can need, and fold what all have seen.
 
-        Safe at any time, whatever clocks the devices hold (docs/protocol.md, "Compaction").  Of
-        devices that name themselves it is known what each has seen; below that (the horizon) an
-        object that lives is one row, and a dead one none.  A
-        Synchronizer that offers ``highest_logical_clock`` and knows the filter ``minor`` has its
-        log compacted in pieces, a transaction each, between which the owner's devices sync; else
-        the log is read whole.  Memory grows with the owner's live objects, not with the history.
+        This is safe at any time, whatever clocks the devices have (docs/protocol.md, "Compaction").
+        The server knows what each named device has seen. Below the lowest of these clocks (the
+        horizon), a live object becomes one row and a dead object none. If the Synchronizer has
+        ``highest_logical_clock`` and supports the filter ``minor``, the log is compacted in pieces,
+        each in its own transaction, and the owner's devices can sync in between. Otherwise the
+        whole log is read. Memory grows with the owner's live objects, not with the history.
 
         Args:
             owner_id: whose log.
@@ -361,15 +362,15 @@ class Mobync(_core.Mobync):
 
         Raises:
             BusyError: a sync of this owner took too long.
-            ValueError: the Synchronizer gave rows that are no log of this owner.
+            ValueError: the Synchronizer returned rows that are not a log of this owner.
 
-        What interrupts it leaves a log that is right, and smaller by the pieces that were done;
-        calling again goes on.
+        If it is interrupted, the log is still right, and the finished pieces stay compacted.
+        Calling it again continues.
         """
         _core.check_text("owner_id", owner_id)
         return compact_log(self, owner_id)
 
-    # With a Synchronizer of asyncio these are the only way; with another one they run in a thread.
+    # With an asyncio Synchronizer these are the only way; otherwise they run in a thread.
     apply_async = awaited(_core.Mobync.apply)
     apply_json_async = awaited(_core.Mobync.apply_json)
     validate_async = awaited(_core.Mobync.validate)
@@ -386,15 +387,17 @@ class Mobync(_core.Mobync):
     move_owner_async = awaited(move_owner)
 
     async def run_async(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Await a plain function that uses this Mobync, as the methods above await theirs.
+        """Call a plain function that uses this Mobync, and await the result.
+
+        It runs in the same way as the methods above.
 
         Args:
-            function: what to call.
-            *args: for it.
-            **kwargs: for it.
+            function: the function.
+            *args: its positional arguments.
+            **kwargs: its keyword arguments.
 
         Returns:
-            What it returns.
+            The result of the function.
         """
         result: T = await self.synchronizer._waiting.run(function, *args, **kwargs)
         return result
@@ -448,8 +451,8 @@ def merge(
         client_diffs: the client's diffs, in its order.
 
     Returns:
-        What each side must apply.  ``id``, ``owner``, ``model`` and ``logical_clock`` are as they
-        came; a diff that the merge does not change keeps its ``json_data`` byte for byte.
+        What each side must apply. ``id``, ``owner``, ``model`` and ``logical_clock`` are unchanged.
+        If the merge does not change a diff, its ``json_data`` stays the same byte for byte.
 
     Raises:
         InvalidDiffError: a diff of either list is malformed.

@@ -25,22 +25,22 @@ Rows = str | bytes | Iterable[Mapping[str, Any]]
 
 
 class WriteCarefully(Exception):
-    """A store had written all at once, and the database refused it without saying which row."""
+    """A store wrote several rows at once, and the database refused one without saying which."""
 
 
 class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
-    """What an app subclasses: seven methods between mobync and the app's database.
+    """The base class for an app's store: seven methods between mobync and the database.
 
-    Rows travel as JSON text.  ``where`` is a model name that a device sent, or the name of the
-    diffs model; check it before it becomes part of a statement.  An exception from any method
-    reaches the caller of ``apply`` unchanged, but for the place of the diff in an InvalidDiffError
-    or an UnauthorizedError.
+    Rows are passed as JSON text. ``where`` is a model name that a device sent, or the name of the
+    log; check it before it becomes part of a statement. An exception from any method reaches the
+    caller of ``apply`` unchanged. Only an InvalidDiffError or UnauthorizedError gets the position
+    of its diff.
 
     Attributes:
-        diffs_model_name: the name of the log, where the synchronizer knows it; ``Mobync`` then
-            refuses another one.  None, the default: whatever ``Mobync`` calls it.
-        capture: the notes of rows that something else than mobync has written, where the
-            synchronizer keeps them; None, the default: it does not.
+        diffs_model_name: the name of the log, if the synchronizer knows it; then ``Mobync`` refuses
+            another name. None, the default: the name that ``Mobync`` uses.
+        capture: notes about rows that something other than mobync has written, if the synchronizer
+            has them. None, the default: it does not.
     """
 
     diffs_model_name: str | None = None
@@ -51,10 +51,10 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
     def read(self, where: str, filters: list[ReadFilter]) -> Rows:
         """Return the rows of a model that pass all filters.
 
-        mobync reads only the diffs model, filtered by ``owner`` (equal) and ``logical_clock``
-        (majorOrEqual); by ``logical_clock`` (minor) as well if ``highest_logical_clock`` is
-        offered, and then perhaps by ``type`` (equal), where more rows do no harm.  The order
-        does not matter, and a row may have more than the seven fields.
+        mobync reads only the log, filtered by ``owner`` (equal) and ``logical_clock``
+        (majorOrEqual). If the store has ``highest_logical_clock``, mobync also filters by
+        ``logical_clock`` (minor), and perhaps by ``type`` (equal), where additional rows do no
+        harm. The rows may come in any order, and may have more than the seven fields.
 
         Returns:
             JSON text (an array of objects), or the rows as dicts.
@@ -66,148 +66,150 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
 
     @abc.abstractmethod
     def update(self, where: str, data_json: str) -> Any:
-        """Set the fields that ``data_json`` carries in the row of its ``id``.
+        """Set the fields of ``data_json`` in the row with its ``id``.
 
-        A row that is not there was deleted: ignore the update.
+        If the row does not exist, it was deleted: ignore the update.
         """
 
     @abc.abstractmethod
     def delete(self, where: str, data_json: str) -> Any:
-        """Remove the row of the ``id`` in ``data_json``.  One that is not there is no error."""
+        """Remove the row with the ``id`` in ``data_json``. A missing row is not an error."""
 
     @abc.abstractmethod
     def validate_create(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
         """Whether this owner may make this create.
 
         Args:
-            owner_id: who was authenticated.
-            **diff: the diff as the device sent it: id, owner, logical_clock, utc_timestamp,
-                type, model, json_data and whatever else it put in.  An override may name those
-                that it wants: ``*, model: str, json_data: str, **rest: Any``.
+            owner_id: the authenticated owner.
+            **diff: the diff as the device sent it: id, owner, logical_clock, utc_timestamp, type,
+            *    model, json_data, and any other keys. An override may name only the ones that it
+            *    wants: ``*, model: str, json_data: str, **rest: Any``.
 
         Returns:
-            True to allow the diff.  False, or anything else that is falsy, refuses it, and with
-            it the whole request unless ``on_refusal='skip'``.  Anything else is a TypeError.
+            True to allow the diff. False, or another false value, refuses it, and with it the whole
+            request unless ``on_refusal='skip'``. Anything else is a TypeError.
 
         Raises:
-            UnauthorizedError, InvalidDiffError: likewise, with a reason for the developer of the
-                client.  mobync adds which diff it is.
+            UnauthorizedError, InvalidDiffError: to refuse it with a reason for the developer of the
+                client. mobync adds the position of the diff.
         """
 
     @abc.abstractmethod
     def validate_update(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
-        """Whether this owner may make this update; as :meth:`validate_create`."""
+        """Whether this owner may make this update; like :meth:`validate_create`."""
 
     @abc.abstractmethod
     def validate_delete(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
-        """Whether this owner may make this delete; as :meth:`validate_create`."""
+        """Whether this owner may make this delete; like :meth:`validate_create`."""
 
     def transaction(self, owner_id: str) -> AbstractContextManager[Synchronizer]:
-        """Hold one sync of this owner together; override it where the database can.
+        """Put one sync into a transaction; override it if the database can.
 
-        Yields the Synchronizer to use inside.  Leaving normally commits, an exception rolls back;
-        until it is left, no other process may sync the same owner.  An override promises that,
-        and in return gets writes in runs (see :meth:`create_many`).
+        Yields the Synchronizer to use inside. A normal exit commits, and an exception rolls back.
+        Until the exit, no other process may sync the same owner. An override must ensure this. In
+        return, rows are written in runs (see :meth:`create_many`).
 
-        The default yields ``self`` and holds nothing together.
+        The default yields ``self`` and makes no transaction.
         """
         return nullcontext(self)
 
     def _attempt(
         self, owner_id: str, carefully: bool, device: str | None = None
     ) -> AbstractContextManager[Synchronizer]:
-        """Hold one attempt at a sync together, by :meth:`transaction`.
+        """Put one attempt at a sync into a transaction, with :meth:`transaction`.
 
         Args:
-            owner_id: whose.
-            carefully: whether a row that is refused must be told by the method that writes it.
-                Else a store may keep what is to be written until it commits, or reads.
-            device: which is sure to be read in it; None: none is.
+            owner_id: the owner.
+            carefully: whether the method that writes a row must raise if the row is refused. If
+                not, a store may keep rows until it commits or reads.
+            device: a device whose state is read in it in any case; None: no device.
 
         Raises:
-            WriteCarefully: not if ``carefully``: it shall be begun again, carefully.
+            WriteCarefully: only without ``carefully``: start the sync again, carefully.
         """
         return self.transaction(owner_id)
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether a transaction that failed with ``error`` may succeed when begun again.
+        """Whether a transaction that failed with ``error`` may succeed if it is started again.
 
-        A deadlock, say.  mobync then starts over, a few times.  Default: no error is.
+        For example a deadlock. mobync then starts again, a few times. Default: False.
         """
         return False
 
     def may_begin_again(self) -> bool:
-        """Whether the transaction that just failed held nothing but what mobync did.
+        """Whether the transaction that just failed contained only mobync's work.
 
-        If it did not, the app's own work went with it, and mobync does not begin it again.
+        If not, the app's own work in it is lost, and mobync does not start it again.
         """
         return True
 
     def write_order(self, operations: Sequence[tuple[str, str, str]]) -> Sequence[int]:
-        """In which order to write the rows of a sync: foreign keys may need another one.
+        """The order in which to write the rows of a sync, for example because of foreign keys.
 
-        The log stays in the order of the operations.  Asked only where ``transaction`` is
-        overridden and there are several, just before the first write.
+        The log keeps the order of the operations. This is called only if ``transaction`` is
+        overridden and there are several operations, just before the first write.
 
         Args:
             operations: type, model and ``data_json`` of each, in the order of the request.
 
         Returns:
-            Each place in ``operations`` once.  Default: as they came.
+            Each position in ``operations`` once. Default: the same order.
         """
         return range(len(operations))
 
     def highest_logical_clock(self, owner_id: str) -> int | None:
         """The highest ``logical_clock`` in the owner's log, -1 if it is empty.
 
-        Who offers it promises that :meth:`read` knows the filter ``minor`` too, with which a page
-        of the log, or a piece to compact, can be read alone.  None, the default: not offered,
-        mobync reads the log instead.
+        A store with this method must also support the filter ``minor`` in :meth:`read`, so that a
+        page of the log, or a piece to compact, can be read alone. None, the default: not available,
+        and mobync reads the log instead.
         """
         return None
 
     def reading(self, owner_id: str) -> AbstractContextManager[Synchronizer] | None:
-        """Read an owner's log as it is at one moment, without a lock and without waiting.
+        """Read an owner's log as of one moment, without a lock and without waiting.
 
-        For a request without diffs.  Who offers it offers ``highest_logical_clock`` too, which is
-        asked first, outside of this: a device that has everything costs that one answer.  Only
-        where there is news is this entered, and the log read.
+        This is for requests without diffs. A store with this method must also have
+        ``highest_logical_clock``. That is called first, outside of this context, and alone answers
+        a device that has everything. The context is entered and the log read only if there is
+        something new.
 
         Returns:
-            A context that gives the Synchronizer to read with: what its ``highest_logical_clock``
-            and ``read`` say belongs together.  It may be behind, as a replica is: a device that
-            has seen more gets its answer in a :meth:`transaction`.  None, the default: not
-            offered, and every request is answered in a transaction.
+            A context manager that gives the Synchronizer to read with. Its
+            ``highest_logical_clock`` and ``read`` must see the same moment. It may be behind, like
+            a replica: a device that has seen more gets its answer in a :meth:`transaction`. None,
+            the default: not available, and every request is answered in a transaction.
         """
         return None
 
     def read_devices(self, owner_id: str, names: Sequence[str] | None) -> Mapping[str, str] | None:
-        """What :meth:`write_devices` kept last of some devices of an owner.
+        """Return what :meth:`write_devices` last stored for some devices of an owner.
 
-        Asked inside of the owner's transaction.  A Synchronizer that overrides both keeps named
-        devices (docs/protocol.md, "Named devices").  The default: not offered, and the names of
-        devices are not looked at.
+        This is called inside the owner's transaction. A Synchronizer that overrides both methods
+        supports named devices (docs/protocol.md, "Named devices"). By default it does not, and
+        names of devices are ignored.
 
         Args:
-            owner_id: whose.
-            names: of the devices, a text of 1 to 255 characters each; the name ``""`` is that of
-                the owner itself, of whom something is kept too.  None: all that there are.
+            owner_id: the owner.
+            names: the names of the devices, each a text of 1 to 255 characters. The name ``""``
+                stands for the owner, for whom something is stored too. None: all devices.
 
         Returns:
-            The text of each that something is kept of.  None: this database keeps no devices
-            (its table was not made yet, say), and it is as if this were not overridden.
+            The text of each device for which something is stored. None: this database does not
+            store devices (for example because its table does not exist yet). Then the names of
+            devices are ignored.
         """
         raise NotImplementedError(f"{type(self).__name__} does not store devices")
 
     def write_devices(self, owner_id: str, states: Mapping[str, str | None]) -> Any:
-        """Keep a text for each of some devices of an owner, in place of the one before.
+        """Store a text for each of some devices of an owner, replacing the one before.
 
-        In the same transaction as the diffs of a request: all is there afterwards, or nothing.
+        This happens in the transaction of the request's diffs: everything is stored or nothing.
 
         Args:
-            owner_id: whose.
-            states: by the name of the device, or by ``""`` for the owner itself: JSON, some
-                hundred bytes, or more where diffs were refused.  None: nothing is kept any more.
+            owner_id: the owner.
+            states: JSON texts by the name of the device, or by ``""`` for the owner. A text has
+                some hundred bytes, or more if diffs were refused. None: delete what is stored.
         """
         raise NotImplementedError(f"{type(self).__name__} does not store devices")
 
@@ -243,41 +245,42 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         raise NotImplementedError(f"{type(self).__name__} keeps no parts")
 
     def _poll(self, owner_id: str, device: str) -> tuple[int, Mapping[str, str] | None] | None:
-        """What a poll of a device needs to know, outside of a transaction; where it is offered,
-        ``reading`` is too.
+        """What a poll of a device needs to know, read outside of a transaction.
+
+        A store with this method must have ``reading`` too.
 
         Returns:
-            The highest clock of the owner's log, and what is kept of the owner and of the device,
-            as of one moment; in place of that None, if the database keeps no devices.  None, the
-            default: not known here; a transaction finds out.
+            The highest clock of the owner's log, and what is stored for the owner and for the
+            device, as of one moment. The second is None if the database does not store devices.
+            None, the default: not available; a transaction finds out.
         """
         return None
 
     def keeps_clock(self) -> bool:
-        """Whether the owner's clock outlives the last rows of the log.
+        """Whether the owner's clock stays known when the last rows of the log are dropped.
 
-        Who says yes promises that :meth:`highest_logical_clock` goes on to say the highest clock
-        that there was, when compaction has dropped that row.  Default: no, and it is not dropped.
+        True promises that :meth:`highest_logical_clock` still returns the highest clock after
+        compaction has dropped that row. Default: False, and the row is not dropped.
         """
         return False
 
     def keeps_field_times(self) -> bool:
-        """Whether a row of the log keeps ``field_times`` beside its seven fields.
+        """Whether a row of the log can have ``field_times`` beside its seven fields.
 
-        A text, or null.  Compaction sets it by :meth:`update_many`, and :meth:`read` gives it with
-        the row.  Asked inside of a transaction.  Default: no, and an object whose fields have
-        different times is not folded below the horizon.
+        ``field_times`` is a text or null. Compaction sets it with :meth:`update_many`, and
+        :meth:`read` returns it with the row. This is called inside a transaction. Default: False,
+        and an object whose fields have different times is not folded below the horizon.
         """
         return False
 
     def erase_owned(self, owner_id: str) -> Mapping[str, int] | None:
-        """Delete all that is an owner's, for :meth:`Mobync.erase`: rows, log and clock.
+        """Delete all data of an owner for :meth:`Mobync.erase`: rows, log and clock.
 
-        Asked inside of a transaction of the owner.  What :meth:`write_devices` keeps stays.
+        This is called inside a transaction of the owner. What :meth:`write_devices` stored stays.
 
         Returns:
-            By model, and by the name of the log, how many rows went.  None, the default: not
-            offered; then the objects that the log knows of are deleted, and the log.
+            How many rows were deleted, by model and by the name of the log. None, the default: not
+            available; then mobync deletes the objects that are in the log, and the log.
         """
         return None
 
@@ -325,15 +328,15 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
     ) -> Iterable[Mapping[str, Any] | str]:
         """The rows of a model that are this owner's, for ``Mobync.adopt`` and ``reconcile``.
 
-        Asked for inside of a transaction of the owner, and read only as far as one piece goes.
+        This is called inside a transaction of the owner, and read only as far as a piece needs.
 
         Args:
-            owner_id: whose rows.
+            owner_id: the owner of the rows.
             where: the model.
-            after: an id; the rows are ordered, by their ids in some way, and only those that come
-                after it are wanted.  None: from the first.
+            after: an id. The rows are ordered by id in some way, and only those after this id are
+                wanted. None: from the first.
 
-        Default: not offered; then the rows are given to ``adopt``.
+        Default: not available; then the caller passes the rows to ``adopt``.
         """
         raise NotImplementedError(
             f"{type(self).__name__} does not offer owned_rows: pass the rows to adopt()"
@@ -344,15 +347,15 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
     ) -> Iterable[Mapping[str, Any] | str]:
         """Those of :meth:`owned_rows` that have one of these ids, for :meth:`Mobync.reconcile`.
 
-        Default: not offered, and no deleted row is found.
+        Default: not available, and ``reconcile`` finds no deleted row.
         """
         raise NotImplementedError(f"{type(self).__name__} does not offer find_owned_rows")
 
     def owned_models(self, owner_id: str) -> Iterable[str]:
-        """The models of which ``reconcile`` compares the rows if it is told none.
+        """The models whose rows ``reconcile`` compares if the caller names no model.
 
-        Those whose rows belong to an owner; a model comes after those that its rows refer to.
-        Default: not offered; then ``reconcile`` is told a model.
+        These are models whose rows belong to an owner. A model comes after those that its rows
+        refer to. Default: not available; then the caller of ``reconcile`` names a model.
         """
         raise NotImplementedError(
             f"{type(self).__name__} does not offer owned_models: pass a model to reconcile()"
@@ -361,10 +364,11 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
     def edits_between(
         self, where: str, logged: str, row: Mapping[str, Any] | str
     ) -> Sequence[tuple[str, Mapping[str, Any] | str]]:
-        """What brings an object from what the log says of it to what its row says.
+        """The edits that change an object from its state in the log to its state in the row.
 
-        A value that the log has in another form than the row is the same value if a row that is
-        written so is read so: a time in milliseconds, a decimal as text.
+        The log may have a value in another form than the row, such as a time in milliseconds or a
+        decimal as text. It is the same value if a row that is written from it is read as the row's
+        value.
 
         Args:
             where: the model.
@@ -372,8 +376,8 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
             row: as :meth:`owned_rows` gave it.
 
         Returns:
-            A type and data each, as in an operation of :meth:`Mobync.push`; nothing if they say
-            the same.  Default: an update with the fields whose JSON value is another one.
+            A type and data for each edit, as in an operation of :meth:`Mobync.push`; nothing if
+            both are equal. Default: an update with the fields whose JSON value differs.
         """
         return json_edits(logged, row)
 
@@ -381,52 +385,52 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         """Insert several rows of one model, in this order.  Default: :meth:`create` for each.
 
         Raises:
-            InvalidDiffError: some do not fit; ``index`` is the place of the first in the list,
-                and ``others`` has the rest, if that is known before anything is written.  Without
-                an index mobync begins again and gives the rows one by one, to ``create``.  So it
-                does after several refusals where it skips, and goes on after each: the
-                transaction should bear that.
+            InvalidDiffError: some rows do not fit. ``index`` is the position of the first in the
+                list, and ``others`` has the rest, if that is known before anything is written.
+                Without an index, mobync starts again and passes the rows one by one to ``create``.
+                It also does this after several refusals with 'skip', and continues after each one:
+                the transaction must allow that.
         """
         _write_each(f"{type(self).__name__}.create", self.create, where, rows_json)
 
     def update_many(self, where: str, rows_json: Sequence[str]) -> Any:
-        """Update several rows of one model, in this order; as :meth:`create_many`."""
+        """Update several rows of one model, in this order; like :meth:`create_many`."""
         _write_each(f"{type(self).__name__}.update", self.update, where, rows_json)
 
     def delete_many(self, where: str, rows_json: Sequence[str]) -> Any:
-        """Delete several rows of one model, in this order; as :meth:`create_many`."""
+        """Delete several rows of one model, in this order; like :meth:`create_many`."""
         _write_each(f"{type(self).__name__}.delete", self.delete, where, rows_json)
 
     def check_written(self, count: int) -> Any:
-        """Check what the database would look at only when it commits, where it names no row.
+        """Check what the database would check only at the commit, where it names no row.
 
-        Asked only where ``transaction`` is overridden, when all rows of the models are written and
-        nothing of the log.  Default: nothing is checked.
+        This is called only if ``transaction`` is overridden, when all rows of the models are
+        written and nothing of the log. Default: nothing is checked.
 
         Args:
-            count: of the rows that were written.
+            count: how many rows were written.
 
         Raises:
-            InvalidDiffError: some cannot stay; ``index`` is the place of the first in the order in
-                which the rows were written, and ``others`` has the rest.
+            InvalidDiffError: some rows cannot stay. ``index`` is the position of the first, in the
+                order in which the rows were written, and ``others`` has the rest.
         """
 
     def read_log(self, where: str, filters: list[ReadFilter]) -> Iterable[Sequence[Any]]:
-        """Read diffs of the log as :meth:`read` does, each as the values of its seven fields.
+        """Read diffs of the log like :meth:`read`, each as the values of its seven fields.
 
-        For a store that would otherwise make a dict of each.  Asked inside of the owner's
-        transaction; the rows may come one by one, as of an iterator: each is read before the next
-        is asked for, and none is asked for after the method that needed them is over.  Default:
+        This is for stores that would otherwise make a dict for each diff. It is called inside the
+        owner's transaction. It may return an iterator: each row is processed before the next one is
+        requested, and no row is requested after the method that needed them has returned. Default:
         :meth:`read`.
 
         Args:
             where: the name of the log.
-            filters: conditions, all of which must hold: an equal ``owner``, a lowest
-                ``logical_clock``, perhaps one that is too high, and a ``type``.
+            filters: conditions that must all hold: an equal ``owner``, a lowest ``logical_clock``,
+                perhaps an upper limit of it, and a ``type``.
 
         Returns:
-            Of each diff id, owner, logical_clock, utc_timestamp, type, model, json_data; where the
-            log keeps them, field_times behind these, a text or None.
+            For each diff: id, owner, logical_clock, utc_timestamp, type, model, json_data. If the
+            log has field_times, they follow as a text or None.
         """
         rows: Any = self.read(where, filters)
         found = json.loads(rows) if isinstance(rows, (str, bytes)) else rows
@@ -435,16 +439,16 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
     def append_log(self, where: str, rows: Sequence[LogRow]) -> Any:
         """Insert diffs into the log, in this order, each as the values of its seven fields.
 
-        For a store that writes values and would otherwise have to read them from JSON.  Default:
-        :meth:`create_many` with each row as JSON.
+        This is for stores that write values and would otherwise have to read them from JSON.
+        Default: :meth:`create_many` with each row as JSON.
 
         Args:
             where: the name of the log.
-            rows: of each diff id, owner, logical_clock, utc_timestamp, type, model, json_data.
+            rows: for each diff id, owner, logical_clock, utc_timestamp, type, model, json_data.
 
         Raises:
-            InvalidDiffError: as :meth:`create_many`.
-            IdTakenError: the log has the id already; the diff comes again under another one.
+            InvalidDiffError: as in :meth:`create_many`.
+            IdTakenError: the log already has the id; the diff comes again with another one.
         """
         objects = [dict(zip(LOG_FIELDS, row, strict=True)) for row in rows]
         texts = [json.dumps(each, ensure_ascii=False) for each in objects]
@@ -454,7 +458,7 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
 def json_edits(
     logged: str, row: Mapping[str, Any] | str
 ) -> list[tuple[str, Mapping[str, Any] | str]]:
-    """The update that makes one JSON object of another; a field that is missing counts as null."""
+    """The update that turns one JSON object into another; a missing field counts as null."""
     said = json.loads(logged)
     found = json.loads(row) if isinstance(row, str) else row
     names = dict.fromkeys([*found, *said])
@@ -463,8 +467,8 @@ def json_edits(
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Whether two values of JSON are the same; 1 and 1.0 are, 1 and true are not."""
-    unequal: list[tuple[Any, Any]] = [(one, other)]  # not by recursion: JSON can be deep
+    """Whether two JSON values are equal: 1 and 1.0 are, 1 and true are not."""
+    unequal: list[tuple[Any, Any]] = [(one, other)]  # not recursive: JSON can be deep
     while unequal:
         one, other = unequal.pop()
         if isinstance(one, dict) and isinstance(other, dict):
@@ -481,7 +485,7 @@ def same_json(one: Any, other: Any) -> bool:
 
 
 def _number(value: Any) -> Any:
-    """A float as the decimal that it is written as: one of JSON may have been read as either."""
+    """A float as the decimal that it prints as: a JSON number may have been read as either."""
     return Decimal(repr(value)) if isinstance(value, float) else value
 
 
@@ -500,11 +504,11 @@ _MAY_YIELD = ("read", "owned_rows", "find_owned_rows", "owned_models", "read_par
 
 
 def check_synchronizer(given: object, diffs_model_name: str) -> None:
-    """Check what a ``Mobync`` is made of.
+    """Check the synchronizer and the name of the log for a ``Mobync``.
 
     Raises:
-        TypeError: it is no Synchronizer, or one of its methods is an ``async def``.
-        ValueError: it keeps its log under another name.
+        TypeError: it is not a Synchronizer, or one of its methods is an ``async def``.
+        ValueError: it has another name for its log.
     """
     if not isinstance(given, Synchronizer):
         raise TypeError(

@@ -41,8 +41,8 @@ class ReadFilter:
 
     Attributes:
         field_name: the field to compare.
-        filter_by: how; ``major`` keeps rows whose field is greater than ``data``.
-        data: what to compare with.
+        filter_by: the comparison; ``major`` keeps rows whose field is greater than ``data``.
+        data: the value to compare with.
     """
 
     field_name: str
@@ -80,11 +80,11 @@ class Diff:
         return True
 
 
-MAX_LOGICAL_CLOCK: Final = 2**53 - 1  # what every JSON client can hold exactly
+MAX_LOGICAL_CLOCK: Final = 2**53 - 1  # the largest integer that every JSON client can hold
 
 
 class DiffDict(TypedDict):
-    """A diff as it travels: what a device sends, what the log holds, what a reply brings."""
+    """A diff as it is in a request, in the log and in a reply."""
 
     id: str
     owner: str
@@ -109,22 +109,22 @@ LOG_FIELDS: Final = (
 )
 
 FIELD_TIMES: Final = "field_times"
-"""What a row of the log may have beside its seven fields, where the store can keep it.
+"""The optional eighth field of a row of the log, if the store supports it.
 
-The text of a JSON object, from the name of a field to when it was written, in milliseconds since
-1970.  Of a create below the horizon, for the fields whose time is not its ``utc_timestamp``; else
-null."""
+The text of a JSON object from field names to times in milliseconds since 1970, when the field was
+written. A create below the horizon has it for fields whose time is not its ``utc_timestamp``;
+otherwise it is null."""
 
 
 class Refusal(TypedDict, total=False):
-    """A diff that was excluded from a sync with ``on_refusal='skip'``.
+    """A diff that was left out of a sync with ``on_refusal='skip'``.
 
-    ``id`` is the diff's; where it cannot be read there is ``index`` instead, the diff's place in
-    the request, from 0.
+    ``id`` is the id of the diff. If the id cannot be read, there is ``index`` instead, the position
+    of the diff in the request, from 0.
 
-    ``code`` is 'unauthorized', 'invalid' for what the rules or the app's tables cannot take, or
-    'depends_on_refused' for a diff of an object whose create or delete, earlier in the request,
-    was refused.
+    ``code`` is 'unauthorized'; 'invalid' for what the rules or the app's tables cannot accept; or
+    'depends_on_refused' for a diff of an object whose create or delete was refused earlier in the
+    request.
     """
 
     id: str
@@ -133,7 +133,7 @@ class Refusal(TypedDict, total=False):
 
 
 class PlainReply(TypedDict):
-    """What every reply has."""
+    """The members that every reply has."""
 
     success: bool
     message: str
@@ -142,7 +142,7 @@ class PlainReply(TypedDict):
 
 
 class Reply(PlainReply, total=False):
-    """What :meth:`Mobync.apply` returns, ready to be sent as JSON.
+    """The result of :meth:`Mobync.apply`, ready to be sent as JSON.
 
     ``more`` is there if the request has a limit or a cursor, ``cursor`` if there is more,
     ``refused`` with ``on_refusal='skip'``, ``mark`` for a named device, and ``reset`` if it must
@@ -162,18 +162,19 @@ class Reply(PlainReply, total=False):
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What a committed transaction did to an owner's log, for those who :meth:`Mobync.listen`.
+    """What a committed transaction did to an owner's log, for listeners (:meth:`Mobync.listen`).
 
     Attributes:
-        owner_id: whose log.
-        logical_clock: that of the reply: the owner's, except on a page before the last.
-        pushed: diffs that came with the request, or operations of the backend.
-        accepted: diffs that went into the log; if any, the owner's other devices have news.
-        sent: diffs in the reply.
-        conflicts: fields that both sides wrote, and objects that one side deleted and the other
-            edited, between which the merge decided.
-        refused: diffs that were left out because a rule refused them.
-        device: what the device calls itself; None: it has no name, or it was the backend.
+        owner_id: the owner of the log.
+        logical_clock: the clock of the reply: the owner's clock, except on a page before the last.
+        pushed: how many diffs came with the request, or how many operations of the backend.
+        accepted: how many diffs were added to the log; if any, the owner's other devices have
+            something to pull.
+        sent: how many diffs are in the reply.
+        conflicts: how many conflicts the merge decided: fields that both sides wrote, and objects
+            that one side deleted and the other edited.
+        refused: how many diffs were left out because they were refused.
+        device: the name that the device gave itself; None: it has no name, or it was the backend.
         reset: whether the device was told to start over (docs/protocol.md, "Named devices").
         seen_clock: the logical clock that the request came with: what the device had not seen of
             the log begins there.
@@ -192,7 +193,7 @@ class SyncReport:
 
 
 class MergeResult(NamedTuple):
-    """What :func:`merge` returns.
+    """The result of :func:`merge`.
 
     Attributes:
         upstream: diffs of the client that the server must apply, in the client's order.
@@ -211,18 +212,18 @@ class _Counts(NamedTuple):
 
 
 class KnownDevice(NamedTuple):
-    """A device that names itself, as the server knows it.
+    """A named device, as the server knows it.
 
     Attributes:
-        name: what it calls itself.
-        label: what a person calls it (:meth:`Mobync.name_device`); empty: nothing.
-        first_seen_ms, last_seen_ms: when it came, in milliseconds since 1970.  A poll, which
-            brings nothing new, is not always noted.
-        logical_clock: the clock that it was given last.
-        behind: how many clocks the owner's log has that it has not seen.
-        holds_horizon: whether the log cannot be folded further for what it may still ask for
+        name: the name that the device gave itself.
+        label: the label for people (:meth:`Mobync.name_device`); empty if there is none.
+        first_seen_ms, last_seen_ms: when it synced, in milliseconds since 1970. A poll that brings
+            nothing new is not always recorded.
+        logical_clock: the clock that it got last.
+        behind: how many clocks of the owner's log it has not seen.
+        holds_horizon: whether the log cannot be folded further because of what it may still ask for
             (docs/protocol.md, "The horizon").
-        revoked: whether it is refused.
+        revoked: whether its requests are refused.
     """
 
     name: str
@@ -239,8 +240,8 @@ class EraseReceipt(NamedTuple):
     """What :meth:`Mobync.erase` deleted.
 
     Attributes:
-        owner_id: of whom.
-        rows: by model, how many rows.
+        owner_id: the owner.
+        rows: how many rows, by model.
         diffs: how many rows of the log.
         devices: how many named devices are refused from now on.
     """
@@ -271,16 +272,16 @@ class MoveResult(NamedTuple):
 
 
 class CompactResult(_Counts):
-    """What :meth:`Mobync.compact` did to an owner's log: a tuple of four counts, and more.
+    """The result of :meth:`Mobync.compact`: a tuple of four counts, and more attributes.
 
     Attributes:
-        rows_before, rows_after: diffs in the log.
-        bytes_before, bytes_after: of its fields: text in UTF-8, integers 8 bytes each.
+        rows_before, rows_after: how many diffs are in the log.
+        bytes_before, bytes_after: the size of their fields: text in UTF-8, 8 bytes for an integer.
         horizon: the clock below which the log is folded (docs/protocol.md, "The horizon").
-        held_by: what keeps the horizon from being higher: up to ten names of devices, or "devices
-            without a name"; nothing if all of the log is folded, or the store keeps no devices.
-        unfolded_objects: how many objects below the horizon could not be folded, since the log has
-            no column for the times of their fields (``field_times``).
+        held_by: what keeps the horizon from moving up: up to ten names of devices, or "devices
+            without a name". Empty if all of the log is folded, or the store does not store devices.
+        unfolded_objects: how many objects below the horizon could not be folded, because the log
+            has no column for the times of their fields (``field_times``).
     """
 
     horizon: int
@@ -306,12 +307,12 @@ class CompactResult(_Counts):
 
 
 class Difference(NamedTuple):
-    """An object of which an owner's log and the app's table did not say the same.
+    """An object that differs between an owner's log and the app's table.
 
     Attributes:
         model, id: which object.
-        log: JSON text of what only the log said; None: no such object.
-        table: JSON text of what only the table said; None: no such row of this owner.
+        log: JSON text of the object in the log; None: no such object.
+        table: JSON text of the object in the table; None: no such row of this owner.
     """
 
     model: str
@@ -321,14 +322,14 @@ class Difference(NamedTuple):
 
 
 class ReconcileResult(NamedTuple):
-    """What :meth:`Mobync.reconcile` found, and brought into the log unless it only looked.
+    """The result of :meth:`Mobync.reconcile`; the edits are in the log unless it only looked.
 
     Attributes:
         rows: how many rows were compared.
-        created: rows that the log did not have, or not whole.
-        updated: rows with a field that was not as the log said.
-        deleted: objects of the log that have no row of this owner any more.
-        differences: the first 100 of them.
+        created: how many rows the log did not have, or not completely.
+        updated: how many rows had a field that differed from the log.
+        deleted: how many objects of the log have no row of this owner any more.
+        differences: the first 100 differences.
     """
 
     rows: int
@@ -339,5 +340,5 @@ class ReconcileResult(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether log and rows said the same."""
+        """Whether log and rows are the same."""
         return not (self.created or self.updated or self.deleted)

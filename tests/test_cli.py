@@ -778,7 +778,7 @@ DAMAGES = {
     "a later format": (lambda lines: _with(lines, 0, format=2), "the file's format is 2, not 1"),
     "cut short": (lambda lines: lines[:-1], "ends before its last line"),
     "cut to its header": (lambda lines: lines[:1], "ends before its last line"),
-    "a line lost": (lambda lines: _without(lines, 3), "line 8 does not say that 6 diffs came"),
+    "a line lost": (lambda lines: _without(lines, 3), "line 8 does not say that there are 6 diffs"),
     "a line twice": (lambda lines: [*lines[:3], *lines[2:]], "line 4: logical_clock 1 comes after"),
     "two swapped": (
         lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]],
@@ -1067,7 +1067,7 @@ def test_what_is_no_text_or_no_json_is_refused_in_one_line(on_sqlite):
         (on_sqlite.directory / name).write_bytes(content)
         done = on_sqlite.run_here("import", "anna", name)
         assert done.returncode == 1
-        assert done.stderr.startswith("Error: line 1 is not")
+        assert done.stderr.startswith("Error: line 1 ")
         assert done.stderr.count("\n") == 1
 
 

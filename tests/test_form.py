@@ -73,7 +73,7 @@ def test_an_integer_must_be_an_int(field: str, value: Any) -> None:
 @pytest.mark.parametrize("field", ["logical_clock", "utc_timestamp"])
 @pytest.mark.parametrize("value", [-1, 2**53, 2**64, -(2**70), 10**400])
 def test_an_integer_must_fit_every_json_client(field: str, value: int) -> None:
-    assert refusal({**GOOD, field: value}).reason.startswith(f"{field} must be an integer of 0")
+    assert refusal({**GOOD, field: value}).reason.startswith(f"{field} must be an integer from 0")
 
 
 @pytest.mark.parametrize("field", ["logical_clock", "utc_timestamp"])
