@@ -1,9 +1,10 @@
-/* arena.c - memory that is given back all at once.
+/* arena.c - memory that is freed in one step.
  *
- * A merge makes many small things and drops all of them together.  So memory is cut from blocks,
- * each twice as large as the one before up to a mebibyte, and no piece is ever freed alone: no
- * ownership to track, no leak on an error path, and few calls of the allocator.  An arena that is
- * emptied keeps its blocks: pages that the system just gave cost more than what is done in them.
+ * A merge makes many small things and drops all of them together. So memory is cut from blocks.
+ * Each block is twice as large as the one before, up to a mebibyte, and no piece is ever freed
+ * alone. There is no ownership to track, no leak on an error path, and there are few calls of the
+ * allocator. An emptied arena keeps its blocks, because new pages from the system cost more than
+ * the work that is done in them.
  *
  * Does not: shrink, reuse a piece, or serve two threads.
  */
@@ -58,7 +59,7 @@ mb_status mb_arena_new(const mb_allocator *allocator, uint64_t hash_seed, mb_are
     return MB_OK;
 }
 
-/* Moves blocks to the spare ones as long as there is room for them; releases the others. */
+/* Moves blocks to the spare ones as long as there is room for them, and frees the others. */
 static void keep_blocks(mb_arena *arena, block *blocks, size_t *room)
 {
     while (blocks != NULL) {

@@ -1,18 +1,18 @@
-/* arena.h - memory that is given back all at once. */
+/* arena.h - memory that is freed in one step. */
 #ifndef MB_ARENA_H
 #define MB_ARENA_H
 
 #include "mobync.h"
 
-/* Returns `bytes` of memory aligned for any type, or NULL.  Never NULL for
- * want of bytes: none is as good as one.  Lives as long as the arena. */
+/* Returns `bytes` of memory aligned for any type, or NULL. For 0 bytes it never returns NULL. The
+ * memory lives as long as the arena. */
 void *mb_arena_get(mb_arena *arena, size_t bytes);
 
-/* As mb_arena_get for `count` items of `size` bytes, as they are; NULL also when the product
+/* Like mb_arena_get for `count` items of `size` bytes, uninitialized. NULL also if the product
  * overflows. */
 void *mb_arena_get_items(mb_arena *arena, size_t count, size_t size);
 
-/* As mb_arena_get for `count` items of `size` bytes, zeroed; NULL also when the product overflows.
+/* Like mb_arena_get for `count` items of `size` bytes, zeroed. NULL also if the product overflows.
  */
 void *mb_arena_get_array(mb_arena *arena, size_t count, size_t size);
 

@@ -1,21 +1,22 @@
-/* compact.c - what of a log no device can need.
+/* compact.c - which parts of a log no device can need.
  *
- * A log grows with every edit; what devices need of it does not.  A device that pulls is sent each
- * field once, from the diff that wrote it last, so a field that was written again can go from the
- * diff before.  An object's last delete makes everything before it unnecessary.
+ * A log grows with every edit, but devices do not need all of it. A device that pulls gets each
+ * field once, from the diff that wrote it last. So a field that was written again can be removed
+ * from the earlier diff. The last delete of an object makes everything before it unnecessary.
  *
- * Read from its end, a log tells at each diff what came later: which fields of this life of the
- * object were written again, and whether a delete follows.  So one walk backwards decides, and what
- * it must remember is one entry for each object and for each of its fields, however long the log:
+ * The log is read from its end. Then it is known for each diff what came later: which fields of
+ * this life of the object were written again, and whether a delete follows. So one walk backwards
+ * decides. It remembers one entry for each object and for each of its fields, however long the log
+ * is:
  *
  *     create x {a,b}  update x {a,b}  update x {a}  delete y  update y {c}   (earlier ... later)
  *     kept            left: {b}       kept          kept      kept
  *
- * What cannot go: a field of a create (a device that lacks the row must make it whole), the last
- * delete (a device that holds the row must lose it), and an update folded into an older create (a
- * device between the two would miss it).
+ * These cannot be removed: a field of a create (a device without the row must make the whole row),
+ * the last delete (a device with the row must remove it), and an update that would be folded into
+ * an older create (a device between the two would miss it).
  *
- * Does not: read or write the log; the caller hands over one piece after the other.
+ * Does not: read or write the log; the caller passes one piece after the other.
  */
 #include "arena.h"
 #include "json.h"
@@ -67,7 +68,7 @@ static mb_status find_object(mb_compaction *c, const mb_diff *diff, later_object
     return MB_OK;
 }
 
-/* Notes that a diff writes a field.  new: out, false if a later diff writes it too. */
+/* Records that a diff writes a field. new: out, false if a later diff writes it too. */
 static mb_status note_field(mb_compaction *c, const later_object *o, mb_text name, bool *new)
 {
     mb_slot *slot;
@@ -84,7 +85,7 @@ static mb_status note_field(mb_compaction *c, const later_object *o, mb_text nam
     return MB_OK;
 }
 
-/* Walks an update's members from the last to the first, so that of duplicates the last stays. */
+/* Goes through an update's members from the last to the first, so that the last duplicate stays. */
 static mb_status trim_update(mb_compaction *c, const later_object *o, const mb_diff *diff,
                              mb_arena *arena, mb_compacted *fate)
 {

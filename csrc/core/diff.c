@@ -1,9 +1,9 @@
 /* diff.c - the seven fields of a diff, and the times of a folded one: read, checked, printed.
  *
- * The log and the wire carry the same record.  This file is the one place that knows what it looks
- * like and which values are allowed (docs/protocol.md, "The wire").
+ * The log and the requests contain the same record. This file is the one place that knows its form
+ * and the allowed values (docs/protocol.md, "The wire").
  *
- * Does not: know what a caller allows of a request, but for what it is given (mb_request_rules).
+ * Does not: know what a caller allows in a request, except for what it gets (mb_request_rules).
  */
 #include "arena.h"
 #include "error.h"
@@ -42,7 +42,7 @@ mb_text mb_type_name(mb_type type)
 
 /* ---- checking ------------------------------------------------------------------------------ */
 
-/* A text that was read from JSON is clean: whoever read it has looked at each byte. */
+/* A text that was read from JSON is clean: the reader has checked each byte. */
 static mb_status check_text(mb_text text, const char *field, bool is_clean, mb_error *error)
 {
     if (text.size == 0)
@@ -71,7 +71,7 @@ static mb_status take_object_id(mb_diff *diff, const mb_json *json, mb_text id, 
     return mb_json_decode_string(id, arena, &diff->object_id);
 }
 
-/* Finds the object's id among the members; of duplicates the last counts. */
+/* Finds the object's id among the members; the last duplicate counts. */
 static mb_status read_object_id(mb_diff *diff, const mb_json *json, mb_arena *arena,
                                 mb_error *error)
 {
@@ -86,9 +86,9 @@ static mb_status read_object_id(mb_diff *diff, const mb_json *json, mb_arena *ar
     return take_object_id(diff, json, id, arena, error);
 }
 
-/* Walks the members of json_data without keeping them.
+/* Goes through the members of json_data without keeping them.
  *
- * id    out: the value of the last "id" before the end or the fault, empty if there is none
+ * id    out: the value of the last "id" before the end or the mistake, empty if there is none
  */
 static mb_status walk_members(mb_diff *diff, mb_json *json, mb_arena *arena, mb_text *id)
 {
@@ -143,7 +143,7 @@ static mb_status check_json_data(mb_diff *diff, const mb_request_rules *rules, m
     return status;
 }
 
-/* Sets the time of a member; `at` is where it is probably found, since both stand in one order. */
+/* Sets the time of a member; it is probably at `at`, because both lists have the same order. */
 static void set_time(const mb_member *members, size_t count, mb_text name, int64_t time,
                      int64_t *times, size_t *at)
 {
@@ -260,7 +260,7 @@ mb_status mb_log_row_check(mb_diff *diff, mb_arena *arena, mb_error *error)
     return status == MB_OK ? check_field_times(diff, arena, error) : status;
 }
 
-/* Reads what object a diff is of, from json_data that breaks a rule: as far as it is JSON. */
+/* Finds out which object a malformed diff is about, from json_data as far as it is JSON. */
 static mb_status read_object_id_anyway(mb_diff *diff, mb_arena *arena)
 {
     mb_error error;
@@ -297,7 +297,7 @@ void mb_diffs_limit_skew(mb_diffs *diffs, int64_t now_ms, int64_t max_skew_ms)
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-/* In the order in which they mostly stand. */
+/* In their usual order. */
 enum { ID, OWNER, LOGICAL_CLOCK, UTC_TIMESTAMP, TYPE, MODEL, JSON_DATA, FIELDS };
 
 static const mb_text field_names[FIELDS] = {
@@ -310,7 +310,7 @@ static const mb_text field_names[FIELDS] = {
     [JSON_DATA] = {"json_data", 9},
 };
 
-/* A diff as it stands: the text of each value, empty where a field is missing. */
+/* A diff in its original text: the text of each value, empty if a field is missing. */
 typedef struct {
     mb_text values[FIELDS];
     mb_text field_times; /* of a row of the log */
@@ -320,7 +320,7 @@ typedef struct {
     size_t extra_depth;
 } diff_members;
 
-/* Which of the seven has that name; FIELDS if none.  The guess is the one that is tried first. */
+/* The index of the field with that name; FIELDS if there is none. The guess is tried first. */
 static size_t field_of(mb_text name, size_t guess)
 {
     if (guess < FIELDS &&
@@ -352,7 +352,7 @@ static mb_status read_nested_value(mb_json *json, mb_text *value, size_t *depth)
     return status;
 }
 
-/* Takes a member of a diff into account.  Of a name that stands twice the last counts. */
+/* Processes a member of a diff. If a name occurs twice, the last one counts. */
 static void note_member(diff_members *members, const mb_member *member, size_t depth,
                         const mb_request_rules *rules)
 {
@@ -424,7 +424,7 @@ static mb_status read_type(const diff_members *members, mb_arena *arena, mb_type
     return status;
 }
 
-/* Reads the seven fields in the order in which a person reads them: the first bad one is named. */
+/* Reads the seven fields in the order in which people read them: the error names the first bad one. */
 static mb_status read_fields(const diff_members *members, mb_arena *arena, mb_diff *diff,
                              mb_error *error)
 {
@@ -446,7 +446,7 @@ static mb_status read_fields(const diff_members *members, mb_arena *arena, mb_di
     return status;
 }
 
-/* Reads what only a folded row of the log has. */
+/* Reads the field that only a folded row of the log has. */
 static mb_status read_field_times(const diff_members *members, mb_arena *arena, mb_diff *diff,
                                   mb_error *error)
 {
@@ -476,7 +476,7 @@ static mb_status add_diff(mb_diffs *diffs, size_t *room, mb_arena *arena, mb_dif
     return MB_OK;
 }
 
-/* What the rules say of a diff's members beyond the seven fields. */
+/* Checks a diff's members beyond the seven fields against the rules. */
 static mb_status check_members(const diff_members *members, const mb_request_rules *rules,
                                mb_error *error)
 {
@@ -489,7 +489,7 @@ static mb_status check_members(const diff_members *members, const mb_request_rul
     return MB_OK;
 }
 
-/* Reads the diff where the reader stands; with rules, for one of a request, checks it too. */
+/* Reads the diff at the reader. With rules, it is a diff of a request and is checked too. */
 static mb_status read_next_diff(mb_json *json, const mb_request_rules *rules, mb_arena *arena,
                                 diff_members *members, mb_diff *diff)
 {
@@ -510,7 +510,7 @@ static mb_status read_next_diff(mb_json *json, const mb_request_rules *rules, mb
     return status;
 }
 
-/* Reads a text that may not be there or be something else; then it is empty. */
+/* Reads a text; if it is missing or another value, the text is empty. */
 static mb_status read_text_anyway(const diff_members *members, size_t field, mb_arena *arena,
                                   mb_text *text)
 {
@@ -520,9 +520,9 @@ static mb_status read_text_anyway(const diff_members *members, size_t field, mb_
     return status == MB_NO_MEMORY ? status : MB_OK;
 }
 
-/* Passes over a diff that was refused, if it is JSON, and keeps what its members before the fault say.
+/* Skips a refused diff, if it is JSON, and keeps the members before the mistake.
  *
- * json    in: the reader as it stood before the diff
+ * json    in: the reader, before the diff
  */
 static mb_status pass_malformed(mb_json *json, const diff_members *members, mb_arena *arena,
                                 mb_diff *diff)
@@ -543,7 +543,7 @@ static mb_status pass_malformed(mb_json *json, const diff_members *members, mb_a
     return status;
 }
 
-/* What is read, for whom, and how. */
+/* What to read, for whom, and how. */
 typedef struct {
     const mb_request_rules *rules; /* NULL: the rows of a log */
     bool keep_malformed;
@@ -574,7 +574,7 @@ static mb_status read_element(mb_json *json, const diff_reader *reader, mb_diff 
     return pass_malformed(json, &members, reader->arena, diff);
 }
 
-/* Reads an array of diffs where the reader stands. */
+/* Reads an array of diffs at the reader. */
 static mb_status read_diffs(mb_json *json, const diff_reader *reader, mb_diffs *diffs,
                             size_t *index)
 {
@@ -729,14 +729,15 @@ static char *put_integer(char *at, int64_t value)
     return mb_text_put(at, (mb_text){digits + first, sizeof digits - first});
 }
 
-/* A number of bytes, or the largest where memory cannot have so many. */
+/* A number of bytes, or the largest number if memory cannot have so many. */
 static size_t saturated(uint64_t bytes)
 {
     const uint64_t most = SIZE_MAX;
     return (size_t)(bytes < most ? bytes : most);
 }
 
-/* A character that is escaped takes six bytes, but for those that stand in JSON itself: two. */
+/* An escaped character takes six bytes, except for control characters that JSON has short escapes
+ * for: two. */
 static uint64_t most_bytes_of(const mb_diff *diff, const mb_outcome *outcome, mb_text owner)
 {
     enum { NAMES_AND_NUMBERS = 168 }; /* 101 of names, type and punctuation, two integers, quotes */

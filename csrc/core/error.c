@@ -1,9 +1,9 @@
-/* error.c - what is said of each rule that a diff can break.
+/* error.c - the message for each rule that a diff can break.
  *
- * Diffs come as JSON, which is read here, and as objects of a language, which its binding reads.  Both
- * refuse the same things, so the words stand in one table that both use.
+ * Diffs come as JSON, which the core reads, and as objects of a language, which its binding reads.
+ * Both refuse the same things, so the messages are in one table that both use.
  *
- * Does not: know where in a text the fault is, or why a text is no JSON; json.c says that.
+ * Does not: know where in a text the mistake is, or why a text is not JSON; json.c knows that.
  */
 #include "error.h"
 

@@ -1,26 +1,29 @@
-/* horizon.c - what a log becomes below its horizon.
+/* horizon.c - folds a log below its horizon.
  *
- * The horizon of an owner is a logical clock that every device has passed: none will ask for a window
- * that begins below it, and one that comes back from there all the same starts over.  So below it
- * nobody tells edits apart any more.  There a living object is one create, and a dead one is nothing:
+ * The horizon of an owner is a logical clock that every device has passed. No device will ask for a
+ * window that begins below it; a device that comes back from there starts over. So below the
+ * horizon nobody needs single edits any more. There a live object becomes one create, and a dead
+ * one nothing:
  *
  *     create x {a,b}  update x {b}  delete y  update x {c}  |  update x {a}
  *     create x {a,b,c}                                      |  update x {a}
  *                                                        horizon
  *
- * The create keeps its id, its clock and its place in the log: the clock says of an incarnation who has
- * seen it.  Its time is the latest that one of its fields was written at.  What the others were written
- * at is kept beside it (field_times), since a device that starts over is still compared field by field.
+ * The create keeps its id, its clock and its place in the log, because the clock of an
+ * incarnation's create says who has seen it. Its time is the latest time of one of its fields. The
+ * times of the others are stored beside it (field_times), so that a device that starts over is
+ * still compared field by field.
  *
- * The log is walked from its beginning, one piece after the other.  What an update says must get into a
- * create that may stand many pieces before it, so the creates of objects that have updates to come are
- * remembered as a whole.  Compaction has walked the log from its end just before, and knows which those
- * are (mb_folding_expect); all others cost nothing.  Each piece leaves a log that is right: the caller
- * writes the creates and drops the updates in one transaction, in which the horizon moves to the end of
- * the piece.
+ * The log is read from its beginning, one piece after the other. An update must be folded into a
+ * create that may be many pieces earlier. So the creates of objects with later updates are
+ * remembered as a whole. Compaction has just read the log from its end, and knows which objects
+ * those are (mb_folding_expect); all others cost nothing. Each piece leaves a correct log: the
+ * caller writes the creates and drops the updates in one transaction, which also moves the horizon
+ * to the end of the piece.
  *
- * An object that the log has updates of and no create (its rows were never brought in) stays as it is.
- * So does one whose fields have different times, where the log has no room to keep them.
+ * If the log has updates of an object but no create (its rows were never adopted), the object stays
+ * as it is. So does an object whose fields have different times, if the log has no room for the
+ * times.
  *
  * Does not: read or write the log, or know where the horizon is; the caller ends the pieces there.
  */
@@ -134,7 +137,7 @@ static mb_status find_field(mb_folding *f, folded_object *o, const mb_member *me
     return MB_OK;
 }
 
-/* Writes what a diff says.  An edit counts as at least as late as what it replaces. */
+/* Applies the fields of a diff. An edit counts as at least as late as what it replaces. */
 static mb_status write_fields(mb_folding *f, folded_object *o, const mb_diff *diff, mb_arena *arena)
 {
     const int64_t *times;
@@ -170,9 +173,9 @@ static mb_status open_life(mb_folding *f, folded_object *o, const mb_diff *creat
     return mb_arena_keep(f->arena, id->value, &o->id_value);
 }
 
-/* Takes a diff into its object.
+/* Folds a diff into its object.
  *
- * dropped    out: whether it goes, unless its object stays as it is
+ * dropped    out: whether the diff is dropped, unless its object stays as it is
  */
 static mb_status fold_diff(mb_folding *f, folded_object *o, const mb_diff *diff, mb_arena *arena,
                            bool *dropped)
@@ -228,7 +231,7 @@ static mb_status print_row(const folded_object *o, mb_arena *arena, mb_text *jso
     return mb_json_print_object(printed, count, arena, json_data);
 }
 
-/* Prints the times of those fields that have another one than the latest. */
+/* Prints the times of those fields whose time is not the latest. */
 static mb_status print_times(const folded_object *o, size_t others, mb_arena *arena,
                              mb_text *field_times)
 {
@@ -266,10 +269,10 @@ static mb_status print_create(folded_object *o, mb_arena *arena, mb_folded *crea
 
 /* ---- a piece ------------------------------------------------------------------------------- */
 
-/* Takes all diffs of a piece into their objects.
+/* Folds all diffs of a piece into their objects.
  *
  * of         out: the object of each diff, by index; NULL: it is not followed
- * changed    out: the objects whose creates change, in the order in which they were met
+ * changed    out: the objects whose creates change, in the order in which they were found
  */
 static mb_status fold_piece(mb_folding *f, const mb_diffs *piece, mb_arena *arena, bool *dropped,
                             folded_object **of, folded_object **changed)
@@ -300,7 +303,7 @@ static mb_status fold_piece(mb_folding *f, const mb_diffs *piece, mb_arena *aren
     return MB_OK;
 }
 
-/* Gives the new creates of the objects that a piece has changed. */
+/* Returns the new creates of the objects that a piece has changed. */
 static mb_status print_creates(mb_folding *f, folded_object *changed, mb_arena *arena,
                                mb_fold_result *result)
 {

@@ -1,18 +1,18 @@
 /* json.c - strict JSON, read as exact text spans.
  *
- * Values must leave mobync as they came: 9007199254740993, 1.0 and 1e400 do not survive a double.
- * So what is needed of a value is where its text begins and ends, and that it is valid.  cJSON,
- * which keeps numbers as doubles, gives neither (it takes 01, cuts strings at U+0000 and lets
- * invalid UTF-8 through), and when it says no it does not say whether the text was bad or the
- * memory out.  The scanner here therefore checks every byte, once, and notes the spans.  What is
- * then left are the escapes.  Those of two bytes, of which json_data is full, are decoded here;
- * the \u of all others is cJSON's, where after the check a failure can only mean memory.
+ * Values must leave mobync unchanged: 9007199254740993, 1.0 and 1e400 do not survive a double. So
+ * for each value we need to know where its text begins and ends, and that it is valid. cJSON keeps
+ * numbers as doubles and gives neither. It accepts 01, cuts strings at U+0000 and accepts invalid
+ * UTF-8. When it fails, it does not say whether the text was bad or memory was out. The scanner
+ * here therefore checks every byte, once, and records the spans. Only the escapes remain. Escapes
+ * of two bytes, which are frequent in json_data, are decoded here. cJSON decodes the \u of all
+ * others; after the check, it can only fail because of memory.
  *
- * Most bytes of a string say nothing, so strings are walked block by block (scan.h).
+ * Most bytes of a string have no special meaning, so strings are read block by block (scan.h).
  *
- * The scanner is a loop, not a recursion: its stack is one bit for each open bracket.
+ * The scanner is a loop, not a recursion: its stack has one bit for each open bracket.
  *
- * Does not: build a tree, judge duplicate members, or change a single byte.
+ * Does not: build a tree, judge duplicate members, or change a byte.
  */
 #include "json.h"
 
@@ -31,7 +31,7 @@ static mb_status fail(mb_json *json, const char *reason)
     return MB_INVALID;
 }
 
-/* Refuses a character that JSON has room for, but no text that is kept; a lenient reader goes on. */
+/* Refuses a character that JSON allows but stored texts do not; a lenient reader continues. */
 static mb_status refuse_character(mb_json *json, mb_code code, const char *at)
 {
     if (json->lenient)
@@ -120,7 +120,7 @@ static size_t utf8_length(const char *at, const char *end)
     return 0;
 }
 
-/* Marks what ends the plain bytes of a string: quotes, backslashes, controls, what is not ASCII. */
+/* Marks the end of the plain bytes of a string: quotes, backslashes, controls, non-ASCII bytes. */
 static inline mb_block mark_not_plain(mb_block block)
 {
     return mb_block_or(mb_block_control_or_not_ascii(block),
@@ -139,8 +139,8 @@ static inline mb_block mark_backslashes(mb_block block)
     return mb_block_equal(block, '\\');
 }
 
-/* Whether a short text is ASCII without zeros: two looks that may overlap, so that no byte is looked at
- * alone. */
+/* Whether a short text is ASCII without zeros. Two blocks that may overlap are checked, so that no
+ * byte is checked alone. */
 static bool is_short_ascii(mb_text text)
 {
     enum { HALF = 4, WORD = 8 };
@@ -241,7 +241,7 @@ static mb_status skip_escape(mb_json *json)
     }
 }
 
-/* What the byte behind a backslash stands for; 0 for u, and for what is no escape. */
+/* The character for the byte after a backslash; 0 for u, and for a byte that is not an escape. */
 static const char escape_meaning[256] = {['"'] = '"',  ['\\'] = '\\', ['/'] = '/',  ['b'] = '\b',
                                          ['f'] = '\f', ['n'] = '\n',  ['r'] = '\r', ['t'] = '\t'};
 
@@ -251,7 +251,8 @@ static bool is_plain(char c)
     return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
 }
 
-/* Steps over ASCII and escapes of two bytes, noting them: to a quote, or to what must be looked at. */
+/* Skips ASCII and escapes of two bytes, and records them, up to a quote or a byte that needs a
+ * check. */
 static const char *skip_plain(const mb_json *json, bool *escaped)
 {
     const char *at = json->at, *end = json->end;
@@ -513,7 +514,7 @@ static void deepen(mb_json *json)
         json->deepest = json->depth;
 }
 
-/* Which of the open brackets are those of objects, a bit each. */
+/* Which of the open brackets belong to objects, one bit for each. */
 typedef struct {
     unsigned char is_object[CJSON_NESTING_LIMIT / 8 + 1];
     unsigned lowest; /* depth at which the value began */
@@ -543,7 +544,7 @@ static mb_status open_bracket(mb_json *json, bracket_stack *open)
 
 _Static_assert(CJSON_NESTING_LIMIT == 1000, "the message of open_bracket names the limit");
 
-/* Steps behind a value to where the next one begins, closing what ends before it. */
+/* Skips a value up to where the next one begins, and closes what ends before that. */
 static mb_status leave_value(mb_json *json, const bracket_stack *open, bool *done)
 {
     while (json->depth > open->lowest) {
@@ -592,7 +593,7 @@ static mb_status skip_value(mb_json *json)
     return status;
 }
 
-/* Members as they are found: the first few on the stack, since most objects have no more. */
+/* Members that were found: the first few on the stack, because most objects have no more. */
 typedef struct {
     mb_member few[24];
     mb_member *all;
@@ -632,7 +633,7 @@ mb_status mb_json_enter(mb_json *json, char bracket)
     return MB_OK;
 }
 
-/* Steps to what comes next between brackets, or closes them. */
+/* Goes to the next item between brackets, or closes them. */
 static mb_status next_item(mb_json *json, char close, const char *expected, size_t *read,
                            bool *more)
 {
@@ -653,7 +654,7 @@ mb_status mb_json_next_element(mb_json *json, size_t *read, bool *more)
     return next_item(json, ']', "expected ',' or ']'", read, more);
 }
 
-/* Steps over `"name":` where just that stands. */
+/* Skips `"name":` if exactly that comes next. */
 static bool take_name(mb_json *json, mb_text name, mb_text *quoted)
 {
     const char *at = json->at;
@@ -685,7 +686,7 @@ mb_status mb_json_next_member(mb_json *json, mb_text guess, mb_arena *arena, siz
     return MB_OK;
 }
 
-/* Keeps the members in arena that were collected on the stack. */
+/* Copies the members that were collected on the stack into the arena. */
 static mb_status keep_members(member_list *list, mb_arena *arena)
 {
     if (list->all != list->few)
@@ -760,8 +761,9 @@ mb_status mb_json_print_object(const mb_member *const *members, size_t count, mb
 
 /* ---- one member ---------------------------------------------------------------------------- */
 
-/* Whether a name as it stands may be the wanted one: false for all but that, save where both have
- * something that is not ASCII.  Takes no memory: the body of a stranger may have millions of names. */
+/* Whether a name in its original text may be the wanted one. If this is true for another name, both
+ * have a byte that is not ASCII. Takes no memory: the body of a stranger may have millions of
+ * names. */
 static bool may_be_name(mb_text quoted, mb_text wanted)
 {
     mb_json inside = {.at = quoted.at + 1, .end = quoted.at + quoted.size - 1};

@@ -1,8 +1,8 @@
 /* json.h - strict JSON, read as exact text spans.
  *
- * A reader walks a document from left to right.  It checks everything (RFC 8259, UTF-8, no lone
- * surrogate, no U+0000) and gives back where things stand; it never turns a value into a C number
- * unless asked for an integer.
+ * A reader goes through a document from left to right. It checks everything (RFC 8259, UTF-8, no
+ * lone surrogate, no U+0000) and returns where things are. It turns a value into a C number only if
+ * the caller asks for an integer.
  */
 #ifndef MB_JSON_H
 #define MB_JSON_H
@@ -28,8 +28,8 @@ mb_status mb_json_end(mb_json *json);
 
 /* Reads an object.
  *
- * most      members that it may have
- * members   out: in arena, in the order in which they stand; a name may stand twice
+ * most      how many members it may have
+ * members   out: in arena, in their order; a name may occur twice
  * count     out
  *
  * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
@@ -40,20 +40,21 @@ mb_status mb_json_read_object(mb_json *json, size_t most, mb_arena *arena,
 /* Enters an object or array: `bracket` is '{' or '['.  Returns MB_OK or MB_INVALID. */
 mb_status mb_json_enter(mb_json *json, char bracket);
 
-/* Steps to the next member of the object that was entered; the caller then reads its value.
+/* Goes to the next member of the object that was entered; the caller then reads its value.
  *
- * guess   a name that is likely to stand there, or empty; to read it takes one comparison.  Only
- *         characters that stand for themselves in a JSON string.
+ * guess   a name that probably comes next, or empty; then reading it takes one comparison. It has
+ * only
+ *         characters that need no escape in a JSON string.
  * read    in, out: members read so far; counts up
- * more    out: false when the object was closed instead
- * name    out: decoded, and as it stood
+ * more    out: false if the object was closed instead
+ * name    out: decoded, and in its original text
  *
  * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
  */
 mb_status mb_json_next_member(mb_json *json, mb_text guess, mb_arena *arena, size_t *read,
                               bool *more, mb_member *name);
 
-/* Steps to the next element of the array that was entered; as mb_json_next_member. */
+/* Goes to the next element of the array that was entered; like mb_json_next_member. */
 mb_status mb_json_next_element(mb_json *json, size_t *read, bool *more);
 
 /* Reads a value of any kind.
@@ -67,20 +68,20 @@ mb_status mb_json_read_value(mb_json *json, mb_text *value);
 /* The offset of a span of the document, in bytes. */
 size_t mb_json_offset(const mb_json *json, mb_text span);
 
-/* Decodes a string as it stood in a checked document, quotes and all.
- * Borrows from it where nothing is escaped.  Returns MB_OK or MB_NO_MEMORY. */
+/* Decodes a string from its text in a checked document, including the quotes. Borrows from the
+ * document if nothing is escaped. Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_json_decode_string(mb_text quoted, mb_arena *arena, mb_text *decoded);
 
-/* Writes a text as a JSON string, quotes and all.
+/* Writes a text as a JSON string, including the quotes.
  *
- * at    room for two bytes, and six for each byte of the text; two for each if the text has no
- *       control characters but those that JSON itself may have: tab, line feed, carriage return
+ * at    has room for two bytes, and six for each byte of the text. Two for each are enough if the text
+ *       has no control characters except tab, line feed and carriage return.
  *
- * Returns the place behind it.
+ * Returns the place after it.
  */
 char *mb_json_put_string(char *at, mb_text text);
 
-/* Prints an object of some members, each as it stood, in arena.  Returns MB_OK or MB_NO_MEMORY. */
+/* Prints an object of some members with their original texts, in arena. Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_json_print_object(const mb_member *const *members, size_t count, mb_arena *arena,
                                mb_text *json);
 

@@ -1,11 +1,11 @@
 /* log.c - the order of a log.
  *
- * A store may give rows in any order, and usually gives them in the right one.  So: look first,
- * and only then sort.  The sort is a merge sort from the bottom up, which is stable, needs no
- * recursion, and whose only memory is one more array; qsort of the C library is neither stable nor
- * bound to stay n log n.
+ * A store may return rows in any order, and usually returns them in the right one. So this file
+ * checks the order first, and sorts only if necessary. The sort is a merge sort from the bottom up.
+ * It is stable, needs no recursion, and needs one more array as memory. qsort of the C library is
+ * not stable, and may need more than n log n steps.
  *
- * Does not: judge what the diffs say.
+ * Does not: look at what the diffs say.
  */
 #include "log.h"
 

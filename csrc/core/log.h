@@ -4,18 +4,18 @@
 
 #include "mobync.h"
 
-/* Puts an owner's diffs into log order: by logical clock; in a log of mobync 0.2.0, where several
- * have one clock, then by timestamp, then as they were given.
+/* Puts an owner's diffs into log order: by logical clock. In a log of mobync 0.2.0, several diffs
+ * have the same clock; those are ordered by timestamp, then as given.
  *
  * in_order    out: in arena, pointers into `diffs`
  *
- * Returns MB_OK or MB_NO_MEMORY.  Linear if the diffs are in order already.
+ * Returns MB_OK or MB_NO_MEMORY. Linear if the diffs are already in order.
  */
 mb_status mb_log_order(const mb_diffs *diffs, mb_arena *arena, const mb_diff ***in_order);
 
-/* Reads when each member of a checked row of the log was written.
+/* Finds when each member of a checked row of the log was written.
  *
- * members   of its json_data, member_count of them
+ * members   the members of its json_data, member_count of them
  * times     out: milliseconds since 1970, one for each, in arena; NULL: all at utc_timestamp
  *
  * Returns MB_OK or MB_NO_MEMORY.

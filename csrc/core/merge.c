@@ -1,56 +1,56 @@
 /* merge.c - which edits win.
  *
- * Two devices edited while apart.  The server holds what one of them did (the window); the other
- * now sends what it did (the request).  Each object is decided alone, so the whole merge is one
- * walk:
+ * Two devices made edits while apart. The server has the edits of one of them (the window); the
+ * other now sends its edits (the request). Each object is merged separately, so the whole merge is
+ * one walk:
  *
  *     window   --fold-->  what the server says of it  --.
  *                                                        >-- decide -->  upstream, downstream
  *     request  --fold-->  what the device did to it   --'
  *
- * Folding first makes deciding small: by then an object is dead or alive on each side, and each of
- * its fields has one last writer on each side.
+ * After folding, deciding is simple: on each side an object is dead or alive, and each of its
+ * fields has one last writer.
  *
- * The words.  A diff of the request is *known* if the window has its id too: the server took it, and
- * the reply was lost.  A diff of the window that is not known is *foreign*.  An *incarnation* is
- * one life of an object, from create to delete; ids come back (a favourite switched off and on).
+ * A diff of the request is *known* if the window has its id too: the server accepted it, and the
+ * reply was lost. A diff of the window that is not known is *foreign*. An *incarnation* is one life
+ * of an object, from create to delete; an id can be used again (a favourite switched off and on).
  * An incarnation was *born elsewhere* if its create is in the window and no diff of it is known:
  * the device cannot have seen it.
  *
- * The rules, in the order in which decide() asks them:
+ * The rules, in the order in which decide() checks them:
  *
  *     dead on the server      A create of the device's own lives if it is later than the delete
- *                             and of a life that the log lacks.
- *                             Otherwise the delete wins: a delete beats edits, whoever made them.
- *     deleted by the device   The delete goes upstream and takes concurrent edits with it, unless
- *                             the object now alive was born elsewhere: then it was another life.
- *     new on the server       The create goes upstream, later edits of the device folded into it.
- *     alive on both sides     Field by field.  What one side alone wrote stands.  What both wrote
- *                             goes to the later timestamp, a tie to the device.
+ *                             and belongs to a life that is not in the log.
+ *                             Otherwise the delete wins over all edits, whoever made them.
+ *     deleted by the device   The delete goes upstream and wins over concurrent edits, unless the
+ *                             object that lives now was born elsewhere: then it was another life.
+ *     new on the server       The create goes upstream, with later edits of the device folded in.
+ *     alive on both sides     Field by field. What only one side wrote stands. If both wrote a
+ *                             field, the later timestamp wins; with equal ones the device wins.
  *
- * Time is asked only between edits that had not seen each other.  The order of one device's edits,
- * and the order of the log, are never in question: an edit counts as at least as late as what it
- * replaced (`time` below), so a clock that jumps back cannot turn them around.
+ * Times decide only between edits that had not seen each other. The order of one device's edits,
+ * and the order of the log, never change: an edit counts as at least as late as what it replaced
+ * (`time` below), so a clock that jumps back cannot reverse them.
  *
- * A device that starts over (mb_merge_behind) is one of which the server cannot say what its rows are: it
- * is a backup of itself, or the server is.  Its edits are merged with the whole log.  An incarnation
- * whose create is older than the device's clock is one that it had pulled, so its edits and its delete
- * count; any other was born elsewhere.  What the log does not have is dead, and only a create brings
- * it back.  The device pulls from 0 afterwards, so nothing goes downstream.
+ * If a device starts over (mb_merge_behind), the server cannot know what its rows are: the device
+ * or the server was restored from a backup. Its edits are merged with the whole log. If the create
+ * of an incarnation is older than the device's clock, the device had pulled it, so its edits and
+ * its delete count. Any other incarnation was born elsewhere. What the log does not have is dead,
+ * and only a create brings it back. The device pulls from 0 afterwards, so nothing goes downstream.
  *
- * Everything is looked up by hash: an object by model and id, a field by object and name.  When an
- * object dies, its fields are not cleared one by one; each write remembers the life that it was
- * made in, and a write of an earlier life is no write (life, floor).  So the walk stays linear.
+ * Everything is looked up by hash: an object by model and id, a field by object and name. When an
+ * object dies, its fields are not cleared one by one. Each write remembers the life in which it was
+ * made, and a write of an earlier life does not count (life, floor). So the walk stays linear.
  *
- * Who asks whether the edits of a request are allowed must know of every value that is written.  An
- * edit that was folded into a create has no outcome of its own, and a known diff may say other than
- * the log has under its id: so each diff is marked of which something goes upstream that the log does
- * not have of it (written).
+ * The caller who asks the rules must know about every value that is written. An edit that was
+ * folded into a create has no outcome of its own, and a known diff may say something else than the
+ * log has under its id. So a diff is marked (written) if something of it goes upstream that the log
+ * does not have under its id.
  *
- * Most of a long window is of objects that have just this one diff there, and none in the request: of
- * those there is nothing to decide.  They are found first, and leave as they came.
+ * Most diffs of a long window are the only diff of their object there, and the request has none of
+ * it. There is nothing to decide about them. They are found first, and leave unchanged.
  *
- * Does not: read a value's meaning, look behind the window, or change its input.
+ * Does not: interpret a value, look at the log before the window, or change its input.
  */
 #include "arena.h"
 #include "json.h"
@@ -59,13 +59,13 @@
 #include "text.h"
 
 #ifndef MB_LONG_WINDOW
-#define MB_LONG_WINDOW 1000 /* diffs from which on find_alone() pays; fewer where it is tested */
+#define MB_LONG_WINDOW 1000 /* with fewer diffs find_alone() is not called */
 #endif
 
 typedef struct object object;
 typedef struct step step;
 
-/* Who last wrote a field, on one side. */
+/* The last write of a field, on one side. */
 typedef struct {
     const step *step;
     const mb_member *member; /* of its diff; NULL: nobody wrote it */
@@ -92,7 +92,7 @@ typedef struct field {
     struct field *next; /* of the same object */
 } field;
 
-/* What the window says of an object. */
+/* What the window says about an object. */
 typedef struct {
     bool seen;               /* the window has a diff of it */
     bool begins_with_create; /* and the first of them creates it */
@@ -179,7 +179,7 @@ typedef struct {
     int64_t device_clock; /* of a device that starts over: what it had pulled is below */
 } merge;
 
-/* ---- what leaves as it came ---------------------------------------------------------------- */
+/* ---- what leaves unchanged ----------------------------------------------------------------- */
 
 static bool is_of_object(const void *item, const void *key)
 {
@@ -207,8 +207,8 @@ static mb_status mark_first(merge *m, const mb_diffs *window, mb_last_model *las
     return MB_OK;
 }
 
-/* Finds the diffs whose object has no other, in neither list.  That pays only in a long window, and not
- * where the request is about as long, since most would not be alone. */
+/* Finds the diffs whose object has no other diff, in both lists. This is worth its time only in a
+ * long window, and not if the request is about as long, because then most would not be alone. */
 static mb_status find_alone(merge *m, const mb_diffs *window, const mb_diffs *request)
 {
     mb_table diffs;
@@ -275,8 +275,8 @@ static mb_status add_field(merge *m, object *o, mb_text name, field **added)
     return MB_OK;
 }
 
-/* The first few fields of an object are looked through, which takes less than one hash; only those
- * beyond are in the table. */
+/* The first few fields of an object are searched one by one, which takes less time than one hash.
+ * Only the others are in the table. */
 static mb_status find_field(merge *m, object *o, mb_text name, field **found)
 {
     enum { FEW = 8 };
@@ -302,7 +302,7 @@ static mb_status find_field(merge *m, object *o, mb_text name, field **found)
     return MB_OK;
 }
 
-/* Of duplicate members the last counts, so the others get no field. */
+/* The last of duplicate members counts, so the others get no field. */
 static void take_place(field *f, step *s, size_t at_member)
 {
     if (f->in_step == s)
@@ -312,7 +312,7 @@ static void take_place(field *f, step *s, size_t at_member)
     s->fields[at_member] = f;
 }
 
-/* The members of a row of the log are read again: it was checked before. */
+/* Reads the members of a row of the log again; it was checked before. */
 static mb_status take_members(merge *m, step *s)
 {
     size_t count;
@@ -392,8 +392,9 @@ static bool same_value(const mb_member *a, const mb_member *b)
     return a == NULL || b == NULL ? a == b : mb_text_equal(a->value, b->value);
 }
 
-/* Compares a known diff with the log's diff of its id: the ids are the same, but who sends a diff may
- * have put anything into it.  Of a retry all is logged (mb_know_all), whatever the log has kept. */
+/* Compares a known diff with the log's diff of its id: the ids are the same, but the sender may
+ * have put anything into it. In a retry everything counts as logged (mb_know_all), whatever the log
+ * still has. */
 static mb_status compare_with_logged(merge *m, step *s, const mb_diffs *window)
 {
     const mb_diff *diff = s->diff;
@@ -423,7 +424,8 @@ static mb_status compare_with_logged(merge *m, step *s, const mb_diffs *window)
     return MB_OK;
 }
 
-/* Whether the device's last write of a field stands in the log just so, under the id of its diff. */
+/* Whether the device's last write of a field is in the log with exactly that text, under the id of
+ * its diff. */
 static bool is_logged(const field *f)
 {
     const step *s = f->device.step;
@@ -486,8 +488,8 @@ static void fold_window_step(step *s)
     }
 }
 
-/* The device's writes into fields.  A create does not replace a write that is not older than it:
- * a sort by timestamp may have moved an update before the create of the same millisecond. */
+/* The device's writes of fields. A create does not replace a write that is not older: a sort by
+ * timestamp may have moved an update before the create of the same millisecond. */
 static void write_device_fields(const step *s, bool only_where_unwritten)
 {
     const mb_diff *diff = s->diff;
@@ -543,8 +545,8 @@ static void fold_request_step(step *s)
     write_device_fields(s, begins);
 }
 
-/* Folds the whole request first, then drops what is known: an unknown update that a known one
- * superseded must not come back to life. */
+/* Folds the whole request first, then drops what is known. Otherwise an unknown update that a known
+ * one replaced could come back. */
 static void drop_known(device_side *device)
 {
     device->deleted = device->dead && device->pending_delete != NULL;
@@ -582,8 +584,8 @@ static bool born_elsewhere(const object *o)
     return o->server.create != NULL && !o->server.has_known && !o->server.was_pulled;
 }
 
-/* Whether the device may hold a row that died in the window.  It does not if it deleted the row
- * too, or if the row came and went between two syncs and the request has nothing of it. */
+/* Whether the device may have a row that died in the window. It does not if it deleted the row too,
+ * or if the row was created and deleted between two syncs and the request has nothing of it. */
 static bool may_hold_dead_row(const object *o)
 {
     return !o->device.deleted && !(o->server.begins_with_create && !o->device.seen);
@@ -594,7 +596,7 @@ static void decide_dead(object *o)
     const mb_diff *delete = o->server.dead_by;
     const device_side *device = &o->device;
     o->conflicts = !delete->known && device->has_unknown && !device->deleted;
-    /* A delete in a log that has edits of this life was made by one who saw them. */
+    /* If the log has edits of this life, its delete was made by someone who had seen them. */
     const bool is_concurrent = !device->has_known;
     const bool is_later = device->incarnation_latest > delete->utc_timestamp;
     if (device->unsent_create != NULL && (delete->known || (is_concurrent && is_later)))
@@ -621,7 +623,7 @@ static void decide_field(object *o, field *f)
 }
 
 /* Whether the device's own row would keep a field that the server's new incarnation never had and
- * that does not go upstream.  Updates cannot take a field away, so such a row must be replaced. */
+ * that does not go upstream. Updates cannot remove a field, so such a row must be replaced. */
 static bool row_has_leftovers(const object *o, bool edits_count)
 {
     for (const field *f = o->fields; f != NULL; f = f->next)
@@ -630,7 +632,7 @@ static bool row_has_leftovers(const object *o, bool edits_count)
     return false;
 }
 
-/* Lets so_far go on by one step; the number of fields in which it then differs from the create. */
+/* Advances so_far by one step. Returns in how many fields it then differs from the create. */
 static size_t follow(const step *s, bool is_create, size_t unlike)
 {
     const mb_diff *diff = s->diff;
@@ -648,10 +650,11 @@ static size_t follow(const step *s, bool is_create, size_t unlike)
 
 /* Finds the last step of the try that made the server's create, NULL if there was none.
  *
- * That try was the beginning of this request, so the device's steps are followed to where they make
- * the very fields of the create.  The create has the time of the try's last edit; where the server
- * limited that for skew it is an earlier one.  Of several such places it is the last: a request
- * that comes again unchanged must be known as a whole. */
+ * That try was the beginning of this request. So the device's steps are followed until they make
+ * exactly the fields of the create. The create has the time of the try's last edit; if the server
+ * limited that for skew, it has an earlier one. If several steps match, the last one counts: a
+ * request that comes again unchanged must be known as a whole.
+ */
 static const step *last_step_folded_before(const object *o)
 {
     const mb_diff *create = o->server.create;
@@ -681,8 +684,8 @@ static const step *last_step_folded_before(const object *o)
 }
 
 /* Marks the edits that an earlier try of this request folded into the create that the server now
- * has: they have no id in the log, but they are known all the same.  Without this, one of them
- * could beat an edit that was made after seeing it. */
+ * has. They have no id in the log, but they are known all the same. Without this, one of them could
+ * win over an edit that was made after seeing it. */
 static void recognize_folded_edits(object *o)
 {
     const mb_diff *create = o->server.create;
@@ -748,9 +751,9 @@ static void decide(const merge *m, object *o)
 
 typedef bool (*member_goes)(const step *s, const field *f, const mb_member *member);
 
-/* Gives those fields of a diff that go: all of them as they stand, or a new object with some.
+/* Prints the fields of a diff that are sent: all of them in their text, or a new object with some.
  *
- * some   out: false if none goes
+ * some   out: false if no field is sent
  */
 static mb_status select_fields(mb_arena *arena, const step *s, member_goes goes, mb_text *json_data,
                                bool *some)
@@ -782,8 +785,8 @@ static mb_status select_fields(mb_arena *arena, const step *s, member_goes goes,
     return mb_json_print_object(chosen, count, arena, json_data);
 }
 
-/* Gives a create with the device's later edits in it: its own fields in their order, then new.
- * Marks those edits as written of which the log does not have what is folded. */
+/* Prints a create with the device's later edits in it: its own fields in their order, then new
+ * ones. Marks those edits as written, if the log does not have what is folded. */
 static mb_status print_create(mb_arena *arena, const step *s, bool *written, mb_text *json_data)
 {
     const mb_diff *create = s->diff;
@@ -827,10 +830,10 @@ static bool wins_upstream(const step *s, const field *f, const mb_member *member
     return f->device.member == member && f->verdict == DEVICE_WINS;
 }
 
-/* A field of a diff goes down if no later diff wrote it, and the device neither won it nor has it.
- * Of a foreign diff the device has what it wrote itself in the same text.  Of a known diff it has
- * what its own fold holds: all of it, except when edits were folded into a create and the device
- * has since gone back to a backup without them. */
+/* A field of a diff goes downstream if no later diff wrote it, and the device neither won it nor
+ * has it. Of a foreign diff, the device has the fields that it wrote itself with the same text. Of
+ * a known diff, it has what its own fold contains. That is all of it, unless edits were folded into
+ * a create and the device was since restored from a backup without them. */
 static bool goes_downstream(const step *s, const field *f, const mb_member *member)
 {
     if (f->server.member != member || f->verdict == DEVICE_WINS)
@@ -907,7 +910,7 @@ static mb_status send_down(mb_arena *arena, const step *s, mb_outcomes *downstre
     return MB_OK;
 }
 
-/* Of an object that the request has nothing of, and the window nothing else. */
+/* For an object with no diff in the request, and no other diff in the window. */
 static void send_alone_down(const mb_diff *diff, size_t source, mb_outcomes *downstream)
 {
     if (diff->type != MB_UPDATE || diff->has_fields)

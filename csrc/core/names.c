@@ -1,9 +1,10 @@
 /* names.c - objects and fields found by their names.
  *
- * An object is named by its model and its id, a field by its object and its decoded key.  The
- * table knows neither, so here is what it asks: how to hash such a name, and when two are the same.
- * Both hashes are keyed, since ids and keys come from strangers.  An object's ordinal goes into the
- * key of its fields' hash, not beside it: who sends the diffs also chooses their order.
+ * An object is named by its model and its id, a field by its object and its decoded key. The hash
+ * table does not know about this, so this file gives it what it needs: how to hash such a name, and
+ * when two names are equal. Both hashes have a secret key, because ids and keys come from
+ * strangers. The ordinal of an object is part of the key of its fields' hash, and is not just added
+ * to it: the sender of the diffs also chooses their order.
  */
 #include "names.h"
 

@@ -4,20 +4,21 @@
 
 #include "table.h"
 
-/* The first member of whatever is found by an object's name. */
+/* The first member of every item that is found by an object's name. */
 typedef struct {
     mb_text model;
     mb_text id;
     size_t ordinal; /* counts the objects of one table */
 } mb_object_name;
 
-/* The first member of whatever is found by a field's name. */
+/* The first member of every item that is found by a field's name. */
 typedef struct {
     size_t object; /* ordinal */
     mb_text field;
 } mb_field_name;
 
-/* The model of the object that was hashed last: the next one is mostly of the same.  All zero: none. */
+/* The model of the object that was hashed last, because the next one mostly has the same. All zero:
+ * none. */
 typedef struct {
     mb_text name;
     uint64_t hash;
@@ -35,20 +36,19 @@ typedef struct {
     mb_last_model last;
 } mb_objects;
 
-/* Makes a table of objects, as mb_table_init does.  Returns MB_OK or MB_NO_MEMORY. */
+/* Makes a table of objects, like mb_table_init. Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_objects_init(mb_objects *objects, size_t expected, mb_arena *arena);
 
-/* Finds the slot of an object whose name was hashed before, as mb_table_find does.
- * Returns MB_OK or MB_NO_MEMORY. */
+/* Finds the slot of an object whose name is already hashed, like mb_table_find. Returns MB_OK or
+ * MB_NO_MEMORY. */
 mb_status mb_find_hashed_object(mb_objects *objects, uint64_t hash, mb_text model, mb_text id,
                                 mb_arena *arena, mb_slot **slot);
 
-/* Finds the slot of an object, as mb_table_find does.  Returns MB_OK or MB_NO_MEMORY. */
+/* Finds the slot of an object, like mb_table_find. Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_find_object(mb_objects *objects, mb_text model, mb_text id, mb_arena *arena,
                          mb_slot **slot);
 
-/* Finds the slot of a field of an object, as mb_table_find does.
- * Returns MB_OK or MB_NO_MEMORY. */
+/* Finds the slot of a field of an object, like mb_table_find. Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_find_field(mb_table *fields, size_t object, mb_text field, mb_arena *arena,
                         mb_slot **slot);
 

@@ -1,12 +1,12 @@
-/* recognize.c - what of a request the server has already.
+/* recognize.c - which diffs of a request the server already has.
  *
- * A reply can be lost, so a device sends again what it does not know to have arrived.  Each diff has an
- * id that is its own for ever: a diff of the request whose id is in the window was taken by an earlier
- * sync.  It is the id that is known, not what stands beside it.  The merge turns a create into an update
- * and drops fields, so what the log has of a diff and what the device says of it may differ; but it
- * never moves a diff to another object, so an id that comes with another one names two things.
+ * A reply can be lost, so a device sends edits again if it does not know that they arrived. Each
+ * diff has its own id for ever. So if the id of a diff in the request is in the window, an earlier
+ * sync accepted that diff. Only the id decides, not the content. The merge can turn a create into
+ * an update and drop fields, so the log may differ from what the device says. But the merge never
+ * moves a diff to another object, so an id that comes with another object names two things.
  *
- * Does not: compare what the two say; merge.c does that, field by field.
+ * Does not: compare the content; merge.c does that, field by field.
  */
 #include "arena.h"
 #include "error.h"
@@ -33,7 +33,7 @@ static void clear_marks(mb_diff *diff)
     diff->excluded = diff->malformed != NULL;
 }
 
-/* Clears what an earlier window left; of each id the first diff counts, even a malformed one. */
+/* Clears the marks of an earlier window. The first diff with an id counts, even a malformed one. */
 static mb_status find_repeated(mb_diffs *request, mb_arena *arena, mb_table *ids)
 {
     mb_slot *slot;
@@ -51,7 +51,7 @@ static mb_status find_repeated(mb_diffs *request, mb_arena *arena, mb_table *ids
     return MB_OK;
 }
 
-/* Marks a diff of the request and the window's diff of its id, if they are of one object. */
+/* Marks a diff of the request and the window's diff with its id, if both are of one object. */
 static bool match(mb_diff *logged, mb_diff *diff)
 {
     if (diff->malformed != NULL)

@@ -1,24 +1,24 @@
 /* restore.c - back to the server's state.
  *
- * A diff was refused, the rest of the request merged.  The device has made the refused edit all the
- * same, and perhaps others on top of it, so of that object it no longer has what the merge thinks.  No
- * window says what to do: the device may lack what lies before it.  So in place of what the merge sends
- * down of such an object goes its whole true state, which is what the whole log says to a device that
- * has nothing:
+ * A diff was refused, and the rest of the request was merged. The device still has the refused
+ * edit, and perhaps other edits on top of it, so its row of that object differs from what the merge
+ * assumes. No window says what to do, because the device may lack what is before the window. So the
+ * result of the merge for this object is not sent. The object's whole true state is sent instead,
+ * which is what the whole log says to a device that has nothing:
  *
- *     dead                          a delete, made up here
+ *     dead                          a delete, made here
  *     alive, and the device has     updates, with each field that the row has
  *     this very row
- *     alive otherwise               a delete, made up here, and the create with its updates: the
- *                                   device's row may have fields that no update can take away
+ *     alive otherwise               a delete, made here, and the create with its updates: the
+ *                                   device's row may have fields that no update can remove
  *
- * The device has this very row if it had seen its create and set no field that the row never had.
+ * The device has this very row if it had seen the create and set no field that the row never had.
  *
- * Clients sort what they get by clock and timestamp.  So a made-up delete stands at the clock of what
- * follows it and at time 0, which nothing that follows may have then.  Where nothing follows it stands
- * at the end, the object of the first refused diff last: a child is made after its parent.
+ * Clients sort a reply by clock and timestamp. So a delete that is made here has the clock of the diff
+ * after it, and time 0, which the following diffs cannot have then. If nothing follows, it is at the
+ * end, and the object of the first refused diff is last: a child is made after its parent.
  *
- * Does not: say what is refused, or give a delete its id.
+ * Does not: decide what is refused, or give a delete its id.
  */
 #include "arena.h"
 #include "json.h"
@@ -88,7 +88,7 @@ static mb_status note_all_refused(restoring *r)
 
 /* ---- the true state ------------------------------------------------------------------------ */
 
-/* Merges the history of the refused objects with nothing. */
+/* Merges the history of the refused objects with an empty request. */
 static mb_status read_true_state(restoring *r)
 {
     static const mb_diffs nothing = {NULL, 0};
@@ -107,7 +107,8 @@ static mb_status read_true_state(restoring *r)
     return MB_OK;
 }
 
-/* Notes the fields of a row; a diff of its life has those that it wrote, if no later diff has them. */
+/* Records the fields of a row; a diff of its life has those that it wrote, unless a later diff has
+ * them. */
 static mb_status note_fields(restoring *r, const refused_object *o, const mb_diff *diff)
 {
     mb_slot *slot;
@@ -159,7 +160,7 @@ static mb_status sets_what_is_there(restoring *r, const refused_object *o, const
     return MB_OK;
 }
 
-/* What the device did to the objects, refused or not. */
+/* Records what the device did to the objects, refused or not. */
 static mb_status judge_request(restoring *r)
 {
     const mb_diffs *request = r->sync->request;
@@ -189,7 +190,7 @@ static bool device_has_row(const restoring *r, const refused_object *o)
 
 /* ---- what goes downstream ------------------------------------------------------------------ */
 
-/* Adds an outcome as a diff of its own: what it changes is changed there. */
+/* Adds an outcome as a separate diff: changes go there. */
 static mb_diff *add_outcome(restoring *r, const mb_diff *diff, const mb_outcome *outcome)
 {
     mb_diff *added = &r->made.items[r->made.count++];
@@ -227,7 +228,7 @@ static mb_status add_delete(restoring *r, const refused_object *o, int64_t clock
     return MB_OK;
 }
 
-/* What the merge sends down of the other objects. */
+/* Adds what the merge sends downstream for the other objects. */
 static mb_status add_others(restoring *r)
 {
     const mb_outcomes *merged = &r->sync->merged->downstream;
@@ -277,7 +278,7 @@ static mb_status add_rows(restoring *r)
     return MB_OK;
 }
 
-/* Room for all: the others, a delete for each object, and the true state. */
+/* Room for everything: the other objects, a delete for each object, and the true state. */
 static mb_status make_downstream(restoring *r, mb_outcomes *downstream)
 {
     const mb_diff **in_order;

@@ -1,13 +1,13 @@
-/* scan.h - a look at several bytes of a text at a time.
+/* scan.h - checks several bytes of a text at a time.
  *
- * Most bytes of a string say nothing.  So a block of them is looked at at once, and each byte that may
- * mean something is marked: 16 bytes with SSE2, which every x86-64 has, else 8 bytes in a word, after
- * Mycroft's test for a zero byte.  A mark may be set for a byte that means nothing, if one that does
- * stands before it; so who stops at a mark looks at the byte.
+ * Most bytes of a string have no special meaning. So a whole block is checked at once, and each
+ * byte that may be special is marked: 16 bytes with SSE2, which every x86-64 has, otherwise 8 bytes
+ * in a word, with Mycroft's test for a zero byte. A mark may also be set for a byte that is not
+ * special, if a special byte comes before it. So the code checks the byte at a mark.
  *
- * The last few bytes of a text are read as part of the block that ends with it.  A text shorter than a
- * block, and a word where no instruction counts zero bits, give no blocks: their bytes are looked at one
- * by one.
+ * The last few bytes of a text are read as part of the block that ends with the text. There are no
+ * blocks for a text shorter than a block, or for words if no instruction counts zero bits: then the
+ * bytes are checked one by one.
  */
 #ifndef MB_SCAN_H
 #define MB_SCAN_H
@@ -39,13 +39,13 @@ static inline uint64_t mb_block_marks(mb_block marks)
     return (uint64_t)_mm_movemask_epi8(marks);
 }
 
-/* Marks bytes of that value. */
+/* Marks bytes with that value. */
 static inline mb_block mb_block_equal(mb_block block, char wanted)
 {
     return _mm_cmpeq_epi8(block, _mm_set1_epi8(wanted));
 }
 
-/* Marks control characters, and what is not ASCII: as a signed byte it is below them. */
+/* Marks control characters and non-ASCII bytes: as signed bytes, those are below them. */
 static inline mb_block mb_block_control_or_not_ascii(mb_block block)
 {
     return _mm_cmplt_epi8(block, _mm_set1_epi8(0x20));
@@ -56,7 +56,7 @@ static inline mb_block mb_block_control(mb_block block)
     return _mm_cmpeq_epi8(block, _mm_min_epu8(block, _mm_set1_epi8(0x1f)));
 }
 
-/* Marks zeros and what is not ASCII. */
+/* Marks zeros and non-ASCII bytes. */
 static inline mb_block mb_block_zero_or_not_ascii(mb_block block)
 {
     return _mm_cmplt_epi8(block, _mm_set1_epi8(1));
@@ -138,20 +138,20 @@ static inline size_t mb_zero_bits(uint64_t marks)
 }
 #endif
 
-/* The bytes of a block before the first that is marked; MB_BLOCK if none is. */
+/* How many bytes of a block come before the first marked one; MB_BLOCK if none is marked. */
 static inline size_t mb_bytes_before(mb_block marked)
 {
     const uint64_t marks = mb_block_marks(marked);
     return marks == 0 ? MB_BLOCK : mb_zero_bits(marks) / MB_MARK_BITS;
 }
 
-/* How many bytes of a text that are not marked stand from `at` on: as far as a block goes, or the text.
+/* How many bytes from `at` on are not marked, up to the end of a block or of the text.
  *
  * begin, end    of the text
  * at            before the end
- * mark          one of the functions above, or of such
+ * mark          one of the functions above, or a similar one
  *
- * May be too small, so that a caller who looks at the byte behind it goes on.
+ * The result may be too small; a caller that checks the next byte then continues.
  */
 static inline size_t mb_unmarked_bytes(const char *begin, const char *at, const char *end,
                                        mb_block (*mark)(mb_block))

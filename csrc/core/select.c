@@ -1,20 +1,20 @@
-/* select.c - merging a part of what there is.
+/* select.c - merges a part of the objects.
  *
- * Each object is decided alone, so a part of the objects can be merged now and the rest later.  Three
- * things use that:
+ * Each object is merged separately, so some objects can be merged now and the others later. This is
+ * used in three cases.
  *
- * A long window goes to the device in pages.  All pages but the last have only objects that the
- * request has no diff of: for those, a page is a sync of a device with nothing to say, and its
- * clock moves from page to page.  What the request has diffs of waits for the last page and is merged
- * there with the whole window, as if there had been no pages.  So no page can say of an object what
- * a later one would have to take back.
+ * A long window is sent to the device in pages. All pages except the last contain only objects
+ * without a diff in the request. For those, a page is a sync of a device that sends nothing, and
+ * its clock moves from page to page. Objects with diffs in the request wait for the last page, and
+ * are merged there with the whole window, as if there were no pages. So no page has to undo what an
+ * earlier page said about an object.
  *
- * A device at clock 0 holds nothing, so it need not hear of what was dead when its pull began: what it
- * downloads is bounded by what lives.  A delete from after that is news even for it, since an earlier
- * page may have brought the object.
+ * A device at clock 0 has no rows, so it does not need objects that were dead when its pull began:
+ * its download is limited by the number of live objects. It does need a later delete, because an
+ * earlier page may have brought the object.
  *
- * A refused diff that is excluded from the merge changes what else of its object is written, and of
- * no other.  So who asks the rules of what is written asks of the objects concerned as a whole.
+ * If a refused diff is excluded from the merge, this can change what else of its object is written,
+ * but not of other objects. So the rules are asked about the whole objects concerned.
  *
  * Does not: cut an object in two.
  */
@@ -23,7 +23,7 @@
 #include "names.h"
 #include "text.h"
 
-/* An object that something is to be remembered of. */
+/* An object about which something is remembered. */
 typedef struct {
     mb_object_name name;
     bool is_made;  /* the request has an unknown create of it */
@@ -52,7 +52,7 @@ static bool has_object(const mb_diff *diff)
     return diff->model.size != 0 && diff->object_id.size != 0;
 }
 
-/* Notes the objects of the request's diffs. */
+/* Records the objects of the request's diffs. */
 static mb_status note_requested(mb_arena *arena, const mb_diffs *request, mb_objects *requested)
 {
     noted_object *noted;
@@ -113,7 +113,7 @@ mb_status mb_select(mb_arena *arena, mb_diffs *window, mb_diffs *request,
     return MB_OK;
 }
 
-/* Notes the objects of those diffs that are deletes and below pull_clock. */
+/* Records the objects of those diffs that are deletes and below pull_clock. */
 static mb_status note_dead(mb_arena *arena, const mb_diffs *later, int64_t pull_clock,
                            mb_objects *dead)
 {
@@ -166,7 +166,7 @@ mb_status mb_exclude_dead(mb_arena *arena, mb_diffs *window, const mb_diffs *req
     return MB_OK;
 }
 
-/* ---- what the rules are asked of ----------------------------------------------------------- */
+/* ---- about what the rules are asked -------------------------------------------------------- */
 
 static bool counts(const mb_diff *diff)
 {
@@ -181,7 +181,7 @@ static bool is_new_as_a_whole(const mb_diffs *request)
     return true;
 }
 
-/* Notes the objects of which something is written, and whether the device makes them. */
+/* Records the objects of which something is written, and whether the device creates them. */
 static mb_status note_written(mb_arena *arena, const mb_diffs *request, const bool *written,
                               mb_objects *objects)
 {
@@ -204,7 +204,7 @@ static mb_status note_written(mb_arena *arena, const mb_diffs *request, const bo
     return MB_OK;
 }
 
-/* Of a known diff something can only be written by a new create that it is folded into. */
+/* A known diff is written only by a new create into which it is folded. */
 static mb_status find_of_written_objects(mb_arena *arena, const mb_diffs *request,
                                          const mb_merge_result *merged, bool *found)
 {
@@ -241,8 +241,8 @@ mb_status mb_find_to_validate(mb_arena *arena, const mb_diffs *request,
 
 /* ---- pages --------------------------------------------------------------------------------- */
 
-/* The first diff that has no room on the page, the window's count if all have.  What is excluded takes
- * no room.
+/* The first diff that does not fit on the page; the window's count if all fit. Excluded diffs do
+ * not count.
  *
  * first    out: the first diff of the page; the window's count if there is none
  */

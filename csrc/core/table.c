@@ -1,9 +1,8 @@
 /* table.c - a hash table of pointers.
  *
- * Open addressing with linear probing, at most three quarters full.  A slot keeps the hash beside
- * the pointer, so that growing never looks at an item and a probe rarely does.  Nothing is ever
- * removed.  When the table grows, the old slots stay in the arena: altogether less than the size
- * of the new ones.
+ * Open addressing with linear probing, at most three quarters full. A slot has the hash beside the
+ * pointer, so growing never reads an item, and a probe rarely does. Nothing is ever removed. When
+ * the table grows, the old slots stay in the arena; altogether they are smaller than the new ones.
  */
 #include "table.h"
 

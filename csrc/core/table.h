@@ -15,24 +15,24 @@ typedef struct {
     size_t item_count;
 } mb_table;
 
-/* Whether `item` has the key that is looked for. */
+/* Whether `item` has the key that is searched for. */
 typedef bool (*mb_match)(const void *item, const void *key);
 
 /* Makes a table that holds `expected` items before it first grows.
  * Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_table_init(mb_table *table, size_t expected, mb_arena *arena);
 
-/* Finds the slot of a key, or the free slot where an item with that key belongs.
+/* Finds the slot of a key, or the free slot for an item with that key.
  *
- * hash   of the key; equal keys have equal hashes
- * slot   out: valid until the next call; where slot->item is NULL, mb_table_fill may fill it
+ * hash   the hash of the key; equal keys have equal hashes
+ * slot   out: valid until the next call; if slot->item is NULL, mb_table_fill may fill it
  *
  * Returns MB_OK or MB_NO_MEMORY (the table may have to grow).
  */
 mb_status mb_table_find(mb_table *table, uint64_t hash, mb_match match, const void *key,
                         mb_arena *arena, mb_slot **slot);
 
-/* Fills the free slot that mb_table_find gave. */
+/* Fills the free slot that mb_table_find returned. */
 void mb_table_fill(mb_table *table, mb_slot *slot, void *item);
 
 #endif

@@ -1,12 +1,12 @@
 /* text.c - the hash of a text.
  *
- * Ids and field names come from strangers.  With a fixed hash they could choose a thousand names
- * that fall into one slot and make a linear merge quadratic.  SipHash (Aumasson and Bernstein,
- * "SipHash: a fast short-input PRF", 2012) is keyed, and in its 1-3 form, which CPython and Rust
- * use for the same purpose, it is cheap on short texts.
+ * Ids and field names come from strangers. With a fixed hash, they could choose a thousand names
+ * that fall into one slot and make a linear merge quadratic. SipHash (Aumasson and Bernstein,
+ * "SipHash: a fast short-input PRF", 2012) has a secret key. Its 1-3 form, which CPython and Rust
+ * use for the same purpose, is cheap for short texts.
  *
- * Does not promise the same value on machines of different byte order: of what leaves memory,
- * only the fingerprint of a request is made of it, and there a difference costs a refused cursor.
+ * Does not promise the same value on machines with different byte order. Only the fingerprint of a
+ * request leaves memory; there, a difference costs a refused cursor.
  */
 #include "text.h"
 

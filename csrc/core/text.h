@@ -1,4 +1,4 @@
-/* text.h - what one does with a pointer and a length. */
+/* text.h - helpers for a pointer and a length. */
 #ifndef MB_TEXT_H
 #define MB_TEXT_H
 
@@ -14,7 +14,7 @@ static inline bool mb_text_equal(mb_text a, mb_text b)
     return a.size == b.size && (a.size == 0 || memcmp(a.at, b.at, a.size) == 0);
 }
 
-/* Copies a text to where there is room for it; returns the place behind it. */
+/* Copies a text to a place with enough room; returns the place after it. */
 static inline char *mb_text_put(char *at, mb_text text)
 {
     if (text.size != 0)
@@ -22,8 +22,8 @@ static inline char *mb_text_put(char *at, mb_text text)
     return at + text.size;
 }
 
-/* SipHash-1-3 of the bytes under a 64-bit key: not to be forced into collisions by someone who
- * does not know the key. */
+/* SipHash-1-3 of the bytes with a 64-bit key. Someone who does not know the key cannot cause
+ * collisions. */
 uint64_t mb_text_hash(mb_text text, uint64_t key);
 
 #endif

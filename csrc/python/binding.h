@@ -2,10 +2,10 @@
  *
  *     module        the state that the calls share, and the plain functions
  *     convert       diffs from Python to C and back
- *     errors        what the core refuses, as exceptions
+ *     errors        errors of the core as exceptions
  *     synchronizer  the app: its seven methods, and which optional ones it has
  *     request       one sync request: its diffs, its clock, its page
- *     validate      the app's rules, and what a refused diff takes with it
+ *     validate      the app's rules, and which diffs are refused along with one
  *     sync          one sync inside the owner's transaction: the order of the protocol
  *     reply         what the device gets
  *     mobync        the type that apps use
@@ -23,7 +23,7 @@
 
 enum { FIELDS = 7 };
 
-/* The methods that a Synchronizer need not have, in the order of state->optional_names. */
+/* The optional methods of a Synchronizer, in the order of state->optional_names. */
 typedef enum {
     TRANSACTION,
     WRITE_ORDER,
@@ -80,8 +80,8 @@ typedef struct {
     };
 } module_state;
 
-/* A function as the value of a slot.  ISO C converts a function to a number but not to void *, which is
- * what a slot holds. */
+/* A function as the value of a slot. ISO C converts a function to a number but not to void *, which
+ * a slot holds. */
 #define SLOT_FUNCTION(function) ((void *)(uintptr_t)(function))
 
 extern struct PyModuleDef mobync_core_module;
@@ -89,17 +89,17 @@ extern PyType_Spec synchronizer_spec;
 extern PyType_Spec mobync_spec;
 extern PyType_Spec compaction_spec;
 
-/* Imports what the calls of a Mobync need of the package.  Returns 0, or -1 with an exception. */
+/* Imports what the calls of a Mobync need from the package. Returns 0, or -1 with an exception. */
 int import_package(module_state *state);
 
-/* An arena for one call, which nobody else has.  Returns 0, or -1 with MemoryError. */
+/* An arena for one call. Returns 0, or -1 with MemoryError. */
 int take_arena(module_state *state, mb_arena **arena);
 
-/* Ends the use of an arena: it is kept for the next call, or freed.  NULL is allowed for both. */
+/* Ends the use of an arena: it is stored for the next call, or freed. NULL is allowed for both. */
 void give_back_arena(module_state *state, mb_arena *arena);
 
-/* The state of the module that a type, or one that it derives from, belongs to.  NULL once the
- * collector has taken the module from the type. */
+/* The state of the module of a type, or of a base of that type. NULL after the collector has taken
+ * the module from the type. */
 module_state *state_of_type(PyTypeObject *type);
 
 /* ---- errors -------------------------------------------------------------------------------- */
@@ -108,30 +108,31 @@ module_state *state_of_type(PyTypeObject *type);
  * Always returns -1. */
 int raise_invalid(module_state *state, Py_ssize_t index, PyObject *id, const char *format, ...);
 
-/* Raises InvalidDiffError or UnauthorizedError with a reason, which may be NULL with an exception; takes
- * the reference to it.  The rest as above. */
+/* Raises InvalidDiffError or UnauthorizedError with a reason, which may be NULL with an exception
+ * set; takes the reference to the reason. The rest is as above. */
 int raise_at(PyObject *type, Py_ssize_t index, PyObject *id, PyObject *reason);
 
-/* Raises an exception, of which it takes the reference; it may be NULL where one is set that says why.
- * Always returns -1. */
+/* Raises an exception, and takes the reference to it. It may be NULL if an exception is set that
+ * says why. Always returns -1. */
 int raise_made(PyObject *exception);
 
 /* Raises for a status that is not MB_OK. Always returns -1. */
 int raise_status(module_state *state, mb_status status, Py_ssize_t index, PyObject *id,
                  const mb_error *error);
 
-/* The same for a diff that the core found, with the index that it gave, or SIZE_MAX. */
+/* The same for a diff in which the core found a mistake, with its index, or SIZE_MAX. */
 int raise_read_status(module_state *state, mb_status status, size_t index, const mb_error *error);
 
-/* Raises an error with a text, in place of one that is set; without memory for the text MemoryError.
- * PyErr_Format raises an error that says nothing then, before Python 3.12.  Always returns -1. */
+/* Raises an error with a text, and replaces one that is set. Without memory for the text, it raises
+ * MemoryError; before Python 3.12, PyErr_Format would then raise an error without a text. Always
+ * returns -1. */
 int raise_format(PyObject *type, const char *format, ...);
 
 /* Raises MemoryError unless the status is MB_OK.  Returns 0 or -1. */
 int check_memory(mb_status status);
 
-/* Raises one of mobync.errors with what Python shows of a value: `format` has one %S for it.
- * Always returns -1. */
+/* Raises one of mobync.errors with the text that Python shows for a value: `format` has one %S for
+ * it. Always returns -1. */
 int raise_shown(module_state *state, PyObject *error_type, const char *format, PyObject *value);
 
 /* Takes the exception that is set, with its traceback: a new reference. */
@@ -151,8 +152,8 @@ typedef enum {
     TEXTS
 } diff_text_name;
 
-/* A diff's texts as Python objects: they keep the memory alive that the mb_diff borrows, and are
- * what goes out again.  NULL where the diff came as JSON and nobody has asked for them yet. */
+/* The texts of a diff as Python objects. They keep the memory alive that the mb_diff borrows, and
+ * they are what leaves again. NULL if the diff came as JSON and nobody has asked for them yet. */
 typedef struct {
     PyObject *texts[TEXTS];
 } diff_objects;
@@ -165,21 +166,21 @@ typedef struct {
     PyObject *json;        /* the text that they were read from, or NULL */
 } diff_list;
 
-/* Gives back the id and json_data of a diff that is needed no more; what came as JSON stays. */
+/* Releases the id and json_data of a diff that is no longer needed; what came as JSON stays. */
 void forget_texts(diff_list *list, size_t index);
 
-/* Gives back what a list holds; it is empty afterwards. */
+/* Releases what a list holds; it is empty afterwards. */
 void diff_list_clear(diff_list *list);
 
-/* A tuple of what an iterable holds now: a new reference.  A subclass of list or tuple counts as
- * what it holds, whatever its methods say. */
+/* A tuple of the current items of an iterable: a new reference. For a subclass of list or tuple,
+ * its real items count, whatever its methods return. */
 PyObject *snapshot(PyObject *sequence);
 
-/* Makes room for `count` diffs that come as dicts.  Returns 0, or -1 with MemoryError. */
+/* Makes room for `count` diffs that come as dicts. Returns 0, or -1 with MemoryError. */
 int diff_list_new(diff_list *list, Py_ssize_t count);
 
-/* What no diff of a request may have for a key, since it is an argument of validate_* itself; ends with
- * NULL. */
+/* Keys that a diff of a request cannot have, because they are arguments of validate_* itself; ends
+ * with NULL. */
 extern const char *const reserved_keys[];
 
 /* Reads a diff of a request from a dict into its place in a list, and checks its form.
@@ -196,23 +197,23 @@ int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, const mb_re
 /* Reads rows.
  *
  * rows            JSON text (str or bytes) or an iterable of mappings
- * log_model       which read() gave them, for the error; NULL where they are an argument
- * with_members    keep the members of each json_data: whatever is not mb_merge needs them
+ * log_model       the log that read() was called with, for the error; NULL for rows that are an argument
+ * with_members    keep the members of each json_data; everything except mb_merge needs them
  * list            out; the caller clears it, on failure too
  *
- * Returns 0, or -1 with InvalidDiffError for a row that is no diff, TypeError for what are no
- * rows, MemoryError, or what the iterable raised.
+ * Returns 0, or -1 with InvalidDiffError for a row that is not a diff, TypeError for something that
+ * has no rows, MemoryError, or what the iterable raised.
  */
 int read_rows(module_state *state, PyObject *rows, PyObject *log_model, bool with_members,
               mb_arena *arena, diff_list *list);
 
-/* Reads rows that read_log() gave: an iterable of sequences of the seven fields.  Each is read before
- * the next is asked for, and let go.  All else as of read_rows. */
+/* Reads rows from read_log(): an iterable of sequences of the seven fields. Each row is read and
+ * released before the next one is requested. Everything else is as in read_rows. */
 int read_value_rows(module_state *state, PyObject *rows, PyObject *log_model, bool with_members,
                     mb_arena *arena, diff_list *list);
 
-/* Checks that rows are what was asked for: of that owner, from that clock on.  A store that does
- * not filter would have other owners' diffs merged, or old ones taken for concurrent.
+/* Checks that rows are what was requested: of that owner, and from that clock on. If a store did
+ * not filter, diffs of other owners would be merged, or old diffs would count as concurrent.
  * Returns 0, or -1 with ValueError. */
 int check_window(const diff_list *window, mb_text owner, int64_t first_clock, PyObject *method,
                  PyObject *log_model);
@@ -224,17 +225,17 @@ int64_t highest_of(const mb_diffs *diffs);
  * for a lone surrogate, UnicodeEncodeError. */
 int borrow_text(PyObject *str, mb_text *text);
 
-/* Whether the exception that is set says that a str has a lone surrogate; then it is cleared. */
+/* Whether the exception that is set means that a str has a lone surrogate; then it is cleared. */
 bool forget_lone_surrogate(void);
 
-/* The text of JSON that came as str or bytes; borrowed.  Returns 0, or -1 with TypeError, or with
- * InvalidDiffError for a str that is no Unicode. */
+/* The text of JSON that came as str or bytes; borrowed. Returns 0, or -1 with TypeError, or with
+ * InvalidDiffError for a str that is not Unicode. */
 int borrow_json(module_state *state, PyObject *json, mb_text *text);
 
 /* A new str. */
 PyObject *text_to_str(mb_text text);
 
-/* Fills a place of a new list with an item, whose reference it takes; NULL drops the list. */
+/* Sets an item of a new list and takes the reference to it; NULL drops the list. */
 void put_item(PyObject **list, size_t place, PyObject *item);
 
 /* A text of a diff, or the json_data of an outcome of the list, as a new reference to a str. */
@@ -251,46 +252,47 @@ PyObject *outcomes_to_list(module_state *state, const mb_outcomes *outcomes, dif
 
 /* ---- the app ------------------------------------------------------------------------------- */
 
-/* A Synchronizer, and which of the optional methods it has of its own. */
+/* A Synchronizer, and which optional methods it overrides. */
 typedef struct {
     PyObject *object;
     bool has[OPTIONAL_METHODS];
 } store;
 
-/* Looks at a Synchronizer.
+/* Finds out which methods a Synchronizer overrides.
  *
  * object   borrowed: it outlives the store
  *
- * Returns 0, or -1 with TypeError if it is none, or with what a strange attribute raised.
+ * Returns 0, or -1 with TypeError if it is not a Synchronizer, or with the error of a strange
+ * attribute.
  */
 int open_store(module_state *state, PyObject *object, store *opened);
 
-/* Whether a Synchronizer has an optional method of its own.  Returns 1, 0, or -1. */
+/* Whether a Synchronizer overrides an optional method. Returns 1, 0, or -1. */
 int has_own(module_state *state, PyObject *object, optional_method which);
 
-/* Calls a method of a store with arguments[1 .. count]; arguments[0] is room for the call.
- * Returns a new reference to its plain_answer(), or NULL with an exception. */
+/* Calls a method of a store with arguments[1 .. count]; arguments[0] is room for the call. Returns
+ * a new reference to its plain_answer(), or NULL with an exception. */
 PyObject *call_store(const store *app, PyObject *method, PyObject **arguments, size_t count);
 
-/* What an app's method answered.  One that must be awaited would count as a yes, and nothing would have
- * been done: the store's `_waiting` awaits it where it can, or raises TypeError.
+/* The answer of an app's method. An answer that must be awaited would count as a yes, and nothing
+ * would be done. So the store's `_waiting` awaits it if it can, or raises TypeError.
  *
- * app       whose method it is
+ * app       the object with the method
  * answer    takes the reference; may be NULL
- * method    its name
+ * method    the name of the method
  *
  * Returns a new reference, or NULL with an exception. */
 PyObject *plain_answer(const store *app, PyObject *answer, PyObject *method);
 
-/* What of an owner's log is wanted: rows, rows with the members of their json_data, or only deletes (a
- * store may give all rows the same). */
+/* What to read from an owner's log: rows, rows with the members of their json_data, or only deletes
+ * (a store may return all rows all the same). */
 typedef enum { LOG_ROWS, LOG_MEMBERS, LOG_DELETES } log_part;
 
-/* Reads an owner's diffs of the log with a clock of first to before the end; end -1: to the last.
+/* Reads an owner's diffs of the log with a clock from first to before end; end -1: to the last.
  *
  * rows           out: checked; the caller clears it, on failure too
  *
- * Returns 0, or -1 with ValueError for rows that are no log of this owner, or what read() raised.
+ * Returns 0, or -1 with ValueError for rows that are not a log of this owner, or what read() raised.
  */
 typedef struct {
     PyObject *log_model;
@@ -303,14 +305,14 @@ int read_log(module_state *state, const store *app, const log_name *log, int64_t
 
 /* Asks a store for an owner's highest logical clock.
  *
- * highest   out: -1 for an empty log; -2 where the store does not offer it
+ * highest   out: -1 for an empty log; -2 if the store does not have the method
  *
  * Returns 0, or -1 with an exception.
  */
 int ask_highest_clock(module_state *state, const store *app, const log_name *log, int64_t *highest);
 
-/* Finds an owner's highest logical clock, -1 for an empty log: the store's own answer, else that of
- * the log from a clock on.  Returns 0, or -1 with an exception. */
+/* Finds an owner's highest logical clock, -1 for an empty log: the store's own answer, or the one
+ * from reading the log from a clock on. Returns 0, or -1 with an exception. */
 int find_highest_clock(module_state *state, const store *app, const log_name *log, int64_t from,
                        mb_arena *arena, int64_t *highest);
 
@@ -337,7 +339,7 @@ typedef struct {
     PyObject *noted;       /* of mobync/_sync/devices.py: owners whose nameless devices are noted */
 } mobync_object;
 
-/* What a request says of pages. */
+/* The paging of a request. */
 typedef struct {
     bool asked;
     int64_t limit;       /* diffs that a page should have; 0: all that are left */
@@ -346,7 +348,7 @@ typedef struct {
     int64_t stamp; /* by which devices.py knows the page, or the next one; 0: it is the first */
 } page;
 
-/* What is known of a diff of a request beside what it says. */
+/* What is known about a diff of a request besides its content. */
 typedef struct {
     PyObject *sent; /* a copy of the caller's dict, as the device sent it; NULL: it came as JSON */
     PyObject *malformed; /* of a dict: the error that says why; or NULL */
@@ -355,7 +357,7 @@ typedef struct {
     bool taken_along;    /* in this attempt: excluded since an earlier diff of its object was */
 } diff_notes;
 
-/* What a request of a named device is: mobync/_sync/devices.py decides it, with these numbers. */
+/* The kinds of request of a named device; mobync/_sync/devices.py decides, with these numbers. */
 typedef enum { NEXT, RETRY, STARTS_OVER, STARTED_OVER, POLL } turn_kind;
 
 /* One request on its way through a sync. */
@@ -385,7 +387,7 @@ typedef struct {
     int64_t stamp;        /* likewise; 0: there is none */
     bool has_transaction; /* of the app's own: a sync is all or nothing */
 
-    /* What earlier attempts found. */
+    /* Results of earlier attempts. */
     bool singly;  /* rows are written one by one, to find those that do not fit */
     int restarts; /* for the sake of rows that do not fit */
 
@@ -410,7 +412,7 @@ typedef struct {
     diff_list restored; /* what goes downstream then */
     mb_outcomes restored_downstream;
 
-    /* What is being written: places in the merge's upstream. */
+    /* What is being written: positions in the merge's upstream. */
     size_t *order;
     PyObject *misfit; /* the last one that was found where rows are written one by one, or NULL */
     const size_t *written_places;
@@ -418,10 +420,10 @@ typedef struct {
     bool writes_log;
 } sync_state;
 
-/* Begins a sync with what the arguments or the body of a request say.
+/* Begins a sync with the arguments, or with the body of a request.
  *
- * s        all zero but for state and server; the caller ends it with end_sync, on failure too
- * clock ... mark   as they came from the caller
+ * s        all zero except state and server; the caller ends it with end_sync, on failure too
+ * clock ... mark   as the caller passed them
  * body     str or bytes
  *
  * Returns 0, or -1 with an exception.
@@ -441,72 +443,73 @@ typedef struct {
 int begin_sync(sync_state *s, PyObject *diffs, PyObject *owner_id, const request_head *head);
 int begin_json_sync(sync_state *s, PyObject *body, PyObject *owner_id);
 
-/* The same for edits of the backend, which come without a clock; and for a merge of two lists, which
- * is no sync and needs no server. */
+/* The same for edits of the backend, which come without a clock; and for a merge of two lists,
+ * which is not a sync and needs no server. */
 int begin_push(sync_state *s, PyObject *diffs, PyObject *owner_id);
 int begin_merge(sync_state *s, PyObject *diffs, const char *log_model);
 
 void end_sync(sync_state *s);
 
-/* Checks that an argument is text that a database can hold, and borrows its UTF-8.  Returns 0, or -1 with
- * TypeError or ValueError. */
+/* Checks that an argument is text that a database can store, and borrows its UTF-8. Returns 0, or
+ * -1 with TypeError or ValueError. */
 int check_text(const char *name, PyObject *text, mb_text *utf8);
 
-/* Names the owner's log and takes an arena: what of a sync needs no request. */
+/* Sets the name of the owner's log and takes an arena: the part of a sync that needs no request. */
 int name_log(sync_state *s, PyObject *owner_id);
 
-/* The cursor with which the next page is asked for: a new str. */
+/* The cursor for the next page: a new str. */
 PyObject *write_cursor(const sync_state *s);
 
 typedef int (*in_transaction)(sync_state *s, const store *app);
 
-/* Does a request without diffs without the owner's lock, where the store can read so.  Returns 1 once
- * it is done, 0 if it needs the lock, or -1 with an exception. */
+/* Answers a request without diffs without the owner's lock, if the store can read that way. Returns
+ * 1 when it is done, 0 if it needs the lock, or -1 with an exception. */
 int run_pull(sync_state *s);
 
-/* Does `work` in a transaction of the owner, again after an error that passes or a diff that is
- * excluded.  Returns 0 once it is committed, or -1 with an exception. */
+/* Does `work` in a transaction of the owner. It starts again after a transient error, and after a
+ * diff is excluded. Returns 0 when it is committed, or -1 with an exception. */
 int run_sync(sync_state *s, in_transaction work);
 
-/* The two kinds of work: a device's request, and edits of the backend, which no rule is asked of. */
+/* The two kinds of work: a device's request, and edits of the backend, for which no rule is asked.
+ */
 int sync_in_transaction(sync_state *s, const store *app);
 int push_in_transaction(sync_state *s, const store *app);
 
 /* Merges the request with the window.  Returns 0, or -1 with an exception. */
 int merge_request(sync_state *s);
 
-/* Asks the rules of all that is new in the request, or of what a retry would write; excludes what
- * they refuse where the server skips.  Returns 0, or -1 with an exception. */
+/* Asks the rules about everything that is new in the request, or about what a retry would write. If
+ * the server skips, refused diffs are excluded. Returns 0, or -1 with an exception. */
 int validate_new(sync_state *s, const store *app);
 
-/* Asks the rule of one diff, and excludes it if the rule says no and the server skips.
+/* Asks the rule about one diff, and excludes it if the rule refuses it and the server skips.
  * Returns 0, or -1 with an exception. */
 int check_rule(sync_state *s, const store *app, size_t index);
 
-/* A create or a delete that is excluded takes along what the device did to the object afterwards. */
+/* If a create or a delete is excluded, excludes the device's later diffs of the object too. */
 void take_along(sync_state *s, const mb_diff *excluded);
 
-/* Names in an error the diff of the request that it means.  Returns 0, or -1 with an exception. */
+/* Adds to an error which diff of the request it is about. Returns 0, or -1 with an exception. */
 int name_diff(sync_state *s, PyObject *error, size_t index);
 
 /* Writes the rows of the models, then the log.  Return 0, or -1 with an exception. */
 int write_models(sync_state *s, const store *app);
 int append_log(sync_state *s, const store *app);
 
-/* After a failed attempt: an exception about a row gets the place of its diff in the request, and
- * becomes BeginAgain where another attempt can do without the row.  Always returns -1. */
+/* After a failed attempt: an exception about a row gets the position of its diff in the request. It
+ * becomes BeginAgain if another attempt can do without the row. Always returns -1. */
 int note_misfit(sync_state *s);
 
 /* Makes a new id, in arena.  Returns 0, or -1 with an exception. */
 int make_id(module_state *state, mb_arena *arena, mb_text *id);
 
-/* The owner's logical clock after the sync; of a page before the last the device's own. */
+/* The owner's logical clock after the sync; on a page before the last, the device's own. */
 int64_t reply_clock(const sync_state *s);
 
 /* Whether the reply tells a named device to drop its rows and pull from clock 0. */
 bool resets(const sync_state *s);
 
-/* How many diffs were accepted, and how many go down. */
+/* How many diffs were accepted, and how many are sent to the device. */
 size_t accepted_count(const sync_state *s);
 size_t sent_count(const sync_state *s);
 

@@ -1,8 +1,8 @@
 /* compaction.c - a log compacted piece by piece, from its end, and then folded from its beginning.
  *
- * A Compaction remembers what of the log it has seen, in an arena of its own; each piece is read,
- * judged and forgotten in another.  What must be written comes back as plain lists: the caller
- * writes it, inside the transaction in which the piece was read.
+ * A Compaction remembers what it has seen of the log, in its own arena. Each piece is read,
+ * compacted and forgotten in another arena. What must be written is returned as plain lists: the
+ * caller writes it, inside the transaction in which the piece was read.
  */
 #include "binding.h"
 
@@ -45,8 +45,8 @@ static void compaction_dealloc(Compaction *self)
     Py_DECREF(type);
 }
 
-/* The diffs of a list that are earlier than a clock.  A store that was asked for just those may
- * not know such a filter. */
+/* The diffs of a list that are earlier than a clock. A store may not support the filter for that,
+ * and return more. */
 static mb_status earlier_than(const mb_diffs *all, int64_t end_clock, mb_arena *arena,
                               mb_diffs *earlier)
 {
@@ -69,7 +69,7 @@ static long long bytes_of(const mb_diff *diff, mb_text json_data)
     return (long long)text + INTEGERS;
 }
 
-/* Appends (diff id, json_data that is left or None). */
+/* Appends (diff id, remaining json_data or None). */
 static int append_change(PyObject *changes, const mb_diff *diff, const mb_compacted *fate)
 {
     PyObject *left = fate->fate == MB_TRIMMED ? text_to_str(fate->json_data) : Py_NewRef(Py_None);
@@ -102,7 +102,7 @@ static PyObject *describe(const mb_diffs *piece, const mb_compacted *fates)
                          bytes_after);
 }
 
-/* Expects what is left below the horizon and is to be folded. */
+/* Announces the diffs that are left below the horizon and must be folded. */
 static mb_status expect_folds(Compaction *self, const mb_diffs *piece, const mb_compacted *fates)
 {
     for (size_t i = 0; i < piece->count; i++) {
@@ -117,7 +117,7 @@ static mb_status expect_folds(Compaction *self, const mb_diffs *piece, const mb_
     return MB_OK;
 }
 
-/* What is done with one piece: a new object, or NULL with an exception. */
+/* The work on one piece: a new object, or NULL with an exception. */
 typedef PyObject *(*on_piece)(Compaction *self, const mb_diffs *piece, mb_arena *arena);
 
 /* Ends a compaction that ran out of memory in the middle.  Always returns NULL. */
@@ -187,7 +187,7 @@ static PyObject *fold_piece(Compaction *self, const mb_diffs *piece, mb_arena *a
     return describe_fold(piece, &fold);
 }
 
-/* What a piece of the log is: rows, and from which clock to before which. */
+/* The arguments of a piece of the log: rows, the clock of the first, and the clock after the last. */
 typedef struct {
     PyObject *rows;
     mb_text owner;
@@ -212,7 +212,7 @@ static PyObject *read_piece(Compaction *self, const piece_head *head, on_piece w
     return result;
 }
 
-/* Reads the arguments, which piece() and fold() have alike, and works on the piece. */
+/* Reads the arguments, which are the same for piece() and fold(), and works on the piece. */
 static PyObject *work_on_piece(Compaction *self, PyObject *args, const char *format, on_piece work)
 {
     module_state *state = state_of_type(Py_TYPE(self));
@@ -234,18 +234,19 @@ PyDoc_STRVAR(piece_doc,
              "piece($self, rows, owner_id, first_clock, end_clock, /)\n--\n\n"
              "Compact the piece before the last one.\n\n"
              "Returns (changes, rows before, rows after, bytes before, bytes after); a change is\n"
-             "(diff id, json_data that is left, or None where the row goes).");
+             "(diff id, remaining json_data, or None if the row is dropped).");
 
 static PyObject *compaction_piece(Compaction *self, PyObject *args)
 {
     return work_on_piece(self, args, "Os#LL:piece", compact_piece);
 }
 
-PyDoc_STRVAR(fold_doc,
-             "fold($self, rows, owner_id, first_clock, end_clock, /)\n--\n\n"
-             "Fold the piece after the last one, when all pieces have been compacted.\n\n"
-             "Returns (creates, ids of the rows that go, rows before, bytes more, objects left as\n"
-             "they are); a create is (diff id, utc_timestamp, json_data, field_times or None).");
+PyDoc_STRVAR(
+    fold_doc,
+    "fold($self, rows, owner_id, first_clock, end_clock, /)\n--\n\n"
+    "Fold the piece after the last one, when all pieces have been compacted.\n\n"
+    "Returns (creates, ids of dropped rows, rows before, additional bytes, objects that are\n"
+    "not folded); a create is (diff id, utc_timestamp, json_data, field_times or None).");
 
 static PyObject *compaction_fold(Compaction *self, PyObject *args)
 {
@@ -280,7 +281,7 @@ static PyType_Slot compaction_slots[] = {
     {0, NULL},
 };
 
-/* Holds no Python object but its type, so there is no cycle for the collector to find. */
+/* Refers to no Python object except its type, so the collector has no cycle to find. */
 PyType_Spec compaction_spec = {
     .name = "mobync._core.Compaction",
     .basicsize = sizeof(Compaction),

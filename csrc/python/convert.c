@@ -1,16 +1,16 @@
 /* convert.c - diffs from Python to C and back.
  *
- * A diff comes in as a dict and leaves as one; in between, the core borrows the UTF-8 that CPython
- * keeps inside each str.  So the str objects are held as long as the merge lasts, and a text that
- * the merge did not change goes out as the very object that came in.
+ * A diff comes in as a dict and leaves as one. In between, the core borrows the UTF-8 that CPython
+ * stores inside each str. So the str objects are held as long as the merge lasts, and a text that
+ * the merge did not change leaves as the same object that came in.
  *
- * Input is hostile until it is read: hashing or comparing a strange key can run any code.  So the
- * dicts of a request are copied before anything of them is looked at, and of a row the values are
- * held while they are read.
+ * Input is hostile until it is read: hashing or comparing a strange key can run any code. So the
+ * dicts of a request are copied before anything in them is used, and the values of a row are held
+ * while they are read.
  *
- * A window can have a million rows.  So a store may give them one by one, as values: each is read and let
- * go before the next is made, and a text that is that of the row before, as owners and models mostly are,
- * is kept once.
+ * A window can have a million rows. So a store may return them one by one, as values: each row is
+ * read and released before the next is made. If a text equals that of the row before, as owners and
+ * models mostly do, it is stored once.
  */
 #include "binding.h"
 
@@ -106,7 +106,7 @@ typedef struct {
     PyObject **texts; /* where the list keeps those of the diff */
 } reading;
 
-/* Raises what the core says of a rule that the diff breaks.  Always returns -1. */
+/* Raises the error of the core for a rule that the diff breaks. Always returns -1. */
 static int refuse(const reading *r, mb_code code, const char *field)
 {
     mb_error error;
@@ -136,8 +136,8 @@ bool forget_lone_surrogate(void)
     return true;
 }
 
-/* Finds the values of a dict whose first keys are the fields in their order and interned, as those of
- * most stores are: to walk along takes less than to look each key up. */
+/* Finds the values of a dict whose first keys are the interned fields in their order, as in most
+ * stores: iterating takes less time than looking each key up. */
 static bool find_values_in_order(reading *r, PyObject *dict)
 {
     PyObject *key;
@@ -186,7 +186,7 @@ static int take_text(const reading *r, PyObject *value, const char *field, diff_
         return refuse(r, MB_MISSING, field);
     if (!PyUnicode_Check(value))
         return refuse(r, MB_NOT_A_STRING, field);
-    PyObject *exact = PyUnicode_FromObject(value); /* a str, whatever subclass came in */
+    PyObject *exact = PyUnicode_FromObject(value); /* a str, also if a subclass came in */
     if (exact == NULL)
         return -1;
     if (borrow_text(exact, text_of(r->diff, which)) < 0) {
@@ -202,7 +202,7 @@ static int read_text(const reading *r, int field, diff_text_name which)
     return take_text(r, r->values[field], field_names[field], which);
 }
 
-/* Reads what only a folded row of the log has: text, or None. */
+/* Reads the field that only a folded row of the log has: text, or None. */
 static int take_times(const reading *r, PyObject *times)
 {
     return times == Py_None ? 0 : take_text(r, times, "field_times", FIELD_TIMES_TEXT);
@@ -236,7 +236,7 @@ static int read_integer(const reading *r, int field, int64_t *integer)
     return 0;
 }
 
-/* A type is its name; a row may also hold the member of OperationType. */
+/* A type is its name; a row may also have the member of OperationType. */
 static int read_type(const reading *r, mb_type *type)
 {
     PyObject *value = r->values[TYPE];
@@ -259,7 +259,7 @@ static int read_type(const reading *r, mb_type *type)
     return result;
 }
 
-/* Reads the fields in the order in which a person reads them: the first bad one is named. */
+/* Reads the fields in the order in which people read them: the error names the first bad one. */
 static int read_fields(const reading *r)
 {
     if (read_text(r, ID, ID_TEXT) < 0 || read_text(r, OWNER, OWNER_TEXT) < 0 ||
@@ -270,8 +270,8 @@ static int read_fields(const reading *r)
     return read_text(r, JSON_DATA, JSON_DATA_TEXT);
 }
 
-/* Reads what of a refused diff says which object it is of, behind the field that was at fault: where
- * a request goes on without it, that object is restored.  Keeps the exception that is set. */
+/* Reads the fields of a refused diff that name its object, after the field with the mistake. If a
+ * request continues without the diff, that object is restored. Keeps the exception that is set. */
 static void read_object_anyway(const reading *r)
 {
     PyObject *exception = take_exception();
@@ -282,7 +282,7 @@ static void read_object_anyway(const reading *r)
     restore_exception(exception);
 }
 
-/* Checks the keys of a request's diff: str, and none that is reserved. */
+/* Checks the keys of a request's diff: each is a str, and none is reserved. */
 static int check_keys(const reading *r, PyObject *dict)
 {
     PyObject *key;
@@ -349,7 +349,7 @@ int borrow_json(module_state *state, PyObject *json, mb_text *text)
                : -1;
 }
 
-/* To read the members again takes more than to keep them, unless there are many. */
+/* Reading the members again takes longer than storing them, unless there are many. */
 static mb_status check_row(mb_diff *diff, bool with_members, size_t index, mb_arena *arena,
                            mb_error *error)
 {
@@ -402,7 +402,7 @@ static int refuse_rows(PyObject *rows, PyObject *log_model)
     return raise_format(PyExc_TypeError, "read(%R) must return %s %.100s", log_model, wanted, type);
 }
 
-/* Reads the fields whose values have been taken, and gives those back. */
+/* Reads the fields from the values that were taken, and releases those. */
 static int read_row(reading *r, bool with_members, mb_arena *arena)
 {
     mb_error error;
@@ -471,7 +471,7 @@ static int take_row_values(reading *r, PyObject *row, PyObject *log_model)
     return result;
 }
 
-/* Keeps a text once where it is that of the row before. */
+/* Stores a text once if it equals that of the row before. */
 static void share_text(diff_list *list, size_t index, diff_text_name which)
 {
     mb_text *text = text_of(&list->diffs.items[index], which);
@@ -482,7 +482,7 @@ static void share_text(diff_list *list, size_t index, diff_text_name which)
     Py_SETREF(list->objects[index].texts[which], Py_NewRef(list->objects[index - 1].texts[which]));
 }
 
-/* Reads a row into the place behind the last. */
+/* Reads a row as the next diff of the list. */
 static int add_value_row(module_state *state, PyObject *row, PyObject *log_model, bool with_members,
                          mb_arena *arena, diff_list *list)
 {
@@ -519,7 +519,7 @@ int read_value_rows(module_state *state, PyObject *rows, PyObject *log_model, bo
     return result == 0 && PyErr_Occurred() ? -1 : result;
 }
 
-/* Raises for a row that is not what was asked for.  Always returns -1. */
+/* Raises for a row that was not requested. Always returns -1. */
 static int refuse_row(PyObject *method, PyObject *log_model, size_t row, const char *format, ...)
 {
     va_list arguments;
@@ -566,8 +566,8 @@ PyObject *text_to_str(mb_text text)
     return PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
 }
 
-/* The object in which the text came, or one that is made when it is first asked for: that of the diff
- * before, where it has the same, since owners and models are mostly the same. */
+/* The object in which the text came, or one that is made at the first use. If the text equals that
+ * of the diff before, its object is used, because owners and models mostly are the same. */
 PyObject *diff_text(diff_list *list, size_t index, diff_text_name which)
 {
     mb_diff *diff = &list->diffs.items[index];

@@ -1,7 +1,7 @@
-/* errors.c - what the core refuses, as exceptions.
+/* errors.c - errors of the core as exceptions.
  *
- * The core says which field of which diff breaks which rule; here that becomes an InvalidDiffError
- * with a place that a client's developer can find.  The core's reasons are passed on as they are.
+ * The core says which field of which diff breaks which rule. Here this becomes an InvalidDiffError
+ * with a position that a client's developer can find. The core's reasons are used unchanged.
  */
 #include "binding.h"
 

@@ -1,7 +1,8 @@
-/* mobync.c - the type that apps use: its settings, and what enters a sync.
+/* mobync.c - the type that apps use: its settings, and the entry into a sync.
  *
- * mobync.Mobync is this type with documentation and what is not a sync (adopt, compact, listen).
- * Each method here reads its arguments, runs one sync (sync.c) and gives the result.
+ * mobync.Mobync is this type with documentation and with everything that is not a sync (adopt,
+ * compact, listen). Each method here reads its arguments, runs one sync (sync.c) and returns the
+ * result.
  */
 #include "binding.h"
 
@@ -12,7 +13,7 @@
 
 enum { MOST_DEPTH = 1000 /* what cJSON is built for */ };
 
-/* A setting that is a count; one that is not given keeps what is there. */
+/* A setting that is a count; without an argument the old value stays. */
 static int check_count(const char *name, PyObject *given, Py_ssize_t most, Py_ssize_t *count)
 {
     if (given == NULL)
@@ -61,8 +62,8 @@ static int check_on_refusal(module_state *state, PyObject *given, bool *skips)
 
 enum { SETTINGS = 13 };
 
-/* Reads the settings in the order of the arguments.  What was read before one that is refused stays, and
- * means nothing without a synchronizer. */
+/* Reads the settings in the order of the arguments. If one is refused, the earlier ones stay set;
+ * they have no effect without a synchronizer. */
 static int read_settings(module_state *state, mobync_object *self, PyObject *const given[SETTINGS])
 {
     if (check_count("max_clock_skew_ms", given[0], MB_MAX_INTEGER, &self->max_clock_skew_ms) < 0 ||
@@ -85,7 +86,7 @@ static int read_settings(module_state *state, mobync_object *self, PyObject *con
     return 0;
 }
 
-/* Takes the app's side: what says that it cannot be used, and the locks that hang on it, are Python's. */
+/* Sets the synchronizer. Python code checks that it is usable, and makes the locks. */
 static int take_synchronizer(module_state *state, mobync_object *self, PyObject *synchronizer,
                              PyObject *log_model)
 {
@@ -210,7 +211,7 @@ static int open_sync(mobync_object *self, sync_state *s)
     return s->state != NULL && self->synchronizer != NULL ? 0 : refuse_no_init();
 }
 
-/* Runs a sync that has begun, and tells who wants to know. */
+/* Runs a sync that has begun, and calls the listeners. */
 static int finish_sync(sync_state *s, in_transaction work)
 {
     const bool only_pulls = work == sync_in_transaction && s->request.diffs.count == 0;
@@ -232,9 +233,9 @@ PyDoc_STRVAR(
     "    logical_clock: the clock of the reply to the device's last sync, 0 before the first;\n"
     "        an int, or its digits.\n"
     "    diffs: a list of dicts: the device's edits, in the order in which it made them.\n"
-    "    owner_id: whom the app authenticated; what is stored belongs to this owner, whatever\n"
-    "        the diffs claim.\n"
-    "    limit: about how many diffs the reply may bring; more come in further pages\n"
+    "    owner_id: the authenticated owner; everything is stored for this owner, whatever the\n"
+    "        diffs say.\n"
+    "    limit: about how many diffs the reply may have; the rest comes in further pages\n"
     "        (docs/protocol.md, \"Pages\").\n"
     "    cursor: of the last reply, if that said that there is more.\n"
     "    device: the name that the device gave itself (docs/protocol.md, \"Named devices\"); a\n"
@@ -254,7 +255,7 @@ PyDoc_STRVAR(
     "    for a named device ``mark``, and ``reset`` (True) if it must drop its rows and pull\n"
     "    from 0; for a part its number, ``part``, and before the last nothing else that counts.\n\n"
     "Raises:\n"
-    "    InvalidDiffError: a diff is malformed, or the app's tables do not take it.\n"
+    "    InvalidDiffError: a diff is malformed, or the app's tables refuse it.\n"
     "    UnauthorizedError: a rule of the app refused a diff.\n"
     "    LogicalClockError: the clock is not an int of 0 or more, or ahead of the server.\n"
     "    UnknownDeviceError: a named device is not as the server knows it: it takes a new name.\n"
@@ -265,7 +266,7 @@ PyDoc_STRVAR(
     "        page.\n"
     "    BusyError: another sync of this owner took too long.\n"
     "    TypeError, ValueError: ``owner_id`` is not text, or a method of the Synchronizer\n"
-    "        returned what it must not.\n");
+    "        returned a wrong value.\n");
 
 /* A part of a request, as dicts: what keeps parts takes JSON. */
 static PyObject *apply_part(mobync_object *self, module_state *state, PyObject *owner_id,
@@ -303,7 +304,7 @@ PyDoc_STRVAR(
     apply_json_doc,
     "apply_json($self, body, owner_id)\n--\n\n"
     "Do what apply() does, from the body of a request to the body of the reply.\n\n"
-    "Nothing of it becomes a Python object but what the Synchronizer is given.\n\n"
+    "Only what is passed to the Synchronizer becomes a Python object.\n\n"
     "Args:\n"
     "    body: the request as JSON, str or bytes: an object with ``logical_clock`` and ``diffs``,\n"
     "        perhaps ``limit`` and ``cursor``, and ``device``, ``request`` and ``mark``, and\n"
@@ -315,7 +316,7 @@ PyDoc_STRVAR(
     "Raises:\n"
     "    InvalidDiffError: the body is malformed, or a diff in it.\n"
     "    TypeError: ``body`` is neither str nor bytes.\n"
-    "    What else apply() raises.\n");
+    "    The other exceptions of apply().\n");
 
 /* Applies a body; of a part of a request gives what take_part() needs instead, for the caller. */
 static PyObject *apply_body(mobync_object *self, PyObject *body, PyObject *owner_id, bool is_whole,
@@ -363,7 +364,7 @@ static PyObject *mobync_apply_json(mobync_object *self, PyObject *args, PyObject
 
 PyDoc_STRVAR(push_doc, "_push_diffs($self, diffs, owner_id, clock=-1, /)\n--\n\n"
                        "Make the backend's own edits, given as diffs; return the owner's clock.\n\n"
-                       "Raises LogicalClockError where that is not ``clock`` before, unless -1.");
+                       "Raises LogicalClockError if ``clock`` is not the clock before, unless -1.");
 
 static PyObject *mobync_push(mobync_object *self, PyObject *args)
 {
@@ -412,12 +413,12 @@ static PyObject *mobync_validate(mobync_object *self, PyObject *args, PyObject *
 PyDoc_STRVAR(logical_clock_doc,
              "logical_clock($self, owner_id)\n--\n\n"
              "The clock that a reply to this owner would have now: the log's highest plus one.\n\n"
-             "Reads outside of any transaction of mobync's.\n\n"
+             "Reads outside of any transaction of mobync.\n\n"
              "Args:\n"
-             "    owner_id: whose log.\n\n"
+             "    owner_id: the owner of the log.\n\n"
              "Raises:\n"
              "    TypeError, ValueError: ``owner_id`` is not text, or the Synchronizer returned\n"
-             "        what it must not.\n");
+             "        a wrong value.\n");
 
 static PyObject *mobync_logical_clock(mobync_object *self, PyObject *args, PyObject *kwargs)
 {

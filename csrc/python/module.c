@@ -1,10 +1,10 @@
-/* module.c - the extension module mobync._core: its state, its life, its plain functions.
+/* module.c - the extension module mobync._core: its state and its plain functions.
  *
- * Everything that a call needs hangs on the module's state, so that each interpreter that imports
- * the module has its own.  No rule of the merge is here.
+ * Everything that a call needs is in the module's state, so each interpreter that imports the
+ * module has its own. There is no rule of the merge here.
  *
- * Does not declare itself safe for interpreters with a GIL of their own: cJSON's parser, which
- * decodes escaped strings, resets a position that all threads of the process share.
+ * Does not declare itself safe for interpreters with their own GIL: cJSON's parser, which decodes
+ * escaped strings, resets a position that all threads of the process share.
  */
 #include "binding.h"
 
@@ -32,7 +32,7 @@ module_state *state_of_type(PyTypeObject *type)
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
-/* The raw allocator, since large requests are read and merged without the GIL. */
+/* The raw allocator, because large requests are read and merged without the GIL. */
 static void *allocate_raw(void *context, size_t bytes)
 {
     (void)context;
@@ -45,8 +45,8 @@ static void release_raw(void *context, void *block)
     PyMem_RawFree(block);
 }
 
-/* One arena is kept, taken out while it is in use: two calls that overlap have two.  The GIL is held
- * in both functions. */
+/* One arena is stored, and taken out while it is in use: two calls that overlap use two. The GIL is
+ * held in both functions. */
 int take_arena(module_state *state, mb_arena **arena)
 {
     if (state->idle_arena != NULL) {
@@ -185,8 +185,8 @@ static int make_fields(module_state *state)
     return 0;
 }
 
-/* Ids and names come from strangers; a seed that they cannot know keeps the hash tables flat.
- * The hash of a str is such a number, and follows PYTHONHASHSEED where someone wants it fixed. */
+/* Ids and names come from strangers; a seed that they cannot know keeps the hash tables flat. The
+ * hash of a str is such a number, and follows PYTHONHASHSEED if someone wants it fixed. */
 static int make_hash_seed(module_state *state)
 {
     const Py_hash_t hash = PyObject_Hash(state->json_data);
@@ -249,8 +249,8 @@ PyDoc_STRVAR(text_member_doc,
              "text_member(body, name, /)\n--\n\n"
              "The text of a string in a JSON object; None where there is no such string.");
 
-/* Finds the member without the GIL where that takes a while: body, an immutable object of the
- * caller's, and the arena are nobody else's meanwhile. */
+/* Finds the member without the GIL if that takes a while: the body is an immutable object of the
+ * caller, and nobody else uses the arena meanwhile. */
 static mb_status find_text_member(mb_text json, mb_text name, mb_arena *arena, mb_text *found)
 {
     enum { LARGE_BYTES = 64 * 1024 };
@@ -297,8 +297,9 @@ static PyObject *members_to_list(const mb_member *members, size_t count)
     return list;
 }
 
-/* Whoever shows what a log holds takes it apart with the reader that the merge has.  What the merge takes
- * can be shown then, to the letter, however long its numbers and however deep its lists. */
+/* Code that shows the content of a log parses it with the reader of the merge. So it can show
+ * everything that the merge accepts, exactly, however long its numbers and however deep its lists.
+ */
 static PyObject *module_members(PyObject *module, PyObject *text)
 {
     module_state *state = get_state(module);

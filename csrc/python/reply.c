@@ -1,7 +1,7 @@
 /* reply.c - what the device gets: as a dict for apply(), as JSON for apply_json().
  *
- * The four members that every reply has come first.  A request that asks for pages, a device that has a
- * name, or a server that skips what is refused, adds more; those are few and small, so JSON of them is made by Python.
+ * The four members that every reply has come first. A request for pages, a named device, or a server
+ * that skips refused diffs adds more. Those are few and small, so Python makes their JSON.
  */
 #include "binding.h"
 
@@ -20,7 +20,7 @@ size_t sent_count(const sync_state *s)
     return downstream_of(s)->count;
 }
 
-/* The clock that the device is to come back with. */
+/* The clock that the device must store. */
 static int64_t clock_of_device(const sync_state *s)
 {
     return resets(s) ? 0 : reply_clock(s);
@@ -72,8 +72,8 @@ PyObject *make_reply(sync_state *s)
 
 /* ---- as JSON ------------------------------------------------------------------------------- */
 
-/* Prints the diffs piece by piece, and lets go of the rows of each: of a large pull the window and the
- * reply are never there as a whole together.  Returns the bytes that were printed. */
+/* Prints the diffs piece by piece, and releases the rows of each piece. So the window and the reply
+ * of a large pull are never in memory together. Returns how many bytes were printed. */
 static size_t print_diffs(sync_state *s, char *at)
 {
     enum { PIECE = 1000 };
@@ -90,7 +90,7 @@ static size_t print_diffs(sync_state *s, char *at)
     return size;
 }
 
-/* Prints the four members, with room for more behind them; `size` is what is printed. */
+/* Prints the four members, with room for more after them; `size` is how much is printed. */
 static PyObject *print_reply(sync_state *s, size_t room, size_t *size)
 {
     const size_t most = mb_reply_most_bytes(&source_of(s)->diffs, downstream_of(s));
@@ -102,7 +102,7 @@ static PyObject *print_reply(sync_state *s, size_t room, size_t *size)
     return reply;
 }
 
-/* The JSON text of the members that not every reply has: an object, "{}" if there are none. */
+/* The JSON text of the members that only some replies have: an object, "{}" if there are none. */
 static PyObject *print_more(sync_state *s)
 {
     PyObject *more = PyDict_New();
@@ -122,7 +122,7 @@ PyObject *make_json_reply(sync_state *s)
     const char *text = more == NULL ? NULL : PyUnicode_AsUTF8AndSize(more, &more_size);
     PyObject *reply = text == NULL ? NULL : print_reply(s, (size_t)more_size + 2, &size);
     if (reply != NULL && more_size > 2) {
-        /* Behind the last member, in place of the bracket: a comma and the members of the other. */
+        /* Replaces the bracket after the last member by a comma and the members of the other object. */
         char *at = PyBytes_AS_STRING(reply) + size - 1;
         at[0] = ',';
         at[1] = ' ';
@@ -135,7 +135,7 @@ PyObject *make_json_reply(sync_state *s)
     return reply;
 }
 
-/* ---- told ---------------------------------------------------------------------------------- */
+/* ---- listeners ----------------------------------------------------------------------------- */
 
 int acknowledge(const sync_state *s)
 {

@@ -1,9 +1,9 @@
 /* request.c - one sync request: its diffs, its clock, its page.
  *
- * Everything that a caller hands in is copied before any code of the app runs, so nothing that
- * happens later can change what the merge sees.  A diff that breaks a rule refuses the request, and
- * the error says which; where the server skips, a diff that can be told from its neighbours is kept as
- * malformed instead, and refused alone.
+ * Everything that a caller passes is copied before any code of the app runs, so nothing that
+ * happens later can change what the merge sees. A diff that breaks a rule refuses the request, and
+ * the error says which diff. If the server skips, a diff that can be told from the others is kept
+ * as malformed instead, and refused alone.
  */
 #include "binding.h"
 
@@ -158,8 +158,8 @@ static bool is_digits(mb_text text)
 
 enum { NO_COUNT = -2, NEGATIVE = -1 };
 
-/* An int, or its digits as text: of 0 to INT64_MAX, which also stands for all above; else one of
- * the two above. */
+/* An int, or its digits as text: from 0 to INT64_MAX, which also stands for all larger numbers;
+ * otherwise one of the two above. */
 static int64_t read_count(PyObject *value)
 {
     if (PyUnicode_Check(value)) {
@@ -209,7 +209,7 @@ static int read_limit(sync_state *s, PyObject *limit)
     return 0;
 }
 
-/* A stamp of 0 need not be said. */
+/* A stamp of 0 is left out. */
 static PyObject *format_cursor(const sync_state *s, int64_t first_clock)
 {
     char text[5 * 20 + 5], stamp[20 + 2] = "";
@@ -226,7 +226,7 @@ PyObject *write_cursor(const sync_state *s)
     return format_cursor(s, s->next_page);
 }
 
-/* Whether a cursor is one that a reply to this request gave.  Returns 1, 0, or -1 with an error. */
+/* Whether a cursor comes from a reply to this request. Returns 1, 0, or -1 with an error. */
 static int is_own_cursor(const sync_state *s, PyObject *cursor)
 {
     PyObject *own = format_cursor(s, s->page.first_clock);
@@ -235,7 +235,7 @@ static int is_own_cursor(const sync_state *s, PyObject *cursor)
     return same;
 }
 
-/* Reads a number that a dot follows, and passes over both. */
+/* Reads a number with a dot after it, and skips both. */
 static bool read_part(const char **at, int64_t *number)
 {
     char *end;
@@ -247,8 +247,8 @@ static bool read_part(const char **at, int64_t *number)
     return true;
 }
 
-/* A cursor says where its page begins, which request got it, where the pull began, and by what stamp
- * it is known. */
+/* A cursor says where its page begins, which request got it, where the pull began, and the stamp by
+ * which devices.py knows it. */
 static int read_cursor(sync_state *s, PyObject *cursor)
 {
     int64_t first, client, pull, stamp = 0;
@@ -294,7 +294,7 @@ static int read_page(sync_state *s, PyObject *limit, PyObject *cursor)
 
 enum { LONGEST_NAME = 255 /* characters of a device's name, and of a mark */ };
 
-/* Whether a value is text that a database can hold, and not too long to be a name. */
+/* Whether a value is text that a database can store, and short enough for a name. */
 static bool is_name(PyObject *value)
 {
     if (!PyUnicode_Check(value) || PyUnicode_GET_LENGTH(value) > LONGEST_NAME)
@@ -306,7 +306,7 @@ static bool is_name(PyObject *value)
     return at != NULL && size > 0 && strlen(at) == (size_t)size;
 }
 
-/* Reads what a device says of itself.  A store that keeps no devices does not look at it. */
+/* Reads what a device says about itself. It is ignored if the store does not store devices. */
 static int read_device(sync_state *s, const request_head *head)
 {
     if (head->device == Py_None && s->server->refuses_nameless)

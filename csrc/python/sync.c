@@ -1,17 +1,17 @@
 /* sync.c - one sync inside the owner's transaction.
  *
- * The order is that of docs/protocol.md, "Around the merge", and stands in sync_in_transaction() as
- * it stands there.  The form of the diffs was checked before (request.c).  The lock, the transaction
- * and the decision to begin again are Python's: mobync/_sync/attempts.py is a generator that yields a
- * store for each attempt; run_sync() does the work with it and tells the generator what happened.
+ * The order is that of docs/protocol.md, "Around the merge"; sync_in_transaction() has the same
+ * order. The form of the diffs was checked before (request.c). Python owns the lock, the
+ * transaction and the decision to start again: mobync/_sync/attempts.py is a generator that yields
+ * a store for each attempt. run_sync() does the work with it and tells the generator what happened.
  *
  *     attempts      lock, begin ---store--->  sync_in_transaction  ---nothing--->  commit
  *                   roll back, begin again?  <----------- throw ------------  an exception
  *
- * Between the two stands nothing but calls up to the app's own methods.
+ * Between the two there are only calls of the app's own methods.
  *
- * A request without diffs writes nothing, and where the store can read without the lock it is done so
- * (run_pull): the head first, and the window only where there is news.
+ * A request without diffs writes nothing. If the store can read without the lock, it is answered
+ * that way (run_pull): first the head is read, and the window only if there is something new.
  */
 #include "binding.h"
 
@@ -46,8 +46,8 @@ static size_t included_count(const mb_diffs *diffs)
     return count;
 }
 
-/* Reads the deletes behind a piece of the window; those that an earlier piece of this page had read
- * are only looked through.
+/* Reads the deletes after a piece of the window. Deletes that an earlier piece of this page has
+ * read are only searched.
  *
  * later    out: in the arena of the attempt
  */
@@ -66,10 +66,11 @@ static int find_later_deletes(sync_state *s, const store *app, int64_t end, mb_d
     return 0;
 }
 
-/* A device at clock 0 holds nothing, and is not told of what was dead when its pull began.  Whether a
- * piece of the window says the last word of an object is known only by the deletes behind it.
+/* A device at clock 0 has no rows, and does not get objects that were dead when its pull began.
+ * Only the deletes after a piece of the window show whether the piece has the last word about an
+ * object.
  *
- * end    the clock after the piece; -1: it is all that is left
+ * end    the clock after the piece; -1: it is the rest
  */
 static int exclude_dead(sync_state *s, const store *app, int64_t end)
 {
@@ -110,10 +111,10 @@ static int select_diffs(sync_state *s, bool request, int64_t from, int64_t befor
     return check_memory(mb_select(s->scratch, &s->window.diffs, &s->request.diffs, &selection));
 }
 
-/* Reads a piece of the window, finds out where the page ends in it, and keeps what of it a device
- * may be told that has nothing to say.
+/* Reads a piece of the window, finds where the page ends in it, and keeps the diffs that a device
+ * without edits may get.
  *
- * end    the clock after the piece; -1: it is all that is left
+ * end    the clock after the piece; -1: it is the rest
  */
 static int read_piece(sync_state *s, const store *app, int64_t first, int64_t end)
 {
@@ -132,11 +133,12 @@ static int read_piece(sync_state *s, const store *app, int64_t first, int64_t en
     return s->next_page < 0 ? 0 : select_diffs(s, false, s->page.first_clock, s->next_page);
 }
 
-/* Looks for a page before the last.  Leaves its diffs in the window and the clock after it in
- * next_page; -1 there says that this is the last page, which is merged with the request.
+/* Looks for a page before the last. Leaves its diffs in the window and the clock after it in
+ * next_page. There, -1 means that this is the last page, which is merged with the request.
  *
- * Reads about as much as the page has where the store can read a piece, and passes over gaps of any
- * width that compaction left; else it reads all that is left. */
+ * Reads about as much as the page has if the store can read a piece, and skips gaps of any width
+ * that compaction left. Otherwise it reads the whole rest.
+ */
 static int load_page(sync_state *s, const store *app)
 {
     s->next_page = -1;
@@ -156,8 +158,8 @@ static int load_page(sync_state *s, const store *app)
     return read_piece(s, app, first, -1);
 }
 
-/* Finds the owner's highest clock, when the window has been read.  The last diffs may have been folded
- * away from a log that is read from its beginning: then only the store knows. */
+/* Finds the owner's highest clock after the window was read. The last diffs of a log that is read
+ * from its beginning may have been folded away: then only the store knows the clock. */
 static int find_highest(sync_state *s, const store *app, int64_t read_from)
 {
     int64_t head = -1;
@@ -171,8 +173,8 @@ static int find_highest(sync_state *s, const store *app, int64_t read_from)
     return find_highest_clock(s->state, app, &s->log, read_from - 1, s->scratch, &s->highest);
 }
 
-/* Reads what the device has not seen.  Of a window in pages only the last one goes downstream, with
- * what the request touches. */
+/* Reads what the device has not seen. If a window is sent in pages, only the last page goes
+ * downstream, together with the objects that the request edits. */
 static int load_window(sync_state *s, const store *app)
 {
     if (s->page.asked && load_page(s, app) < 0)
@@ -214,7 +216,7 @@ static mb_status merge_by_turn(sync_state *s)
     return mb_merge(s->scratch, window, request, &s->result);
 }
 
-/* Merging takes no object of Python's, so a large merge lets other threads run. */
+/* Merging uses no Python object, so a large merge lets other threads run. */
 static mb_status merge_lists(sync_state *s)
 {
     enum { GIL_FREE_DIFFS = 1000 };
@@ -238,7 +240,7 @@ int merge_request(sync_state *s)
     return check_memory(merge_lists(s));
 }
 
-/* A device that does not page gets all at once; there is a limit to what that may be. */
+/* A device that does not page gets everything at once; the size of that is limited. */
 static int check_reply_size(sync_state *s)
 {
     size_t bytes = 0;
@@ -251,7 +253,7 @@ static int check_reply_size(sync_state *s)
                         s->server->max_reply_bytes);
 }
 
-/* After the rules have been asked; a retry was merged before that, and is merged again only where a
+/* Runs after the rules were asked. A retry was merged before that, and is merged again only if a
  * diff was excluded meanwhile. */
 static int merge_allowed(sync_state *s)
 {
@@ -263,7 +265,7 @@ static int merge_allowed(sync_state *s)
 
 /* ---- restore what was excluded ------------------------------------------------------------- */
 
-/* The deletes that restoring makes up need ids. */
+/* The deletes that are made for restoring need ids. */
 static int make_ids(sync_state *s, mb_diffs *diffs)
 {
     for (size_t i = 0; i < diffs->count; i++)
@@ -272,7 +274,7 @@ static int make_ids(sync_state *s, mb_diffs *diffs)
     return 0;
 }
 
-/* Brings the device's rows of the objects whose diffs were excluded back to the server's. */
+/* Restores the device's rows of objects with excluded diffs to the server's state. */
 static int restore_excluded(sync_state *s, const store *app)
 {
     if (s->refused == NULL || PyList_GET_SIZE(s->refused) == 0)
@@ -316,8 +318,9 @@ static int turn_number(const sync_state *s, const char *name, int64_t *number)
     return *number < 0 ? -1 : 0;
 }
 
-/* Finds out what a named device's request is.  A poll may be all that it is, so the head is asked.
- * Where the database keeps no devices after all, the request is one of a device without a name. */
+/* Finds out what kind of request of a named device it is. It may be only a poll, so the head is
+ * read. If the database does not store devices after all, the request is treated as one of a device
+ * without a name. */
 static int admit_device(sync_state *s, const store *app)
 {
     if (s->device == NULL)
@@ -345,9 +348,9 @@ static int admit_device(sync_state *s, const store *app)
     return 0;
 }
 
-/* The same for a device without a name, once the window has been read: only one that is behind can be
- * too far behind, and asking what is kept of the owner takes a statement.  Where the lock is not held
- * nothing is written: run_pull has made sure that nothing need be. */
+/* The same for a device without a name, after the window was read: only a device that is behind can
+ * be too far behind, and reading the owner's state takes a statement. Without the lock nothing is
+ * written: run_pull has made sure that nothing has to be. */
 static int admit_nameless(sync_state *s, const store *app)
 {
     if (s->device != NULL || !keeps_devices(app))
@@ -361,7 +364,7 @@ static int admit_nameless(sync_state *s, const store *app)
     return s->page.stamp < 0 ? -1 : 0;
 }
 
-/* What of the request was excluded, by index: of a retry the same is. */
+/* Which diffs of the request were excluded, by index: a retry has the same. */
 static PyObject *excluded_indexes(const sync_state *s)
 {
     PyObject *indexes = PyList_New(0);
@@ -376,7 +379,7 @@ static PyObject *excluded_indexes(const sync_state *s)
     return indexes;
 }
 
-/* Has the store keep what the device's next request, or a retry of this one, must be. */
+/* Makes the store remember what the device's next request, or a retry of this one, must be. */
 static int keep_turn(sync_state *s)
 {
     if (s->device == NULL || s->turn == POLL)
@@ -392,7 +395,7 @@ static int keep_turn(sync_state *s)
     return s->new_mark == NULL ? -1 : 0;
 }
 
-/* Has the store keep that the device needs the log from where it pulls in pages. */
+/* Makes the store remember from which clock the device needs the log while it pulls in pages. */
 static int keep_page(sync_state *s)
 {
     if (s->device == NULL)
@@ -429,7 +432,7 @@ static int exclude_again(sync_state *s)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* The server has done this request: all of it is known, nothing is asked of the rules or written. */
+/* The server has done this request: all of it is known; no rule is asked and nothing is written. */
 static int answer_again(sync_state *s, const store *app)
 {
     if (load_window(s, app) < 0)
@@ -444,7 +447,8 @@ static int answer_again(sync_state *s, const store *app)
     return keep_turn(s);
 }
 
-/* The server cannot say what the device's rows are.  It takes the edits and has it pull again from 0. */
+/* The server cannot know the device's rows. It accepts the edits, and the device pulls again from
+ * 0. */
 static int start_over(sync_state *s, const store *app)
 {
     if (read_window(s, app, 0, -1) < 0 || recognize(s) < 0 || find_highest(s, app, 0) < 0)
@@ -488,7 +492,7 @@ int sync_in_transaction(sync_state *s, const store *app)
     }
 }
 
-/* Notes that a log begins now, so that no device without a name can have seen anything of it. */
+/* Records that a log begins now, so no device without a name can have seen anything of it. */
 static int begin_log(sync_state *s, const store *app)
 {
     if (!keeps_devices(app))
@@ -506,7 +510,7 @@ static int check_push_clock(const sync_state *s)
     return raise_format(s->state->logical_clock_error, "the log has changed since it was read");
 }
 
-/* The backend's own edits: those of a device that is up to date, and of which no rule is asked. */
+/* The backend's own edits: those of a device that is up to date, for which no rule is asked. */
 int push_in_transaction(sync_state *s, const store *app)
 {
     if (find_highest_clock(s->state, app, &s->log, 0, s->scratch, &s->highest) < 0 ||
@@ -523,7 +527,7 @@ int64_t reply_clock(const sync_state *s)
 
 /* ---- attempts ------------------------------------------------------------------------------ */
 
-/* Forgets the attempt before. */
+/* Forgets the previous attempt. */
 static int begin_attempt(sync_state *s)
 {
     diff_list_clear(&s->window);
@@ -567,8 +571,8 @@ static int attempt(sync_state *s, PyObject *given, in_transaction work)
     return result < 0 ? note_misfit(s) : result;
 }
 
-/* A generator cannot raise StopIteration as it is: one that the app raised comes out as the cause of a
- * RuntimeError that no other frame has seen, and is taken out of that. */
+/* A generator cannot raise StopIteration unchanged. If the app raised it, it arrives as the cause
+ * of a RuntimeError that no other frame has seen, and is taken out of that. */
 static void unwrap_stop_iteration(void)
 {
     if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
@@ -597,7 +601,8 @@ static PyObject *throw_into(sync_state *s, PyObject *attempts)
     return given;
 }
 
-/* Does `work` with each store that a generator yields; takes the reference to it, which may be NULL. */
+/* Does `work` with each store that a generator yields; takes the reference to the generator, which
+ * may be NULL. */
 static int run_attempts(sync_state *s, PyObject *attempts, in_transaction work)
 {
     PyObject *given = NULL;
@@ -638,8 +643,8 @@ int run_sync(sync_state *s, in_transaction work)
 
 enum { HEAD_UNREAD = -2 };
 
-/* Finds out whether the store sees less than the device has seen.  Then the lock must say whether the
- * log has lost it, since a store may be behind for a moment. */
+/* Finds out whether the store sees less than the device has seen. Then only a read under the lock
+ * can say whether the log has lost it, because a store may be behind for a moment. */
 static void compare_with_head(sync_state *s)
 {
     s->is_behind = s->highest + 1 < s->client_clock || s->highest + 1 < s->page.first_clock;
@@ -653,7 +658,7 @@ static int read_head(sync_state *s, const store *app)
     return 0;
 }
 
-/* The head and the window belong together here: the store sees one moment. */
+/* Here the store sees one moment, so the head and the window belong together. */
 static int pull_at_one_moment(sync_state *s, const store *app)
 {
     if (read_head(s, app) < 0)
@@ -661,7 +666,8 @@ static int pull_at_one_moment(sync_state *s, const store *app)
     return s->is_behind ? 0 : sync_in_transaction(s, app);
 }
 
-/* Answers a pull by the head alone, or by the window where there is news.  Returns as run_pull. */
+/* Answers a pull from the head alone, or from the window if there is something new. Returns like
+ * run_pull. */
 static int pull_from(sync_state *s, PyObject *reading)
 {
     const bool has_news = s->highest + 1 > s->page.first_clock;
@@ -671,8 +677,9 @@ static int pull_from(sync_state *s, PyObject *reading)
     return !s->is_behind;
 }
 
-/* Answers a poll of a named device, if nothing is to be kept of it.  Returns as run_pull.  Where the
- * database keeps no devices after all, the request becomes one of a device without a name. */
+/* Answers a poll of a named device, if nothing has to be stored about it. Returns like run_pull. If
+ * the database does not store devices after all, the request becomes one of a device without a
+ * name. */
 static int poll_from(sync_state *s, const store *app)
 {
     enum { KEEPS_NONE = -2, NO_POLL = -1 };
@@ -696,9 +703,9 @@ static int poll_from(sync_state *s, const store *app)
     return is_known && s->device != NULL;
 }
 
-/* Whether that a device without a name was seen may have to be written, which takes the lock.
- * s->highest is what the same statement said of the head, or HEAD_UNREAD.
- * Returns 1, 0, or -1 with an exception. */
+/* Whether it may have to be written that a device without a name was seen, which takes the lock.
+ * s->highest is the head from the same statement, or HEAD_UNREAD. Returns 1, 0, or -1 with an
+ * exception. */
 static int must_note(sync_state *s, const store *app)
 {
     s->highest = HEAD_UNREAD;
@@ -715,8 +722,8 @@ static int must_note(sync_state *s, const store *app)
     return PyErr_Occurred() ? -1 : !is_noted;
 }
 
-/* Whether there is nothing that a device could know, so that nothing need be noted of it.  Returns as
- * run_pull. */
+/* Whether the log is empty for every device, so nothing has to be recorded about this one. Returns
+ * like run_pull. */
 static int pull_nothing(sync_state *s, const store *app)
 {
     if (read_head(s, app) < 0)
@@ -724,7 +731,8 @@ static int pull_nothing(sync_state *s, const store *app)
     return s->highest == -1 && s->client_clock == 0 && s->page.first_clock == 0;
 }
 
-/* Answers a device without a name, if that need not be noted.  Returns as run_pull. */
+/* Answers a device without a name, if nothing has to be recorded about it. Returns like run_pull.
+ */
 static int pull_nameless(sync_state *s, const store *app, PyObject *reading)
 {
     const int is_to_note = must_note(s, app);

@@ -1,13 +1,13 @@
 /* synchronizer.c - the app: its database and its rules.
  *
- * An app subclasses mobync.Synchronizer, which is this base with documentation, abstract methods and
- * the defaults of the optional ones.  The base itself holds nothing and has no __init__, so that a
- * subclass need not call it, and other bases are found behind it.
+ * An app subclasses mobync.Synchronizer. That is this base with documentation, abstract methods and
+ * the defaults of the optional ones. The base itself has no data and no __init__, so a subclass
+ * does not have to call it, and other bases can come after it.
  *
- * What calls up to the app goes through here, and so do two things that nobody else looks for: which
- * optional methods a store has of its own (a default means that the store does not offer it), and
- * answers that would have to be awaited.  `async def validate_create` answers every question with a
- * coroutine, which is true; nothing must count that as a yes.
+ * All calls of the app go through here. Two checks are here too. The first is which optional
+ * methods a store overrides: a default means that the store does not offer the method. The second
+ * is for answers that would have to be awaited: `async def validate_create` answers every question
+ * with a coroutine, which is true, and must not count as a yes.
  */
 #include "binding.h"
 
@@ -70,7 +70,7 @@ PyType_Spec synchronizer_spec = {
 
 /* ---- a store ------------------------------------------------------------------------------- */
 
-/* Whether a method is the store's own.  CPython caches the look-up for each class. */
+/* Whether a store overrides a method. CPython caches the look-up for each class. */
 int has_own(module_state *state, PyObject *object, optional_method which)
 {
     PyObject *method = PyObject_GetAttr(object, state->optional_names[which]);
@@ -155,7 +155,7 @@ static PyObject *make_filters(module_state *state, const log_name *log, int64_t 
     return filters;
 }
 
-/* Rows that are no diffs are the store's fault: nothing that a device sent can cause them. */
+/* Rows that are not diffs are the store's mistake: nothing that a device sent can cause them. */
 static void blame_log(module_state *state, PyObject *method, PyObject *log_model)
 {
     if (!PyErr_ExceptionMatches(state->invalid_diff_error))

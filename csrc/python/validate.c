@@ -1,19 +1,20 @@
-/* validate.c - the app's rules, and what a refused diff takes with it.
+/* validate.c - the app's rules, and which diffs are refused along with one.
  *
- * The rules are asked of all that is new in a request.  Of a retry only what it would write is asked:
- * the rule may have said yes at the first try and say no by now, of a row that the first try
- * locked, say.  So there the merge comes first.  What is written of a known diff that the log does
- * not have is asked of too: no value reaches a table that a rule was not asked of.
+ * The rules are asked about everything that is new in a request. For a retry they are asked only
+ * about what it would write. The rule may have said yes at the first try and say no by now, for
+ * example because the first try locked the row. So a retry is merged first. If something is written
+ * of a known diff that the log does not have, the rules are asked about that too: no value reaches
+ * a table without a rule being asked about it.
  *
- * Where the server skips, a refused diff is excluded, and the request goes on without it.  A create
- * or a delete takes along what the device did to that object afterwards.  What is excluded can
- * change what else of its object is written, so an object is asked of as a whole.
+ * If the server skips, a refused diff is excluded, and the request continues without it. With a
+ * create or a delete, the device's later diffs of that object are excluded too. Excluding a diff
+ * can change what else of its object is written, so the rules are asked about the whole object.
  */
 #include "binding.h"
 
 /* ---- one rule ------------------------------------------------------------------------------ */
 
-/* Reads a diff with Python's own reader.  JSON may hold what that has no room for. */
+/* Reads a diff with Python's own reader, which cannot read all JSON. */
 static PyObject *load_diff(sync_state *s, size_t index)
 {
     PyObject *json = text_to_str(s->request.diffs.items[index].text);
@@ -63,7 +64,7 @@ static PyObject *call_rule(sync_state *s, PyObject *rule, size_t index)
     return answer;
 }
 
-/* Only True is a yes.  A forgotten call or await is true too, and so is (False, "why not"). */
+/* Only True is a yes. A forgotten call or await is true as well, and so is (False, "why not"). */
 static int is_yes(PyObject *answer, PyObject *rule_name)
 {
     if (answer == Py_True || answer == Py_False || answer == Py_None)
@@ -104,8 +105,8 @@ int name_diff(sync_state *s, PyObject *error, size_t index)
     return is_named ? 0 : -1;
 }
 
-/* Gives the exception that a rule raised its place: it may have that of another request, where an
- * app raises the same object again.  Returns 1 if it is a refusal, else 0. */
+/* Sets the position in an exception that a rule raised: it may have that of another request, if an
+ * app raises the same object again. Returns 1 if it is a refusal, else 0. */
 static int place_refusal(sync_state *s, size_t index)
 {
     if (!PyErr_ExceptionMatches(s->state->invalid_diff_error) &&
@@ -133,7 +134,8 @@ static int raise_unauthorized(sync_state *s, size_t index)
 
 /* ---- exclusion ----------------------------------------------------------------------------- */
 
-/* The text of a reason that an app gave: anything, but the reply must be text that JSON can hold. */
+/* The text of an app's reason. It can be anything, but the reply must be text that JSON can hold.
+ */
 static PyObject *clean_reason(sync_state *s, PyObject *error)
 {
     PyObject *reason = PyObject_GetAttr(error, s->state->reason);
@@ -146,8 +148,8 @@ static PyObject *clean_reason(sync_state *s, PyObject *error)
     return clean;
 }
 
-/* Adds what the reply says of an excluded diff.  One whose id cannot be read is named by its index.
- * Takes the reference to the message. */
+/* Adds the entry of the reply for an excluded diff. If its id cannot be read, the entry has its
+ * index. Takes the reference to the message. */
 static int add_refusal(sync_state *s, size_t index, const char *code, PyObject *message)
 {
     if (message == NULL)
@@ -161,7 +163,7 @@ static int add_refusal(sync_state *s, size_t index, const char *code, PyObject *
     return result;
 }
 
-/* What is taken along already took its own. */
+/* Diffs that were excluded along with another have already excluded their own. */
 void take_along(sync_state *s, const mb_diff *excluded)
 {
     if (excluded->type == MB_UPDATE && excluded->malformed == NULL)
@@ -187,7 +189,7 @@ static int exclude(sync_state *s, size_t index, PyObject *error)
     return add_refusal(s, index, is_rule ? "unauthorized" : "invalid", clean_reason(s, error));
 }
 
-/* What is wrong with a malformed diff: a new reference to an exception; NULL if it cannot be made. */
+/* The mistake of a malformed diff: a new reference to an exception; NULL if it cannot be made. */
 static PyObject *malformed_error(sync_state *s, size_t index)
 {
     if (s->notes[index].malformed != NULL)
@@ -196,8 +198,9 @@ static PyObject *malformed_error(sync_state *s, size_t index)
     return PyErr_ExceptionMatches(s->state->invalid_diff_error) ? take_exception() : NULL;
 }
 
-/* Asks of one diff.  Returns 0 if it is allowed, or why not: 1 with *error, a new reference, which
- * is NULL where an earlier diff of its object was refused.  -1 with an exception. */
+/* Asks the rules about one diff. Returns 0 if it is allowed, or 1 with *error, a new reference that
+ * says why not. *error is NULL if an earlier diff of its object was refused. Returns -1 with an
+ * exception. */
 static int judge(sync_state *s, const store *app, size_t index, PyObject **error)
 {
     *error = NULL;

@@ -1,16 +1,16 @@
-/* write.c - what the merge sends upstream, written: the rows of the models, then the log.
+/* write.c - writes what the merge sends upstream: the rows of the models, then the log.
  *
- * Rows that follow each other and are of one type and one model are given to the store at once.  When
- * the store refuses one of them it says which, or it does not; then all is done again row by row, to
- * find the one.  Where the server skips, a row that does not fit is noted, and another attempt goes on
- * without its diff.  After a few such attempts, too, rows are written one by one, to find all that do
- * not fit in one more: attempts must not be as many as refusals.
+ * Consecutive rows with the same type and model are passed to the store together. If the store
+ * refuses one of them, it may say which. If it does not, everything is done again row by row, to
+ * find the row. If the server skips, a row that does not fit is recorded, and another attempt
+ * continues without its diff. After a few such attempts, rows are also written one by one, so that
+ * one more attempt finds all rows that do not fit: there must not be as many attempts as refusals.
  *
- * When all rows are written, the store is asked to check what a database looks at only at the commit,
- * where it names no row any more.  A row that it refuses then is one like any other.
+ * When all rows are written, the store checks what a database would check only at the commit, where
+ * it names no row any more. A row that is refused then is treated like any other.
  *
- * A store without transactions gets diff by diff, each to its model and then to the log, so that a crash
- * leaves at most one that is in a table and not in the log.
+ * A store without transactions gets one diff at a time, each for its model and then for the log, so
+ * a crash leaves at most one that is in a table and not in the log.
  */
 #include "binding.h"
 
@@ -52,8 +52,8 @@ static PyObject *model_row(sync_state *s, size_t place)
     return outcome_json_data(upstream_at(s, place), &s->request);
 }
 
-/* The id under which the log has a diff: the device's, unless the log has that one already, from a
- * device that went back to a backup. */
+/* The id that a diff gets in the log. It is the device's own id, unless the log already has that
+ * one, from a device that was restored from a backup. */
 static int log_diff(sync_state *s, size_t source, mb_diff *diff)
 {
     *diff = s->request.diffs.items[source];
@@ -104,8 +104,8 @@ static PyObject *make_rows(sync_state *s, const size_t *places, size_t count, ma
 
 /* ---- calls of the store -------------------------------------------------------------------- */
 
-/* Gives a row, or a list of them, to a method of the store; takes the reference to it, which may be
- * NULL.  An error of the store is about the rows at these places. */
+/* Passes a row, or a list of rows, to a method of the store; takes the reference to it, which may
+ * be NULL. An error of the store is about the rows at these positions. */
 static int write_rows(sync_state *s, const store *app, PyObject *method, PyObject *where,
                       const size_t *places, size_t count, PyObject *rows)
 {
@@ -157,7 +157,7 @@ static PyObject *operation_tuple(sync_state *s, size_t place)
                          diff_text(&s->request, outcome->source, MODEL_TEXT), model_row(s, place));
 }
 
-/* Takes the places that write_order() gave: each must be there once. */
+/* Reads the positions that write_order() returned: each must occur once. */
 static int take_order(sync_state *s, PyObject *given)
 {
     const size_t count = accepted_count(s);
@@ -202,7 +202,8 @@ static int find_order(sync_state *s, const store *app)
 
 /* ---- rows that do not fit ------------------------------------------------------------------ */
 
-/* Gives an error that says which row of a run it means the place of the diff in the request. */
+/* Replaces the position in an error about a row of a run by the position of its diff in the
+ * request. */
 static int place_misfit(sync_state *s, PyObject *error, size_t *source)
 {
     PyObject *place = PyObject_GetAttr(error, s->state->index);
@@ -219,8 +220,9 @@ static int place_misfit(sync_state *s, PyObject *error, size_t *source)
     return name_diff(s, error, *source);
 }
 
-/* Notes one row that does not fit.  Returns 1 if another attempt can do without it, 0 if not: an
- * earlier one found the same.  A diff that the log does not take gets another id first. */
+/* Records one row that does not fit. Returns 1 if another attempt can do without it. Returns 0 if
+ * not, because an earlier attempt found the same. If the log refuses a diff, the diff gets another
+ * id first. */
 static int note_row(sync_state *s, PyObject *error)
 {
     size_t source = 0;
@@ -255,7 +257,7 @@ static int note_rows(sync_state *s, PyObject *error)
     return again;
 }
 
-/* Whether the error says which row it means, or need not. */
+/* Whether the error says which row it is about, or does not have to. */
 static int says_which(const sync_state *s, PyObject *error)
 {
     PyObject *place = PyObject_GetAttr(error, s->state->index);
@@ -274,8 +276,8 @@ static int begin_again(sync_state *s, PyObject *error)
     return raise_made(PyObject_CallOneArg(s->state->begin_again, error));
 }
 
-/* After a row that was refused: has the attempt go on without it and what depends on it, to find what
- * else does not fit.  Returns 0, or -1 with what was raised. */
+/* After a refused row: continues the attempt without it and the rows that depend on it, to find
+ * what else does not fit. Returns 0, or -1 with what was raised. */
 static int go_on_without_row(sync_state *s)
 {
     if (!s->skips || !PyErr_ExceptionMatches(s->state->invalid_diff_error))
@@ -342,8 +344,8 @@ static int write_with_its_log(sync_state *s, const store *app, const size_t *pla
                       log_row_json(s, *place));
 }
 
-/* Writes row by row, with the log where there is no transaction.  Rows that do not fit are all found
- * in one attempt, unless the store is at its end after the first. */
+/* Writes row by row, with the log if there is no transaction. One attempt finds all rows that do
+ * not fit, unless the store cannot continue after the first. */
 static int write_each(sync_state *s, const store *app)
 {
     int result = 0;
@@ -356,14 +358,15 @@ static int write_each(sync_state *s, const store *app)
     return begin_again(s, s->misfit);
 }
 
-/* Nothing is being written any more: what the commit refuses is no row. */
+/* Nothing is being written any more: a refusal of the commit is not about a row. */
 static void forget_places(sync_state *s)
 {
     s->written_places = NULL;
     s->written_count = 0;
 }
 
-/* Has the store check what it would find out only when it commits, while each row is still a diff's. */
+/* Makes the store check what it would find out only at the commit, while each row still belongs to
+ * a diff. */
 static int check_written(sync_state *s, const store *app)
 {
     if (!app->has[CHECK_WRITTEN] || !s->has_transaction)
