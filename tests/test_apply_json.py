@@ -207,9 +207,7 @@ def test_a_clock_out_of_range_is_called_so_in_every_form(clock: int) -> None:
         lambda: mobync.apply_json(f'{{"logical_clock": {text}, "diffs": []}}', "o"),
         lambda: mobync.apply_json(f'{{"logical_clock": "{text}", "diffs": []}}', "o"),
     ):
-        with pytest.raises(
-            LogicalClockError, match=r"^logical_clock must be from 0 to 2\*\*53 "
-        ):
+        with pytest.raises(LogicalClockError, match=r"^logical_clock must be from 0 to 2\*\*53 "):
             sync()
 
 

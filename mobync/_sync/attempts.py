@@ -101,7 +101,7 @@ def pause_before_again(server: Mobync, error: Exception, pauses_s: Iterator[floa
         return False
     pause_s = next(pauses_s, None)
     if pause_s is None:
-        raise BusyError("others were in the way at every try") from error
+        raise BusyError("other transactions were in the way at every try") from error
     synchronizer._waiting.sleep(pause_s * random.uniform(0.5, 1.5))
     return True
 

@@ -160,11 +160,11 @@ def _keeping_devices() -> Iterator[None]:
         yield
     except NotImplementedError as error:  # tables of 1.0
         raise click.ClickException(
-            "the database keeps no devices yet: `mobync serve` brings its tables up to date"
+            "the database does not store devices yet: `mobync serve` updates its tables"
         ) from error
 
 
-@click.command("move-owner", short_help="Give all that is one owner's to another.")
+@click.command("move-owner", short_help="Give all data of one owner to another.")
 @database_option
 @click.argument("old", callback=check_owner)
 @click.argument("new", callback=check_owner)
@@ -173,7 +173,7 @@ def _keeping_devices() -> Iterator[None]:
     multiple=True,
     metavar="MODEL",
     callback=lambda context, parameter, names: [check_text(context, parameter, n) for n in names],
-    help="Objects of MODEL are the same for both if their ids are; may be said several times.",
+    help="Objects of MODEL are the same for both if their ids are; can be given several times.",
 )
 def move_owner(database: str, old: str, new: str, same: list[str]) -> None:
     """Give the documents and the log of OLD to NEW: a guest signs in, say.

@@ -100,7 +100,7 @@ def horizon_of(states: Mapping[str, str] | None) -> int:
     said = {} if text is None else json.loads(text)
     clocks: list[int] = [said.get(name, 0) for name in ("horizon", "nameless_from")]
     if not all(type(clock) is int for clock in clocks):
-        raise ValueError("the horizon is no clock")
+        raise ValueError("the horizon is not a clock")
     return max(clocks)
 
 

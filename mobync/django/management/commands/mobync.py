@@ -24,11 +24,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True)
-        adopt = commands.add_parser("adopt", help="bring rows that were there before into the log")
-        compact = commands.add_parser("compact", help="drop what no device can need")
-        reconcile = commands.add_parser(
-            "reconcile", help="bring rows that were edited by SQL into the log"
-        )
+        adopt = commands.add_parser("adopt", help="add rows that existed before mobync to the log")
+        compact = commands.add_parser("compact", help="drop diffs that no device can need")
+        reconcile = commands.add_parser("reconcile", help="add edits made by SQL to the log")
         devices = commands.add_parser(
             "devices", help="list the devices that name themselves, or do something about one"
         )
@@ -38,7 +36,7 @@ class Command(BaseCommand):
             each.add_argument("--model", help="the name of one model; without it, all models")
         reconcile.add_argument("--dry-run", action="store_true", help="only look")
         _add_devices(devices)
-        move = commands.add_parser("move-owner", help="give all that is one owner's to another")
+        move = commands.add_parser("move-owner", help="give all data of one owner to another")
         move.add_argument("old")
         move.add_argument("new")
         move.add_argument(
@@ -48,7 +46,7 @@ class Command(BaseCommand):
             metavar="MODEL",
             help="objects of this model are the same for both if their ids are",
         )
-        erase = commands.add_parser("erase", help="delete all that is an owner's")
+        erase = commands.add_parser("erase", help="delete all data of an owner")
         erase.add_argument("of_owner", metavar="owner")
         erase.add_argument("--yes", action="store_true", help="do not ask first")
 
