@@ -221,7 +221,7 @@ def test_devices_are_written_in_a_transaction_of_their_owner(database):
     store = TaskList(database).store
     with pytest.raises(RuntimeError, match="only inside transaction"):
         store.write_devices("bob", {"p": "{}"})
-    with store.transaction("bob") as inside, pytest.raises(ValueError, match="not one of 'ann'"):
+    with store.transaction("bob") as inside, pytest.raises(ValueError, match="not for owner 'ann'"):
         inside.write_devices("ann", {"p": "{}"})
 
 
