@@ -162,8 +162,7 @@ int tell_listeners(const sync_state *s)
                                      is_last ? (Py_ssize_t)s->request.diffs.count : 0,
                                      (Py_ssize_t)accepted_count(s), (Py_ssize_t)sent_count(s),
                                      (Py_ssize_t)s->result.conflicts, is_last ? refused : 0, device,
-                                     resets(s) ? Py_True : Py_False,
-                                     (long long)s->client_clock);
+                                     resets(s) ? Py_True : Py_False, (long long)s->client_clock);
     PyObject *told = report == NULL
                          ? NULL
                          : PyObject_CallMethodOneArg((PyObject *)s->server, s->state->tell, report);

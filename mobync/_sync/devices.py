@@ -438,8 +438,8 @@ def check_is_here(name: str, device: Device) -> None:
 def unknown_device(name: str) -> UnknownDeviceError:
     """What to raise for a device that is not as it must be."""
     return UnknownDeviceError(
-        f"device {name!r:.100} is not as the server knows it: take a new name, and send what "
-        "was not sent as request 1, without a mark"
+        f"device {name!r:.100} does not match what the server has stored: take a new name, and "
+        "send the unsent edits as request 1, without a mark"
     )
 
 

@@ -44,8 +44,12 @@ class MobyncRequest(BaseModel):
     limit: int | None = Field(default=None, ge=1, description="How many diffs a page should have.")
     cursor: str | None = Field(default=None, description="The cursor of the last page.")
     device: str | None = Field(default=None, description="The name that a device gave itself.")
-    request: int | None = Field(default=None, description="Of a named device: its number.")
-    mark: str | None = Field(default=None, description="Of a named device: that of the last reply.")
+    request: int | None = Field(
+        default=None, description="For a named device: the number of the request."
+    )
+    mark: str | None = Field(
+        default=None, description="For a named device: the mark of the last reply."
+    )
     part: int | None = Field(default=None, ge=1, description="Of a request in parts: which.")
     more_diffs: bool | None = Field(default=None, description="Whether another part follows.")
     upload: str | None = Field(default=None, description="A name that all parts have.")
@@ -91,9 +95,9 @@ _STATUSES = {
     400: "The body is malformed, or a diff in it.",
     401: "Nobody is signed in.",
     403: "A rule of the app refused a diff.",
-    409: "The device cannot go on from where it is.",
+    409: "The device cannot continue from its clock.",
     413: "The body is too long, or all parts of a request.",
-    415: "The body is no JSON.",
+    415: "The body is not JSON.",
     503: "Busy: send the same request again.",
 }
 _ERRORS: dict[int | str, dict[str, Any]] = {

@@ -536,7 +536,7 @@ class SQLAlchemySynchronizer(Synchronizer):
     def _of_parts(self, owner_id: str) -> Connection:
         opened = self._transaction()
         if opened.owner_id != owner_id:
-            raise ValueError(f"the transaction is not one of {owner_id!r:.100}")
+            raise ValueError(f"the transaction is not for owner {owner_id!r:.100}")
         connection = opened.settle()
         self._source.before_statement()
         return connection
