@@ -29,6 +29,7 @@ from mobync import (
     Synchronizer,
 )
 from mobync.client import Answer, Device, OfflineError, ServerError
+from mobync.client import _replica as replica_module
 from mobync.http import Endpoint
 from mobync.memory import MemorySynchronizer
 from mobync.sqlalchemy import (
@@ -253,6 +254,28 @@ def test_what_had_died_before_the_move_is_dead_for_a_retry_too(memory: Server) -
     way.after = lambda answer: answer
     phone.sign_in("anna")
     assert phone.sync().tasks() == {"y": "y"}
+
+
+def test_a_request_in_parts_that_breaks_off_before_the_move(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "MAX_DIFFS", 2)
+    way = Meddling(server.way)
+    phone = Phone(server, "guest", way)
+    phone.create("a", "A")
+    phone.sync()
+    for id_ in "bcdef":
+        phone.create(id_, id_)
+    phone.update("a", name="A, offline")
+    way.before = lambda body: lost() if body.get("part") == 2 else None
+    with pytest.raises(OfflineError):
+        phone.sync()
+    way.before = lambda body: None
+    server.mobync.move_owner("guest", "anna")
+    phone.sign_in("anna")
+    everything = {"a": "A, offline", **{id_: id_ for id_ in "bcdef"}}
+    assert phone.sync().tasks() == everything
+    assert rows_of(server, "anna") == everything
 
 
 def test_what_is_edited_while_it_starts_over_stays(memory: Server) -> None:
