@@ -29,12 +29,12 @@ MOST_UPLOADS = 5  # tries to send the parts that are missing, likewise
 
 @dataclass
 class SyncResult:
-    """What a sync did.
+    """The result of a sync.
 
     Attributes:
         sent: edits that the server has answered.
-        received: diffs that it sent.
-        refused: edits that it did not take; :meth:`Device.refused` keeps them.
+        received: diffs that the server sent.
+        refused: edits that the server refused; :meth:`Device.refused` keeps them.
     """
 
     sent: int = 0
@@ -45,12 +45,12 @@ class SyncResult:
 class Device:
     """An app's database on one device, synced with a server of mobync.
 
-    Any thread may use it.  Rows can be read by other connections to the file at any time, and
-    changed only through the device.
+    Any thread may use it. Other connections to the file may read rows at any time, but only the
+    device may change them.
 
-    A model is kept as JSON documents; nothing has to be declared.  For columns, indexes and foreign
-    keys of a model, give ``tables`` a table of its name, with ``id TEXT PRIMARY KEY`` and ``data
-    TEXT NOT NULL`` for the document, and generated columns for what you need of it::
+    A model is stored as JSON documents; you declare nothing. If you need columns, indexes or
+    foreign keys, create a table with the name of the model in ``tables``. It has ``id TEXT PRIMARY
+    KEY``, ``data TEXT NOT NULL`` for the document, and generated columns for what you need::
 
         CREATE TABLE IF NOT EXISTS tasks (
             id TEXT PRIMARY KEY,
@@ -59,19 +59,19 @@ class Device:
         )
 
     Args:
-        path: of the SQLite file; it is made if it is not there.
+        path: the SQLite file; it is made if it does not exist.
         server: the URL of the sync route, or another way to it.
-        token: the owner's, or a function that gives one; it is asked again when the server does not
-            take what it gave.  Called in the thread that syncs.
-        tables: SQL, run each time that the file is opened.
-        page_size: diffs that one reply may have.
-        patience_s: seconds that a sync may wait, all pauses together, for a server that does not
+        token: the owner's token, or a function that returns one. The function runs in the thread
+            that syncs, and is called again if the server does not accept the token.
+        tables: SQL that runs each time the file is opened.
+        page_size: how many diffs a reply may have.
+        patience_s: how many seconds a sync may wait in all its pauses for a server that does not
             answer or is busy.
         now_ms: the time of an edit, in milliseconds since 1970; for tests.
 
     Raises:
-        ValueError: an argument is wrong, or the file is one of a later mobync.
-        sqlite3.Error: the file is no database, or ``tables`` is no SQL.
+        ValueError: an argument is wrong, or a later version of mobync made the file.
+        sqlite3.Error: the file is not a database, or ``tables`` is not SQL.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class Device:
         """Make a row.
 
         Args:
-            model: its kind, as the server calls it.
-            fields: what json.dumps takes; without an ``id`` it gets a UUID.
+            model: its name, as on the server.
+            fields: what json.dumps accepts; without an ``id``, the row gets a UUID.
 
         Returns:
             Its id.
 
         Raises:
-            KeyError: there is one of that id.
-            InvalidDiffError: no server would take it.
+            KeyError: there is already a row with that id.
+            InvalidDiffError: every server would refuse it.
             sqlite3.IntegrityError: a rule of the app's table forbids it.
             TypeError, ValueError: a value is not JSON.
         """
@@ -122,7 +122,7 @@ class Device:
 
         Raises:
             KeyError: there is no such row.
-            InvalidDiffError, sqlite3.IntegrityError, TypeError, ValueError: as :meth:`create`.
+            InvalidDiffError, sqlite3.IntegrityError, TypeError, ValueError: as in :meth:`create`.
         """
         self._edit("update", model, {**fields, "id": row_id})
 
@@ -131,7 +131,7 @@ class Device:
 
         Raises:
             KeyError: there is no such row.
-            sqlite3.IntegrityError: another row of the app's tables names it.
+            sqlite3.IntegrityError: another row of the app's tables refers to it.
         """
         self._edit("delete", model, {"id": row_id})
 
@@ -143,7 +143,7 @@ class Device:
         return str(uuid.uuid4())
 
     def get(self, model: str, row_id: str) -> dict[str, Any] | None:
-        """A row, None if there is none."""
+        """A row, or None if it does not exist."""
         row = self._replica.rows.get(Name(model, row_id))
         return None if row is None else {name: json.loads(text) for name, text in row.items()}
 
@@ -159,12 +159,12 @@ class Device:
 
     @property
     def logical_clock(self) -> int:
-        """How far of the owner's log this device has seen."""
+        """How much of the owner's log this device has seen."""
         return self._replica.database.state().logical_clock
 
     @property
     def name(self) -> str:
-        """What this device calls itself; the server may have it take another name."""
+        """The name of this device; the server may make it take another one."""
         return self._replica.database.state().device
 
     @property
@@ -173,7 +173,7 @@ class Device:
         return len(self._replica.outbox)
 
     def refused(self) -> list[RefusedEdit]:
-        """The edits that the server did not take, until they are dismissed."""
+        """The edits that the server refused, until they are dismissed."""
         return [refused for _, refused in self._replica.refused()]
 
     def dismiss(self, *diff_ids: str) -> None:
@@ -183,21 +183,21 @@ class Device:
     # ---- syncing -----------------------------------------------------------------------------
 
     def sync(self) -> SyncResult:
-        """Send what waits and get what is new.
+        """Send waiting edits and get what is new.
 
-        Waits and tries again where that helps.  The rows can be edited meanwhile; what is edited
-        after the call began may wait for the next one.
+        Waits and tries again if that can help. Rows can be edited meanwhile; edits made after the
+        call began may wait for the next sync.
 
         Returns:
-            What it did.
+            The result.
 
         Raises:
-            OfflineError: the server did not answer, or was busy all the time.
-            TokenError: the server does not take the token.
-            ServerError: it answered what no waiting helps against.
+            OfflineError: the server did not answer, or was always busy.
+            TokenError: the server does not accept the token.
+            ServerError: the server answered something that waiting does not help.
             DeviceRevokedError: a person has ended this device; its rows are gone.
-            sqlite3.IntegrityError: a foreign key of the app's tables forbids what the server has.
-            What ``token`` raises.
+            sqlite3.IntegrityError: a foreign key of the app's tables forbids the server's rows.
+            The exceptions of ``token``.
         """
         with self._syncing:
             result = SyncResult()
@@ -322,19 +322,19 @@ class Device:
     def live(
         self, on_sync: Callable[[SyncResult], object] | None = None, *, poll_s: float = 60.0
     ) -> Live:
-        """Sync at once whenever another device has, and whenever a row is edited here.
+        """Sync at once when another device has synced, and when a row is edited here.
 
         Args:
             on_sync: called after each sync, in the thread that did it.
-            poll_s: seconds from sync to sync where the server tells no events.
+            poll_s: seconds between syncs if the server sends no events.
 
         Returns:
-            What ends it; a context manager.
+            A context manager that ends it.
         """
         return Live(self, on_sync, poll_s)
 
     def close(self) -> None:
-        """Close the file, once a sync that is under way has ended."""
+        """Close the file, after a running sync has ended."""
         with self._syncing:
             self._replica.database.close()
 

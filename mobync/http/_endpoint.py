@@ -91,18 +91,18 @@ Work = Callable[[bytes, str], bytes]  # from a request's body and its owner to t
 
 
 class ExpiredTokenError(Exception):
-    """For ``authenticate`` to raise: the token was good once.  401 ``token_expired``."""
+    """Raised by ``authenticate`` for a token that was valid once. 401 ``token_expired``."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """What an adapter sends.
+    """The response that an adapter sends.
 
     Attributes:
-        status: of HTTP.
-        headers: all but those that a server adds itself, as Content-Length.
-        body: JSON, in gzip if the headers say so.
-        code: why it was refused, as in the body; empty if it was not.
+        status: the HTTP status.
+        headers: all headers except those that a server adds itself, such as Content-Length.
+        body: JSON, compressed with gzip if the headers say so.
+        code: the reason of a refusal, as in the body; empty if it is not a refusal.
     """
 
     status: int
@@ -116,7 +116,7 @@ class Stream(Generic[Body]):
     """The response to a device that may listen; its status is 200.
 
     Attributes:
-        headers: all but those that a server adds itself.
+        headers: all headers except those that a server adds itself.
         body: Server-Sent Events, which end when the device hangs up or the server stops.
     """
 
@@ -152,23 +152,23 @@ class Endpoint:
     One object serves any number of threads.
 
     Args:
-        mobync: what merges.
-        authenticate: called with the request's token, or None, and its headers (their names in any
-            case); returns the owner's id, or None or '' to refuse.  It may be an ``async def`` if
-            the Synchronizer is of asyncio.  The token is that of
-            ``Authorization: Bearer``, else the ``auth_token`` of the body.  It may raise
-            :class:`ExpiredTokenError`; what else it raises reaches the framework.
-        max_body_bytes: bytes that a body may have, before and after gzip is undone.
+        mobync: the Mobync that merges.
+        authenticate: called with the token of the request, or None, and its headers (found by names
+            in any case). It returns the owner's id, or None or '' to refuse. It may be an ``async
+            def`` if the Synchronizer is for asyncio. The token is that of ``Authorization:
+            Bearer``, or else the ``auth_token`` of the body. It may raise
+            :class:`ExpiredTokenError`; other exceptions reach the framework.
+        max_body_bytes: how many bytes a body may have, before and after gzip.
         max_unauthenticated_body_bytes: the same for a request without ``Authorization: Bearer``,
-            whose body has to be read before anybody can say who sends it; None for 1 MiB, or
+            whose body must be read before its sender is known; None for 1 MiB, or
             ``max_body_bytes`` if that is less.
-        max_bytes_in_flight: bytes of bodies, and of what gzip makes of them, that this process may
-            hold at once; None for eight times ``max_body_bytes``.  One owner may have a quarter of
-            them, all requests without ``Authorization`` together another.
-        live: a ``mobync.live`` that is told of every sync (``mobync.listen(live.announce)``); None
-            answers 404 to who asks for events.
-        clients: the ``mobync.clients`` to serve, with their settings; None for all, each as it is
-            without settings.
+        max_bytes_in_flight: how many bytes of bodies, including their uncompressed content, this
+            process may hold at once; None for eight times ``max_body_bytes``. One owner may have a
+            quarter of them, and all requests without ``Authorization`` together another quarter.
+        live: a ``mobync.live`` that hears about every sync (``mobync.listen(live.announce)``); with
+            None, requests for events get a 404.
+        clients: the ``mobync.clients`` to serve, with their settings; None for all of them without
+            settings.
 
     Attributes:
         waiting: how its methods wait: in the thread that calls them, or in a task.
