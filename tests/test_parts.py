@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import async_databases
 import databases
 import pytest
 import sqlalchemy as sa
@@ -31,13 +33,20 @@ from mobync import (
 from mobync._sync import parts as parts_module
 from mobync._sync.uploads import KEPT_MS
 from mobync.memory import MemorySynchronizer
-from mobync.sqlalchemy import DocumentSynchronizer, SQLAlchemySynchronizer, create_tables
+from mobync.sqlalchemy import (
+    AsyncDocumentSynchronizer,
+    DocumentSynchronizer,
+    SQLAlchemySynchronizer,
+    create_tables,
+    create_tables_async,
+)
 
 # Django must know its settings first.
 from django.db import connections  # isort: skip
 from django_app.models import Project, Task  # isort: skip
 from mobync.django import DjangoSynchronizer  # isort: skip
 
+opened = async_databases.opened
 BOB = "bob"
 STORES = ["memory", *databases.KINDS, *(f"django on {kind}" for kind in databases.KINDS)]
 
@@ -579,3 +588,22 @@ def test_documents_keep_parts(tmp_path: Path) -> None:
     create_tables(engine, store.metadata)
     assert Phone(Mobync(store)).send_all([creates(2), creates(2, 2)])["logical_clock"] == 4
     engine.dispose()
+
+
+def test_a_store_of_asyncio_keeps_parts(opened: Any) -> None:
+    async def story() -> Any:
+        engine = opened.new_engine()
+        store = AsyncDocumentSynchronizer(engine)
+        await create_tables_async(engine, store.metadata)
+        mobync, edits = Mobync(store), creates(4)
+        said: Any = {"device": "phone", "request": 1, "upload": "first"}
+        kept = await mobync.apply_async(0, edits[:2], BOB, part=1, more_diffs=True, **said)
+        with pytest.raises(PartsMissingError):
+            await mobync.apply_async(0, edits[3:], BOB, part=3, **said)
+        await mobync.apply_async(0, edits[2:3], BOB, part=2, more_diffs=True, **said)
+        reply = await mobync.apply_async(0, edits[3:], BOB, part=3, **said)
+        await mobync.erase_async(BOB)
+        await engine.dispose()
+        return kept["part"], reply["logical_clock"]
+
+    assert asyncio.run(story()) == (1, 4)
