@@ -53,12 +53,12 @@ _IDS_A_STATEMENT = 500
 
 
 class Document(NamedTuple):
-    """An object as it is kept.
+    """A stored object.
 
     Attributes:
-        model: what it is one of.
+        model: the name of its model.
         id: its id, decoded.
-        text: the JSON object, its ``id`` included; each value is the text that a device sent.
+        text: the JSON object, including its ``id``; each value is the text that a device sent.
     """
 
     model: str
@@ -67,14 +67,14 @@ class Document(NamedTuple):
 
 
 class DocumentSynchronizer(SQLAlchemySynchronizer):
-    """Keeps every object that devices send, of whatever model, as a JSON document of its owner.
+    """Stores every object of any model that devices send, as a JSON document of its owner.
 
-    No model is declared, so none of their fields is checked either; the rules say yes to
-    everything that the tables can keep.  Who overrides ``validate_*`` asks ``super()`` first.  An
-    update replaces the top-level fields that it carries and leaves all else as it is.  A value's
-    JSON text is kept to the letter: no number is ever turned into a float.
+    No model is declared, so no field is checked; the rules accept everything that the tables can
+    store. If you override ``validate_*``, call ``super()`` first. An update replaces the top-level
+    fields that it has and changes nothing else. The JSON text of a value is stored exactly: no
+    number is ever turned into a float.
 
-    Transactions, locks and the log are those of :class:`SQLAlchemySynchronizer`.
+    Transactions, locks and the log work as in :class:`SQLAlchemySynchronizer`.
 
     Args:
         engine: an Engine, or a session, as for :class:`SQLAlchemySynchronizer`.
@@ -88,7 +88,7 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
         documents_table: the table of the documents.
 
     Raises:
-        TypeError, ValueError: as SQLAlchemySynchronizer does.
+        TypeError, ValueError: as in SQLAlchemySynchronizer.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
     # ---- rules -----------------------------------------------------------------------------------
 
     def validate_create(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
-        """Say yes to a create that the tables can keep.
+        """Accept a create that the tables can store.
 
         Raises:
             InvalidDiffError: they cannot, as :meth:`check_keys` says.
@@ -138,21 +138,21 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
         return True
 
     def validate_update(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
-        """Say yes to an update that the tables can keep, as :meth:`validate_create`."""
+        """Accept an update that the tables can store; like :meth:`validate_create`."""
         self.check_keys(diff["id"], diff["model"], diff["json_data"])
         return True
 
     def validate_delete(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
-        """Say yes to a delete that the tables can keep, as :meth:`validate_create`."""
+        """Accept a delete that the tables can store; like :meth:`validate_create`."""
         self.check_keys(diff["id"], diff["model"], diff["json_data"])
         return True
 
     def check_keys(self, id: str, model: str, json_data: str) -> None:
-        """Check that the tables can keep a diff and its object apart from all others.
+        """Check that the tables can store a diff and its object, distinct from all others.
 
         Args:
-            id: of the diff.
-            model: of the object.
+            id: the id of the diff.
+            model: the model of the object.
             json_data: a JSON object with the object's ``id``.
 
         Raises:
@@ -279,8 +279,9 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
         own = columns.owner == self._owner(), columns.model == where
         if self.connection.dialect.name != "postgresql" or len(ids) == 1:
             return select(columns.id, columns.document).where(*own, columns.id.in_(ids))
-        # Each looked up alone.  Of a table that was never analyzed PostgreSQL thinks that an owner
-        # has few rows, and for a list it would read all of them.
+        # Each is looked up alone. If a table was never analyzed, PostgreSQL assumes that an owner
+        # has
+        # few rows, and for a list it would read all of them.
         asked = func.unnest(literal([*ids], ARRAY(Text()))).column_valued("mobync_id")
         document = select(columns.document).where(*own, columns.id == asked).scalar_subquery()
         return select(asked, document)

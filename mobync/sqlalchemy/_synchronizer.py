@@ -109,47 +109,48 @@ class _Transaction:
 
 
 class _LateRefusalError(InvalidDiffError):
-    """A commit was refused, and the same transaction, begun again, would say of which row."""
+    """A commit was refused; the same transaction, started again, would name the row."""
 
 
 class SQLAlchemySynchronizer(Synchronizer):
-    """Keeps models and log in a database of SQLAlchemy 2.  Complete: nothing must be overridden.
+    """Stores models and log in a database with SQLAlchemy 2. You do not have to override anything.
 
-    The three rules say yes, because every statement is confined to the owner's rows; override
-    ``validate_*`` to say more.  Inside them ``self`` is in the owner's transaction: ``self.read``
-    and ``self.connection`` see what the sync sees.
+    The three rules accept everything, because every statement touches only the owner's rows.
+    Override ``validate_*`` for your own rules. Inside them ``self`` is in the owner's transaction:
+    ``self.read`` and ``self.connection`` see what the sync sees.
 
-    What devices send is decoded to the columns' types, and what does not fit is refused, by name
-    (docs/databases.md has the table).  Rows are written by statements on tables, so a mapped
-    class's validators, events and version counter do not run; column defaults and ``onupdate`` do.
+    What devices send is converted to the columns' types. A value that does not fit is refused, and
+    the error names it (docs/databases.md has the table). Rows are written by statements on tables,
+    so the validators, events and version counter of a mapped class do not run; column defaults and
+    ``onupdate`` do.
 
     One object serves any number of threads; each transaction works on a copy of it.
 
     Args:
-        engine: an Engine, for transactions of mobync's own; or a Session, a scoped_session or
-            Flask-SQLAlchemy's ``db``, whose transaction is then shared: what the app has pending
-            is flushed first and committed or rolled back with the sync, and objects of rows that
-            the sync changes are read again.
-        models: by the name that devices use, a Table or a mapped class.  Its key is ``id``, a
-            String or Uuid, alone or together with the owner column.
+        engine: an Engine, for mobync's own transactions; or a Session, a scoped_session or
+            Flask-SQLAlchemy's ``db``, whose transaction is then shared. In that case the app's
+            pending changes are flushed first, and committed or rolled back with the sync, and
+            objects of rows that the sync changes are read again.
+        models: Tables or mapped classes, by the names that devices use. The primary key is ``id``,
+            a String or Uuid, alone or together with the owner column.
         diffs: the log, as :func:`diffs_table` declares it; None finds ``diffs`` in the metadata of
             the models, or declares it there.
-        owner_column: the field of every model that says whose a row is: a String, Integer or Uuid
-            that holds the ``owner_id`` of ``Mobync.apply``.
-        lock_timeout_s: seconds to wait for another sync of the same owner, and for any row that
-            is locked.  MySQL and MariaDB count whole seconds, at least one.
-        shared: names of models that have no owner column, on purpose: any device may write any
-            row of them, unless a rule says no.
+        owner_column: the field of every model that holds the ``owner_id`` of ``Mobync.apply``: a
+            String, Integer or Uuid.
+        lock_timeout_s: seconds to wait for another sync of the same owner, and for any locked row.
+            MySQL and MariaDB count whole seconds, at least one.
+        shared: names of models that have no owner column, on purpose: any device may write any row
+            of them, unless a rule refuses.
         capture: whether triggers, which :func:`create_triggers` makes, note rows that something
-            else than mobync writes, so that the owner's next sync brings them to the devices.
+            other than mobync writes, so that the owner's next sync sends them to the devices.
 
     Attributes:
         capture: the notes, or None.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: a table cannot be synced, and why; or the database is of another kind than
-            SQLite, PostgreSQL, MySQL and MariaDB.
+        ValueError: a table cannot be synced, with the reason; or the database is not SQLite,
+            PostgreSQL, MySQL or MariaDB.
     """
 
     def __init__(
@@ -239,19 +240,19 @@ class SQLAlchemySynchronizer(Synchronizer):
         return self._transaction().settle()
 
     def transaction(self, owner_id: str) -> AbstractContextManager[Self]:
-        """Hold one sync of this owner together; nobody else can sync this owner meanwhile.
+        """Put one sync of this owner into a transaction; nobody else can sync this owner meanwhile.
 
         Yields:
             A copy of this synchronizer that works in the transaction.
 
         Raises:
-            BusyError: another sync of this owner, or whoever has locked a row that the sync
-                writes, took longer than ``lock_timeout_s``; on SQLite, any other writer.
-            UnavailableError: the database is away, full, read-only, or too slow.
+            BusyError: another sync of this owner, or another lock on a row that the sync writes,
+                took longer than ``lock_timeout_s``; on SQLite, any other writer.
+            UnavailableError: the database does not answer, is full, read-only, or too slow.
             InvalidDiffError: a deferred constraint refuses what was written.
             RuntimeError: a transaction is open already.
-            ValueError: the database cannot keep ``owner_id`` apart from others, or is not set up to
-                keep what devices send to the letter.
+            ValueError: the database cannot tell ``owner_id`` from others, or its settings would
+                change what devices send.
             sqlalchemy.exc.NoSuchTableError: a table was not made.
         """
         return self._held(owner_id, self._locked(owner_id))
@@ -338,7 +339,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         return _outage(error)
 
     def _marked(self, connection: Connection) -> AbstractContextManager[None]:
-        """Have triggers, if there are any, take what is written for mobync's."""
+        """Tell triggers, if there are any, that the writes are mobync's."""
         if self.capture is None:
             return _UNMARKED
         self._source.before_statement()  # what the app has pending is the app's
@@ -367,7 +368,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         return _opened(connection, owner_id, head)
 
     def _joining(self, connection: Connection, owner_id: str) -> Self:
-        """Lock an owner in a transaction that somebody else has begun and will end.
+        """Lock an owner in a transaction that the caller has begun and will end.
 
         Returns:
             A copy that works in it.
@@ -462,7 +463,7 @@ class SQLAlchemySynchronizer(Synchronizer):
                 inside._open = None
 
     def owners(self) -> Iterator[str]:
-        """List everyone who has a log, and perhaps some whose log is empty yet, each once.
+        """List every owner with a log, and perhaps some whose log is still empty, each once.
 
         A page is a statement of its own: who begins to sync meanwhile may or may not be listed.
         """
