@@ -1,4 +1,4 @@
-"""Rows that the app had before mobync, brought into an owner's log as creates."""
+"""Adds rows that the app had before mobync to an owner's log, as creates."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class AdoptedPiece(NamedTuple):
 def adopt_rows(
     server: _core.Mobync, owner_id: str, model: str, rows: Iterable[Row] | None
 ) -> Iterator[AdoptedPiece]:
-    """Bring rows of one model into an owner's log, a piece in each transaction.
+    """Add rows of one model to an owner's log, a piece in each transaction.
 
     Args:
-        server: whose settings and locks.
-        owner_id: whose rows.
-        model: the model that the rows are of.
-        rows: the rows; None has the Synchronizer read each piece.
+        server: the Mobync with the settings and locks.
+        owner_id: the owner of the rows.
+        model: the model of the rows.
+        rows: the rows; with None, the Synchronizer reads each piece.
 
     Yields:
         The result of each piece, once it is committed.
@@ -96,7 +96,7 @@ def _adopt(
 
 
 def creating(model: str, id_: str, row: Row, is_updated: bool) -> list[Operation]:
-    """What brings a row into a log that has no create of its object.
+    """The diffs that add a row to a log that has no create of its object.
 
     A create that follows updates of the same life would reach the devices as one more update; so a
     delete ends that life first.

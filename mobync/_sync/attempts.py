@@ -1,9 +1,8 @@
-"""The transactions of an owner: one at a time in a process, and again after an error that passes.
+"""The transactions of an owner: one at a time in a process, started again after transient errors.
 
-A sync is C (csrc/python/sync.c).  The lock, the transaction and the decision to begin again are
-here, as a generator that yields a store for each attempt.  The C does its work with the store.
-Then it goes on with the generator, which commits, or throws what went wrong into it, which rolls
-back.
+A sync is C (csrc/python/sync.c). The lock, the transaction and the decision to start again are
+here, as a generator that yields a store for each attempt. The C code does its work with the store.
+Then it resumes the generator, which commits, or throws the exception into it, which rolls back.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 
 class BeginAgain(Exception):
-    """An attempt met a row that does not fit, and another one can do without it."""
+    """An attempt found a row that does not fit, and another attempt can do without it."""
 
     def __init__(self, misfit: InvalidDiffError) -> None:
         super().__init__(misfit)
@@ -41,14 +40,14 @@ def attempts(
 ) -> Generator[Synchronizer, None, None]:
     """Yield a store for each attempt, inside of a transaction of the owner.
 
-    Going on after a yield commits; an exception that is thrown in rolls back.  The generator ends
+    Resuming after a yield commits; an exception that is thrown in rolls back. The generator ends
     when an attempt is committed.
 
     Args:
-        server: whose synchronizer, locks and time-out.
-        owner_id: whose data.
-        retries: whether an error that the Synchronizer calls transient begins again.
-        device: which is sure to be read in it; None: none is.
+        server: the Mobync with the synchronizer, the locks and the timeout.
+        owner_id: the owner of the data.
+        retries: whether to start again after an error that the Synchronizer calls transient.
+        device: a device whose state is read in it in any case; None: no device.
 
     Raises:
         BusyError: another transaction of this owner took too long, or the last attempt too ended
@@ -83,18 +82,18 @@ def attempts(
 
 
 def pause_before_again(server: Mobync, error: Exception, pauses_s: Iterator[float]) -> bool:
-    """Wait a little after an attempt that failed, if another one may do better.
+    """Wait a little after a failed attempt, if another one may succeed.
 
     Args:
-        server: whose synchronizer.
-        error: that is being handled.
-        pauses_s: what is left of the pauses.
+        server: the Mobync with the synchronizer.
+        error: the error that is being handled.
+        pauses_s: the remaining pauses.
 
     Returns:
-        Whether to begin again: the Synchronizer calls the error transient.
+        Whether to start again: the Synchronizer calls the error transient.
 
     Raises:
-        BusyError: it does, but this was the last attempt.
+        BusyError: the error is transient, but this was the last attempt.
     """
     synchronizer = server.synchronizer
     if not _is_true(synchronizer.is_transient(error), "is_transient"):
@@ -113,19 +112,19 @@ def _log_noted(server: Mobync, store: Synchronizer, owner_id: str) -> Any:
 def one_moment(
     reading: AbstractContextManager[Synchronizer],
 ) -> Generator[Synchronizer, None, None]:
-    """Yield, as :func:`attempts` does, the store of ``Synchronizer.reading``."""
+    """Yield the store of ``Synchronizer.reading``, like :func:`attempts`."""
     with reading as store:
         yield store
 
 
 def plain_answer(method: str, answer: T) -> T:
-    """What a method of the app answered, unless that is to be awaited."""
+    """The answer of a method of the app, unless it would have to be awaited."""
     refuse_awaitable(method, answer)
     return answer
 
 
 def _is_true(answer: object, method: str) -> bool:
-    """The answer of the app to a question; a coroutine is true, and must not count as a yes."""
+    """The app's answer to a question; a coroutine is true, and must not count as a yes."""
     if not isinstance(answer, bool):
         refuse_awaitable(method, answer)
         raise TypeError(f"{method}() must return True or False, not {type(answer).__name__}")
@@ -133,7 +132,7 @@ def _is_true(answer: object, method: str) -> bool:
 
 
 class OwnerLog(NamedTuple):
-    """An owner's log in a store, inside of a transaction."""
+    """An owner's log in a store, inside a transaction."""
 
     store: Synchronizer  # to use inside
     model: str  # the name under which it keeps the log
@@ -149,7 +148,7 @@ class OwnerLog(NamedTuple):
         return plain_answer("read", self.store.read(self.model, filters))
 
     def rows(self, first_clock: int, *more: ReadFilter) -> list[Mapping[str, Any]]:
-        """What :meth:`read` gives, taken out of its JSON."""
+        """The rows of :meth:`read`, parsed from its JSON."""
         read = self.read(first_clock, *more)
         rows: list[Mapping[str, Any]] = (
             json.loads(read) if isinstance(read, str | bytes) else list(read)
@@ -157,24 +156,24 @@ class OwnerLog(NamedTuple):
         return rows
 
     def highest_clock(self) -> int | None:
-        """The highest clock of the log, -1 if it is empty; None where the store does not say."""
+        """The highest clock of the log, -1 if it is empty; None if the store does not say."""
         highest = self.store.highest_logical_clock(self.owner_id)
         return plain_answer("highest_logical_clock", highest)
 
     def damaged(self, damage: InvalidDiffError) -> ValueError:
-        """What to raise for rows that are no log: no device can have caused it."""
+        """The error for rows that are not a log: no device can have caused it."""
         return ValueError(f"read({self.model!r}) gave an {damage}")
 
 
 def in_transaction(
     server: Mobync, owner_id: str, work: Callable[[OwnerLog], T], *, retries: bool = True
 ) -> T:
-    """Do ``work`` alone with the owner's data, all or nothing; it may be called several times.
+    """Do ``work`` alone with the owner's data, all or nothing; it can be called several times.
 
-    Takes, and raises, what :func:`attempts` does.
+    It has the arguments and exceptions of :func:`attempts`.
 
     Returns:
-        What ``work`` returned in the attempt that was committed.
+        The result of ``work`` in the committed attempt.
     """
     tries = attempts(server, owner_id, retries)
     store = next(tries)

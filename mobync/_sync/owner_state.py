@@ -1,6 +1,6 @@
-"""What is kept of an owner beside the log: how far it is folded, and who may know it.
+"""The stored state of an owner besides the log: how far the log is folded, and who may know it.
 
-It is kept as that of a device is, under a name that no device can have.
+It is stored like the state of a device, under a name that no device can have.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _FRESH_PART = 10  # of a retention: for so long, that somebody was seen is not w
 
 @dataclass
 class OwnerState:
-    """What is kept of an owner.
+    """The stored state of an owner.
 
     Attributes:
         horizon: the clock below which the log is folded.
-        folds: how often it was.
-        nameless_ms: when a device without a name was seen last, in milliseconds since 1970; None:
+        folds: how many times it was folded.
+        nameless_ms: when a device without a name last synced, in milliseconds since 1970; None if
             there never was one.
         nameless_from: the clock from which on a device without a name may ask; below it, its clock
             may be one of another owner's log (moving.py).
@@ -43,27 +43,28 @@ class OwnerState:
 
     @classmethod
     def of_text(cls, text: str) -> OwnerState:
-        """What was kept as a text."""
+        """The state from a stored text."""
         return cls(**known_members(cls, text))
 
     def is_sound(self) -> bool:
-        """Whether each member is what a server keeps; a text from elsewhere may say anything."""
+        """Whether each member has a valid value; a text from elsewhere may contain anything."""
         known = 0 if self.nameless_ms is None else self.nameless_ms
         numbers = self.horizon, self.folds, known, self.nameless_from, self.moved
         return all(type(number) is int for number in numbers)
 
     def refuses(self, clock: int, first_clock: int, folds: int) -> bool:
-        """Whether a device without a name cannot be told what it has not seen."""
+        """Whether a device without a name cannot get what it has not seen."""
         end = max(self.horizon, self.nameless_from)
         return 0 < clock < end or self._has_changed_behind(clock, first_clock, folds, end)
 
     def has_folded_behind(self, clock: int, first_clock: int, folds: int) -> bool:
-        """Whether edits that a pull in pages has yet to bring may be in rows that it has brought.
+        """Whether edits that a pull in pages has not brought yet may be in rows that it has
+        brought.
 
         Args:
-            clock: that the pull began with.
-            first_clock: where the page begins that it asks for.
-            folds: how often the log had been folded when it began.
+            clock: the clock with which the pull began.
+            first_clock: the clock with which the requested page begins.
+            folds: how many times the log had been folded when the pull began.
         """
         return self._has_changed_behind(clock, first_clock, folds, self.horizon)
 
@@ -72,12 +73,12 @@ class OwnerState:
 
 
 def first_state(now_ms: int, *, log_is_empty: bool) -> OwnerState:
-    """What is kept of an owner at first: devices without a name may know a log that there is."""
+    """The first state of an owner: devices without a name may know a log that exists."""
     return OwnerState(nameless_ms=None if log_is_empty else now_ms)
 
 
 def known_members(state: type, text: str) -> dict[str, Any]:
-    """The members of a kept text that this version knows: a later one may have written more."""
+    """The members of a stored text that this version knows; a later one may have written more."""
     names = {each.name for each in fields(state)}
     return {name: value for name, value in json.loads(text).items() if name in names}
 
@@ -88,5 +89,5 @@ def ms(seconds: float) -> int:
 
 
 def is_stale(server: Mobync, noted_ms: int, retention_ms: int) -> bool:
-    """Whether a time at which somebody was seen should be noted again."""
+    """Whether the time at which a device was seen should be stored again."""
     return server._now_ms() - noted_ms > retention_ms // _FRESH_PART

@@ -1,10 +1,10 @@
-"""Rows that were edited behind mobync's back, brought into an owner's log.
+"""Adds edits that were made without mobync to an owner's log.
 
-The log is read first, as a device would, in pieces.  Then each model's rows are walked in pieces, a
-transaction each, between which devices sync: the log is followed, and each row compared with what
-the log says of its object at that moment.  In the end come the objects that the log had alive when
-the walk began, that the walk did not meet, and that the log has nothing new of: those whose row is
-not there, in the transaction that says so, were deleted.
+The log is read first, in pieces, as a device would read it. Then the rows of each model are read in
+pieces, each in its own transaction, and devices can sync in between. The log is followed, and each
+row is compared with the log's state of its object at that moment. At the end there may be objects
+that were alive in the log at the beginning, that were not among the rows, and that have nothing new
+in the log. If their row is missing in the transaction that adds the delete, they were deleted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], object]
 
 
 class Found(NamedTuple):
-    """A row, or an object of the log, and what has to go into the log because of it."""
+    """A row, or an object of the log, and what must be added to the log because of it."""
 
     key: Key
     row: Mapping[str, Any] | str | None
@@ -53,15 +53,15 @@ def reconcile_owner(
     progress: Progress | None,
     tell: Callable[[tuple[Any, ...]], None],
 ) -> ReconcileResult:
-    """Compare an owner's rows with the log, and bring what differs into it.
+    """Compare an owner's rows with the log, and add the differences to it.
 
     Args:
-        server: whose settings and locks.
-        owner_id: whose rows.
-        model: of which model; None for all.
+        server: the Mobync with the settings and locks.
+        owner_id: the owner of the rows.
+        model: their model; None for all.
         dry_run: whether to compare only.
-        progress: as of ``Mobync.reconcile``.
-        tell: tells of a transaction that wrote, by the fields of a SyncReport.
+        progress: as in ``Mobync.reconcile``.
+        tell: is called after a transaction that wrote, with the fields of a SyncReport.
     """
     synchronizer: Synchronizer = server.synchronizer
     reading = plain_answer("reading", synchronizer.reading(owner_id)) if dry_run else None
@@ -151,7 +151,7 @@ class Reconciliation:
         return self._write(log, found)
 
     def _look_for(self, model: str) -> None:
-        """Look for the rows of the objects that the walk did not meet."""
+        """Look for the rows of the objects that were not found."""
         unmet = iter([id_ for of, id_ in self._logged.whole if of == model])
         while ids := list(islice(unmet, PIECE_ROWS)):
             self._take(self._run(partial(self._compare_unmet, model=model, ids=ids)))
@@ -180,7 +180,7 @@ class Reconciliation:
         return Piece(found, clock + len(rows), len(rows))
 
     def _take(self, piece: Piece) -> None:
-        """Count what a transaction did, which is committed now, and forget what was met."""
+        """Count what a transaction did, which is committed now, and forget what was found."""
         for each in piece.found:
             logged = self._logged.whole.pop(each.key, None)
             if not each.operations:
@@ -203,13 +203,13 @@ def compare(
     key: Key,
     row: Mapping[str, Any] | str | None,
 ) -> Found:
-    """What has to go into the log so that it says of an object what its row says.
+    """The edits to the log that make its state of an object equal to its row.
 
     Args:
         store: the Synchronizer, in a transaction of the owner.
-        logged: what the log says.
-        key: which object; where there is no row, one that the log has whole.
-        row: of the owner; None: there is none.
+        logged: the log's state.
+        key: the object; if there is no row, one that the log has completely.
+        row: the owner's row; None: there is none.
     """
     model, id_ = key
     said = logged.whole.get(key)
