@@ -14,7 +14,7 @@ from . import _core
 from ._plain import check_plain, refuse_awaitable
 from ._waiting import IN_A_THREAD, Waiting
 from .errors import InvalidDiffError
-from .types import FIELD_TIMES, LOG_FIELDS, Diff, LogRow, ReadFilter
+from .types import FIELD_TIMES, LOG_FIELDS, Diff, FilledModel, LogRow, ReadFilter
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,10 +41,17 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
             another name. None, the default: the name that ``Mobync`` uses.
         capture: notes about rows that something other than mobync has written, if the synchronizer
             has them. None, the default: it does not.
+        filled_models: by name, the models whose rows have more values after a write than were
+            written. Whoever has such models overrides ``transaction`` and ``find_owned_rows``, so
+            that mobync can read these rows back for the log and the devices (docs/protocol.md, "The
+            server's part"). None, the default: there are none, or devices do not get the values.
     """
 
     diffs_model_name: str | None = None
     capture: Any = None
+    filled_models: Mapping[str, FilledModel] | None = None
+    _writes_as_server: bool = False  # of one in a transaction: what is written is the backend's
+    _passes_over_unreadable: bool = False  # rows that find_owned_rows cannot read end no sync
     _waiting: Waiting = IN_A_THREAD
 
     @abc.abstractmethod

@@ -116,6 +116,18 @@ written. A create below the horizon has it for fields whose time is not its ``ut
 otherwise it is null."""
 
 
+class FilledModel(NamedTuple):
+    """What the database, or the app behind mobync, fills in of the rows of a model.
+
+    Attributes:
+        on_create: fields that a new row gets a value of if it comes without one.
+        on_each_write: whether any write of a row may change more of it than was written.
+    """
+
+    on_create: frozenset[str]
+    on_each_write: bool
+
+
 class Refusal(TypedDict, total=False):
     """A diff that was left out of a sync with ``on_refusal='skip'``.
 

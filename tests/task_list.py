@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from databases import Database
-from sqlalchemy import Boolean, Column, Integer, MetaData, String, Table, event, false
+from sqlalchemy import Boolean, Column, Integer, MetaData, String, Table, event
 from sqlalchemy.engine import Engine
 
 from mobync.sqlalchemy import SQLAlchemySynchronizer
@@ -36,7 +36,7 @@ def task_table(metadata: MetaData) -> Table:
         Column("owner", String(64), nullable=False),
         Column("name", String(100)),
         Column("rank", Integer),
-        Column("done", Boolean, nullable=False, server_default=false()),
+        Column("done", Boolean),
     )
 
 

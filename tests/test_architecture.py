@@ -26,7 +26,7 @@ BASE = {"mobync", "mobync._core", "mobync._extras", "mobync._plain", "mobync.err
 BASE |= {"mobync._waiting", "mobync.sync", "mobync.synchronizer", "mobync.types"}
 RELATIONAL = {
     f"mobync._relational.{name}"
-    for name in ("database_errors", "notes", "refused", "rows", "values", "write_order")
+    for name in ("database_errors", "filled", "notes", "refused", "rows", "values", "write_order")
 } | {"mobync._relational"}
 ALLOWED = {
     "mobync._sync": BASE - {"mobync", "mobync.sync"},

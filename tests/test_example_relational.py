@@ -109,11 +109,11 @@ def refused_by_database(response: requests.Response, status: int) -> None:
 
 
 def project(**fields: Any) -> dict[str, Any]:
-    return diff("create", "projects", **{"id": "p", "name": "home", **fields})
+    return diff("create", "projects", **{"id": "p", "name": "home", "archived": False, **fields})
 
 
 def task(**fields: Any) -> dict[str, Any]:
-    return diff("create", "tasks", **{"id": "t", "name": "milk", **fields})
+    return diff("create", "tasks", **{"id": "t", "name": "milk", "done": False, **fields})
 
 
 # ---- devices that are right ---------------------------------------------------------------------
@@ -139,7 +139,10 @@ def test_a_task_may_be_made_before_its_project_and_filed_under_it_in_one_sync(
     assert server.sync(*sent).json()["logical_clock"] == 2
     assert [row["project_id"] for row in server.rows("tasks")] == ["p"]
     pulled = [json.loads(d["json_data"]) for d in server.sync().json()["diffs"]]
-    assert pulled == [{"id": "t", "name": "milk", "project_id": "p"}, {"id": "p", "name": "home"}]
+    assert pulled == [
+        {"id": "t", "name": "milk", "done": False, "project_id": "p"},
+        {"id": "p", "name": "home", "archived": False},
+    ]
 
 
 def test_two_devices_and_the_tables_end_up_with_the_same_rows(server: Server) -> None:

@@ -118,7 +118,9 @@ def opened_server(store: str, directory: Path) -> Iterator[Server]:
     elif store.startswith("django"):
         with django_database(kind, directory, [Project, Task]) as alias:
             models = {"tasks": Task, "projects": Project}
-            yield Server(DjangoSynchronizer(models, using=alias), "title")
+            filled = ["state", "rank", "is_hidden", "changed", "secret"]  # no part of these stories
+            hidden = {"tasks": filled}
+            yield Server(DjangoSynchronizer(models, using=alias, hidden_columns=hidden), "title")
     else:
         with open_database(kind, directory) as database:
             made: Any

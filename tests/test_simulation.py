@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import django
 import pytest
 from simulation import __main__ as command
 from simulation import rules
@@ -64,6 +65,29 @@ def test_histories_with_edits_by_sql_converge(name: str) -> None:
     with open_stores(name, by_sql=True) as make_store:
         for seed in range(RUNS_BY_SQL):
             history = random_history(seed, by_sql=True)
+            world, error = failure_of(history, make_store)
+            assert error is None, tell(history, world, error)
+
+
+@pytest.mark.parametrize("name", ["sqlite", "postgresql", "mariadb"])
+@pytest.mark.parametrize("by_sql", [False, True])
+def test_histories_converge_where_the_database_fills_in(name: str, by_sql: bool) -> None:
+    filled = 0
+    with open_stores(name, by_sql, fills=True) as make_store:
+        for seed in range(RUNS_BY_SQL):
+            history = random_history(seed, by_sql, fills=True)
+            world, error = failure_of(history, make_store)
+            assert error is None, tell(history, world, error)
+            filled += world.counts["filled"]
+    assert filled > RUNS_BY_SQL
+
+
+@pytest.mark.skipif(django.VERSION < (5, 0), reason="Django fills in by db_default since 5.0")
+@pytest.mark.parametrize("name", ["django sqlite", "django postgresql", "django mariadb"])
+def test_histories_converge_where_models_of_django_are_filled_in(name: str) -> None:
+    with open_stores(name, fills=True) as make_store:
+        for seed in range(RUNS_ON_DJANGO):
+            history = random_history(seed, fills=True)
             world, error = failure_of(history, make_store)
             assert error is None, tell(history, world, error)
 

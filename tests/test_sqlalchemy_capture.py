@@ -115,7 +115,7 @@ def test_rows_that_go_all_at_once_are_noted(kind: str, tmp_path: Any) -> None:
         push(app, "a", "b")
         app.execute(insert(app.table).values(id="e", owner="eve", name="hers"))
         assert app.sent(0, "eve") == [
-            ("create", {"id": "e", "name": "hers", "rank": None, "done": False})
+            ("create", {"id": "e", "name": "hers", "rank": None, "done": None})
         ]
         every = {"sqlite": "DELETE FROM tasks", "postgresql": "TRUNCATE tasks"}
         app.execute(text(every[kind]))

@@ -70,7 +70,7 @@ def test_updates_and_deletes_that_find_no_row_do_nothing(tasks):
 def test_edits_of_one_row_in_one_run_happen_in_their_order(tasks):
     written(tasks.store, "create", {"id": "a"})
     written(tasks.store, "update", {"id": "a", "name": "1", "rank": 1}, {"id": "a", "name": "2"})
-    assert tasks.rows()["a"] == {"id": "a", "name": "2", "rank": 1, "done": False}
+    assert tasks.rows()["a"] == {"id": "a", "name": "2", "rank": 1, "done": None}
 
 
 def test_no_rows_are_no_statement(tasks):
@@ -82,9 +82,18 @@ def test_no_rows_are_no_statement(tasks):
 
 
 def test_null_is_refused_where_the_column_is_not_null(tasks):
+    flags = Table(
+        "flags",
+        MetaData(),
+        Column("id", String(40), primary_key=True),
+        Column("owner", String(64), nullable=False),
+        Column("done", Boolean, nullable=False, server_default="0"),
+    )
+    engine, log = tasks.database.engine, tasks.metadata.tables["diffs"]
+    store = SQLAlchemySynchronizer(engine, {"flags": flags}, diffs=log)
     for kind in ("create", "update"):
         with pytest.raises(InvalidDiffError, match="json_data: 'done' must not be null"):
-            written(tasks.store, kind, {"id": "a", "done": None})
+            written(store, kind, {"id": "a", "done": None}, model="flags")
 
 
 def test_an_id_that_the_column_cannot_hold_is_refused(tasks):
@@ -110,7 +119,7 @@ def test_ids_that_differ_in_case_or_by_a_space_are_different_rows(tasks):
         written(tasks.store, "create", {"id": "a", "name": "small"})
         written(tasks.store, "update", {"id": "A", "name": "x"}, {"id": "a ", "name": "x"})
         written(tasks.store, "delete", {"id": "A"}, {"id": "á"}, {"id": "a "})
-        assert tasks.rows() == {"a": {"id": "a", "name": "small", "rank": None, "done": False}}
+        assert tasks.rows() == {"a": {"id": "a", "name": "small", "rank": None, "done": None}}
         return
     written(tasks.store, "create", {"id": "a"}, {"id": "A"}, {"id": "a "}, {"id": "á"})
     written(tasks.store, "delete", {"id": "A"})

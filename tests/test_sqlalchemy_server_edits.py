@@ -59,7 +59,7 @@ def test_a_table_is_adopted_in_pieces_by_itself(
     assert mobync.adopt("eve", "tasks") == 5
 
 
-def test_what_the_database_makes_or_changes_by_itself_is_not_adopted(database: Any) -> None:
+def test_what_the_database_makes_or_changes_by_itself_is_adopted_and_goes_on(database: Any) -> None:
     metadata = MetaData()
     things = Table(
         "things",
@@ -77,9 +77,10 @@ def test_what_the_database_makes_or_changes_by_itself_is_not_adopted(database: A
         connection.execute(things.insert(), [{"id": "a", "owner": "bob", "n": 4}])
     assert mobync.adopt("bob", "things") == 1
     (sent,) = mobync.apply(0, [], "bob")["diffs"]
-    assert json.loads(sent["json_data"]) == {"id": "a", "n": 4}
-    with mobync.synchronizer.transaction("bob") as inside:
-        assert inside.read("things", [])[0]["twice"] == 8
+    made = {"id": "a", "n": 4, "twice": 8, "changed": 0, "touched": 0}
+    assert json.loads(sent["json_data"]) == made
+    mobync.push("bob", [("update", "things", {"id": "a", "n": 5})])
+    assert of_device(mobync, "bob") == {"a": {**made, "n": 5, "twice": 10, "changed": 1}}
 
 
 def of_device(mobync: Mobync, owner: str) -> dict[str, Any]:

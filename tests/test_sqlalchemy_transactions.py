@@ -55,7 +55,7 @@ def test_what_a_device_sends_reaches_the_table_the_log_and_the_other_device(task
     assert [sent["json_data"] for sent in tablet["diffs"]] == [d["json_data"] for d in phone]
     assert tasks.rows() == {
         "a": {"id": "a", "name": "milk", "rank": None, "done": True},
-        "c": {"id": "c", "name": "tea", "rank": None, "done": False},
+        "c": {"id": "c", "name": "tea", "rank": None, "done": None},
     }
     assert [row["logical_clock"] for row in tasks.log()] == [0, 1, 2, 3, 4]
     assert {row["owner"] for row in tasks.log()} == {"bob"}
@@ -530,9 +530,9 @@ def test_rows_that_carry_different_fields_are_one_run_all_the_same(tasks):
         mobync.apply(4, updates, "bob")
     assert len(seen) == FIXED[tasks.database.kind] + 1 + 2 * SAVEPOINT, seen
     assert tasks.rows() == {
-        "a": {"id": "a", "name": "A", "rank": 1, "done": False},
+        "a": {"id": "a", "name": "A", "rank": 1, "done": None},
         "b": {"id": "b", "name": "b", "rank": 2, "done": False},
-        "c": {"id": "c", "name": None, "rank": None, "done": False},
+        "c": {"id": "c", "name": None, "rank": None, "done": None},
         "d": {"id": "d", "name": None, "rank": None, "done": True},
     }
 

@@ -7,6 +7,7 @@
  *     request       one sync request: its diffs, its clock, its page
  *     validate      the app's rules, and which diffs are refused along with one
  *     sync          one sync inside the owner's transaction: the order of the protocol
+ *     filled        the server's part of a sync: what rows have that no diff said
  *     reply         what the device gets
  *     mobync        the type that apps use
  *     compaction    a log compacted piece by piece
@@ -66,13 +67,14 @@ typedef struct {
             PyObject *begin_again, *one_moment, *locks_of, *attempts, *check_synchronizer, *admit,
                 *poll;
             PyObject *admit_nameless, *poll_nameless, *begin_log, *take_part, *apply_part;
+            PyObject *begin_filling;
             PyObject *default_methods[OPTIONAL_METHODS]; /* of mobync.Synchronizer */
 
             /* Interned: the seven fields, the types, and what is called or looked up. */
             PyObject *id, *owner, *logical_clock, *utc_timestamp, *type, *model, *json_data;
             PyObject *type_names[3], *rule_names[3], *optional_names[OPTIONAL_METHODS];
             PyObject *name, *read, *throw_, *ahead, *index, *diff_id, *others, *reason;
-            PyObject *now_ms, *tell, *field_times;
+            PyObject *now_ms, *tell, *field_times, *filled_models, *finish;
 
             PyObject *fields; /* a tuple of the seven, in the order of a diff */
             PyObject *blank;  /* a dict of them: its copies have room for seven from the start */
@@ -171,6 +173,10 @@ void forget_texts(diff_list *list, size_t index);
 
 /* Releases what a list holds; it is empty afterwards. */
 void diff_list_clear(diff_list *list);
+
+/* Moves the diffs of a list that has objects to the end of another list. Returns 0, or -1 with
+ * MemoryError; then both are as they were. */
+int diff_list_append(diff_list *list, diff_list *more);
 
 /* A tuple of the current items of an iterable: a new reference. For a subclass of list or tuple,
  * its real items count, whatever its methods return. */
@@ -418,6 +424,11 @@ typedef struct {
     const size_t *written_places;
     size_t written_count; /* 0: no row is being written */
     bool writes_log;
+
+    /* The server's part. */
+    PyObject *filling;   /* of mobync/_sync/filling.py; NULL: there is none */
+    diff_list filled;    /* the diffs that it made, until they go downstream */
+    size_t filled_count; /* how many they were */
 } sync_state;
 
 /* Begins a sync with the arguments, or with the body of a request.
@@ -495,6 +506,16 @@ int name_diff(sync_state *s, PyObject *error, size_t index);
 /* Writes the rows of the models, then the log.  Return 0, or -1 with an exception. */
 int write_models(sync_state *s, const store *app);
 int append_log(sync_state *s, const store *app);
+
+/* The server's part of a sync, if the store names models whose rows have more than was written.
+ * begin_filling comes before the rows are written, fill_in when everything is in the log, and
+ * send_filled when it is known what goes downstream. Return 0, or -1 with an exception.
+ *
+ * is_push    whether the edits are the backend's own
+ */
+int begin_filling(sync_state *s, const store *app, bool is_push);
+int fill_in(sync_state *s);
+int send_filled(sync_state *s);
 
 /* After a failed attempt: an exception about a row gets the position of its diff in the request. It
  * becomes BeginAgain if another attempt can do without the row. Always returns -1. */

@@ -81,6 +81,40 @@ static int make_room(diff_list *list, size_t room)
     return check_memory(items == NULL || objects == NULL ? MB_NO_MEMORY : MB_OK);
 }
 
+/* Room for the diffs of a list and `more` behind them, in memory of the list's own. */
+static int own_room(diff_list *list, size_t more)
+{
+    const size_t count = list->diffs.count;
+    diff_list room = {.json = NULL};
+    if (diff_list_new(&room, (Py_ssize_t)(count + more)) < 0)
+        return -1;
+    if (count > 0)
+        memcpy(room.diffs.items, list->diffs.items, count * sizeof *room.diffs.items);
+    if (count > 0 && list->objects != NULL)
+        memcpy(room.objects, list->objects, count * sizeof *room.objects);
+    if (list->owns_diffs)
+        PyMem_Free(list->diffs.items);
+    PyMem_Free(list->objects);
+    list->diffs.items = room.diffs.items;
+    list->owns_diffs = true;
+    list->objects = room.objects;
+    return 0;
+}
+
+int diff_list_append(diff_list *list, diff_list *more)
+{
+    const size_t count = list->diffs.count;
+    if (own_room(list, more->diffs.count) < 0)
+        return -1;
+    memcpy(&list->diffs.items[count], more->diffs.items,
+           more->diffs.count * sizeof *more->diffs.items);
+    memcpy(&list->objects[count], more->objects, more->diffs.count * sizeof *more->objects);
+    list->diffs.count += more->diffs.count;
+    more->diffs.count = 0; /* its references are the other's now */
+    diff_list_clear(more);
+    return 0;
+}
+
 void put_item(PyObject **list, size_t place, PyObject *item)
 {
     if (item == NULL)

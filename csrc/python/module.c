@@ -123,6 +123,7 @@ static const imported with_package[] = {
     {"mobync._sync.devices", NULL, "admit_nameless"}, {"mobync._sync.devices", NULL, "poll_nameless"},
     {"mobync._sync.devices", NULL, "begin_log"},
     {"mobync._sync.parts", NULL, "take_part"}, {"mobync._sync.parts", NULL, "apply_part"},
+    {"mobync._sync.filling", NULL, "begin_filling"},
 };
 
 static const char *const names[] = {
@@ -132,7 +133,7 @@ static const char *const names[] = {
     "delete_many", "check_written", "append_log", "read_log", "reading",
     "read_devices", "write_devices",
     "name", "read", "throw", "ahead", "index", "diff_id", "others", "reason", "_now_ms", "_tell",
-    "field_times",
+    "field_times", "filled_models", "finish",
 };
 /* clang-format on */
 

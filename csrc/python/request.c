@@ -491,7 +491,9 @@ void end_sync(sync_state *s)
     Py_XDECREF(s->turn_taken);
     Py_XDECREF(s->new_mark);
     Py_XDECREF(s->part_said);
-    diff_list *const lists[] = {&s->request, &s->window, &s->later, &s->history, &s->restored};
+    Py_XDECREF(s->filling);
+    diff_list *const lists[] = {&s->request, &s->window,   &s->later,
+                                &s->history, &s->restored, &s->filled};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         diff_list_clear(lists[i]);
     give_back_arena(s->state, s->retried);

@@ -432,6 +432,14 @@ static int exclude_again(sync_state *s)
     return PyErr_Occurred() ? -1 : 0;
 }
 
+/* Writes what the merge sends upstream, the log, and what the rows have then that no diff said. */
+static int write_all(sync_state *s, const store *app, bool is_push)
+{
+    if (begin_filling(s, app, is_push) < 0 || write_models(s, app) < 0 || append_log(s, app) < 0)
+        return -1;
+    return fill_in(s);
+}
+
 /* The server has done this request: all of it is known; no rule is asked and nothing is written. */
 static int answer_again(sync_state *s, const store *app)
 {
@@ -453,8 +461,7 @@ static int start_over(sync_state *s, const store *app)
 {
     if (read_window(s, app, 0, -1) < 0 || recognize(s) < 0 || find_highest(s, app, 0) < 0)
         return -1;
-    if (validate_new(s, app) < 0 || merge_allowed(s) < 0 || write_models(s, app) < 0 ||
-        append_log(s, app) < 0)
+    if (validate_new(s, app) < 0 || merge_allowed(s) < 0 || write_all(s, app, false) < 0)
         return -1;
     return keep_turn(s);
 }
@@ -467,8 +474,8 @@ static int take_request(sync_state *s, const store *app)
         return -1;
     if (s->next_page >= 0)
         return answer_page(s);
-    if (validate_new(s, app) < 0 || merge_allowed(s) < 0 || write_models(s, app) < 0 ||
-        append_log(s, app) < 0 || restore_excluded(s, app) < 0)
+    if (validate_new(s, app) < 0 || merge_allowed(s) < 0 || write_all(s, app, false) < 0 ||
+        restore_excluded(s, app) < 0 || send_filled(s) < 0)
         return -1;
     return keep_turn(s);
 }
@@ -515,14 +522,15 @@ int push_in_transaction(sync_state *s, const store *app)
 {
     if (find_highest_clock(s->state, app, &s->log, 0, s->scratch, &s->highest) < 0 ||
         check_push_clock(s) < 0 || recognize(s) < 0 || merge_request(s) < 0 ||
-        write_models(s, app) < 0 || append_log(s, app) < 0)
+        write_all(s, app, true) < 0)
         return -1;
     return s->highest < 0 && accepted_count(s) > 0 ? begin_log(s, app) : 0;
 }
 
 int64_t reply_clock(const sync_state *s)
 {
-    return s->next_page >= 0 ? s->client_clock : s->highest + 1 + (int64_t)accepted_count(s);
+    const size_t count = accepted_count(s) + s->filled_count;
+    return s->next_page >= 0 ? s->client_clock : s->highest + 1 + (int64_t)count;
 }
 
 /* ---- attempts ------------------------------------------------------------------------------ */
@@ -550,6 +558,9 @@ static int begin_attempt(sync_state *s)
     Py_CLEAR(s->misfit);
     s->written_count = 0;
     s->writes_log = false;
+    Py_CLEAR(s->filling);
+    diff_list_clear(&s->filled);
+    s->filled_count = 0;
     if (s->scratch == NULL) {
         s->scratch = s->arena;
         return 0;

@@ -17,7 +17,7 @@ from ..errors import InvalidDiffError
 from ..synchronizer import Synchronizer
 from ..types import DiffDict, LogRow
 from .adopting import log_row, log_rows_of
-from .attempts import OwnerLog
+from .attempts import OwnerLog, plain_answer
 from .backend_edits import Operation, diffs_of, naming_rows, object_id
 from .devices import begin_log, keeps_devices
 from .logged_objects import LoggedObjects
@@ -57,7 +57,7 @@ def log_noted(server: _core.Mobync, store: Synchronizer, owner_id: str) -> Repor
     diffs: list[DiffDict] = []
     for each in [*(each for each in found if each.row is not None), *reversed(deleted)]:
         model, id_ = each.key
-        diffs += _valid(diffs_of(each.operations, owner_id, times[model][id_]), log, id_)
+        diffs += valid(diffs_of(each.operations, owner_id, times[model][id_]), log, id_)
     clock = (store.highest_logical_clock(owner_id) or 0) + 1
     rows: list[LogRow] = [log_row(diff, log, place) for place, diff in enumerate(diffs, clock)]
     if rows:
@@ -99,11 +99,11 @@ def _compare(log: OwnerLog, model: str, ids: list[str]) -> Iterator[Found]:
     remaining = iter(ids)
     logged = _logged(log, model, ids)
     while piece := list(islice(remaining, PIECE_ROWS)):
-        rows = _find_rows(log, model, piece)
+        rows = find_rows(log, model, piece)
         for id_ in piece:
             if id_ in rows or (model, id_) in logged.whole:
                 row = rows.get(id_)
-                if row is not _UNREADABLE:
+                if row is not UNREADABLE:
                     yield compare(log.store, logged, (model, id_), row)
 
 
@@ -118,25 +118,30 @@ def _logged(log: OwnerLog, model: str, ids: Sequence[str]) -> LoggedObjects:
     return logged
 
 
-_UNREADABLE: Any = object()
+UNREADABLE: Any = object()
 
 
-def _find_rows(log: OwnerLog, model: str, ids: Sequence[str]) -> dict[str, Any]:
+def read_rows(log: OwnerLog, model: str, ids: Sequence[str]) -> dict[str, Any]:
+    """The rows that there are, by id."""
+    rows = log.store.find_owned_rows(log.owner_id, model, ids)
+    return {object_id(row): row for row in plain_answer("find_owned_rows", rows)}
+
+
+def find_rows(log: OwnerLog, model: str, ids: Sequence[str]) -> dict[str, Any]:
     """The rows that there are, by id; one by one where some cannot be read."""
     try:
-        rows = log.store.find_owned_rows(log.owner_id, model, ids)
-        return {object_id(row): row for row in rows}
+        return read_rows(log, model, ids)
     except (ValueError, LookupError, ArithmeticError, InvalidDiffError):
         if len(ids) == 1:
             logger.exception("row %r of %r cannot be read: no device gets it", ids[0], model)
-            return {ids[0]: _UNREADABLE}
+            return {ids[0]: UNREADABLE}
     found: dict[str, Any] = {}
     for id_ in ids:
-        found |= _find_rows(log, model, [id_])
+        found |= find_rows(log, model, [id_])
     return found
 
 
-def _valid(diffs: Sequence[DiffDict], log: OwnerLog, id_: str) -> Sequence[DiffDict]:
+def valid(diffs: Sequence[DiffDict], log: OwnerLog, id_: str) -> Sequence[DiffDict]:
     """The diffs of an object, or none of them if one is malformed."""
     try:
         for diff in diffs:

@@ -7,7 +7,7 @@ the server fills it in, a device never does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
@@ -15,6 +15,7 @@ from django.core.exceptions import ValidationError
 from django.db import connections, models
 from django.db.models.functions import Collate
 
+from .._relational.filled import checked_fields
 from .._relational.rows import read_object
 from .._relational.values import Codec, DoesNotFit
 from ..errors import InvalidDiffError
@@ -51,6 +52,7 @@ class Model:
         using: the alias of its database.
         fields: Django's field of each field, ``id`` among them.
         owner: the field that every statement is confined by; None for a shared model.
+        server_fields: names of those that devices may not write.
         references: by field, what its value leads to.
     """
 
@@ -59,14 +61,15 @@ class Model:
     using: str
     fields: Mapping[str, Any]
     owner: Any
+    server_fields: frozenset[str] = frozenset()
     references: Mapping[str, Reference] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         connection = connections[self.using]
         self.codecs = {f: codec_of(each, connection) for f, each in self.fields.items()}
         self.owner_codec = None if self.owner is None else codec_of(self.owner, connection)
-        self.required = [f for f, each in self.fields.items() if f != ID and is_required(each)]
-        self.lasting_fields = [f for f, each in self.fields.items() if is_lasting(each)]
+        own = {f: each for f, each in self.fields.items() if f not in {ID, *self.server_fields}}
+        self.required = [f for f, each in own.items() if is_required(each)]
         self._is_text_of_mysql = connection.vendor == "mysql" and isinstance(
             _plain(self.owner), models.CharField | models.TextField
         )
@@ -105,8 +108,6 @@ class Model:
             self.refuse(f"model {self.name!r} has no field {name!r:.100}")
         if getattr(known, "generated", False):
             self.refuse(f"{name!r} is made by the database")
-        if name != ID and not known.editable:
-            self.refuse(f"{name!r} is set by the server")
         codec = self.codecs[name]
         assert codec is not None
         return codec
@@ -250,16 +251,29 @@ def _fills_itself(known: Any) -> bool:
     return getattr(known, "auto_now", False) or getattr(known, "auto_now_add", False)
 
 
-def is_lasting(known: Any) -> bool:
-    """Whether a field keeps its value unless somebody writes it."""
-    return not (getattr(known, "generated", False) or getattr(known, "auto_now", False))
-
-
 # ---- what an app hands in ----------------------------------------------------------------------
 
 
-def describe(name: str, source: Any, using: str, owner_field: str, shared: bool) -> Model:
+def describe(
+    name: str,
+    source: Any,
+    using: str,
+    owner_field: str,
+    shared: bool,
+    *,
+    hidden: Collection[str] = (),
+    server: Collection[str] = (),
+) -> Model:
     """Look at a model that an app wants synced.
+
+    Args:
+        name: what diffs call it.
+        source: Django's class.
+        using: the alias of its database.
+        owner_field: what the owner's field is called.
+        shared: whether it has none.
+        hidden: names of fields that devices do not know.
+        server: names of fields that devices may not write, besides those that are not editable.
 
     Raises:
         TypeError: ``source`` is no model.
@@ -284,17 +298,19 @@ def describe(name: str, source: Any, using: str, owner_field: str, shared: bool)
     _check_owner(owner)
     connection = connections[using]
     fields = {ID: meta.pk}
-    for each in known.values():
-        if each is meta.pk:
-            continue
-        if codec_of(each, connection) is not None:
+    own = {each.attname: each for each in known.values() if each is not meta.pk}
+    hidden = checked_fields("hidden_columns", name, hidden, own)
+    for each in own.values():
+        if each.attname not in hidden and codec_of(each, connection) is not None:
             fields[each.attname] = each
         elif is_required(each):
             raise ValueError(
                 f"{each} cannot be synced ({type(each).__name__}): "
                 "let it be null or blank, or give it a default"
             )
-    return Model(name, source, using, fields, owner)
+    server_fields = checked_fields("server_columns", name, server, own.keys() - hidden)
+    server_fields |= {f for f, each in fields.items() if f != ID and not each.editable}
+    return Model(name, source, using, fields, owner, server_fields & fields.keys())
 
 
 def _check_key(label: str, key: Any) -> None:

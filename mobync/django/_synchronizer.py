@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -15,6 +16,7 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections, models, transaction
 from django.db.models import OuterRef, Subquery
 
 from .._relational.database_errors import OUTAGES, Kind
+from .._relational.filled import Columns, check_columns, check_models, refuse_fields
 from .._relational.rows import changed_fields, first_of
 from .._relational.write_order import References, write_order
 from ..errors import BusyError, InvalidDiffError, MobyncError, UnavailableError
@@ -22,6 +24,7 @@ from ..synchronizer import Synchronizer
 from ..types import Diff, FilterType, LogRow, ReadFilter
 from ._capture import Capture
 from ._errors import kind_of, reason_at_commit
+from ._filled import filled_models
 from ._locking import is_busy_sqlite, locking, one_moment, read_head
 from ._log import (
     LOG,
@@ -35,7 +38,7 @@ from ._log import (
     write_device,
     write_part,
 )
-from ._model import Model, Row, connect_references, describe
+from ._model import WHERE, Model, Row, connect_references, describe
 from ._settings import check_settings_once
 from ._writing import Writer, give_rows
 from .models import KEY_LENGTH, Device, Head, Note
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 MAX_LOCK_TIMEOUT_S = 86_400
 PAGE_ROWS = 1000  # of owned_rows, in memory at once
 VENDORS = ("sqlite", "postgresql", "mysql")
+_NONE: Columns = MappingProxyType({})
 
 
 @dataclass
@@ -97,9 +101,17 @@ class DjangoSynchronizer(Synchronizer):
         capture: whether rows that the app's own code saves or deletes, in the admin, say, go into
             the log.
         using: the alias of the database that has the models and the log.
+        server_columns: by model, names of fields that devices get and may not write, besides those
+            that are not ``editable``.  ``push`` may.
+        hidden_columns: by model, names of fields that devices neither get nor may write.
+        read_back: names of models whose rows are read back after each write, since a trigger or a
+            signal may change any of their fields.  Of models with defaults, fields that change by
+            themselves or are not ``editable``, or a ``save`` or ``clean`` of their own, that is
+            done without being said.
 
     Attributes:
         capture: the notes of such rows, or None.
+        filled_models: what is filled in of which models, or None.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -107,6 +119,8 @@ class DjangoSynchronizer(Synchronizer):
         django.core.exceptions.ImproperlyConfigured: 'mobync.django' is not in INSTALLED_APPS, or
             the database is of another kind than SQLite, PostgreSQL, MySQL and MariaDB.
     """
+
+    _passes_over_unreadable = True
 
     def __init__(
         self,
@@ -117,16 +131,31 @@ class DjangoSynchronizer(Synchronizer):
         shared: Collection[str] = (),
         capture: bool = True,
         using: str = DEFAULT_DB_ALIAS,
+        server_columns: Columns = _NONE,
+        hidden_columns: Columns = _NONE,
+        read_back: Collection[str] = (),
     ) -> None:
         _check_arguments(models, lock_timeout_s, shared, capture)
+        check_columns("server_columns", server_columns, models)
+        check_columns("hidden_columns", hidden_columns, models)
+        check_models("read_back", read_back, models)
         _check_project(using)
         self._using = using
         self._lock_timeout_s = float(lock_timeout_s)
         self.diffs_model_name: str = LOG
         self._models = {
-            name: describe(name, _model_of(source), using, owner_column, name in shared)
+            name: describe(
+                name,
+                _model_of(source),
+                using,
+                owner_column,
+                name in shared,
+                hidden=hidden_columns.get(name, ()),
+                server=server_columns.get(name, ()),
+            )
             for name, source in models.items()
         }
+        self.filled_models = filled_models(self._models, read_back)
         _check_apart(self._models)
         connect_references(self._models)
         self._references = _references(self._models)
@@ -473,9 +502,6 @@ class DjangoSynchronizer(Synchronizer):
     def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[Row]:
         """Read the rows of a model that are an owner's, a page at a time, in the order of ids.
 
-        Without fields that only the database makes, or that change at each ``save``
-        (``auto_now``): no device would learn of the next value.
-
         Args:
             owner_id: whose rows.
             where: the model.
@@ -491,7 +517,7 @@ class DjangoSynchronizer(Synchronizer):
             rows = owned
             if after is not None:
                 rows = rows.filter(**_lookup(model, ReadFilter(Diff.ID, FilterType.major, after)))
-            page = model.read(rows[:PAGE_ROWS], model.lasting_fields)
+            page = model.read(rows[:PAGE_ROWS], list(model.fields))
             yield from page
             if len(page) < PAGE_ROWS:
                 return
@@ -500,7 +526,7 @@ class DjangoSynchronizer(Synchronizer):
     def find_owned_rows(self, owner_id: str, where: str, ids: Sequence[str]) -> list[Row]:
         """Read those rows of :meth:`owned_rows` that have one of these ids."""
         model = self._model(where)
-        return _read_ids(model, model.owner_value(owner_id), ids, model.lasting_fields)
+        return _read_ids(model, model.owner_value(owner_id), ids, list(model.fields))
 
     def owned_models(self, owner_id: str) -> list[str]:
         """The models that are not shared; one comes after those that its rows refer to."""
@@ -545,7 +571,7 @@ class DjangoSynchronizer(Synchronizer):
     def create_many(self, where: str, rows_json: Sequence[str]) -> None:
         opened = self._transaction()
         if where != LOG:
-            opened.writer.create(self._written(where, rows_json), rows_json)
+            opened.writer.create(self._writable(where, rows_json), rows_json)
         elif rows_json:
             self._move_head(opened, opened.log.create(rows_json))
 
@@ -554,7 +580,7 @@ class DjangoSynchronizer(Synchronizer):
         if where == LOG:
             opened.log.update(rows_json)
         else:
-            opened.writer.update(self._written(where, rows_json), rows_json)
+            opened.writer.update(self._writable(where, rows_json), rows_json)
 
     def delete_many(self, where: str, rows_json: Sequence[str]) -> None:
         opened = self._transaction()
@@ -576,6 +602,13 @@ class DjangoSynchronizer(Synchronizer):
         opened.clock = max(opened.clock, clock)
         heads = Head.objects.using(self._using).filter(owner=opened.owner_id)
         heads.update(logical_clock=opened.clock)
+
+    def _writable(self, where: str, rows_json: Sequence[str]) -> Model:
+        """The model of rows that are created or updated, unless only the server may write them."""
+        model = self._written(where, rows_json)
+        if model.server_fields and not self._writes_as_server:
+            refuse_fields(rows_json, model.server_fields, WHERE)
+        return model
 
     def _written(self, where: str, rows_json: Sequence[str]) -> Model:
         try:

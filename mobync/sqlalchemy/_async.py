@@ -17,13 +17,14 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import MetaData
 
+from .._relational.filled import Columns
 from .._waiting import Waiting
 from ..types import ReadFilter
 from ._connections import EngineSource, SessionSource, Source
 from ._documents import DocumentSynchronizer
 from ._making import create_tables
 from ._model import Row
-from ._synchronizer import SQLAlchemySynchronizer
+from ._synchronizer import _NONE, SQLAlchemySynchronizer
 from ._tasks import IN_A_TASK, IN_A_TASK_TO_THE_END, check_awaited
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class AsyncSQLAlchemySynchronizer(_Async):
             async_scoped_session, whose transaction is then shared.
         models, diffs, owner_column, lock_timeout_s, shared, capture: as for
             :class:`SQLAlchemySynchronizer`.
+        server_columns, hidden_columns, read_back: likewise.
 
     Raises:
         TypeError, ValueError: as SQLAlchemySynchronizer does.
@@ -157,6 +159,9 @@ class AsyncSQLAlchemySynchronizer(_Async):
         lock_timeout_s: float = 10.0,
         shared: Collection[str] = (),
         capture: bool = False,
+        server_columns: Columns = _NONE,
+        hidden_columns: Columns = _NONE,
+        read_back: Collection[str] = (),
     ) -> None:
         super().__init__(
             engine,
@@ -166,6 +171,9 @@ class AsyncSQLAlchemySynchronizer(_Async):
             lock_timeout_s=lock_timeout_s,
             shared=shared,
             capture=capture,
+            server_columns=server_columns,
+            hidden_columns=hidden_columns,
+            read_back=read_back,
         )
 
 

@@ -6,7 +6,7 @@ whose a row is (the owner) is no field: the server fills it in, a device never d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, NoReturn, TypeVar
@@ -19,6 +19,7 @@ from sqlalchemy.exc import NoReferenceError
 from sqlalchemy.orm import Mapper
 
 from .._plain import check_plain
+from .._relational.filled import checked_fields
 from .._relational.rows import located, read_object
 from .._relational.values import Codec, DoesNotFit
 from .._relational.write_order import References
@@ -47,7 +48,7 @@ class Model:
         owner: the column that every statement is confined by; None for a shared table.
         owner_field: what the owner column is called.
         where: how a complaint about a row begins.
-        lasting_fields: names of the fields that keep their value unless somebody writes it.
+        server_fields: names of those that devices may not write, since the app says so.
         prefix: how no column's name begins.
         statements: those that the table was asked before.
     """
@@ -60,6 +61,7 @@ class Model:
         owner: Column[Any] | None,
         owner_field: str,
         where: str,
+        server_fields: frozenset[str] = frozenset(),
     ) -> None:
         self.name = name
         self.table = table
@@ -68,14 +70,14 @@ class Model:
         self.owner = owner
         self.owner_field = owner_field
         self.where = where
-        self.lasting_fields = [f for f, column in self.fields.items() if _is_lasting(column)]
+        self.server_fields = server_fields
         self.prefix = "mobync_"
         while any(column.key.startswith(self.prefix) for column in table.columns):
             self.prefix += "_"
         self._required = {
             column.key: field
             for field, column in self.fields.items()
-            if column is not owner and is_required(column)
+            if column is not owner and field not in server_fields and is_required(column)
         }
         self._keys = {f: column.key for f, column in self.fields.items() if column.key != f}
         self.statements = Kept()
@@ -240,11 +242,6 @@ def is_generated(column: Column[Any]) -> bool:
     return column.computed is not None or always
 
 
-def _is_lasting(column: Column[Any]) -> bool:
-    by_itself = column.onupdate is not None or column.server_onupdate is not None
-    return not (is_generated(column) or by_itself)
-
-
 def is_required(column: Column[Any]) -> bool:
     """Whether a new row must bring a value for it."""
     return not (
@@ -259,8 +256,26 @@ def is_required(column: Column[Any]) -> bool:
 # ---- what an app hands in ----------------------------------------------------------------------
 
 
-def describe(name: str, source: Any, owner_field: str, shared: bool, dialect: Dialect) -> Model:
+def describe(
+    name: str,
+    source: Any,
+    owner_field: str,
+    shared: bool,
+    dialect: Dialect,
+    *,
+    hidden: Collection[str] = (),
+    server: Collection[str] = (),
+) -> Model:
     """Look at a table or mapped class that an app wants synced.
+
+    Args:
+        name: what diffs call it.
+        source: the table or class.
+        owner_field: what the owner column is called.
+        shared: whether it has none.
+        dialect: of the database.
+        hidden: names of fields that devices do not know.
+        server: names of fields that devices may not write.
 
     Raises:
         TypeError: ``source`` is neither.
@@ -278,6 +293,9 @@ def describe(name: str, source: Any, owner_field: str, shared: bool, dialect: Di
     _check_key(table, fields.get(ID), owner)
     _check_owner(owner)
     _check_defaults(table)
+    for hidden_field in checked_fields("hidden_columns", name, hidden, fields):
+        del fields[hidden_field]
+    server_fields = checked_fields("server_columns", name, server, fields)
     unknown = {f for f, column in fields.items() if codec_of(column.type, dialect) is None}
     for column in table.columns:
         field = next((f for f, c in fields.items() if c is column), None)
@@ -287,7 +305,8 @@ def describe(name: str, source: Any, owner_field: str, shared: bool, dialect: Di
                 "make it nullable or give it a default"
             )
     known = {f: column for f, column in fields.items() if f not in unknown}
-    return Model(name, table, known, owner, owner_field, "json_data: ")
+    server_fields &= known.keys()
+    return Model(name, table, known, owner, owner_field, "json_data: ", server_fields)
 
 
 def describe_log(source: Any, with_field_times: bool = False) -> Model:

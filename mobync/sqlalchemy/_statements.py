@@ -407,11 +407,8 @@ def read_fields(
 def read_page(
     connection: Connection, model: Model, owner: Any, after: str | None, size: int
 ) -> list[Row]:
-    """Read at most ``size`` of an owner's rows in the order of their ids: those after one.
-
-    Without fields that the database changes by itself: the log would not learn of it.
-    """
-    names = model.lasting_fields
+    """Read at most ``size`` of an owner's rows in the order of their ids: those after one."""
+    names = list(model.fields)
     statement = _select(model, names).where(*_owned(model, owner, connection.dialect))
     if after is not None:
         statement = statement.where(model.id > model.read_id({Diff.ID: after}, connection.dialect))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Table, delete, func, select
@@ -16,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import Session, scoped_session
 
+from .._relational.filled import Columns, check_columns, check_models, refuse_fields
 from .._relational.rows import changed_fields, first_of
 from .._relational.write_order import write_order
 from ..errors import BusyError, InvalidDiffError, MobyncError, UnavailableError
@@ -27,6 +29,7 @@ from ._deferred import Deferred, Write, Written
 from ._devices import OWNER_ITSELF, Devices, check_names
 from ._direct import Direct, Statement, read_at_once, talk_to
 from ._errors import OUTAGES, Kind, is_sqlite_busy, kind_of
+from ._filled import filled_models
 from ._kept_values import kept, owned_models
 from ._locking import Head, head_select, head_update, lock_owner, read_head, waiting
 from ._missing import naming_missing
@@ -69,6 +72,7 @@ T = TypeVar("T")
 MAX_LOCK_TIMEOUT_S = 86_400
 PAGE_ROWS = 1000  # of owned_rows, in memory at once
 _UNMARKED = nullcontext()
+_NONE: Columns = MappingProxyType({})
 
 
 @dataclass
@@ -143,15 +147,24 @@ class SQLAlchemySynchronizer(Synchronizer):
             of them, unless a rule refuses.
         capture: whether triggers, which :func:`create_triggers` makes, note rows that something
             other than mobync writes, so that the owner's next sync sends them to the devices.
+        server_columns: by model, names of fields that devices get but may not write, such as those
+            that a trigger sets. ``push`` may write them.
+        hidden_columns: by model, names of columns that devices neither get nor may write.
+        read_back: names of models whose rows are read back after every write, because a trigger may
+            change any of their fields. This happens by itself for models with defaults,
+            ``onupdate``, computed columns or ``server_columns``.
 
     Attributes:
         capture: the notes, or None.
+        filled_models: what is filled in of which models, or None.
 
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: a table cannot be synced, with the reason; or the database is not SQLite,
             PostgreSQL, MySQL or MariaDB.
     """
+
+    _passes_over_unreadable = True
 
     def __init__(
         self,
@@ -163,19 +176,14 @@ class SQLAlchemySynchronizer(Synchronizer):
         lock_timeout_s: float = 10.0,
         shared: Collection[str] = (),
         capture: bool = False,
+        server_columns: Columns = _NONE,
+        hidden_columns: Columns = _NONE,
+        read_back: Collection[str] = (),
     ) -> None:
-        if not isinstance(capture, bool):
-            raise TypeError("capture must be True or False")
-        if not isinstance(lock_timeout_s, int | float) or isinstance(lock_timeout_s, bool):
-            raise TypeError("lock_timeout_s must be a number (seconds)")
-        if not (math.isfinite(lock_timeout_s) and 0 <= lock_timeout_s <= MAX_LOCK_TIMEOUT_S):
-            raise ValueError(f"lock_timeout_s must be of 0 to {MAX_LOCK_TIMEOUT_S}")
-        if isinstance(shared, str):
-            raise TypeError("shared must be several names, not a str")
-        _check_models(models)
-        strangers = set(shared) - set(models)
-        if strangers:
-            raise ValueError(f"shared names no model: {', '.join(map(repr, sorted(strangers)))}")
+        _check_arguments(models, lock_timeout_s, shared, capture)
+        check_columns("server_columns", server_columns, models)
+        check_columns("hidden_columns", hidden_columns, models)
+        check_models("read_back", read_back, models)
 
         log = _find_log(models) if diffs is None else diffs
         self._log, self._full_log = describe_log(log), describe_log(log, with_field_times=True)
@@ -185,9 +193,18 @@ class SQLAlchemySynchronizer(Synchronizer):
         self._source = self._source_of(engine, self._log.table)
         dialect = self._source.dialect()
         self._models = {
-            name: describe(name, model, owner_column, name in shared, dialect)
+            name: describe(
+                name,
+                model,
+                owner_column,
+                name in shared,
+                dialect,
+                hidden=hidden_columns.get(name, ()),
+                server=server_columns.get(name, ()),
+            )
             for name, model in models.items()
         }
+        self.filled_models = filled_models(self._models, read_back)
         self._check_apart()
         self._deferred = Deferred(self._models)
         self._tables = [
@@ -685,9 +702,6 @@ class SQLAlchemySynchronizer(Synchronizer):
     def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[Row]:
         """Read the rows of a model that are an owner's, a page at a time, in the order of ids.
 
-        Without fields that only the database makes (``Computed``, ``Identity(always=True)``) or
-        changes at each update (``onupdate``): no device would learn of the next value.
-
         Each page is a statement of its own: outside of a transaction, what is written meanwhile
         may or may not be among the rows.
 
@@ -715,7 +729,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         model = self._model(where)
         with self._reading() as connection:
             owner = model.owner_value(owner_id, connection.dialect)
-            return read_fields(connection, model, owner, ids, model.lasting_fields)
+            return read_fields(connection, model, owner, ids, list(model.fields))
 
     def owned_models(self, owner_id: str) -> list[str]:
         """The models that are not shared; one comes after those that its rows refer to."""
@@ -784,6 +798,8 @@ class SQLAlchemySynchronizer(Synchronizer):
     def create_many(self, where: str, rows_json: Sequence[str]) -> None:
         opened, model, owner = self._writing(where, rows_json)
         model = self._with_field_times(model)
+        if model.server_fields and not self._writes_as_server:
+            refuse_fields(rows_json, model.server_fields, model.where)
         if rows_json:
             rows = model.new_rows(rows_json, owner, opened.connection.dialect)
             self._insert(opened, model, owner, rows)
@@ -847,6 +863,8 @@ class SQLAlchemySynchronizer(Synchronizer):
         model = self._with_field_times(model)
         connection = opened.connection
         dialect = connection.dialect
+        if model.server_fields and not self._writes_as_server:
+            refuse_fields(rows_json, model.server_fields, model.where)
         changes = model.changes(rows_json, owner, dialect)
         changed = [change for change in changes if change[1]]
         if not opened.note(changed, lambda change: update_of(model, owner, *change, dialect)):
@@ -972,12 +990,23 @@ def _is_after(clock: int, filters: Sequence[ReadFilter]) -> bool:
     )
 
 
-def _check_models(models: object) -> None:
+def _check_arguments(models: object, lock_timeout_s: object, shared: Any, capture: object) -> None:
+    if not isinstance(capture, bool):
+        raise TypeError("capture must be True or False")
+    if not isinstance(lock_timeout_s, int | float) or isinstance(lock_timeout_s, bool):
+        raise TypeError("lock_timeout_s must be a number (seconds)")
+    if not (math.isfinite(lock_timeout_s) and 0 <= lock_timeout_s <= MAX_LOCK_TIMEOUT_S):
+        raise ValueError(f"lock_timeout_s must be of 0 to {MAX_LOCK_TIMEOUT_S}")
+    if isinstance(shared, str):
+        raise TypeError("shared must be several names, not a str")
     if not isinstance(models, Mapping) or not all(isinstance(name, str) for name in models):
         raise TypeError(
             "models must be a dict of Tables or mapped classes by their names, "
             f"such as {{'tasks': Task}},  not {models!r:.100}"
         )
+    strangers = set(shared) - set(models)
+    if strangers:
+        raise ValueError(f"shared names no model: {', '.join(map(repr, sorted(strangers)))}")
 
 
 def _find_log(models: Mapping[str, Table | type[Any]]) -> Table:

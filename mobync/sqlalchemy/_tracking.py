@@ -28,6 +28,7 @@ from ..sync import Mobync
 from ..types import Diff
 from ._connections import SYNCING
 from ._documents import DocumentSynchronizer
+from ._filled import changing_fields
 from ._model import Model
 from ._synchronizer import SQLAlchemySynchronizer
 
@@ -313,8 +314,9 @@ def _operations(
         if row is None or edit.kind == "delete":
             continue
         if edit.kind == "update":
-            changed = {f: row[f] for f in edit.model.fields if f in edit.names and f in row}
-            if changed:
+            names = edit.names | changing_fields(edit.model)
+            changed = {f: row[f] for f in edit.model.fields if f in names and f in row}
+            if edit.names:
                 yield "update", name, {**key, **changed}
         else:
             yield "create", name, row

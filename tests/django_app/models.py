@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import django
 from django.core.validators import MinValueValidator
@@ -44,3 +45,35 @@ class Task(models.Model):
             models.UniqueConstraint(fields=["owner", "title"], name="one_title"),
             models.CheckConstraint(name="rank_check", **{CONDITION: models.Q(rank__lt=1000)}),
         ]
+
+
+if django.VERSION >= (5, 0):  # GeneratedField and db_default came with it
+
+    class Bill(models.Model):
+        id = models.CharField(max_length=40, primary_key=True)
+        owner = models.CharField(max_length=40)
+        title = models.CharField(max_length=40, blank=True)
+        net = models.IntegerField(null=True)
+        priority = models.IntegerField(db_default=3)
+        gross = models.GeneratedField(
+            expression=models.F("net") + 20, output_field=models.IntegerField(), db_persist=True
+        )
+        made = models.DateTimeField(auto_now_add=True)
+        changed = models.DateTimeField(auto_now=True)
+        number = models.IntegerField(null=True, editable=False)
+        hidden = models.CharField(max_length=9, default="h")
+
+        class Meta:
+            app_label = "django_app"
+
+    class Letter(models.Model):
+        id = models.CharField(max_length=40, primary_key=True)
+        owner = models.CharField(max_length=40)
+        text = models.CharField(max_length=40, null=True)
+
+        class Meta:
+            app_label = "django_app"
+
+        def save(self, **how: Any) -> None:
+            self.text = self.text and self.text.strip()
+            super().save(**how)

@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 # CPython 3.11 forgets an exception that leaves a frame while memory is scarce; see
 # expect_memory_error().  A debug build ends the process for that.
@@ -97,6 +97,7 @@ from out_of_memory import (  # noqa: E402
 )
 
 from mobync import (  # noqa: E402
+    FilledModel,
     IdTakenError,
     InvalidDiffError,
     LogicalClockError,
@@ -106,7 +107,7 @@ from mobync import (  # noqa: E402
     UnauthorizedError,
     _core,
 )
-from mobync._sync import attempts, devices, parts  # noqa: E402
+from mobync._sync import attempts, devices, filling, parts  # noqa: E402
 from mobync.memory import MemorySynchronizer  # noqa: E402
 
 THROUGH = 8  # calls in a row that do not fail
@@ -144,6 +145,8 @@ attempts.RETRY_PAUSES_S = (0.0, 0.0)
 for name in ("admit", "admit_nameless", "begin_log", "is_noted", "poll"):
     setattr(devices, name, called_up(getattr(devices, name)))
 parts.take_part = called_up(parts.take_part)
+filling.begin_filling = called_up(filling.begin_filling)
+filling.Filling.finish = called_up(filling.Filling.finish)  # type: ignore[method-assign]
 
 
 class Server(Mobync):
@@ -236,6 +239,25 @@ class JsonStore(Store):
     @called_up
     def append_log(self, where: str, rows: Sequence[Any]) -> None:
         MemorySynchronizer.append_log(self, where, rows)
+
+
+class Fills(Store):
+    """Has a field ``n`` in each new row."""
+
+    filled_models: ClassVar = {"tasks": FilledModel(frozenset("n"), False)}
+
+    @called_up
+    def create_many(self, where: str, rows_json: Sequence[str]) -> None:
+        if where != "diffs":
+            rows_json = [json.dumps({**json.loads(row), "n": 1}) for row in rows_json]
+        MemorySynchronizer.create_many(self, where, rows_json)
+
+    def find_owned_rows(self, owner_id: str, where: str, ids: Sequence[str]) -> Any:
+        return [row for row in MemorySynchronizer.read(self, where) if row["id"] in ids]
+
+
+class JsonFills(Fills, JsonStore):
+    """The same, and its log is JSON."""
 
 
 class Misfits(Store):
@@ -499,6 +521,11 @@ CASES: dict[str, Case] = {
         "a diff whose id the log has", 3, PUSHED[:2], store=FullLog, in_python=True, new_ids=True
     ),
     **both("a deadlock", 3, PUSHED[:3], store=Unlucky, in_python=True),
+    **both("a push that is filled in", 3, PUSHED, store=Fills),
+    **both("a push to a JSON store that is filled in", 3, PUSHED, store=JsonFills),
+    **both(
+        "what is filled in beside a refusal", 3, REFUSED, store=Fills, settings=SKIP, in_python=True
+    ),
     **both("a body without the GIL", 6, BIG),
     **both("a merge without the GIL", 0, PUSHED[1:3], store=LongWindow, new_ids=True),
     "a first page": Case(applied(0, limit=1)),

@@ -1,6 +1,6 @@
 """Plays many histories, with a progress bar, and tells the story of one that fails.
 
-python -m simulation --runs 10000 --seed 1 [--store memory] [--sql]
+python -m simulation --runs 10000 --seed 1 [--store memory] [--sql] [--fill]
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def failure_of(history: History, make_store: MakeStore) -> tuple[World, Exceptio
             whole_rows=history.whole_rows,
             distinct_values=history.distinct_values,
             refuses=history.refuses,
+            fills=history.fills,
         )
         try:
             world.play(list(history.events))
@@ -65,15 +66,20 @@ def test_history_{history.seed}():
         distinct_values={history.distinct_values},
         refuses={history.refuses},
         by_sql={history.by_sql},
+        fills={history.fills},
     ))
 """
 
 
 def tell_shrunk(
-    seed: int, kind: type[Exception], make_store: MakeStore, by_sql: bool = False
+    seed: int,
+    kind: type[Exception],
+    make_store: MakeStore,
+    by_sql: bool = False,
+    fills: bool = False,
 ) -> str:
     """The story of the shortest history that fails as that of the seed does."""
-    short = shrink(random_history(seed, by_sql), partial(fails_alike, kind, make_store))
+    short = shrink(random_history(seed, by_sql, fills), partial(fails_alike, kind, make_store))
     world, error = failure_of(short, make_store)
     assert error is not None
     return tell(short, world, error)
@@ -85,26 +91,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first history's seed")
     parser.add_argument("--store", choices=stores.NAMES, default="memory")
     parser.add_argument("--sql", action="store_true", help="a part of the edits by SQL")
+    parser.add_argument("--fill", action="store_true", help="the database fills in values")
     options = parser.parse_args(arguments)
-    if options.sql and options.store == "memory":
-        parser.error("--sql needs a database: --store sqlite")
+    if (options.sql or options.fill) and options.store == "memory":
+        parser.error("--sql and --fill need a database: --store sqlite")
     seeds = range(options.seed, options.seed + options.runs)
-    with stores.open_stores(options.store, options.sql) as make_store:
-        return simulate(options.store, seeds, make_store, options.sql)
+    with stores.open_stores(options.store, options.sql, options.fill) as make_store:
+        return simulate(options.store, seeds, make_store, options.sql, options.fill)
 
 
-def simulate(name: str, seeds: range, make_store: MakeStore, by_sql: bool = False) -> int:
+def simulate(
+    name: str, seeds: range, make_store: MakeStore, by_sql: bool = False, fills: bool = False
+) -> int:
     """Play a history for each seed and print what came of it; the number that failed."""
     totals: Counter[str] = Counter()
     failed: dict[int, Exception] = {}
     for seed in tqdm(seeds, desc="histories", unit="", disable=None):
-        world, error = failure_of(random_history(seed, by_sql), make_store)
+        world, error = failure_of(random_history(seed, by_sql, fills), make_store)
         totals.update(world.counts)
         if error is not None:
             failed[seed] = error
 
     for seed, error in islice(failed.items(), 1):
-        print(tell_shrunk(seed, type(error), make_store, by_sql))
+        print(tell_shrunk(seed, type(error), make_store, by_sql, fills))
     print(f"store        {name}")
     print(f"histories    {len(seeds)}, seeds {seeds.start} to {seeds.stop - 1}")
     for what, count in sorted(totals.items()):

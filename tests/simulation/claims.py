@@ -55,13 +55,22 @@ class EditLost(Broken):
 
 
 def check_by_the_rules(
-    log: list[DiffRow], request: Request, now_ms: int, reply: Reply, written: list[DiffRow]
-) -> None:
+    log: list[DiffRow],
+    request: Request,
+    now_ms: int,
+    reply: Reply,
+    written: list[DiffRow],
+    fills: bool,
+) -> list[DiffRow]:
     """Compare what a sync wrote and answered with what the model makes of the same log.
 
     Args:
         log: the owner's log before the sync.
         written: what the sync added to it.
+        fills: whether the database fills in what no diff said.
+
+    Returns:
+        The server's part of what was written.
     """
     refused = refused_in(request, reply)
     window = window_of(log, request, reply)
@@ -75,8 +84,12 @@ def check_by_the_rules(
     stamped = [
         {**diff, "owner": OWNER, "logical_clock": next_clock + i} for i, diff in enumerate(up)
     ]
-    expect_same("wrote", with_new_ids(written, stamped, log, request), stamped)
-    reply_clock = request.logical_clock if reply.get("more") else next_clock + len(up)
+    filled = written[len(up) :] if fills else []
+    merged = written[: len(written) - len(filled)]
+    expect_same("wrote", with_new_ids(merged, stamped, log, request), stamped)
+    check_servers_part(filled, stamped)
+    reply_clock = next_clock + len(up) + len(filled)
+    reply_clock = request.logical_clock if reply.get("more") else reply_clock
     if reply["logical_clock"] != reply_clock:
         raise NotByTheRules(f"the reply's clock is not {reply_clock}: {reply}")
 
@@ -89,8 +102,22 @@ def check_by_the_rules(
     restored = merge_model.restore(
         log + written, sent, names, request.logical_clock, reply["logical_clock"]
     )
-    expected = merge_model.in_log_order([*others, *restored])
+    expected = [*merge_model.in_log_order([*others, *restored]), *filled]
     expect_same("answered", without_made_up_ids(reply["diffs"], log + written), expected)
+    return filled
+
+
+def check_servers_part(filled: list[DiffRow], stamped: list[DiffRow]) -> None:
+    """What the database filled in is of objects that were written, with the time of that."""
+    times: dict[ObjectName, int] = {}
+    for diff in stamped:
+        times[object_of(diff)] = max(times.get(object_of(diff), 0), diff["utc_timestamp"])
+    next_clock = stamped[-1]["logical_clock"] + 1 if stamped else 0
+    for clock, diff in enumerate(filled, next_clock):
+        if (times.get(object_of(diff)), clock) != (diff["utc_timestamp"], diff["logical_clock"]):
+            raise NotByTheRules(f"{diff} does not follow from what was written: {stamped}")
+    if len({object_of(diff) for diff in filled}) < len(filled):
+        raise NotByTheRules(f"an object has two parts of the server in {filled}")
 
 
 def refused_in(request: Request, reply: Reply) -> dict[str, dict[str, Any]]:

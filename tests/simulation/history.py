@@ -42,11 +42,20 @@ class History:
     distinct_values: bool = False
     refuses: bool = False
     by_sql: bool = False
+    fills: bool = False
 
 
-def random_history(seed: int, by_sql: bool = False) -> History:
-    """A history; `by_sql`: a part of its edits is made behind mobync's back."""
-    return _Author(random.Random(seed), by_sql).write(seed)
+def random_history(seed: int, by_sql: bool = False, fills: bool = False) -> History:
+    """A history.
+
+    Args:
+        seed: of all chance.
+        by_sql: a part of its edits is made behind mobync's back.
+        fills: the database fills in what no diff says, and changes what some say; so a value does
+            not tell who wrote it.
+    """
+    history = _Author(random.Random(seed), by_sql).write(seed)
+    return replace(history, distinct_values=False, fills=True) if fills else history
 
 
 class _Author:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from mobync import Synchronizer
 from mobync.memory import MemorySynchronizer
@@ -31,22 +32,26 @@ def memory() -> AbstractContextManager[Synchronizer]:
 
 
 @contextmanager
-def open_stores(name: str, by_sql: bool = False) -> Iterator[MakeStore]:
+def open_stores(name: str, by_sql: bool = False, fills: bool = False) -> Iterator[MakeStore]:
     """What makes a fresh store for each history; `name` is one of NAMES.
 
-    With `by_sql` it has triggers, and knows its tables and engine.
+    Args:
+        name: of the store.
+        by_sql: it has triggers that note edits by SQL, and knows its tables and engine.
+        fills: `c` has a default, `twice` is computed, and triggers count `version` and make `b`
+            even.
     """
     if name == "memory":
         yield memory
         return
 
     if name.startswith("django "):
-        with _open_django(name.removeprefix("django ")) as make_store:
+        with _open_django(name.removeprefix("django "), fills) as make_store:
             yield make_store
         return
 
     import databases
-    from sqlalchemy import Column, Integer, MetaData, String, Table
+    from sqlalchemy import Column, Computed, Integer, MetaData, String, Table
     from sqlalchemy.engine import Engine
 
     from mobync.sqlalchemy import SQLAlchemySynchronizer, create_triggers
@@ -60,19 +65,35 @@ def open_stores(name: str, by_sql: bool = False) -> Iterator[MakeStore]:
         databases.open_database(name, Path(directory)) as database,
     ):
         metadata = MetaData()
+
+        def columns() -> list[Column[Any]]:
+            if not fills:
+                return [Column(field, Integer) for field in FIELDS]
+            return [
+                Column("a", Integer),
+                Column("b", Integer),
+                Column("c", Integer, server_default="5"),
+                Column("twice", Integer, Computed("a * 2", persisted=True)),
+                Column("version", Integer),
+            ]
+
         models = {
             model: Table(
                 model,
                 metadata,
                 Column("id", String(40), primary_key=True),
                 Column("owner", String(40), primary_key=True),
-                *(Column(field, Integer) for field in FIELDS),
+                *columns(),
             )
             for model in MODELS
         }
-        store = SQLStore(database.engine, models, capture=by_sql)
+        server_columns = {model: ["version"] for model in MODELS} if fills else {}
+        store = SQLStore(database.engine, models, capture=by_sql, server_columns=server_columns)
         store.engine, store.tables = database.engine, models
         metadata.create_all(database.engine)
+        with database.engine.begin() as connection:
+            for statement in filling_triggers(name) if fills else ():
+                connection.exec_driver_sql(statement)
         if by_sql:
             create_triggers(database.engine, store)
 
@@ -88,25 +109,67 @@ def open_stores(name: str, by_sql: bool = False) -> Iterator[MakeStore]:
         yield emptied
 
 
+def filling_triggers(kind: str) -> list[str]:
+    """The statements that make the triggers which fill in, on a database of this kind."""
+    even = "NEW.b - MOD(NEW.b, 2)"
+    made = {
+        "sqlite": [
+            "CREATE TRIGGER {0}_fill_i AFTER INSERT ON {0} BEGIN UPDATE {0} SET version = 1,"
+            " b = NEW.b - NEW.b % 2 WHERE id = NEW.id AND owner = NEW.owner; END",
+            "CREATE TRIGGER {0}_fill_u AFTER UPDATE ON {0} WHEN NEW.version IS OLD.version BEGIN"
+            " UPDATE {0} SET version = OLD.version + 1, b = NEW.b - NEW.b % 2"
+            " WHERE id = NEW.id AND owner = NEW.owner; END",
+        ],
+        "postgresql": [
+            "CREATE FUNCTION {0}_fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " NEW.version = CASE TG_OP WHEN 'INSERT' THEN 1 ELSE OLD.version + 1 END;"
+            f" NEW.b = {even}; RETURN NEW; END $$",
+            "CREATE TRIGGER {0}_fill BEFORE INSERT OR UPDATE ON {0} FOR EACH ROW"
+            " EXECUTE FUNCTION {0}_fill()",
+        ],
+        "mariadb": [
+            "CREATE TRIGGER {0}_fill_i BEFORE INSERT ON {0} FOR EACH ROW"
+            f" SET NEW.version = 1, NEW.b = {even}",
+            "CREATE TRIGGER {0}_fill_u BEFORE UPDATE ON {0} FOR EACH ROW"
+            f" SET NEW.version = OLD.version + 1, NEW.b = {even}",
+        ],
+    }[kind]
+    return [statement.format(model) for model in MODELS for statement in made]
+
+
 @contextmanager
-def _open_django(kind: str) -> Iterator[MakeStore]:
+def _open_django(kind: str, fills: bool) -> Iterator[MakeStore]:
     import django_databases
     from django.apps import apps
-    from django.db import models
+    from django.db import connections, models
 
     from mobync.django import DjangoSynchronizer
 
     class DjangoStore(Rules, DjangoSynchronizer):
         pass
 
+    def fields() -> dict[str, Any]:
+        if not fills:
+            return {field: models.IntegerField(null=True) for field in FIELDS}
+        twice = models.F("a") * 2
+        return {
+            "a": models.IntegerField(null=True),
+            "b": models.IntegerField(null=True),
+            "c": models.IntegerField(null=True, db_default=5),
+            "twice": models.GeneratedField(
+                expression=twice, output_field=models.IntegerField(null=True), db_persist=True
+            ),
+            "version": models.IntegerField(null=True, editable=False),
+        }
+
     def model_of(name: str) -> type[models.Model]:
-        label = f"simulated{name}"
+        label = f"{'filled' if fills else 'simulated'}{name}"
         if label in apps.all_models["django_app"]:
             return apps.all_models["django_app"][label]
         members = {
             "id": models.CharField(max_length=40, primary_key=True),
             "owner": models.CharField(max_length=40),
-            **{field: models.IntegerField(null=True) for field in FIELDS},
+            **fields(),
             "Meta": type("Meta", (), {"app_label": "django_app", "db_table": name}),
             "__module__": __name__,
         }
@@ -119,6 +182,9 @@ def _open_django(kind: str) -> Iterator[MakeStore]:
         django_databases.django_database(kind, Path(directory), list(sources.values())) as alias,
     ):
         store = DjangoStore(sources, using=alias, capture=False)
+        with connections[alias].cursor() as cursor:
+            for statement in filling_triggers(kind) if fills else ():
+                cursor.execute(statement.replace("%", "%%"), [])
 
         @contextmanager
         def emptied() -> Iterator[Synchronizer]:

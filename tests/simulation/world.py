@@ -48,6 +48,7 @@ from .rules import Value, take_asked, values_of
 
 MODELS = ("tasks", "notes", "lists", "tags")
 FIELDS = ("a", "b", "c")
+FILLED = ("twice", "version")  # which no device writes
 START_MS = 1_000_000_000
 
 
@@ -104,6 +105,7 @@ class World:
         whole_rows: every create has all fields, so on the devices they are NOT NULL.
         distinct_values: every edit writes values of its own, so each tells who wrote it.
         refuses: a sync goes on without the diffs that a rule refuses, those of events that say so.
+        fills: the database fills in what no diff says, FILLED among it.
     """
 
     def __init__(
@@ -115,8 +117,10 @@ class World:
         whole_rows: bool,
         distinct_values: bool,
         refuses: bool,
+        fills: bool = False,
     ) -> None:
         self.refuses = refuses
+        self.fills = fills
         self.rng = random.Random(seed)
         self.store = store
         self.server = self.start_server()
@@ -348,6 +352,8 @@ class World:
 
     def on_compact(self, event: Event) -> None:
         self.check_tables_follow_log()
+        if self.fills:  # a log that is folded need not have its last clock any more
+            self.server.apply(0, [], OWNER)
         result = self.server.compact(OWNER)
         self.log = self.logged_since(0)
         self.counts["compactions"] += 1
@@ -428,9 +434,11 @@ class World:
         for diff in asked:
             if "refuse" not in diff:
                 self.allowed |= values_of(diff["model"], diff["json_data"])
-        check_values(self.allowed, written)
-        check_asked(before, request, self.server.now_ms, reply, asked)
-        check_by_the_rules(before, request, self.server.now_ms, reply, written)
+        now_ms = self.server.now_ms
+        filled = check_by_the_rules(before, request, now_ms, reply, written, self.fills) or []
+        self.counts["filled"] += len(filled)
+        check_values(self.allowed, written[: len(written) - len(filled)])
+        check_asked(before, request, now_ms, reply, asked)
         return reply, written
 
     def take_noted(self, written: list[DiffRow]) -> tuple[list[DiffRow], list[DiffRow]]:
@@ -439,7 +447,7 @@ class World:
 
     def known(self, fields: Row) -> Row:
         """The fields that a row has, as the server and the devices tell them."""
-        return fields
+        return {n: v for n, v in fields.items() if v is not None} if self.fills else fields
 
     def follow_log(self) -> list[DiffRow]:
         """Read what was added to the log."""
@@ -497,7 +505,8 @@ class World:
         with self.store.transaction(OWNER) as inside:
             for model in MODELS:
                 for row in rows_of(inside, model):
-                    fields = {n: v for n, v in row.items() if n in FIELDS and v is not None}
+                    known = (*FIELDS, *FILLED)
+                    fields = {n: v for n, v in row.items() if n in known and v is not None}
                     rows[model, row["id"]] = fields
         return rows
 

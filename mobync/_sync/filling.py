@@ -1,0 +1,168 @@
+"""The server's part of a sync: what rows have after a write that no diff said.
+
+A database fills in defaults, computes columns and has triggers.  Of models where that is so, the
+rows that a sync or a push has written are read back in its transaction, and compared with what the
+log says of them by then.  What differs goes into the log behind the diffs that it followed from,
+with the time of these, and down to the device that pushed (docs/protocol.md, "The server's part").
+
+What the log says of an object that is updated is taken from its row before the update: to look for
+it in the log would take longer the longer that is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import _core
+from ..synchronizer import Synchronizer
+from ..types import Diff, DiffDict, FilledModel, LogRow
+from .adopting import creating, log_row
+from .attempts import OwnerLog, plain_answer
+from .backend_edits import Operation, diffs_of, json_text
+from .logged_objects import Key
+from .noted_edits import UNREADABLE, find_rows, read_rows, valid
+
+Edit = tuple[str, str, str, int]
+"""Type, model, json_data and time of a diff that goes upstream."""
+
+Members = dict[str, str]
+"""The fields of an object, each with the JSON text of its value."""
+
+
+@dataclass
+class _Written:
+    """An object that is written."""
+
+    edits: list[tuple[str, str]] = field(default_factory=list)  # type and json_data
+    time_ms: int = 0  # of the latest
+
+    def said(self, before: Members | None) -> Members | None:
+        """What the log says of it in the end; None: it is dead.
+
+        Args:
+            before: what it said before; None: nothing.
+        """
+        said = before
+        for kind, json_data in self.edits:
+            if kind == "create":
+                said = dict(_core.members(json_data))
+            elif kind == "delete":
+                said = None
+            elif said is not None:
+                said = {**said, **dict(_core.members(json_data))}
+        return said
+
+
+class Filling:
+    """The server's part of a sync, from before its writes to behind them.
+
+    Args:
+        log: of the owner whose transaction is open.
+        written: the objects whose rows are to be read back.
+    """
+
+    def __init__(self, log: OwnerLog, written: Mapping[Key, _Written]) -> None:
+        self._log = log
+        self._written = written
+        updated = [key for key, each in written.items() if each.edits[0][0] == "update"]
+        self._before = {
+            key: dict(_core.members(json_text(row)))
+            for key, row in self._rows(updated).items()
+            if row is not UNREADABLE
+        }
+
+    def finish(self, clock: int) -> list[LogRow]:
+        """Read the rows back, and append what differs to the log.
+
+        Args:
+            clock: the log's next one.
+
+        Returns:
+            The rows that were appended.
+        """
+        rows = self._rows(self._written)
+        diffs: list[DiffDict] = []
+        deletes: list[DiffDict] = []
+        for key, written in self._written.items():
+            operations = list(self._operations(key, written, rows.get(key)))
+            made = diffs_of(operations, self._log.owner_id, written.time_ms)
+            of = deletes if any(kind == "delete" for kind, _, _ in operations[-1:]) else diffs
+            of += valid(made, self._log, key[1])
+        diffs += reversed(deletes)
+        log_rows = [log_row(diff, self._log, place) for place, diff in enumerate(diffs, clock)]
+        if log_rows:
+            store = self._log.store
+            plain_answer("append_log", store.append_log(self._log.model, log_rows))
+        return log_rows
+
+    def _rows(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """The rows that there are of some objects."""
+        by_model: dict[str, list[str]] = {}
+        for model, id_ in keys:
+            by_model.setdefault(model, []).append(id_)
+        read = find_rows if self._log.store._passes_over_unreadable else read_rows
+        return {
+            (model, id_): row
+            for model, ids in by_model.items()
+            for id_, row in read(self._log, model, ids).items()
+        }
+
+    def _operations(self, key: Key, written: _Written, row: Any) -> Sequence[Operation]:
+        """What has to go into the log of an object."""
+        model, id_ = key
+        said = written.said(self._before.get(key))
+        if row is UNREADABLE:
+            return []
+        if row is None:
+            return [] if said is None else [("delete", model, {Diff.ID: id_})]
+        if said is None:
+            return creating(model, id_, row, is_updated=written.edits[-1][0] == "update")
+        store = self._log.store
+        edits = plain_answer("edits_between", store.edits_between(model, _text(said), row))
+        return [(kind, model, data) for kind, data in edits]
+
+
+def _text(members: Members) -> str:
+    return "{" + ", ".join(f"{json.dumps(f)}: {value}" for f, value in members.items()) + "}"
+
+
+def begin_filling(
+    server: _core.Mobync, store: Synchronizer, owner_id: str, edits: Sequence[Edit], is_push: bool
+) -> Filling | None:
+    """Note, before edits are written, what will have to be read back.
+
+    Args:
+        server: whose settings.
+        store: the Synchronizer, in a transaction of the owner.
+        owner_id: whose rows.
+        edits: what goes upstream.
+        is_push: whether the edits are the backend's own.
+
+    Returns:
+        None: nothing.
+    """
+    store._writes_as_server = is_push
+    models = store.filled_models
+    assert models is not None
+    objects: dict[Key, _Written] = {}
+    for kind, model, json_data, time_ms in edits:
+        if model in models:
+            key = model, _core.text_member(json_data, Diff.ID) or ""
+            written = objects.setdefault(key, _Written())
+            written.edits.append((kind, json_data))
+            written.time_ms = max(written.time_ms, time_ms)
+    wanted = {key: each for key, each in objects.items() if _is_filled(models[key[0]], each)}
+    if not wanted:
+        return None
+    return Filling(OwnerLog(store, server.diffs_model_name, owner_id), wanted)
+
+
+def _is_filled(model: FilledModel, written: _Written) -> bool:
+    """Whether a row may have more than was written."""
+    return model.on_each_write or any(
+        kind == "create" and not model.on_create <= {f for f, _ in _core.members(json_data)}
+        for kind, json_data in written.edits
+    )
