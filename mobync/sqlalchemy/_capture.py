@@ -43,9 +43,11 @@ from sqlalchemy.orm import Session
 from .._relational.notes import Note, searched_texts
 from ..errors import BusyError
 from ..sync import Mobync
+from ._cascades import Cascade, cascades
 from ._model import Model, plain_type
 from ._settings import schema_of
 from ._tables import _OPTIONS, KEY_LENGTH, beside
+from ._triggers import SETTING, family_of, trigger_of_cascade, triggers_of_model
 from ._values import is_mysql
 
 if TYPE_CHECKING:
@@ -55,17 +57,6 @@ _CHECKED = "mobync_triggers_checked"
 _NUMBERS_A_STATEMENT = 500
 _LONGEST_NAME = 60  # PostgreSQL cuts names at 63 bytes, MySQL refuses them at 64 characters
 _NOBODY = ""  # the owner of the row that says, on SQLite, that mobync is writing
-_SETTING = "mobync.writing"
-
-_WRITING = {
-    "sqlite": "NOT EXISTS (SELECT 1 FROM {notes} WHERE owner = '')",
-    "mysql": "@mobync_writing IS NULL",
-}
-_NOW_MS = {
-    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-    "mysql": "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)",
-    "postgresql": "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
-}
 
 
 def notes_table(log: Table) -> Table:
@@ -94,11 +85,18 @@ class Capture:
     Args:
         log: the log.
         models: whose tables have triggers: those that belong to owners.
+        dialect: of the database, as far as it is known.
+
+    Raises:
+        ValueError: foreign keys between them cannot be followed.
     """
 
-    def __init__(self, log: Table, models: Sequence[Model]) -> None:
+    def __init__(self, log: Table, models: Sequence[Model], dialect: Dialect) -> None:
         self.notes_table = notes_table(log)
         self.models = {model.name: model for model in models if model.owner is not None}
+        self._cascades = cascades(self.models.values())
+        if is_mysql(dialect):
+            self.ddl(dialect)  # raises what there is to raise
         self._log = log
 
     # ---- notes -----------------------------------------------------------------------------------
@@ -198,7 +196,7 @@ class Capture:
             nobody = {"owner": _NOBODY, "model": "", "object_id": "", "noted_at": 0}
             connection.execute(insert(self.notes_table).values(nobody))
         elif connection.dialect.name == "postgresql":
-            connection.execute(select(func.set_config(_SETTING, "on", True)))
+            connection.execute(select(func.set_config(SETTING, "on", True)))
         else:
             connection.exec_driver_sql("SET @mobync_writing = 1")
 
@@ -207,7 +205,7 @@ class Capture:
             table = self.notes_table
             connection.execute(delete(table).where(table.c.owner == _NOBODY))
         elif connection.dialect.name == "postgresql":
-            connection.execute(select(func.set_config(_SETTING, "", True)))
+            connection.execute(select(func.set_config(SETTING, "", True)))
         else:
             connection.exec_driver_sql("SET @mobync_writing = NULL")
 
@@ -231,16 +229,32 @@ class Capture:
         connection.info[_CHECKED] = names
 
     def _triggers_there(self, connection: Connection) -> set[str]:
-        rows = connection.execute(text(_TRIGGERS[_family(connection.dialect)]))
-        schemas = {schema_of(model.table, connection) for model in self.models.values()}
+        rows = connection.execute(text(_TRIGGERS[family_of(connection.dialect)]))
+        tables = [model.table for model in self.models.values()]
+        tables += [cascade.table for cascade in self.cascades(connection.dialect)]
+        schemas = {schema_of(table, connection) for table in tables}
         return {name for name, schema, is_found in rows if is_found or schema in schemas}
 
     def _names(self, dialect: Dialect) -> set[str]:
         kinds = _KINDS.get(dialect.name, "u")  # one says that the others were made, too
-        return {self._name(model, kind) for model in self.models for kind in kinds}
+        names = {self.trigger_name(model, kind) for model in self.models for kind in kinds}
+        return names | {
+            self.trigger_name(each.table.fullname, "c") for each in self.cascades(dialect)
+        }
 
-    def _name(self, model: str, kind: str = "u") -> str:
-        name = f"{self.notes_table.name}_{model}_{kind}"
+    def cascades(self, dialect: Dialect) -> list[Cascade]:
+        """What goes or changes with rows of which tables, so that these have a trigger for it."""
+        found = self._cascades
+        return found if is_mysql(dialect) else [each for each in found if each.direct()]
+
+    def trigger_name(self, of: str, kind: str = "u") -> str:
+        """What a trigger is called.
+
+        Args:
+            of: the model, or the full name of the table of a trigger for cascades.
+            kind: a letter.
+        """
+        name = f"{self.notes_table.name}_{of}_{kind}"
         if len(name) <= _LONGEST_NAME and re.fullmatch(r"\w+", name, re.ASCII):
             return name
         digest = hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -250,8 +264,9 @@ class Capture:
         """The statements that make the triggers, in place of those that are there."""
         statements: list[str] = []
         for model in self.models.values():
-            make = _postgresql if dialect.name == "postgresql" else _others
-            statements += make(self, model, dialect)
+            statements += triggers_of_model(self, model, dialect)
+        for cascade in self.cascades(dialect):
+            statements += trigger_of_cascade(self, cascade, dialect)
         return statements
 
 
@@ -269,10 +284,6 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _HEX_UUID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
-def _family(dialect: Dialect) -> str:
-    return "mysql" if is_mysql(dialect) else dialect.name
-
-
 def _is_uuid(column: Column[Any] | None) -> bool:
     return column is not None and isinstance(plain_type(column.type), sql.Uuid)
 
@@ -281,112 +292,6 @@ def _as_device_has(column: Column[Any], noted: str) -> str:
     """An id as devices have it, of one as a database shows it."""
     is_uuid = _is_uuid(column) and (_HEX_UUID.fullmatch(noted) or _UUID.fullmatch(noted))
     return str(uuid.UUID(noted)) if is_uuid else noted
-
-
-def _others(capture: Capture, model: Model, dialect: Dialect) -> list[str]:
-    """A trigger for each kind of statement; each is one statement, so that it can be pasted."""
-    family, preparer = _family(dialect), dialect.identifier_preparer
-    assert model.owner is not None
-    owner, id_ = preparer.quote(model.owner.name), preparer.quote(model.id.name)
-    notes = preparer.format_table(capture.notes_table)
-    unmarked = _WRITING[family].format(notes=notes)
-    length = "CHAR_LENGTH" if family == "mysql" else "length"
-
-    def note(row: str, condition: str = "") -> str:
-        own = f"{row}.{owner}"
-        return (
-            f"SELECT {own}, {_literal(model.name, family)}, {row}.{id_}, {_NOW_MS[family]}"
-            f"{' FROM DUAL' if family == 'mysql' else ''} WHERE {unmarked} AND {own} IS NOT NULL"
-            f" AND {length}({own}) <= {KEY_LENGTH} AND {length}({own}) > 0{condition}"
-        )
-
-    def same(name: str) -> str:
-        if family == "mysql":
-            return f"CAST(NEW.{name} AS BINARY) <=> CAST(OLD.{name} AS BINARY)"
-        return f"NEW.{name} IS OLD.{name} COLLATE BINARY"
-
-    moved = f" AND NOT ({same(owner)} AND {same(id_)})"
-    selects = {
-        "INSERT": note("NEW"),
-        "UPDATE": f"{note('OLD')} UNION ALL {note('NEW', moved)}",
-        "DELETE": note("OLD"),
-    }
-    statements = []
-    for kind, selected in selects.items():
-        name = preparer.quote(capture._name(model.name, kind[0].lower()))
-        write = f"INSERT INTO {notes} (owner, model, object_id, noted_at) {selected}"
-        body = f"BEGIN {write}; END" if family == "sqlite" else write
-        on = f"AFTER {kind} ON {preparer.format_table(model.table)} FOR EACH ROW"
-        statements.append(f"DROP TRIGGER IF EXISTS {name}")
-        statements.append(f"CREATE TRIGGER {name} {on} {body}")
-    return statements
-
-
-_POSTGRESQL_BODY = f"""BEGIN
-    IF pg_trigger_depth() = 1 AND current_setting('{_SETTING}', true) = 'on' THEN
-        RETURN NULL;
-    END IF;
-    IF TG_OP = 'TRUNCATE' THEN
-        {{every}}
-    ELSIF TG_OP = 'INSERT' THEN
-        {{new}}
-    ELSE
-        {{old}}
-        IF TG_OP = 'UPDATE' THEN
-            IF {{moved}} THEN
-                {{new}}
-            END IF;
-        END IF;
-    END IF;
-    RETURN NULL;
-END"""
-
-
-def _postgresql(capture: Capture, model: Model, dialect: Dialect) -> list[str]:
-    """A function, and two triggers that call it: for each row, and before a TRUNCATE for all.
-
-    What another trigger writes is noted even while mobync writes, since that is deeper; a cascade
-    of a foreign key is not.  The function has the rights of who made it, so that who edits needs
-    none on the notes.
-    """
-    preparer = dialect.identifier_preparer
-    assert model.owner is not None
-    owner, id_ = preparer.quote(model.owner.name), preparer.quote(model.id.name)
-    notes = preparer.format_table(capture.notes_table)
-    table = preparer.format_table(model.table)
-    name = preparer.quote(capture._name(model.name))
-    truncate = preparer.quote(capture._name(model.name, "t"))
-    schema = "" if model.table.schema is None else preparer.quote(model.table.schema) + "."
-
-    def note(row: str, source: str = "") -> str:
-        return (
-            f"INSERT INTO {notes} (owner, model, object_id, noted_at)"
-            f" SELECT {row}.{owner}::text, {_literal(model.name)}, {row}.{id_}::text,"
-            f" {_NOW_MS['postgresql']}{source} WHERE {row}.{owner} IS NOT NULL"
-            f" AND length({row}.{owner}::text) BETWEEN 1 AND {KEY_LENGTH};"
-        )
-
-    def same(column: str) -> str:
-        return f'NEW.{column}::text COLLATE "C" IS NOT DISTINCT FROM OLD.{column}::text'
-
-    every = note("gone", f" FROM {table} AS gone")
-    moved = f"NOT ({same(owner)} AND {same(id_)})"
-    body = _POSTGRESQL_BODY.format(every=every, new=note("NEW"), old=note("OLD"), moved=moved)
-    return [
-        f"CREATE OR REPLACE FUNCTION {schema}{name}() RETURNS trigger LANGUAGE plpgsql"
-        f" SECURITY DEFINER SET search_path FROM CURRENT AS $mobync$\n{body}\n$mobync$",
-        f"DROP TRIGGER IF EXISTS {name} ON {table}",
-        f"CREATE TRIGGER {name} AFTER INSERT OR UPDATE OR DELETE ON {table}"
-        f" FOR EACH ROW EXECUTE FUNCTION {schema}{name}()",
-        f"DROP TRIGGER IF EXISTS {truncate} ON {table}",
-        f"CREATE TRIGGER {truncate} BEFORE TRUNCATE ON {table}"
-        f" FOR EACH STATEMENT EXECUTE FUNCTION {schema}{name}()",
-    ]
-
-
-def _literal(text_: str, family: str = "") -> str:
-    escaped = text_.replace("\\", "\\\\") if family == "mysql" else text_
-    return "'" + escaped.replace("'", "''") + "'"
 
 
 def capture_of(store: SQLAlchemySynchronizer) -> Capture:

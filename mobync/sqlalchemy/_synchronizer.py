@@ -214,7 +214,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         self._own_tables = {table.fullname: table for table in self._mobyncs_tables()}
         self.capture: Capture | None = None
         if capture:
-            self.capture = Capture(self._log.table, list(self._models.values()))
+            self.capture = Capture(self._log.table, list(self._models.values()), dialect)
             notes = self.capture.notes_table
             self._tables.append(notes)
             self._own_tables[notes.fullname] = notes
