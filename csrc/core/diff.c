@@ -42,16 +42,20 @@ mb_text mb_type_name(mb_type type)
 
 /* ---- checking ------------------------------------------------------------------------------ */
 
-/* A text that was read from JSON is clean: the reader has checked each byte. */
-static mb_status check_text(mb_text text, const char *field, bool is_clean, mb_error *error)
+static bool is_clean(const mb_diff *diff, mb_text text)
+{
+    if (diff->text.size != 0) /* read from JSON: the reader has checked each byte */
+        return true;
+    return diff->is_utf8 ? memchr(text.at, '\0', text.size) == NULL : mb_json_is_clean_text(text);
+}
+
+static mb_status check_text(const mb_diff *diff, mb_text text, const char *field, mb_error *error)
 {
     if (text.size == 0)
         return mb_refuse(error, MB_EMPTY, field);
     if (text.size > MB_MAX_JSON_DATA)
         return mb_refuse(error, MB_TOO_LONG, field);
-    if (!is_clean && !mb_json_is_clean_text(text))
-        return mb_refuse(error, MB_NOT_UTF8, field);
-    return MB_OK;
+    return is_clean(diff, text) ? MB_OK : mb_refuse(error, MB_NOT_UTF8, field);
 }
 
 static mb_status check_integer(int64_t value, const char *field, mb_error *error)
@@ -213,16 +217,15 @@ mb_status mb_read_times(const mb_diff *diff, const mb_member *members, mb_arena 
 static mb_status check_fields(const mb_diff *diff, mb_error *error)
 {
     *error = (mb_error){.reason = NULL};
-    const bool from_json = diff->text.size != 0;
-    mb_status status = check_text(diff->id, "id", from_json, error);
+    mb_status status = check_text(diff, diff->id, "id", error);
     if (status == MB_OK)
-        status = check_text(diff->owner, "owner", from_json, error);
+        status = check_text(diff, diff->owner, "owner", error);
     if (status == MB_OK)
         status = check_integer(diff->logical_clock, "logical_clock", error);
     if (status == MB_OK)
         status = check_integer(diff->utc_timestamp, "utc_timestamp", error);
     if (status == MB_OK)
-        status = check_text(diff->model, "model", from_json, error);
+        status = check_text(diff, diff->model, "model", error);
     return status;
 }
 
@@ -719,13 +722,19 @@ mb_status mb_request_read(mb_text body, const mb_request_rules *rules, bool keep
 
 static char *put_integer(char *at, int64_t value)
 {
+    static const char pairs[] = "00010203040506070809101112131415161718192021222324"
+                                "25262728293031323334353637383940414243444546474849"
+                                "50515253545556575859606162636465666768697071727374"
+                                "75767778798081828384858687888990919293949596979899";
     char digits[20];
     size_t first = sizeof digits;
     uint64_t left = (uint64_t)value; /* never negative, and sooner divided so */
-    do {
-        digits[--first] = (char)('0' + left % 10);
-        left /= 10;
-    } while (left != 0);
+    for (; left >= 10; left /= 100) {
+        first -= 2;
+        memcpy(digits + first, &pairs[left % 100 * 2], 2);
+    }
+    if (left != 0 || first == sizeof digits)
+        digits[--first] = (char)('0' + left);
     return mb_text_put(at, (mb_text){digits + first, sizeof digits - first});
 }
 

@@ -78,6 +78,15 @@ static bool take(mb_json *json, char wanted)
     return true;
 }
 
+/* Most JSON has no space there. */
+static inline bool take_behind_space(mb_json *json, char wanted)
+{
+    if (take(json, wanted))
+        return true;
+    skip_space(json);
+    return take(json, wanted);
+}
+
 mb_status mb_json_end(mb_json *json)
 {
     skip_space(json);
@@ -474,7 +483,7 @@ bool mb_json_read_integer(mb_text value, int64_t *integer)
 /* ---- values -------------------------------------------------------------------------------- */
 
 /* Reads `"name" :` where the reader stands, and gives the name as it stood. */
-static mb_status skip_name(mb_json *json, mb_text *quoted)
+static inline mb_status skip_name(mb_json *json, mb_text *quoted)
 {
     const char *begin = json->at;
     if (peek(json) != '"')
@@ -483,10 +492,7 @@ static mb_status skip_name(mb_json *json, mb_text *quoted)
     if (status != MB_OK)
         return status;
     *quoted = (mb_text){begin, (size_t)(json->at - begin)};
-    skip_space(json);
-    if (!take(json, ':'))
-        return fail(json, "expected ':' after a member name");
-    return MB_OK;
+    return take_behind_space(json, ':') ? MB_OK : fail(json, "expected ':' after a member name");
 }
 
 static mb_status skip_scalar(mb_json *json)
@@ -601,7 +607,8 @@ typedef struct {
     size_t count;
 } member_list;
 
-static mb_member *add_member(member_list *list, mb_arena *arena)
+/* The place behind the last member; NULL: no memory. */
+static mb_member *next_place(member_list *list, mb_arena *arena)
 {
     if (list->count == list->room) {
         mb_member *more = mb_arena_get_array(arena, list->room * 2, sizeof *more);
@@ -611,17 +618,28 @@ static mb_member *add_member(member_list *list, mb_arena *arena)
         list->all = more;
         list->room *= 2;
     }
-    return &list->all[list->count++];
+    return &list->all[list->count];
+}
+
+static inline mb_status read_value(mb_json *json, mb_text *value)
+{
+    skip_space(json);
+    const char *begin = json->at;
+    const char first = peek(json);
+    mb_status status;
+    if (first == '"')
+        status = skip_string(json);
+    else if (first == '{' || first == '[')
+        status = skip_value(json);
+    else
+        status = skip_scalar(json);
+    *value = (mb_text){begin, (size_t)(json->at - begin)};
+    return status;
 }
 
 mb_status mb_json_read_value(mb_json *json, mb_text *value)
 {
-    skip_space(json);
-    const char *begin = json->at;
-    const bool is_scalar = peek(json) != '{' && peek(json) != '[';
-    const mb_status status = is_scalar ? skip_scalar(json) : skip_value(json);
-    *value = (mb_text){begin, (size_t)(json->at - begin)};
-    return status;
+    return read_value(json, value);
 }
 
 mb_status mb_json_enter(mb_json *json, char bracket)
@@ -634,16 +652,19 @@ mb_status mb_json_enter(mb_json *json, char bracket)
 }
 
 /* Goes to the next item between brackets, or closes them. */
-static mb_status next_item(mb_json *json, char close, const char *expected, size_t *read,
-                           bool *more)
+static inline mb_status next_item(mb_json *json, char close, const char *expected, size_t *read,
+                                  bool *more)
 {
-    skip_space(json);
-    *more = !take(json, close);
-    if (!*more)
-        json->depth--;
-    else if (*read != 0 && !take(json, ','))
-        return fail(json, expected);
-    ++*read;
+    const bool is_first = (*read)++ == 0;
+    *more = true;
+    if (is_first || !take(json, ',')) {
+        skip_space(json);
+        *more = !take(json, close);
+        if (!*more)
+            json->depth--;
+        else if (!is_first && !take(json, ','))
+            return fail(json, expected);
+    }
     if (*more)
         skip_space(json);
     return MB_OK;
@@ -667,8 +688,8 @@ static bool take_name(mb_json *json, mb_text name, mb_text *quoted)
     return true;
 }
 
-mb_status mb_json_next_member(mb_json *json, mb_text guess, mb_arena *arena, size_t *read,
-                              bool *more, mb_member *name)
+static inline mb_status next_member(mb_json *json, mb_text guess, mb_arena *arena, size_t *read,
+                                    bool *more, mb_member *name)
 {
     mb_status status = next_item(json, '}', "expected ',' or '}'", read, more);
     if (status != MB_OK || !*more)
@@ -684,6 +705,12 @@ mb_status mb_json_next_member(mb_json *json, mb_text guess, mb_arena *arena, siz
         return mb_json_decode_string(name->quoted, arena, &name->name);
     name->name = (mb_text){name->quoted.at + 1, name->quoted.size - 2};
     return MB_OK;
+}
+
+mb_status mb_json_next_member(mb_json *json, mb_text guess, mb_arena *arena, size_t *read,
+                              bool *more, mb_member *name)
+{
+    return next_member(json, guess, arena, read, more, name);
 }
 
 /* Copies the members that were collected on the stack into the arena. */
@@ -712,17 +739,15 @@ mb_status mb_json_read_object(mb_json *json, size_t most, mb_arena *arena,
 
     mb_status status = mb_json_enter(json, '{');
     while (status == MB_OK && more) {
-        mb_member name;
-        status = mb_json_next_member(json, no_guess, arena, &read, &more, &name);
-        if (status != MB_OK || !more)
-            continue;
-        if (list.count == most)
-            return mb_refuse(json->error, MB_TOO_MANY_FIELDS, NULL);
-        mb_member *member = add_member(&list, arena);
+        mb_member *member = next_place(&list, arena);
         if (member == NULL)
             return MB_NO_MEMORY;
-        *member = name;
-        status = mb_json_read_value(json, &member->value);
+        status = next_member(json, no_guess, arena, &read, &more, member);
+        if (status != MB_OK || !more)
+            continue;
+        if (list.count++ == most)
+            return mb_refuse(json->error, MB_TOO_MANY_FIELDS, NULL);
+        status = read_value(json, &member->value);
     }
     if (status == MB_OK)
         status = keep_members(&list, arena);

@@ -175,6 +175,7 @@ typedef struct {
     step **window_at; /* the step of each diff of the window, by index; NULL: it has none */
     step *request;
     size_t request_count;
+    field **next_fields; /* where the fields of the next step begin, in room for those of all */
     bool starts_over;
     int64_t device_clock; /* of a device that starts over: what it had pulled is below */
 } merge;
@@ -248,10 +249,10 @@ static mb_status find_object(merge *m, const mb_diff *diff, uint64_t hash, objec
         MB_OK)
         return MB_NO_MEMORY;
     if (slot->item == NULL) {
-        object *o = mb_arena_get_array(m->arena, 1, sizeof *o);
+        object *o = mb_arena_get(m->arena, sizeof *o);
         if (o == NULL)
             return MB_NO_MEMORY;
-        o->name = (mb_object_name){diff->model, diff->object_id, m->objects.table.item_count};
+        *o = (object){.name = {diff->model, diff->object_id, m->objects.table.item_count}};
         o->fields_end = &o->fields;
         o->device.steps_end = &o->device.first_step;
         *m->last = o;
@@ -264,11 +265,10 @@ static mb_status find_object(merge *m, const mb_diff *diff, uint64_t hash, objec
 
 static mb_status add_field(merge *m, object *o, mb_text name, field **added)
 {
-    field *f = mb_arena_get_array(m->arena, 1, sizeof *f);
+    field *f = mb_arena_get(m->arena, sizeof *f);
     if (f == NULL)
         return MB_NO_MEMORY;
-    f->name = (mb_field_name){o->name.ordinal, name};
-    f->of = o;
+    *f = (field){.name = {o->name.ordinal, name}, .of = o};
     *o->fields_end = f;
     o->fields_end = &f->next;
     *added = f;
@@ -330,9 +330,8 @@ static mb_status find_fields(merge *m, step *s)
     if (take_members(m, s) != MB_OK ||
         mb_read_times(diff, s->members, m->arena, &s->times) != MB_OK)
         return MB_NO_MEMORY;
-    s->fields = mb_arena_get_items(m->arena, diff->member_count, sizeof *s->fields);
-    if (s->fields == NULL)
-        return MB_NO_MEMORY;
+    s->fields = m->next_fields;
+    m->next_fields += diff->member_count;
     for (size_t i = 0; i < diff->member_count; i++) {
         const mb_member *member = &s->members[i];
         field *f;
@@ -383,6 +382,22 @@ static mb_status make_request_steps(merge *m, const mb_diffs *request)
                 (step){.diff = diff, .source = i, .unlogged = !diff->known};
     }
     return MB_OK;
+}
+
+static size_t member_count(const step *steps, size_t count)
+{
+    size_t members = 0;
+    for (size_t i = 0; i < count; i++)
+        members += steps[i].diff->member_count;
+    return members;
+}
+
+static mb_status make_room_for_fields(merge *m)
+{
+    const size_t members =
+        member_count(m->window, m->window_count) + member_count(m->request, m->request_count);
+    m->next_fields = mb_arena_get_items(m->arena, members, sizeof *m->next_fields);
+    return m->next_fields == NULL ? MB_NO_MEMORY : MB_OK;
 }
 
 /* ---- what a known diff says beyond the log ------------------------------------------------- */
@@ -966,7 +981,7 @@ static mb_status merge_lists(merge *m, const mb_diffs *window, const mb_diffs *r
     m->last = &m->first;
     if (mb_log_order(window, m->arena, &m->in_order) != MB_OK ||
         find_alone(m, window, request) != MB_OK || make_window_steps(m, window) != MB_OK ||
-        make_request_steps(m, request) != MB_OK ||
+        make_request_steps(m, request) != MB_OK || make_room_for_fields(m) != MB_OK ||
         mb_objects_init(&m->objects, m->window_count + m->request_count, m->arena) != MB_OK ||
         mb_table_init(&m->fields, 0, m->arena) != MB_OK || fold(m, window) != MB_OK)
         return MB_NO_MEMORY;

@@ -146,6 +146,7 @@ struct mb_diff {
     mb_type type;
     unsigned
         depth; /* set by mb_diff_check: levels of nesting in json_data, its own braces included */
+    bool is_utf8; /* id, owner and model are known to be UTF-8 */
 
     /* Set if the diff was read from JSON, else empty; the same for is_whole. */
     mb_text text;             /* the whole diff as it stood: its texts are known to be UTF-8 */

@@ -226,6 +226,10 @@ TEST(a_text_field_must_be_clean_and_not_empty)
         diff = good_diff();
         diff.model = text;
         check_refused(diff, "model", 0);
+        if (bad[i].size != 0 && memchr(exact, 0, bad[i].size) != NULL) {
+            diff.is_utf8 = true;
+            check_refused(diff, "model", 0);
+        }
         free(exact);
     }
     mb_diff diff = good_diff();
@@ -235,6 +239,8 @@ TEST(a_text_field_must_be_clean_and_not_empty)
     diff = good_diff();
     diff.id = MB_TEXT("\x01 \"\\ \xf0\x9f\x98\x80");
     diff.owner = diff.model = diff.id;
+    check_taken(diff);
+    diff.is_utf8 = true;
     check_taken(diff);
 }
 
@@ -995,6 +1001,9 @@ TEST(print_and_read_give_back_every_integer)
                                        1,
                                        9,
                                        10,
+                                       99,
+                                       100,
+                                       1234567,
                                        INT64_C(2147483647),
                                        INT64_C(2147483648),
                                        INT64_C(4294967296),
