@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -18,6 +19,7 @@ from mobync import (
     LogicalClockError,
     Mobync,
     MobyncError,
+    OperationType,
     ReadFilter,
     Synchronizer,
     UnauthorizedError,
@@ -345,8 +347,6 @@ def test_a_store_that_returns_nonsense_is_named_and_nothing_is_written(
 
 
 def test_a_row_may_hold_the_type_as_a_member_of_the_enum() -> None:
-    from mobync import OperationType
-
     class Store(PlainStore):
         def read(self, where: str, filters: list[ReadFilter]) -> Any:
             rows = json.loads(super().read(where, filters))
@@ -424,6 +424,71 @@ def test_each_rule_sees_the_diff_as_the_client_sent_it() -> None:
         ("update", "ann", before[1]),
         ("delete", "ann", before[2]),
     ]
+
+
+class Seconds(int):
+    """A number of another type than int."""
+
+
+class Name(str):
+    """A text of another type than str."""
+
+    __slots__ = ()
+
+
+SENT = diff("a", "create", {"id": "t"}, at=7)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        SENT,
+        json.loads(json.dumps(SENT)),  # its keys are other objects
+        dict(reversed(SENT.items())),
+        {**SENT, "utc_timestamp": 2**53 - 1},
+        {**SENT, "utc_timestamp": Seconds(7)},
+        {**SENT, "logical_clock": Seconds(0)},
+        {**SENT, "owner": Name("whoever")},
+        {Name(key): value for key, value in SENT.items()},
+        {**SENT, "type": OperationType.create},
+        {**SENT, "z": [1]},
+        OrderedDict(SENT),
+    ],
+)
+def test_a_rule_sees_what_was_sent_whatever_dict_it_came_in(sent: Row) -> None:
+    store = AskingStore()
+    before = [(key, value, type(value)) for key, value in sent.items()]
+    Mobync(store).apply(0, [sent], "ann")
+    ((_, _, asked),) = store.asked
+    assert [(key, value, type(value)) for key, value in asked.items()] == before
+
+
+def test_a_rule_sees_the_time_that_was_sent_also_behind_a_retry() -> None:
+    store = AskingStore()
+    mobync = Mobync(store)
+    mobync.apply(0, [diff("a", "create", {"id": "t"})], "ann")
+    store.asked.clear()
+    late = diff("b", "update", {"id": "t", "n": 1}, at=2**53 - 1)
+    mobync.apply(0, [diff("a", "create", {"id": "t"}), dict(late)], "ann")
+    assert store.asked == [("update", "ann", late)]
+
+
+def test_what_a_rule_does_to_the_dicts_of_a_request_changes_nothing() -> None:
+    sent = [diff(i, "create", {"id": i}) for i in "abc"]
+    sent[1]["more"] = 1
+    before = [dict(d) for d in sent]
+
+    class Store(AskingStore):
+        def ask(self, rule: str, owner_id: str, asked: Row) -> bool:
+            answer = super().ask(rule, owner_id, dict(asked))
+            for given in (*sent, asked):
+                given.update(id="other", owner="", json_data="{}", more=2)
+            return answer
+
+    store = Store()
+    Mobync(store).apply(0, sent, "ann")
+    assert [asked for _, _, asked in store.asked] == before
+    assert [row["id"] for row in store.read("tasks")] == ["a", "b", "c"]
 
 
 def test_what_a_rule_refuses_refuses_the_whole_request() -> None:

@@ -122,6 +122,10 @@ int raise_made(PyObject *exception);
 int raise_status(module_state *state, mb_status status, Py_ssize_t index, PyObject *id,
                  const mb_error *error);
 
+/* The same for a field that breaks a rule. */
+int raise_rule(module_state *state, mb_code code, const char *field, Py_ssize_t index,
+               PyObject *id);
+
 /* The same for a diff in which the core found a mistake, with its index, or SIZE_MAX. */
 int raise_read_status(module_state *state, mb_status status, size_t index, const mb_error *error);
 
@@ -191,14 +195,15 @@ extern const char *const reserved_keys[];
 
 /* Reads a diff of a request from a dict into its place in a list, and checks its form.
  *
- * dict    an exact dict
  * rules   checked too
  * list    made by diff_list_new; the caller clears it, on failure too
+ * copy    out, on failure too: the dict as it was read, an exact dict; NULL where it has just the seven
+ *         fields as str and int
  *
  * Returns 0, or -1 with InvalidDiffError, MemoryError or what a strange key raised.
  */
 int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, const mb_request_rules *rules,
-              mb_arena *arena, diff_list *list);
+              mb_arena *arena, diff_list *list, PyObject **copy);
 
 /* Reads rows.
  *
@@ -356,11 +361,13 @@ typedef struct {
 
 /* What is known about a diff of a request besides its content. */
 typedef struct {
-    PyObject *sent; /* a copy of the caller's dict, as the device sent it; NULL: it came as JSON */
-    PyObject *malformed; /* of a dict: the error that says why; or NULL */
-    PyObject *misfit;    /* the error with which a table refused its row; or NULL */
-    bool gets_fresh_id;  /* the log has its id already, and keeps it under another */
-    bool taken_along;    /* in this attempt: excluded since an earlier diff of its object was */
+    PyObject *sent; /* a copy of the caller's dict, as the device sent it; NULL: it came as JSON, or
+                     * has just the seven fields as str and int */
+    int64_t sent_timestamp; /* before skew is taken out */
+    PyObject *malformed;    /* of a dict: the error that says why; or NULL */
+    PyObject *misfit;       /* the error with which a table refused its row; or NULL */
+    bool gets_fresh_id;     /* the log has its id already, and keeps it under another */
+    bool taken_along;       /* in this attempt: excluded since an earlier diff of its object was */
 } diff_notes;
 
 /* The kinds of request of a named device; mobync/_sync/devices.py decides, with these numbers. */

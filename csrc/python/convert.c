@@ -4,9 +4,9 @@
  * stores inside each str. So the str objects are held as long as the merge lasts, and a text that
  * the merge did not change leaves as the same object that came in.
  *
- * Input is hostile until it is read: hashing or comparing a strange key can run any code. So the
- * dicts of a request are copied before anything in them is used, and the values of a row are held
- * while they are read.
+ * Input is hostile until it is read: hashing or comparing a strange key can run any code. So a dict of
+ * a request is copied before anything in it is used that could run code, and the values of a row are
+ * held while they are read.
  *
  * A window can have a million rows. So a store may return them one by one, as values: each row is
  * read and released before the next is made. If a text equals that of the row before, as owners and
@@ -143,9 +143,7 @@ typedef struct {
 /* Raises the error of the core for a rule that the diff breaks. Always returns -1. */
 static int refuse(const reading *r, mb_code code, const char *field)
 {
-    mb_error error;
-    return raise_status(r->state, mb_refuse(&error, code, field), r->index, r->texts[ID_TEXT],
-                        &error);
+    return raise_rule(r->state, code, field, r->index, r->texts[ID_TEXT]);
 }
 
 int borrow_text(PyObject *str, mb_text *text)
@@ -170,33 +168,41 @@ bool forget_lone_surrogate(void)
     return true;
 }
 
-/* Finds the values of a dict whose first keys are the interned fields in their order, as in most
- * stores: iterating takes less time than looking each key up. */
-static bool find_values_in_order(reading *r, PyObject *dict)
-{
-    PyObject *key;
-    Py_ssize_t position = 0;
-    for (Py_ssize_t i = 0; i < FIELDS; i++)
-        if (!PyDict_Next(dict, &position, &key, &r->values[i]) ||
-            key != PyTuple_GET_ITEM(r->state->fields, i))
-            return false;
-    r->is_whole = PyDict_GET_SIZE(dict) == FIELDS;
-    return true;
-}
-
 static void release_values(reading *r, int count)
 {
     for (int i = 0; i < count; i++)
         Py_XDECREF(r->values[i]);
 }
 
+/* Whether a key is a field; false for one whose comparison would run code. */
+static bool is_plain_key(PyObject *key, PyObject *field)
+{
+    return key == field || (PyUnicode_CheckExact(key) && PyUnicode_Compare(key, field) == 0);
+}
+
+/* Takes references to the values of a dict whose first keys are the fields in their order, as those of
+ * most stores and devices are: to walk along takes less than to look each key up, and runs no code. */
+static bool take_values_in_order(reading *r, PyObject *dict)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    int taken = 0;
+    while (taken < FIELDS && PyDict_Next(dict, &position, &key, &value) &&
+           is_plain_key(key, PyTuple_GET_ITEM(r->state->fields, taken)))
+        r->values[taken++] = Py_NewRef(value);
+    r->is_whole = taken == FIELDS && PyDict_GET_SIZE(dict) == FIELDS;
+    if (taken < FIELDS)
+        release_values(r, taken);
+    return taken == FIELDS;
+}
+
 /* Takes references to the values of the fields.  Returns 0, or -1 with what a strange key raised. */
 static int take_values(reading *r, PyObject *dict)
 {
-    const bool found = find_values_in_order(r, dict);
+    if (take_values_in_order(r, dict))
+        return 0;
     for (int i = 0; i < FIELDS; i++) {
-        if (!found)
-            r->values[i] = PyDict_GetItemWithError(dict, PyTuple_GET_ITEM(r->state->fields, i));
+        r->values[i] = PyDict_GetItemWithError(dict, PyTuple_GET_ITEM(r->state->fields, i));
         if (r->values[i] == NULL && PyErr_Occurred()) {
             release_values(r, i);
             return -1;
@@ -206,12 +212,32 @@ static int take_values(reading *r, PyObject *dict)
     return 0;
 }
 
-/* The places of a diff's texts, by diff_text_name. */
+/* Takes the values of a dict that has nothing but the seven fields, in their order, as nothing but str
+ * and int.  That runs no code, so such a dict need not be copied. */
+static bool take_plain_values(reading *r, PyObject *dict)
+{
+    if (!take_values_in_order(r, dict))
+        return false;
+    bool is_plain = r->is_whole;
+    for (int i = 0; i < FIELDS; i++)
+        is_plain &= i == LOGICAL_CLOCK || i == UTC_TIMESTAMP ? PyLong_CheckExact(r->values[i])
+                                                             : PyUnicode_CheckExact(r->values[i]);
+    if (!is_plain)
+        release_values(r, FIELDS);
+    return is_plain;
+}
+
+/* The place of one of a diff's texts. */
 static mb_text *text_of(mb_diff *diff, diff_text_name which)
 {
-    mb_text *texts[TEXTS] = {&diff->id, &diff->owner, &diff->model, &diff->json_data,
-                             &diff->field_times};
-    return texts[which];
+    static const size_t offsets[TEXTS] = {
+        [ID_TEXT] = offsetof(mb_diff, id),
+        [OWNER_TEXT] = offsetof(mb_diff, owner),
+        [MODEL_TEXT] = offsetof(mb_diff, model),
+        [JSON_DATA_TEXT] = offsetof(mb_diff, json_data),
+        [FIELD_TIMES_TEXT] = offsetof(mb_diff, field_times),
+    };
+    return (mb_text *)((char *)diff + offsets[which]);
 }
 
 static int take_text(const reading *r, PyObject *value, const char *field, diff_text_name which)
@@ -220,7 +246,7 @@ static int take_text(const reading *r, PyObject *value, const char *field, diff_
         return refuse(r, MB_MISSING, field);
     if (!PyUnicode_Check(value))
         return refuse(r, MB_NOT_A_STRING, field);
-    PyObject *exact = PyUnicode_FromObject(value); /* a str, also if a subclass came in */
+    PyObject *exact = PyUnicode_CheckExact(value) ? Py_NewRef(value) : PyUnicode_FromObject(value);
     if (exact == NULL)
         return -1;
     if (borrow_text(exact, text_of(r->diff, which)) < 0) {
@@ -321,7 +347,7 @@ static int check_keys(const reading *r, PyObject *dict)
 {
     PyObject *key;
     Py_ssize_t position = 0;
-    while (!r->is_whole && PyDict_Next(dict, &position, &key, NULL)) {
+    while (PyDict_Next(dict, &position, &key, NULL)) {
         if (!PyUnicode_Check(key)) {
             PyObject *shown = PyObject_CallOneArg(r->state->shown, key);
             if (shown != NULL)
@@ -339,18 +365,21 @@ static int check_keys(const reading *r, PyObject *dict)
 
 static reading begin_reading(module_state *state, Py_ssize_t index, const diff_list *list)
 {
-    return (reading){.state = state,
-                     .index = index,
-                     .diff = &list->diffs.items[index],
-                     .texts = list->objects[index].texts};
+    mb_diff *diff = &list->diffs.items[index];
+    diff->is_utf8 = true; /* as CPython gives it */
+    return (reading){
+        .state = state, .index = index, .diff = diff, .texts = list->objects[index].texts};
 }
 
 int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, const mb_request_rules *rules,
-              mb_arena *arena, diff_list *list)
+              mb_arena *arena, diff_list *list, PyObject **copy)
 {
     reading r = begin_reading(state, index, list);
-    if (take_values(&r, dict) < 0)
-        return -1;
+    if (!take_plain_values(&r, dict)) {
+        *copy = PyDict_Copy(dict);
+        if (*copy == NULL || take_values(&r, *copy) < 0)
+            return -1;
+    }
     const int result = read_fields(&r);
     if (result < 0)
         read_object_anyway(&r);
@@ -362,7 +391,7 @@ int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, const mb_re
     const mb_status status = mb_diff_check(r.diff, rules, arena, &error);
     if (status != MB_OK)
         return raise_status(state, status, index, r.texts[ID_TEXT], &error);
-    return check_keys(&r, dict);
+    return r.is_whole ? 0 : check_keys(&r, *copy);
 }
 
 /* ---- the rows of a window ------------------------------------------------------------------ */
@@ -600,22 +629,25 @@ PyObject *text_to_str(mb_text text)
     return PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
 }
 
-/* The object in which the text came, or one that is made at the first use. If the text equals that
- * of the diff before, its object is used, because owners and models mostly are the same. */
-PyObject *diff_text(diff_list *list, size_t index, diff_text_name which)
+/* Makes the object of a text that came as JSON, at the first use. If the text equals that of the diff
+ * before, its object is used, because owners and models mostly are the same. */
+static PyObject *make_text(diff_list *list, size_t index, diff_text_name which)
 {
     mb_diff *diff = &list->diffs.items[index];
-    const mb_text text = *text_of(diff, which);
-    if (list->objects == NULL)
-        return text_to_str(text);
     diff_objects *objects = &list->objects[index];
-    PyObject **place = &objects->texts[which];
+    const mb_text text = *text_of(diff, which);
     PyObject *before = index == 0 ? NULL : objects[-1].texts[which];
-    if (*place == NULL && before != NULL && mb_text_equal(text, *text_of(diff - 1, which)))
-        *place = Py_NewRef(before);
-    if (*place == NULL)
-        *place = text_to_str(text);
-    return Py_XNewRef(*place);
+    const bool is_same = before != NULL && mb_text_equal(text, *text_of(diff - 1, which));
+    objects->texts[which] = is_same ? Py_NewRef(before) : text_to_str(text);
+    return Py_XNewRef(objects->texts[which]);
+}
+
+PyObject *diff_text(diff_list *list, size_t index, diff_text_name which)
+{
+    if (list->objects == NULL)
+        return text_to_str(*text_of(&list->diffs.items[index], which));
+    PyObject *text = list->objects[index].texts[which];
+    return text != NULL ? Py_NewRef(text) : make_text(list, index, which);
 }
 
 PyObject *outcome_json_data(const mb_outcome *outcome, diff_list *list)

@@ -54,6 +54,12 @@ int raise_status(module_state *state, mb_status status, Py_ssize_t index, PyObje
     return raise_invalid(state, index, id, "%s %s", error->field, error->reason);
 }
 
+int raise_rule(module_state *state, mb_code code, const char *field, Py_ssize_t index, PyObject *id)
+{
+    mb_error error;
+    return raise_status(state, mb_refuse(&error, code, field), index, id, &error);
+}
+
 int raise_read_status(module_state *state, mb_status status, size_t index, const mb_error *error)
 {
     PyObject *id = NULL;

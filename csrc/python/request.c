@@ -38,6 +38,13 @@ static int make_notes(sync_state *s, size_t count)
     return s->notes == NULL ? check_memory(MB_NO_MEMORY) : 0;
 }
 
+/* Keeps what mb_diffs_limit_skew may change. */
+static void note_timestamps(sync_state *s)
+{
+    for (size_t i = 0; i < s->request.diffs.count; i++)
+        s->notes[i].sent_timestamp = s->request.diffs.items[i].utc_timestamp;
+}
+
 /* ---- diffs as dicts ------------------------------------------------------------------------ */
 
 static int read_request_diff(sync_state *s, Py_ssize_t index, const mb_request_rules *rules)
@@ -46,8 +53,7 @@ static int read_request_diff(sync_state *s, Py_ssize_t index, const mb_request_r
     if (!PyDict_Check(caller))
         return raise_invalid(s->state, index, NULL, "a diff must be a dict, not %.100s",
                              Py_TYPE(caller)->tp_name);
-    PyObject *sent = s->notes[index].sent = PyDict_Copy(caller);
-    return sent == NULL ? -1 : read_diff(s->state, sent, index, rules, s->arena, &s->request);
+    return read_diff(s->state, caller, index, rules, s->arena, &s->request, &s->notes[index].sent);
 }
 
 /* Keeps a diff that is refused alone, and the exception that is set. */
@@ -86,6 +92,7 @@ static int read_diffs(sync_state *s, PyObject *diffs, const mb_request_rules *ru
         if (read_request_diff(s, i, rules) < 0 && keep_malformed(s, i) < 0)
             return -1;
     }
+    note_timestamps(s);
     return 0;
 }
 
@@ -143,7 +150,10 @@ static int read_json_diffs(sync_state *s, PyObject *body, const mb_request_rules
     if (s->request.objects == NULL)
         return check_memory(MB_NO_MEMORY);
     s->request.diffs = request->diffs;
-    return make_notes(s, request->diffs.count);
+    if (make_notes(s, request->diffs.count) < 0)
+        return -1;
+    note_timestamps(s);
+    return 0;
 }
 
 /* ---- clock and page ------------------------------------------------------------------------ */

@@ -34,34 +34,42 @@ static PyObject *load_diff(sync_state *s, size_t index)
     return dict;
 }
 
-/* Calls rule(owner_id, *values of the seven fields as keywords): no dict in between. */
-static PyObject *call_rule_with_fields(sync_state *s, PyObject *rule, size_t index)
+/* Calls the rule with the values of the seven fields as keywords: no dict in between. */
+static PyObject *call_rule_with_fields(sync_state *s, const store *app, PyObject *rule,
+                                       size_t index)
 {
     const mb_diff *diff = &s->request.diffs.items[index];
-    const mb_outcome as_sent = {index, diff->type, diff->utc_timestamp, diff->json_data};
-    PyObject *arguments[2 + FIELDS] = {NULL, s->log.owner_id};
-    if (outcome_values(s->state, &as_sent, &s->request, &arguments[2]) < 0)
+    const mb_outcome as_sent = {index, diff->type, s->notes[index].sent_timestamp, diff->json_data};
+    PyObject *arguments[3 + FIELDS] = {NULL, app->object, s->log.owner_id};
+    if (outcome_values(s->state, &as_sent, &s->request, &arguments[3]) < 0)
         return NULL;
-    PyObject *answer = PyObject_Vectorcall(rule, &arguments[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                           s->state->fields);
+    PyObject *answer = PyObject_VectorcallMethod(
+        rule, &arguments[1], 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, s->state->fields);
     for (int i = 0; i < FIELDS; i++)
-        Py_DECREF(arguments[2 + i]);
+        Py_DECREF(arguments[3 + i]);
+    return answer;
+}
+
+/* The same with all that the device sent. */
+static PyObject *call_rule_with_dict(sync_state *s, const store *app, PyObject *rule, size_t index)
+{
+    PyObject *sent = s->notes[index].sent;
+    PyObject *diff = sent == NULL ? load_diff(s, index) : Py_NewRef(sent);
+    PyObject *method = diff == NULL ? NULL : PyObject_GetAttr(app->object, rule);
+    PyObject *answer =
+        method == NULL ? NULL : PyObject_VectorcallDict(method, &s->log.owner_id, 1, diff);
+    Py_XDECREF(method);
+    Py_XDECREF(diff);
     return answer;
 }
 
 /* Calls rule(owner_id, **diff), with the diff as the device sent it. */
-static PyObject *call_rule(sync_state *s, PyObject *rule, size_t index)
+static PyObject *call_rule(sync_state *s, const store *app, PyObject *rule, size_t index)
 {
-    PyObject *sent = Py_XNewRef(s->notes[index].sent);
-    if (sent == NULL && s->request.diffs.items[index].is_whole)
-        return call_rule_with_fields(s, rule, index);
-    if (sent == NULL)
-        sent = load_diff(s, index);
-    if (sent == NULL)
-        return NULL;
-    PyObject *answer = PyObject_VectorcallDict(rule, &s->log.owner_id, 1, sent);
-    Py_DECREF(sent);
-    return answer;
+    const bool has_only_fields = s->request.json == NULL ? s->notes[index].sent == NULL
+                                                         : s->request.diffs.items[index].is_whole;
+    return has_only_fields ? call_rule_with_fields(s, app, rule, index)
+                           : call_rule_with_dict(s, app, rule, index);
 }
 
 /* Only True is a yes. A forgotten call or await is true as well, and so is (False, "why not"). */
@@ -78,15 +86,11 @@ static int is_yes(PyObject *answer, PyObject *rule_name)
 
 static int ask_rule(sync_state *s, const store *app, size_t index)
 {
-    PyObject *name = s->state->rule_names[s->request.diffs.items[index].type];
-    PyObject *rule = PyObject_GetAttr(app->object, name);
-    if (rule == NULL)
-        return -1;
-    PyObject *answer = plain_answer(app, call_rule(s, rule, index), name);
-    Py_DECREF(rule);
+    PyObject *rule = s->state->rule_names[s->request.diffs.items[index].type];
+    PyObject *answer = plain_answer(app, call_rule(s, app, rule, index), rule);
     if (answer == NULL)
         return -1;
-    const int yes = is_yes(answer, name);
+    const int yes = is_yes(answer, rule);
     Py_DECREF(answer);
     return yes;
 }

@@ -52,26 +52,33 @@ static PyObject *model_row(sync_state *s, size_t place)
     return outcome_json_data(upstream_at(s, place), &s->request);
 }
 
-/* The id that a diff gets in the log. It is the device's own id, unless the log already has that
- * one, from a device that was restored from a backup. */
-static int log_diff(sync_state *s, size_t source, mb_diff *diff)
+/* A diff as the log gets it: under the device's own id, unless the log already has that one, from a
+ * device that was restored from a backup.
+ *
+ * renamed    room for a diff under another id
+ */
+static const mb_diff *log_diff(sync_state *s, size_t source, mb_diff *renamed)
 {
-    *diff = s->request.diffs.items[source];
-    return s->notes[source].gets_fresh_id ? make_id(s->state, s->scratch, &diff->id) : 0;
+    const mb_diff *diff = &s->request.diffs.items[source];
+    if (!s->notes[source].gets_fresh_id)
+        return diff;
+    *renamed = *diff;
+    return make_id(s->state, s->scratch, &renamed->id) < 0 ? NULL : renamed;
 }
 
 static PyObject *log_row_json(sync_state *s, size_t place)
 {
-    mb_diff diff;
+    mb_diff renamed;
     const mb_outcome *outcome = upstream_at(s, place);
-    if (log_diff(s, outcome->source, &diff) < 0)
+    const mb_diff *diff = log_diff(s, outcome->source, &renamed);
+    if (diff == NULL)
         return NULL;
     const int64_t clock = s->highest + 1 + (int64_t)place;
-    const size_t most = mb_log_row_most_bytes(&diff, outcome, s->log.owner);
+    const size_t most = mb_log_row_most_bytes(diff, outcome, s->log.owner);
     char *text = PyMem_Malloc(most);
     if (text == NULL)
         return PyErr_NoMemory();
-    const size_t size = mb_log_row_put(&diff, outcome, s->log.owner, clock, text);
+    const size_t size = mb_log_row_put(diff, outcome, s->log.owner, clock, text);
     PyObject *row = PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, NULL);
     PyMem_Free(text);
     return row;
@@ -79,14 +86,14 @@ static PyObject *log_row_json(sync_state *s, size_t place)
 
 static PyObject *log_row_tuple(sync_state *s, size_t place)
 {
-    mb_diff diff;
+    mb_diff renamed;
     const mb_outcome *outcome = upstream_at(s, place);
-    if (log_diff(s, outcome->source, &diff) < 0)
+    const mb_diff *diff = log_diff(s, outcome->source, &renamed);
+    if (diff == NULL)
         return NULL;
     const long long clock = s->highest + 1 + (int64_t)place;
-    PyObject *id = diff.id.at == s->request.diffs.items[outcome->source].id.at
-                       ? diff_text(&s->request, outcome->source, ID_TEXT)
-                       : text_to_str(diff.id);
+    PyObject *id =
+        diff == &renamed ? text_to_str(diff->id) : diff_text(&s->request, outcome->source, ID_TEXT);
     return Py_BuildValue("(NOLLONN)", id, s->log.owner_id, clock, (long long)outcome->utc_timestamp,
                          s->state->type_names[outcome->type],
                          diff_text(&s->request, outcome->source, MODEL_TEXT), model_row(s, place));
