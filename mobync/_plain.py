@@ -36,6 +36,8 @@ def refuse_awaitable(name: str, answer: object) -> None:
     Raises:
         TypeError: it is an awaitable, or an async generator.
     """
+    if answer is None:  # to find out that it is no awaitable would take longer
+        return
     if inspect.isawaitable(answer) or inspect.isasyncgen(answer):
         close = getattr(answer, "close", None)
         if close is not None:

@@ -6,10 +6,10 @@ import copy
 import json
 import math
 import threading
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _core
 from ._sync.attempts import OwnerLog
@@ -19,9 +19,13 @@ from .synchronizer import Synchronizer
 from .types import LOG_FIELDS, FilterType, LogRow, ReadFilter
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from typing_extensions import Unpack
 
     from .types import DiffDict
+
+T = TypeVar("T")
 
 Row = dict[str, Any]
 
@@ -78,13 +82,15 @@ class MemorySynchronizer(Synchronizer):
         self._insert(where, _read_object(data_json))
 
     def _insert(self, where: str, row: Row) -> None:
+        changes = self._changes
+        if changes is None:
+            return self._at_once(MemorySynchronizer._insert, where, row)
         key = self._key(where, row)
-        with self._writing() as changes:
-            if self._database.current(changes, where, key) is not None:
-                raise IdTakenError("json_data: id cannot be used")
-            if key not in changes.tables.get(where, {}):
-                changes.created.add((where, key))
-            changes.put(where, key, row)
+        if self._database.current(changes, where, key) is not None:
+            raise IdTakenError("json_data: id cannot be used")
+        if key not in changes.tables.get(where, ()):
+            changes.created.add((where, key))
+        changes.put(where, key, row)
 
     def append_log(self, where: str, rows: Sequence[LogRow]) -> None:
         for place, values in enumerate(rows):
@@ -95,31 +101,35 @@ class MemorySynchronizer(Synchronizer):
                 raise
 
     def update(self, where: str, data_json: str) -> None:
+        changes = self._changes
+        if changes is None:
+            return self._at_once(MemorySynchronizer.update, where, data_json)
         fields = _read_object(data_json)
         key = self._key(where, fields)
-        with self._writing() as changes:
-            row = self._database.current(changes, where, key)
-            if row is None:
-                return
-            if row is changes.tables.get(where, {}).get(key):
-                row.update(fields)  # no other transaction has it yet
-            else:
-                changes.put(where, key, {**row, **fields})
+        row = self._database.current(changes, where, key)
+        if row is None:
+            return
+        if row is changes.tables.get(where, {}).get(key):
+            row.update(fields)  # no other transaction has it yet
+        else:
+            changes.put(where, key, {**row, **fields})
 
     def delete(self, where: str, data_json: str) -> None:
+        changes = self._changes
+        if changes is None:
+            return self._at_once(MemorySynchronizer.delete, where, data_json)
         key = self._key(where, _read_object(data_json))
-        with self._writing() as changes:
-            row = self._database.current(changes, where, key)
-            if row is None:
-                return
-            changes.put(where, key, None)
-            if where == self.diffs_model_name:
-                self._keep_clock(changes, row)
+        row = self._database.current(changes, where, key)
+        if row is None:
+            return
+        changes.put(where, key, None)
+        if where == self.diffs_model_name:
+            self._keep_clock(changes, row["owner"], row["logical_clock"])
 
-    def _keep_clock(self, changes: _Changes, row: Row) -> None:
-        head = self._database.current(changes, _HEADS, row["owner"])
-        if head is None or head["clock"] < row["logical_clock"]:
-            changes.put(_HEADS, row["owner"], {"clock": row["logical_clock"]})
+    def _keep_clock(self, changes: _Changes, owner_id: str, clock: int) -> None:
+        head = self._database.current(changes, _HEADS, owner_id)
+        if head is None or head["clock"] < clock:
+            changes.put(_HEADS, owner_id, {"clock": clock})
 
     def keeps_clock(self) -> bool:
         return True
@@ -130,13 +140,15 @@ class MemorySynchronizer(Synchronizer):
         if self.diffs_model_name in changed:
             return None
         highest = self._database.highest(self.diffs_model_name, "owner", owner_id, "logical_clock")
-        head = self._database.current(self._changes or _Changes(), _HEADS, owner_id)
+        head = self._database.current(self._changes, _HEADS, owner_id)
         return highest if head is None else max(-1 if highest is None else highest, head["clock"])
 
     def erase_owned(self, owner_id: str) -> dict[str, int]:
+        changes = self._changes
+        if changes is None:
+            return self._at_once(MemorySynchronizer.erase_owned, owner_id)
         counts = erase_by_log(OwnerLog(self, self.diffs_model_name, owner_id))
-        with self._writing() as changes:
-            changes.put(_HEADS, owner_id, None)
+        changes.put(_HEADS, owner_id, None)
         return counts
 
     def _key(self, where: str, row: Row) -> Hashable:
@@ -149,27 +161,30 @@ class MemorySynchronizer(Synchronizer):
         return True
 
     def read_devices(self, owner_id: str, names: Sequence[str] | None) -> dict[str, str]:
-        changes = self._changes if self._changes is not None else _Changes()
         if names is None:
             mine = [ReadFilter("owner", FilterType.equal, owner_id)]
-            found = self._database.select(_DEVICES, mine, changes.tables.get(_DEVICES, {}))
+            found = MemorySynchronizer.read(self, _DEVICES, mine)
             return {row["name"]: row["text"] for row in found}
-        rows = ((n, self._database.current(changes, _DEVICES, (owner_id, n))) for n in names)
+        rows = ((n, self._database.current(self._changes, _DEVICES, (owner_id, n))) for n in names)
         return {name: row["text"] for name, row in rows if row is not None}
 
     def write_devices(self, owner_id: str, states: Mapping[str, str | None]) -> None:
-        with self._writing() as changes:
-            for name, text in states.items():
-                row = None if text is None else {"owner": owner_id, "name": name, "text": text}
-                changes.put(_DEVICES, (owner_id, name), row)
+        changes = self._changes
+        if changes is None:
+            return self._at_once(MemorySynchronizer.write_devices, owner_id, states)
+        for name, text in states.items():
+            row = None if text is None else {"owner": owner_id, "name": name, "text": text}
+            changes.put(_DEVICES, (owner_id, name), row)
 
     def keeps_parts(self) -> bool:
         return True
 
     def write_part(self, owner_id: str, device: str, part: int, pieces: Sequence[str]) -> None:
+        changes = self._changes
+        if changes is None:
+            return self._at_once(MemorySynchronizer.write_part, owner_id, device, part, pieces)
         row = {"owner": owner_id, "device": device, "part": part, "text": "".join(pieces)}
-        with self._writing() as changes:
-            changes.put(_PARTS, (owner_id, device, part), row)
+        changes.put(_PARTS, (owner_id, device, part), row)
 
     def read_parts(self, owner_id: str, device: str) -> list[tuple[int, str]]:
         return sorted((row["part"], row["text"]) for row in self._parts(owner_id, device))
@@ -178,24 +193,19 @@ class MemorySynchronizer(Synchronizer):
         filters = [ReadFilter("owner", FilterType.equal, owner_id)]
         if device is not None:
             filters.append(ReadFilter("device", FilterType.equal, device))
-        changed = self._changes.tables.get(_PARTS, {}) if self._changes is not None else {}
-        return self._database.select(_PARTS, filters, changed)
+        return MemorySynchronizer.read(self, _PARTS, filters)
 
     def drop_parts(self, owner_id: str, device: str | None) -> None:
-        gone = self._parts(owner_id, device)
-        with self._writing() as changes:
-            for row in gone:
-                changes.put(_PARTS, (owner_id, row["device"], row["part"]), None)
+        changes = self._changes
+        if changes is None:
+            return self._at_once(MemorySynchronizer.drop_parts, owner_id, device)
+        for row in self._parts(owner_id, device):
+            changes.put(_PARTS, (owner_id, row["device"], row["part"]), None)
 
-    @contextmanager
-    def transaction(self, owner_id: str) -> Iterator[MemorySynchronizer]:
+    def transaction(self, owner_id: str) -> AbstractContextManager[MemorySynchronizer]:
         if self._changes is not None:
             raise RuntimeError("a transaction is open already")
-        inside = copy.copy(self)
-        inside._owner_id = owner_id
-        inside._changes = _Changes()
-        yield inside
-        self._database.commit(inside._changes)
+        return _Transaction(self, owner_id)
 
     @contextmanager
     def moving(
@@ -208,21 +218,35 @@ class MemorySynchronizer(Synchronizer):
 
     def raise_clock(self, clock: int) -> None:
         assert self._owner_id is not None
-        with self._writing() as changes:
-            head = self._database.current(changes, _HEADS, self._owner_id)
-            if head is None or head["clock"] < clock:
-                changes.put(_HEADS, self._owner_id, {"clock": clock})
+        assert self._changes is not None
+        self._keep_clock(self._changes, self._owner_id, clock)
 
-    @contextmanager
-    def _writing(self) -> Iterator[_Changes]:
-        """The changes of the open transaction, or new ones that are committed at once."""
-        if self._changes is not None:
-            yield self._changes
-            return
-        changes = _Changes()
-        with self._database.lock:
-            yield changes
-            self._database.commit(changes)
+    def _at_once(self, method: Callable[..., T], *arguments: object) -> T:
+        """Call a method of this class in a transaction of its own."""
+        with self._database.lock, _Transaction(self, self._owner_id) as inside:
+            return method(inside, *arguments)
+
+
+class _Transaction:
+    """Gives a store that keeps what it writes to itself; leaving commits that."""
+
+    def __init__(self, store: MemorySynchronizer, owner_id: str | None) -> None:
+        self._changes = _Changes()
+        self._inside = copy.copy(store)
+        self._inside._owner_id = owner_id
+        self._inside._changes = self._changes
+
+    def __enter__(self) -> MemorySynchronizer:
+        return self._inside
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._inside._database.commit(self._changes)
 
 
 class _Changes:
@@ -247,9 +271,9 @@ class _Database:
         self.tables: dict[str, _Table] = {}
         self.rows_read = 0
 
-    def current(self, changes: _Changes, where: str, key: Hashable) -> Row | None:
-        changed = changes.tables.get(where, {})
-        if key in changed:
+    def current(self, changes: _Changes | None, where: str, key: Hashable) -> Row | None:
+        changed = changes.tables.get(where) if changes is not None else None
+        if changed is not None and key in changed:
             return changed[key]
         with self.lock:
             return self._row(where, key)
@@ -278,22 +302,18 @@ class _Database:
     def commit(self, changes: _Changes) -> None:
         with self.lock:
             for where, key in changes.created:
-                row = changes.tables[where][key]
-                if row is not None and where in self.tables and key in self.tables[where].rows:
+                if changes.tables[where][key] is not None and self._row(where, key) is not None:
                     raise IdTakenError("json_data: id cannot be used")
-            before = {
-                where: {key: self._row(where, key) for key in rows}
-                for where, rows in changes.tables.items()
-            }
+            before: list[tuple[_Table, Hashable, Row | None]] = []
             try:
                 for where, rows in changes.tables.items():
-                    table = self.tables.setdefault(where, _Table())
+                    table = self.tables.get(where) or self.tables.setdefault(where, _Table())
                     for key, row in rows.items():
+                        before.append((table, key, table.rows.get(key)))
                         table.put(key, row)
             except BaseException:  # for example KeyboardInterrupt: nothing is written then
-                for where, rows in before.items():
-                    if where in self.tables:
-                        self.tables[where].put_back(rows)
+                for table, key, row in before:
+                    table.put_back(key, row)
                 raise
 
     def _row(self, where: str, key: Hashable) -> Row | None:
@@ -312,49 +332,54 @@ class _Table:
 
     def put(self, key: Hashable, row: Row | None) -> None:
         old = self.rows.get(key)
-        sequence = self._sequence.get(key, self._next_sequence)
         if old is not None:
             for index in self._indexes.values():
-                index.remove(old, sequence)
+                index.remove(old, self._sequence[key])
         if row is None:
             self.rows.pop(key, None)
             self._sequence.pop(key, None)
             return
-        if key not in self._sequence:
-            self._sequence[key] = sequence
-            self._next_sequence += 1
+        sequence = self._number(key)
         self.rows[key] = row
         for index in self._indexes.values():
             index.add(row, sequence)
 
-    def put_back(self, rows: dict[Hashable, Row | None]) -> None:
+    def _number(self, key: Hashable) -> int:
+        """The place of a key in the order of creation, the last one for a new key."""
+        self._next_sequence += 1
+        return self._sequence.setdefault(key, self._next_sequence)
+
+    def put_back(self, key: Hashable, row: Row | None) -> None:
         """Undo a put that may have stopped anywhere: the indexes are built again when needed."""
         self._indexes.clear()
-        for key, row in rows.items():
-            if row is None:
-                self.rows.pop(key, None)
-                self._sequence.pop(key, None)
-            else:
-                self.rows[key] = row
-                self._sequence.setdefault(key, self._next_sequence)
-                self._next_sequence += 1
+        if row is None:
+            self.rows.pop(key, None)
+            self._sequence.pop(key, None)
+        else:
+            self._number(key)
+            self.rows[key] = row
 
     def highest(self, group: str, value: str, field: str) -> int:
         return self._index((group,), field).highest((_key(value),))
 
     def select(self, filters: list[ReadFilter]) -> list[Row]:
-        equal = [f for f in filters if f.filter_by is FilterType.equal]
-        ranges = [f for f in filters if f.filter_by is not FilterType.equal]
+        equal: dict[str, Any] = {}
+        ranges: list[ReadFilter] = []
+        rest = []
+        for f in filters:
+            is_equal = f.filter_by is FilterType.equal
+            if is_equal and f.field_name not in equal:
+                equal[f.field_name] = f.data
+            elif not is_equal and (not ranges or f.field_name == ranges[0].field_name):
+                ranges.append(f)
+            else:
+                rest.append(f)
         if not filters:
             return list(self.rows.values())
-        fields = tuple(sorted({f.field_name for f in equal}))
+        fields = tuple(sorted(equal))
         index = self._index(fields, ranges[0].field_name if ranges else None)
-        on_range = [f for f in ranges if f.field_name == index.range_field]
-        values = {f.field_name: f.data for f in equal}
-        found = index.find(tuple(_key(values[name]) for name in fields), on_range)
-        rest = [f for f in ranges if f.field_name != index.range_field]
-        rest += [f for f in equal if f.data is not values[f.field_name]]
-        return [row for row in found if all(_passes(row, f) for f in rest)]
+        found = index.find(tuple([_key(equal[name]) for name in fields]), ranges)
+        return [row for row in found if all(_passes(row, f) for f in rest)] if rest else found
 
     def _index(self, fields: tuple[str, ...], range_field: str | None) -> _Index:
         index = self._indexes.get((fields, range_field))
@@ -366,6 +391,7 @@ class _Table:
         return index
 
 
+# What sorts a row, its number, and the row, which is never compared since no other has its number.
 _Entry = tuple[tuple[int, Any], int, Row]
 
 
@@ -373,65 +399,57 @@ class _Index:
     """Rows by the values of some fields, each group sorted by one more field."""
 
     def __init__(self, fields: tuple[str, ...], range_field: str | None) -> None:
-        self.fields = fields
-        self.range_field = range_field
+        self._fields = fields
+        self._range_field = range_field
         self._groups: dict[tuple[Hashable, ...], list[_Entry]] = {}
 
     def add(self, row: Row, sequence: int) -> None:
-        entry = self._entry(row, sequence)
-        if entry is not None:
-            group = self._groups.setdefault(self._group(row), [])
-            insort(group, entry, key=_order)
+        place = self._place(row)
+        if place is not None:
+            insort(self._groups.setdefault(self._group(row), []), (place, sequence, row))
 
     def remove(self, row: Row, sequence: int) -> None:
-        entry = self._entry(row, sequence)
-        if entry is not None:
-            group = self._groups[self._group(row)]
-            del group[bisect_left(group, _order(entry), key=_order)]
+        place = self._place(row)
+        if place is not None:
+            group_key = self._group(row)
+            group: list[Any] = self._groups[group_key]
+            del group[bisect_left(group, (place, sequence))]
             if not group:
-                del self._groups[self._group(row)]
+                del self._groups[group_key]
 
     def highest(self, group_key: tuple[Hashable, ...]) -> int:
         group = self._groups.get(group_key)
         return int(group[-1][0][1]) if group else -1
 
     def find(self, group_key: tuple[Hashable, ...], ranges: Iterable[ReadFilter]) -> list[Row]:
-        group = self._groups.get(group_key, [])
+        group: list[Any] = self._groups.get(group_key, [])
         begin, end = 0, len(group)
         for f in ranges:
             place = _rank(f.data)
             if place is None:
                 return []
-            kind = place[0]
-            begin = max(begin, bisect_left(group, kind, key=lambda entry: entry[0][0]))
-            end = min(end, bisect_right(group, kind, key=lambda entry: entry[0][0]))
-            if f.filter_by is FilterType.major:
-                begin = max(begin, bisect_right(group, place, key=_place))
-            elif f.filter_by is FilterType.majorOrEqual:
-                begin = max(begin, bisect_left(group, place, key=_place))
-            elif f.filter_by is FilterType.minor:
-                end = min(end, bisect_left(group, place, key=_place))
-            else:
-                end = min(end, bisect_right(group, place, key=_place))
+            low, high = _bounds(place, f.filter_by)
+            begin = max(begin, bisect_left(group, low))
+            end = min(end, bisect_left(group, high))
         return [row for _, _, row in group[begin:end]]
 
-    def _entry(self, row: Row, sequence: int) -> _Entry | None:
-        """The row's entry; None if this index can never find it."""
-        if self.range_field is None:
-            return (0, 0), sequence, row
-        place = _rank(row.get(self.range_field))
-        return (place, sequence, row) if place is not None else None
+    def _place(self, row: Row) -> tuple[int, Any] | None:
+        """What sorts the row in its group; None if this index can never find it."""
+        return (0, 0) if self._range_field is None else _rank(row.get(self._range_field))
 
     def _group(self, row: Row) -> tuple[Hashable, ...]:
-        return tuple(_key(row.get(name)) for name in self.fields)
+        return tuple([_key(row.get(name)) for name in self._fields])
 
 
-def _place(entry: _Entry) -> tuple[int, Any]:
-    return entry[0]
-
-
-def _order(entry: _Entry) -> tuple[tuple[int, Any], int]:
-    return entry[:2]
+def _bounds(place: tuple[int, Any], filter_by: FilterType) -> tuple[Any, Any]:
+    """The bounds of the entries of an index that pass a filter and are of the same kind."""
+    kind = place[0]
+    before, behind = (place,), (place, math.inf)
+    if filter_by is FilterType.major:
+        return behind, ((kind + 1,),)
+    if filter_by is FilterType.majorOrEqual:
+        return before, ((kind + 1,),)
+    return ((kind,),), before if filter_by is FilterType.minor else behind
 
 
 def _rank(value: object) -> tuple[int, Any] | None:
@@ -445,6 +463,8 @@ def _rank(value: object) -> tuple[int, Any] | None:
 
 def _key(value: object) -> Hashable:
     """A value as something hashable: lists and objects by their text."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, (list, dict)):
         return ("json", json.dumps(value, sort_keys=True))
     return value if isinstance(value, Hashable) else repr(value)
@@ -466,9 +486,12 @@ def _passes(row: Row, f: ReadFilter) -> bool:
     return a is not None and b is not None and a[0] == b[0] and _COMPARE[f.filter_by](a[1], b[1])
 
 
+_decode = json.JSONDecoder().decode
+
+
 def _read_object(data_json: str) -> Row:
     try:
-        row: Row = json.loads(data_json)
+        row: Row = _decode(data_json)
     except (ValueError, RecursionError):
         raise InvalidDiffError(
             "json_data cannot be read: not JSON, or a number is too long or nested too deep"

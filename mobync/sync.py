@@ -418,6 +418,8 @@ class Mobync(_core.Mobync):
 
     def _tell(self, report: tuple[Any, ...]) -> None:
         """Log a committed transaction, as the fields of a SyncReport, and tell the listeners."""
+        if not self._listeners and not logger.isEnabledFor(logging.INFO):
+            return
         told = SyncReport(*report)
         logger.info(
             "sync owner=%s pushed=%d accepted=%d sent=%d clock=%d%s%s",
