@@ -56,9 +56,9 @@ class Link:
             self.tell("reply", answer.json())
         return answer
 
-    def events(self, token: str | None, last_event_id: str) -> Events:
+    def events(self, token: str | None, last_event_id: str, device: str) -> Events:
         """Begin to listen."""
-        return self._http.events(token, last_event_id)
+        return self._http.events(token, last_event_id, device)
 
 
 class WallClock:

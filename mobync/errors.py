@@ -84,12 +84,15 @@ class LogicalClockError(MobyncError):
     device has seen. A device that is ahead must start over: pull everything from clock 0.
 
     Attributes:
-        ahead: True if the clock is ahead of the server, False if it is malformed.
+        ahead: True if the device must start again, False if the clock is malformed.
+        behind: True if the server has lost nothing, but cannot tell what the device has not seen.
+            What the server does not have was deleted.
     """
 
-    def __init__(self, message: str, *, ahead: bool = False) -> None:
+    def __init__(self, message: str, *, ahead: bool = False, behind: bool = False) -> None:
         super().__init__(message)
         self.ahead = ahead
+        self.behind = behind
 
 
 class UnknownDeviceError(MobyncError):
@@ -165,6 +168,13 @@ class RequestTooLargeError(MobyncError):
     """The parts of a request are too long in all.
 
     The device sends fewer diffs at a time.
+    """
+
+
+class TooManyDevicesError(MobyncError):
+    """A named device is new, and its owner has as many as one owner may have (``max_devices``).
+
+    A person revokes or forgets some; one that was silent for long is forgotten by itself.
     """
 
 

@@ -71,6 +71,9 @@ class Mobync(_core.Mobync):
         max_request_bytes: bytes of JSON that the diffs of a request may have which a named device
             sends in parts.  Each part is bounded like a whole request; all of them together are
             not by ``max_diffs``.  About four times as much memory is needed for the last part.
+        max_devices: devices with a name that one owner may have.  For one more, one is forgotten
+            that was silent for longer than the retention says; if there is none, it is refused.
+            Revoked ones do not count.
 
     Raises:
         TypeError: ``synchronizer`` is not a Synchronizer, or another argument has the wrong type.
@@ -82,6 +85,8 @@ class Mobync(_core.Mobync):
 
     def listen(self, listener: Listener) -> None:
         """Call a function after each sync, push and adopted piece, in the thread of that work.
+
+        Also when devices were revoked: an owner's streams of events end by it.
 
         Use it for metrics, or for a message to the owner's other devices. An exception of the
         function is only logged, because the edits are already written.
@@ -251,7 +256,9 @@ class Mobync(_core.Mobync):
             NotImplementedError, BusyError: as :meth:`devices`.
         """
         _core.check_text("owner_id", owner_id)
+        clock = self.logical_clock(owner_id)
         known_devices.revoke(self, owner_id, device)
+        self._tell_revoked(owner_id, clock, (device,))
 
     def forget_device(self, owner_id: str, device: str) -> None:
         """Delete what is stored about a device. If it comes again, it takes a new name.
@@ -288,7 +295,7 @@ class Mobync(_core.Mobync):
                 a row of this owner. Nothing is erased then.
         """
         _core.check_text("owner_id", owner_id)
-        receipt = erase_owner(self, owner_id)
+        receipt, devices = erase_owner(self, owner_id)
         logger.info(
             "erased owner=%s rows=%d diffs=%d devices=%d",
             _printable(owner_id),
@@ -296,6 +303,8 @@ class Mobync(_core.Mobync):
             receipt.diffs,
             receipt.devices,
         )
+        if devices:
+            self._announce(SyncReport(owner_id, 0, revoked=devices))
         return receipt
 
     def move_owner(self, old: str, new: str, *, same: Collection[str] = ()) -> MoveResult:
@@ -431,6 +440,15 @@ class Mobync(_core.Mobync):
             "" if told.device is None else f" device={_printable(told.device)}",
             " reset" if told.reset else "",
         )
+        self._announce(told)
+
+    def _tell_revoked(self, owner_id: str, clock: int, devices: tuple[str, ...]) -> None:
+        """Log that devices are refused from now on, and tell the listeners."""
+        names = " ".join(map(_printable, devices))
+        logger.info("revoked owner=%s device=%s", _printable(owner_id), names)
+        self._announce(SyncReport(owner_id, clock, revoked=devices))
+
+    def _announce(self, told: SyncReport) -> None:
         for listener in self._listeners:
             try:
                 refuse_awaitable("a listener", listener(told))

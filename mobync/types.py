@@ -190,6 +190,9 @@ class SyncReport:
         reset: whether the device was told to start over (docs/protocol.md, "Named devices").
         seen_clock: the logical clock that the request came with: what the device had not seen of
             the log begins there.
+        retry: whether it was a request of a named device that had been done already.
+        revoked: names of devices that are refused from now on.  A report that has some tells of
+            nothing else.
     """
 
     owner_id: str
@@ -202,6 +205,8 @@ class SyncReport:
     device: str | None = None
     reset: bool = False
     seen_clock: int = 0
+    retry: bool = False
+    revoked: tuple[str, ...] = ()
 
 
 class MergeResult(NamedTuple):

@@ -239,7 +239,7 @@ class Story:
         of_kind = sum(each.startswith(letter) for each in self.labels.values())
         return self.labels.setdefault(random_text, f"{letter}{of_kind + 1}")
 
-    def events(self, token: str | None, last_event_id: str) -> Events:
+    def events(self, token: str | None, last_event_id: str, device: str) -> Events:
         return NoEvents()
 
     def server_rows(self) -> list[Row]:

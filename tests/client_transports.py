@@ -29,7 +29,7 @@ class Direct:
             headers["Authorization"] = f"Bearer {token}"
         return _answer(self.endpoint.sync(headers, body))
 
-    def events(self, token: str | None, last_event_id: str) -> Events:
+    def events(self, token: str | None, last_event_id: str, device: str) -> Events:
         return NoEvents()
 
 
@@ -65,8 +65,8 @@ class Meddling:
         answer = self.before(json.loads(body))
         return answer or self.after(self.way.post(body, token))
 
-    def events(self, token: str | None, last_event_id: str) -> Events:
-        return self.way.events(token, last_event_id)
+    def events(self, token: str | None, last_event_id: str, device: str) -> Events:
+        return self.way.events(token, last_event_id, device)
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Scripted:
             raise answer
         return answer
 
-    def events(self, token: str | None, last_event_id: str) -> Events:
+    def events(self, token: str | None, last_event_id: str, device: str) -> Events:
         return NoEvents()
 
 

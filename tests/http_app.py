@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from mobync import BusyError, InvalidDiffError, Mobync, UnavailableError
+from mobync import BusyError, InvalidDiffError, Mobync, SyncReport, UnavailableError
 from mobync.http import Endpoint
 from mobync.live import InProcessLive, Live
 from mobync.memory import MemorySynchronizer
@@ -66,11 +67,18 @@ def owner_of(token: str | None, headers: Mapping[str, str]) -> str | None:
     return None
 
 
+def revoke_phone(mobync: Mobync, report: SyncReport) -> None:
+    """A sync of the device ``remote`` revokes the device ``phone``."""
+    if report.device == "remote":
+        mobync.revoke_device(report.owner_id, "phone")
+
+
 def make_endpoint(live: Live | None = None, **options: Any) -> Endpoint:
     """The endpoint; the options are those of Mobync."""
     live = live or InProcessLive(heartbeat_s=HEARTBEAT_S, max_listeners=MAX_LISTENERS)
     mobync = Mobync(Store(), **options)
     mobync.listen(live.announce)
+    mobync.listen(partial(revoke_phone, mobync))
     return Endpoint(
         mobync,
         owner_of,

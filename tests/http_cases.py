@@ -319,6 +319,18 @@ REFUSED = [
          body=_request(device="phone", request=5, mark="x"), **_refused(409, "unknown_device")),
     Case("403: a device that was ended", owner="revoked",
          body=_request(MILK, device="phone", request=1), **_refused(403, "device_revoked")),
+    *(Case(f"403: a device of a client that was ended: {path}", owner="revoked", body=body,
+           path=f"/sync/{path}?device=phone", **_refused(403, "device_revoked"))
+      for path, body in {
+          "rxdb/pull": b'{"collection": "tasks", "limit": 9}',
+          "rxdb/push": b'{"collection": "tasks", "rows": []}',
+          "watermelon/pull": b'{"lastPulledAt": null}',
+          "watermelon/push": b'{"lastPulledAt": null, "edits": []}',
+      }.items()),
+    Case("403: events of a device that was ended", owner="revoked", method="GET",
+         path="/sync/events?device=phone", **_refused(403, "device_revoked")),
+    Case("400: a client's device with no name", path="/sync/rxdb/pull?device=",
+         **_refused(400, "invalid_request")),
     Case("503: busy", owner="busy", answer={"Retry-After": r"\d+"}, **_refused(503, "busy")),
     Case("500: a bug of the app is the framework's", 500, owner="faulty"),
     Case("404: another path", 404, method="GET", path="/sink"),

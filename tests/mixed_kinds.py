@@ -68,7 +68,7 @@ class Network:
     def post(self, body: bytes, token: str | None) -> Answer:
         return self.ask("", body)
 
-    def events(self, token: str | None, last_event_id: str) -> Events:
+    def events(self, token: str | None, last_event_id: str, device: str) -> Events:
         raise AssertionError("nobody listens")
 
 

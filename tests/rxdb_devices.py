@@ -143,13 +143,14 @@ class Proxy:
 
             def hand_on(self, body: bytes | None) -> None:
                 self.close_connection = True
-                if proxy.refuse is not None and self.path.endswith(proxy.refuse):
+                path = self.path.partition("?")[0]
+                if proxy.refuse is not None and path.endswith(proxy.refuse):
                     return
                 passed = {n: v for n, v in self.headers.items() if n.lower() != "accept-encoding"}
                 with closing(HTTPConnection(*address, timeout=TIMEOUT_S)) as upstream:
                     upstream.request(self.command, self.path, body, passed)
                     with upstream.getresponse() as answer, suppress(ConnectionError):
-                        if not (self.path.endswith("/push") and proxy.pushed()):
+                        if not (path.endswith("/push") and proxy.pushed()):
                             self.pass_on(answer)
 
             def pass_on(self, answer: HTTPResponse) -> None:

@@ -43,7 +43,7 @@ class _Transport:
         self.received += reply["diffs"]
         return Answer(200, json.dumps(reply).encode())
 
-    def events(self, token: str | None, last_event_id: str) -> Events:
+    def events(self, token: str | None, last_event_id: str, device: str) -> Events:
         return NoEvents()
 
 

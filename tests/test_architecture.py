@@ -35,8 +35,10 @@ ALLOWED = {
     "mobync.django": BASE | RELATIONAL | {"mobync.http.django"},
     "mobync.live": BASE,
     "mobync.clients": BASE
-    | {"mobync._sync.attempts", "mobync._sync.devices", "mobync._sync.owner_locks"},
-    "mobync.http": BASE | {"mobync.clients", "mobync.live", "mobync._sync.owner_locks"},
+    | {"mobync._sync.attempts", "mobync._sync.client_state", "mobync._sync.devices"}
+    | {"mobync._sync.known_devices", "mobync._sync.owner_locks", "mobync._sync.owner_state"},
+    "mobync.http": BASE
+    | {"mobync.clients", "mobync.live", "mobync._sync.known_devices", "mobync._sync.owner_locks"},
     "mobync.client": BASE,
 }
 

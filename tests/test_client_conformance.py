@@ -95,7 +95,7 @@ class Player:
             raise OfflineError("no answer")
         return Answer(answer["status"], json.dumps(answer["body"]).encode())
 
-    def events(self, token: str | None, last_event_id: str) -> Events:
+    def events(self, token: str | None, last_event_id: str, device: str) -> Events:
         return NoEvents()
 
 

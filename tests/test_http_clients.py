@@ -33,7 +33,9 @@ class Echo(Client):
     name: ClassVar[str] = "echo"
     routes: ClassVar[tuple[str, ...]] = ("say", "shout")
 
-    def answer(self, route: str, mobync: Mobync, owner_id: str, body: bytes) -> bytes:
+    def answer(
+        self, route: str, mobync: Mobync, owner_id: str, body: bytes, device: str | None = None
+    ) -> bytes:
         asked = json.loads(body)
         error = {
             "busy": BusyError("later"),
@@ -44,7 +46,8 @@ class Echo(Client):
         if error is not None:
             raise error
         pushed = mobync.push(owner_id, [("create", "tasks", {"id": asked["id"]})])
-        return json.dumps({"route": route, "owner": owner_id, "clock": pushed, **asked}).encode()
+        said = {"route": route, "owner": owner_id, "clock": pushed, "device": device}
+        return json.dumps({**said, **asked}).encode()
 
 
 def owner_of(token: str | None, headers: Mapping[str, str]) -> str | None:
@@ -59,7 +62,8 @@ def test_a_client_answers_for_the_owner_of_the_token() -> None:
     answer = new_endpoint().sync(HEADERS, b'{"id": "a"}', ECHO)
 
     assert answer.status == 200
-    assert json.loads(answer.body) == {"route": "say", "owner": "anna", "clock": 1, "id": "a"}
+    said = {"route": "say", "owner": "anna", "clock": 1, "device": None, "id": "a"}
+    assert json.loads(answer.body) == said
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["Server-Timing"].startswith("apply;dur=")
 
@@ -70,6 +74,14 @@ def test_a_client_may_have_its_token_in_the_body() -> None:
 
     said = json.loads(answer.body)
     assert (said["owner"], said["route"]) == ("eve", "shout")
+
+
+def test_a_client_is_told_what_its_device_calls_itself() -> None:
+    answer = new_endpoint().sync(HEADERS, b'{"id": "a"}', ECHO, "phone 1")
+
+    assert json.loads(answer.body)["device"] == "phone 1"
+    for wrong in ("", "a\0", "x" * 256):
+        assert new_endpoint().sync(HEADERS, b"{}", ECHO, wrong).status == 400
 
 
 def test_gzip_is_undone_and_made_for_a_client() -> None:
@@ -149,9 +161,11 @@ def test_flask_serves_a_client() -> None:
     app = Flask("x")
     MobyncSync(app, new_endpoint())
 
-    answer = app.test_client().post(ECHO, data=b'{"id": "a"}', headers=HEADERS)
+    named = f"{ECHO}?device=phone+1"
+    answer = app.test_client().post(named, data=b'{"id": "a"}', headers=HEADERS)
 
     assert (answer.status_code, answer.get_json()["route"]) == (200, "say")
+    assert answer.get_json()["device"] == "phone 1"
     assert app.test_client().get(ECHO, headers=HEADERS).status_code == 405
 
 
@@ -164,7 +178,9 @@ def test_asgi_serves_a_client(framework: str) -> None:
         app.include_router(router(new_endpoint()))
     with http_servers.on_uvicorn(app) as (host, port):
         url = f"http://{host}:{port}{ECHO}"
-        answer = requests.post(url, b'{"id": "a"}', headers=HEADERS, timeout=TIMEOUT_S)
+        named = f"{url}?device=phone%201"
+        answer = requests.post(named, b'{"id": "a"}', headers=HEADERS, timeout=TIMEOUT_S)
 
         assert (answer.status_code, answer.json()["route"]) == (200, "say")
+        assert answer.json()["device"] == "phone 1"
         assert requests.get(url, headers=HEADERS, timeout=TIMEOUT_S).status_code == 405

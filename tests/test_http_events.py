@@ -22,11 +22,11 @@ HEARTBEAT = ":"
 
 
 @contextmanager
-def asked(address: Address, owner: str, **headers: str) -> Iterator[HTTPResponse]:
+def asked(address: Address, owner: str, query: str = "", **headers: str) -> Iterator[HTTPResponse]:
     """The response to who asks for events."""
     connection = HTTPConnection(*address, timeout=TIMEOUT_S)
     headers["Authorization"] = f"Bearer token-of-{owner}"
-    connection.request("GET", "/sync/events", headers=headers)
+    connection.request("GET", f"/sync/events{query}", headers=headers)
     response = connection.getresponse()
     try:
         yield response
@@ -36,11 +36,13 @@ def asked(address: Address, owner: str, **headers: str) -> Iterator[HTTPResponse
 
 
 @contextmanager
-def listening(address: Address, owner: str, **headers: str) -> Iterator[HTTPResponse]:
+def listening(
+    address: Address, owner: str, query: str = "", **headers: str
+) -> Iterator[HTTPResponse]:
     """A stream; waits for those of earlier tests to be noticed to have ended."""
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
-        with asked(address, owner, **headers) as response:
+        with asked(address, owner, query, **headers) as response:
             if response.status != 503:
                 yield response
                 return
@@ -98,6 +100,39 @@ def test_a_device_that_comes_again_is_told_only_what_it_missed(address: Address)
         assert next_event(stream)["id"] == "2"
 
 
+def sync_as(address: Address, owner: str, device: str) -> None:
+    body = {"logical_clock": 0, "diffs": [], "device": device, "request": 1}
+    ask(address, Case("sync", 200, json.dumps(body).encode()), owner)
+
+
+def test_the_stream_of_a_device_that_is_revoked_ends_and_no_other_begins(address: Address) -> None:
+    owner = new_owner()
+    for device in ("phone", "tablet"):
+        sync_as(address, owner, device)
+    with (
+        listening(address, owner, "?device=phone") as phone,
+        listening(address, owner, "?device=tablet") as tablet,
+    ):
+        assert next_event(phone)["id"] == next_event(tablet)["id"] == "0"
+        sync_as(address, owner, "remote")
+        while line := phone.readline():  # to its end
+            assert line in (b":\n", b"\n")
+        push(address, owner, "milk")
+        assert next_event(tablet)["id"] == "1"
+        with asked(address, owner, "?device=phone") as refused:
+            assert refused.status == 403
+            assert json.loads(refused.read())["code"] == "device_revoked"
+    with listening(address, new_owner(), "?device=phone") as stream:
+        assert next_event(stream)["id"] == "0"
+
+
+def test_what_is_no_name_of_a_device_is_refused(address: Address) -> None:
+    for name in ("", "%00", "x" * 256):
+        with asked(address, new_owner(), f"?device={name}") as refused:
+            assert refused.status == 400
+            assert "1 to 255 characters" in json.loads(refused.read())["message"]
+
+
 def test_a_damaged_event_id_counts_as_none(address: Address) -> None:
     with listening(address, new_owner(), **{"Last-Event-ID": "9" * 5000}) as stream:
         assert next_event(stream)["id"] == "0"
@@ -117,7 +152,11 @@ def test_too_many_listeners_are_told_to_come_later(address: Address) -> None:
 
 
 def test_head_gets_the_headers_and_ends(address: Address) -> None:
-    answer = ask(address, Case("", 0, b"", (BEARER, JSON), method="HEAD", path="/sync/events"), "x")
+    head = Case("", 0, b"", (BEARER, JSON), method="HEAD", path="/sync/events")
+    deadline = time.monotonic() + TIMEOUT_S
+    while (answer := ask(address, head, "x")).status == 503:  # as listening() waits
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
     if answer.status != 405:  # Django's answer
         assert answer.status == 200

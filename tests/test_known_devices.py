@@ -15,7 +15,14 @@ from sqlalchemy import Column, ForeignKey, MetaData, String, Table, event, func,
 from sqlalchemy.exc import IntegrityError
 from task_list import diff
 
-from mobync import DeviceRevokedError, KnownDevice, Mobync, Synchronizer, UnknownDeviceError
+from mobync import (
+    DeviceRevokedError,
+    KnownDevice,
+    Mobync,
+    Synchronizer,
+    TooManyDevicesError,
+    UnknownDeviceError,
+)
 from mobync.http import Endpoint
 from mobync.memory import MemorySynchronizer
 from mobync.sqlalchemy import (
@@ -192,6 +199,100 @@ def test_a_label_that_no_database_keeps_is_an_error(mobync, label):
     mobync.name_device("anna", "phone", "mine")
     mobync.name_device("anna", "phone", "")
     assert by_name(mobync)["phone"].label == ""
+
+
+# ---- how many ------------------------------------------------------------------------------------
+
+
+class Limited(Mobync):
+    """Two devices an owner, in a time that passes as it is told."""
+
+    passed_ms = 0
+
+    def _now_ms(self) -> int:
+        return 1_700_000_000_000 + self.passed_ms
+
+
+@pytest.fixture
+def limited(mobync: Mobync) -> Limited:
+    return Limited(mobync.synchronizer, max_devices=2)
+
+
+DAY_MS = 24 * 3600 * 1000
+
+
+def test_an_owner_may_have_so_many_devices_and_is_told_of_it(limited):
+    phones = [Phone(limited, "phone"), Phone(limited, "tablet")]
+    for phone in phones:
+        phone.sync(diff("create", id=phone.name))
+    limited.passed_ms = 80 * DAY_MS
+    third = Phone(limited, "third")
+    for sent in ([], [diff("create", id="c")]):
+        with pytest.raises(TooManyDevicesError, match="has 2 devices, and max_devices=2 allows no"):
+            third.sync(*sent)
+    assert limited.logical_clock("anna") == 2
+    for phone in phones:
+        phone.sync(diff("create", id=f"more of {phone.name}"))
+    Phone(limited, "third", "bob").sync()
+    limited.revoke_device("anna", "phone")
+    third.sync(diff("create", id="c"))
+    with pytest.raises(DeviceRevokedError):
+        phones[0].sync()
+    assert by_name(limited).keys() == {"phone", "tablet", "third"}
+    with pytest.raises(TooManyDevicesError):
+        Phone(limited, "fourth").sync()
+
+
+def test_who_was_silent_for_long_is_forgotten_first_and_loses_nothing(limited):
+    old, older = Phone(limited, "old"), Phone(limited, "older")
+    older.sync(diff("create", id="a"))
+    limited.passed_ms = 1000
+    old.sync(diff("create", id="b"))
+    limited.passed_ms += 91 * DAY_MS
+    new = Phone(limited, "new")
+    new.sync(diff("create", id="c"))
+    assert by_name(limited).keys() == {"old", "new"}
+    old.sync(diff("create", id="d"))
+    with pytest.raises(UnknownDeviceError):
+        older.sync(diff("create", id="e"))
+    older.name, older.request, older.mark = "older again", 1, None
+    with pytest.raises(TooManyDevicesError):
+        older.sync(diff("create", id="e"))
+    limited.forget_device("anna", "new")
+    assert older.sync(diff("create", id="e"))["reset"]
+    assert {json.loads(each["json_data"])["id"] for each in older.sync()["diffs"]} == set("abcde")
+
+
+def test_a_limit_that_was_lowered_holds_for_new_devices_only(limited):
+    phones = [Phone(limited, name) for name in ("a", "b")]
+    for phone in phones:
+        phone.sync(diff("create", id=phone.name))
+    fewer = Limited(limited.synchronizer, max_devices=1)
+    for phone in phones:
+        phone.mobync = fewer
+        phone.sync(diff("update", id=phone.name, name="x"))
+    fewer.passed_ms = 91 * DAY_MS
+    Phone(fewer, "c").sync()
+    assert by_name(fewer).keys() == {"c"}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [(0, ValueError, "1 or more"), (-1, ValueError, "of 0 to"), ("9", TypeError, "an int")],
+)
+def test_a_limit_that_cannot_be_is_an_error(given, error, said):
+    with pytest.raises(error, match=f"max_devices must be {said}"):
+        Mobync(MemorySynchronizer(), max_devices=given)
+    assert Mobync(MemorySynchronizer()).max_devices == 1000
+
+
+def test_over_http_one_device_too_many_is_403(limited):
+    for name in ("a", "b"):
+        Phone(limited, name).sync()
+    endpoint = Endpoint(limited, lambda token, headers: "anna")
+    body = {"logical_clock": 0, "diffs": [], "device": "c", "request": 1}
+    answer = endpoint.sync({"Content-Type": "application/json"}, json.dumps(body).encode())
+    assert (answer.status, json.loads(answer.body)["code"]) == (403, "too_many_devices")
 
 
 # ---- erase --------------------------------------------------------------------------------------

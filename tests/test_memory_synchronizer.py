@@ -184,7 +184,9 @@ def test_a_row_that_python_cannot_read_is_an_invalid_diff(kind: str) -> None:
     store = MemorySynchronizer()
     sent = diff("d", kind, {"id": "x"})
     sent["json_data"] = f'{{"id": "x", "n": {UNREADABLE}}}'
-    with pytest.raises(InvalidDiffError, match="a number is too long or nested too deep") as refusal:
+    with pytest.raises(
+        InvalidDiffError, match="a number is too long or nested too deep"
+    ) as refusal:
         Mobync(store).apply(0, [diff("c", "create", {"id": "y"}), sent], "anna")
     assert (refusal.value.index, refusal.value.diff_id) == (1, "d")
     assert store.read("tasks") == store.read("diffs") == []

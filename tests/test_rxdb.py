@@ -17,6 +17,7 @@ from rxdb_devices import Device, NodeDevice, PageDevice, Proxy
 from server_process import eventually
 
 from mobync import Mobync
+from mobync.clients import RxDB
 from mobync.http import Endpoint
 from mobync.http.asgi import SyncApp
 from mobync.live import InProcessLive
@@ -39,13 +40,24 @@ class Store(DocumentSynchronizer):
 class Backend:
     """A server, and what its rows are."""
 
-    def __init__(self, mobync: Mobync, proxy: Proxy) -> None:
+    def __init__(self, mobync: Mobync, endpoint: Endpoint, proxy: Proxy) -> None:
         self.mobync = mobync
+        self.endpoint = endpoint
         self.proxy = proxy
 
     def push(self, *operations: tuple[str, dict[str, Any]]) -> None:
         """Edits of somebody else."""
         self.mobync.push(OWNER, [(kind, "tasks", row) for kind, row in operations])
+
+    def devices(self) -> list[str]:
+        return [device.name for device in self.mobync.devices(OWNER)]
+
+    def fold(self) -> None:
+        """Fold the whole log, as if all devices had been silent for very long."""
+        time.sleep(0.01)  # no device is seen now
+        given = {"device_retention_s": 0, "first_pull_retention_s": 0}
+        folded = Mobync(self.mobync.synchronizer, **given).compact(OWNER)
+        assert folded.horizon == self.mobync.logical_clock(OWNER), folded.held_by
 
     def rows(self) -> dict[str, dict[str, Any]]:
         with self.mobync.synchronizer.transaction(OWNER) as store:
@@ -54,8 +66,8 @@ class Backend:
 
 
 @pytest.fixture
-def backend(tmp_path: Path) -> Iterator[Backend]:
-    with open_database("sqlite", tmp_path) as database:
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    with open_database(getattr(request, "param", "sqlite"), tmp_path) as database:
         store = Store(database.engine)
         store.metadata.create_all(database.engine)
         live = InProcessLive(heartbeat_s=0.5)
@@ -67,7 +79,7 @@ def backend(tmp_path: Path) -> Iterator[Backend]:
             http_servers.on_uvicorn(SyncApp(endpoint)) as address,
             rxdb_devices.proxied(address) as proxy,
         ):
-            yield Backend(mobync, proxy)
+            yield Backend(mobync, endpoint, proxy)
             live.hang_up()
 
 
@@ -374,6 +386,101 @@ def test_a_server_that_went_back_to_a_backup_gets_everything_again(
         backend.mobync.synchronizer._source = store._source
         device.sync()
         assert agree(backend, device) == {"x": task("x"), "y": task("y")}
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+on_databases = pytest.mark.parametrize("backend", ["sqlite", "postgresql"], indirect=True)
+
+
+def test_a_device_has_a_name_that_stays(backend: Backend, started: Open) -> None:
+    one = started("a")
+    one.insert(task("x"))
+    settle(backend, one)
+    name, *others = backend.devices()
+    assert name.startswith("rxdb ")
+    assert not others
+    started("b", device="a phone of mine")
+    assert set(backend.devices()) == {name, "a phone of mine"}
+    started("c", device=None)
+    assert len(backend.devices()) == 2
+
+
+@pytest.mark.parametrize("opened", ["chromium"], indirect=True)
+def test_a_page_that_is_loaded_again_has_the_name_of_before(
+    backend: Backend, started: Open
+) -> None:
+    page = started("a")
+    page.insert(task("x"))
+    settle(backend, page)
+    page.close()
+    again = started("a")
+    again.patch("x", {"done": True})
+    settle(backend, again)
+    assert len(backend.devices()) == 1
+    assert again.told()["errors"] == []
+
+
+@on_databases
+def test_a_device_that_a_person_revokes_drops_its_rows_at_once(
+    backend: Backend, started: Open, opened: Open, options: dict[str, Any]
+) -> None:
+    lost, kept = started("lost"), started("kept", device="kept")
+    lost.insert(task("x"), task("y"))
+    agree(backend, lost, kept)
+    settle(backend, lost)
+    (name,) = set(backend.devices()) - {"kept"}
+    backend.mobync.revoke_device(OWNER, name)
+    eventually(lambda: lost.told()["revoked"] == ["device_revoked"])  # by the end of its stream
+    assert lost.told()["closed"]
+    kept.insert(task("z"))
+    assert agree(backend, kept).keys() == {"x", "y", "z"}
+    if isinstance(lost, PageDevice):
+        lost.close()
+        again = opened("lost")
+        assert again.count() == 0
+        again.replicate(options)
+        eventually(lambda: again.told()["revoked"] == ["device_revoked"])
+    assert backend.rows().keys() == {"x", "y", "z"}
+
+
+@on_databases
+def test_a_device_that_was_away_for_very_long_starts_over_and_loses_nothing(
+    backend: Backend, started: Open
+) -> None:
+    device = started("a")
+    device.insert(task("x"), task("y"), task("z"))
+    agree(backend, device)
+    settle(backend, device)
+    device.pause()
+    backend.push(
+        ("delete", {"id": "y"}),
+        ("update", {"id": "x", "done": True}),
+        ("create", task("p")),
+        ("delete", {"id": "p"}),
+    )
+    device.insert(task("w"))
+    device.patch("y", {"done": True})  # and others have deleted it
+    device.patch("z", {"name": "mine"})
+    backend.fold()
+    device.start()
+    expected = {"x": task("x", done=True), "z": task("z", name="mine"), "w": task("w")}
+    eventually(lambda: backend.rows() == expected)
+    assert agree(backend, device) == expected
+    settle(backend, device)
+    backend.push(("update", {"id": "w", "done": True}))
+    assert agree(backend, device)["w"]["done"]
+
+
+def test_where_devices_must_have_a_name_a_device_has_one(backend: Backend, started: Open) -> None:
+    strict = Mobync(backend.mobync.synchronizer, anonymous_devices=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend.endpoint, "mobync", strict)
+        patch.setattr(backend.endpoint, "_works", backend.endpoint._works_of([RxDB()]))
+        device = started("a")
+        device.insert(task("x"))
+        assert agree(backend, device) == {"x": task("x")}
+        assert device.told()["errors"] == []
 
 
 # ---- tokens, and the end -------------------------------------------------------------------------

@@ -34,7 +34,8 @@ from starlette.applications import Starlette
 
 from mobync.server import commands, logs
 from mobync.server import database as database_module
-from mobync.server.app import create_app, live_of
+from mobync.server._live import live_of
+from mobync.server.app import create_app
 from mobync.server.database import DatabaseError, database_url
 from mobync.server.metrics import Metrics
 from mobync.server.settings import Settings
@@ -715,7 +716,7 @@ def test_a_brokers_client_that_is_missing_is_named_with_its_extra(
     def live_without_it(settings: Settings) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr("mobync.server.app.live_of", live_without_it)
+    monkeypatch.setattr("mobync.server._serve.live_of", live_without_it)
     monkeypatch.setenv("MOBYNC_SECRET", SECRET)
     done = CliRunner().invoke(commands.main, ["serve", "-d", f"sqlite:///{tmp_path}/x.db"])
     assert done.exit_code == 1

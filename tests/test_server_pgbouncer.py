@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from mobync.server.app import live_of
+from mobync.server._live import live_of
 from mobync.server.database import DatabaseError, new_engine
 from mobync.server.settings import Settings
 from mobync.server.tokens import Tokens

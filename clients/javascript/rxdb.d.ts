@@ -1,7 +1,7 @@
 import type { RxCollection } from 'rxdb';
 import type { RxReplicationState } from 'rxdb/plugins/replication';
 
-import type { ServerOptions } from './transport.js';
+import type { MobyncError, ServerOptions } from './transport.js';
 
 /** Where the server has read a client's checkpoint up to; opaque to apps. */
 export interface Checkpoint {
@@ -9,6 +9,7 @@ export interface Checkpoint {
     id: string;
     began: number;
     dead?: boolean;
+    mark?: string;
 }
 
 /** A document that a rule of the server refused; RxDB has put back the server's. */
@@ -35,6 +36,11 @@ export interface ReplicationOptions extends ServerOptions {
     signal?: AbortSignal;
     /** Is told what a rule refused; by default it is a warning on the console. */
     onRefused?: (refused: Refused[]) => void;
+    /**
+     * Is told that a person has revoked this device, when its collection was removed with all that
+     * was in it; by default it is a warning on the console.
+     */
+    onRevoked?: (error: MobyncError) => void;
     /** RxDB's replication identifier; by default of the url and the model. */
     identifier?: string;
 }

@@ -9,6 +9,9 @@
 //   which it did not store as pushed yet.  A page with such a document waits until it did.
 // - A push before the first pull.  Who pulls for the first time is not told of what is dead, but what
 //   was pushed before may be.
+// - Starting over.  A client that was silent for very long is told by the server that it cannot say
+//   what was deleted meanwhile.  So the client asks which of its documents are gone.
+// - The end.  A person may revoke a device; its documents are removed then.
 // - What the schema cannot hold: members that it does not name, and null where it allows none.
 
 import {
@@ -27,7 +30,8 @@ addRxPlugin(RxDBLocalDocumentsPlugin);
 
 const BATCH_SIZE = 1000; // documents in a request
 /** The checkpoint before everything, what is dead included. */
-const FROM_THE_DEAD = { clock: 0, id: '', began: 0 };
+// RxDB lays a checkpoint over the one before, so it says what it has not.
+const FROM_THE_DEAD = { clock: 0, id: '', began: 0, dead: undefined, mark: undefined };
 const RXDBS_OWN = ['_attachments', '_meta', '_rev'];
 
 /** See rxdb.d.ts. */
@@ -36,8 +40,9 @@ export async function replicateWithMobync(collection, options) {
     const identifier = options.identifier ?? `mobync ${options.url} ${model}`;
     checkCollection(collection);
     const outbox = await Outbox.of(collection, identifier);
-    const transport = new MobyncTransport(options);
-    const handlers = new Handlers(collection, model, outbox, transport, options.onRefused);
+    const device = options.device === undefined ? await nameOf(collection.database) : options.device;
+    const transport = new MobyncTransport({ ...options, device });
+    const handlers = new Handlers(collection, model, outbox, transport, options);
     const replication = replicateRxCollection({
         collection,
         replicationIdentifier: identifier,
@@ -75,6 +80,11 @@ export async function waiting(replication) {
     }
 }
 
+/** What a device calls itself by default: a random text that RxDB keeps with the database. */
+async function nameOf(database) {
+    return `rxdb ${await database.storageToken}`;
+}
+
 function checkCollection(collection) {
     const schema = collection.schema.jsonSchema;
     if (collection.schema.primaryPath !== 'id' || typeof schema.primaryKey !== 'string') {
@@ -90,12 +100,15 @@ class Handlers {
     replication = null; // RxDB's, which calls the handlers
     stopped = new AbortController();
 
-    constructor(collection, model, outbox, transport, onRefused) {
+    constructor(collection, model, outbox, transport, { onRefused, onRevoked }) {
         this.collection = collection;
         this.model = model;
         this.outbox = outbox;
         this.transport = transport;
         this.onRefused = onRefused ?? ((refused) => console.warn('mobync refused', refused));
+        this.onRevoked = onRevoked ?? ((error) => console.warn('mobync', error.message));
+        this.isRevoked = false;
+        this.at = undefined; // the end of the last pull; before that it is RxDB's to know
         this.backoff = new Backoff();
         this.unsettled = new Map(); // id of a document -> when its push is stored or has failed
         this.seenClock = -1;
@@ -113,8 +126,9 @@ class Handlers {
                 page = await this.ask('pull', { collection: this.model, checkpoint: at, limit: wanted });
             } catch (error) {
                 if (error.code !== 'clock_ahead' || at === null) throw error;
-                await this.sendAll();
-                [at, documents] = [FROM_THE_DEAD, []];
+                documents = error.body.behind ? await this.gone() : [];
+                if (!error.body.behind) await this.sendAll();
+                at = FROM_THE_DEAD;
                 continue;
             }
             if (at === null && this.outbox.start() !== null) {
@@ -127,6 +141,7 @@ class Handlers {
             at = page.checkpoint;
         }
         if (!isFull) this.seenClock = at.clock;
+        this.at = at;
         return { documents, checkpoint: at };
     }
 
@@ -138,9 +153,10 @@ class Handlers {
         let answer;
         try {
             sent = await this.outbox.taken(rows, times);
-            answer = await this.sendInParts(sent);
+            answer = await this.sendInParts(sent, await this.pulledTo());
         } catch (error) {
             settle();
+            if (error.code === 'clock_ahead') this.replication.reSync(); // to start over
             throw error;
         }
         // RxDB goes on once this returns, and its queue is done when it has stored the answer.
@@ -178,16 +194,22 @@ class Handlers {
         return new Map(stored.map((each) => [each.id, Math.floor(each._meta.lwt)]));
     }
 
+    /** Where the last pull ended, as far as RxDB has stored it; undefined: there was none. */
+    async pulledTo() {
+        const state = this.replication.internalReplicationState;
+        return this.at ?? (await getLastCheckpointDoc(state, 'down'));
+    }
+
     /** Send rows; in halves where the server says that they are too many bytes. */
-    async sendInParts(rows) {
+    async sendInParts(rows, checkpoint) {
         try {
-            return await this.ask('push', { collection: this.model, rows });
+            return await this.ask('push', { collection: this.model, checkpoint, rows });
         } catch (error) {
             if (error.status !== 413 || rows.length < 2) throw error;
         }
         const half = rows.length >> 1;
-        const first = await this.sendInParts(rows.slice(0, half));
-        const second = await this.sendInParts(rows.slice(half));
+        const first = await this.sendInParts(rows.slice(0, half), checkpoint);
+        const second = await this.sendInParts(rows.slice(half), checkpoint);
         return {
             conflicts: [...first.conflicts, ...second.conflicts],
             refused: [...first.refused, ...second.refused],
@@ -209,6 +231,29 @@ class Handlers {
                 assumedMasterState: each._deleted ? { ...withoutMeta(each), _deleted: false } : undefined,
             }));
             await this.sendInParts(rows);
+            checkpoint = found.checkpoint;
+        }
+    }
+
+    /**
+     * Documents that the server had, and that are gone by now, as deleted: of a client that starts
+     * over, which the server cannot tell.
+     */
+    async gone() {
+        const storage = this.collection.storageInstance;
+        const deleted = [];
+        let checkpoint;
+        for (;;) {
+            const found = await getChangedDocumentsSince(storage, BATCH_SIZE, checkpoint);
+            if (found.documents.length === 0) return deleted;
+            const ids = found.documents.map((each) => each.id);
+            const asked = { collection: this.model, have: ids };
+            const gone = new Set((await this.ask('pull', asked)).gone);
+            const known = await getAssumedMasterState(this.replication.internalReplicationState, ids);
+            for (const each of found.documents) {
+                if (each._deleted || !gone.has(each.id) || !known[each.id]) continue;
+                deleted.push({ ...withoutMeta(each), _deleted: true });
+            }
             checkpoint = found.checkpoint;
         }
     }
@@ -245,8 +290,18 @@ class Handlers {
             return answer;
         } catch (error) {
             this.replication.retryTime = this.backoff.next(error);
+            if (error.code === 'device_revoked') this.end(error);
             throw error;
         }
+    }
+
+    /** A person has ended this device: drop its documents, and ask no more. */
+    async end(error) {
+        if (this.isRevoked) return;
+        this.isRevoked = true;
+        await this.replication.cancel();
+        await this.collection.remove();
+        this.onRevoked(error);
     }
 
     listen() {

@@ -7,6 +7,12 @@ export interface ServerOptions {
      * each request, and once more with `isRefused` where the server did not take the token.
      */
     token: string | ((asked: { isRefused: boolean }) => string | Promise<string>);
+    /**
+     * What the device calls itself, the same always.  People see it in the list of an owner's
+     * devices, and may end it there.  By default `replicateWithMobync` and `syncWithMobync` make a
+     * name and keep it; null: no name.  A transport of your own has none by default.
+     */
+    device?: string | null;
     /** Used instead of the global `fetch`. */
     fetch?: typeof globalThis.fetch;
 }
@@ -65,7 +71,7 @@ export class MobyncTransport {
     postForText(path: string, body: unknown, signal?: AbortSignal): Promise<string>;
     /**
      * Tell the clock of the owner's log whenever it has moved, until the signal is aborted; null
-     * every `pollMs` where there are no events.
+     * every `pollMs` where there are no events, and once of a device that was revoked.
      */
     listen(
         onClock: (clock: number | null) => void,

@@ -88,16 +88,21 @@ export async function retrying(work, { signal, tries = TRIES, backoff = new Back
  *
  * `url` is that of the sync route, https://example.org/sync.  `token` is the token, or a function
  * that gives it, now or by a promise; it is told `{ isRefused: true }` where the last one was.
+ * `device` is what the device calls itself; without it, it has no name.
  */
 export class MobyncTransport {
-    constructor({ url, token, fetch: ownFetch } = {}) {
+    constructor({ url, token, device, fetch: ownFetch } = {}) {
         if (typeof url !== 'string' || url === '') {
             throw new TypeError('url must be that of the sync route, as https://example.org/sync');
         }
         if (typeof token !== 'string' && typeof token !== 'function') {
             throw new TypeError('token must be a string, or a function that gives one');
         }
+        if (device != null && (typeof device !== 'string' || device === '')) {
+            throw new TypeError('device must be a name, or null for none');
+        }
         this.url = url.replace(/\/+$/, '');
+        this.query = device == null ? '' : `?device=${encodeURIComponent(device)}`;
         this.token = token;
         this.fetch = ownFetch ?? ((...request) => globalThis.fetch(...request));
     }
@@ -121,7 +126,8 @@ export class MobyncTransport {
      * Tell the clock of the owner's log whenever it has moved, until the signal is aborted.
      *
      * What fails is tried again.  Where there are no events - the server tells none, or `fetch`
-     * gives no stream, as in React Native - it tells null every now and then.
+     * gives no stream, as in React Native - it tells null every now and then.  Of a device that was
+     * revoked it tells null once, and ends.
      */
     async listen(onClock, signal, { onError = () => undefined, pollMs = POLL_MS } = {}) {
         const backoff = new Backoff();
@@ -134,6 +140,7 @@ export class MobyncTransport {
                     await pause(pollMs, signal).then(() => onClock(null), () => undefined);
                     continue;
                 }
+                if (error?.code === 'device_revoked') return onClock(null);
                 onError(error);
                 await pause(backoff.next(error), signal).catch(() => undefined);
             }
@@ -187,7 +194,7 @@ export class MobyncTransport {
         signal?.throwIfAborted();
         const headers = { ...request.headers, Authorization: `Bearer ${token}` };
         try {
-            return await this.fetch(this.url + path, { ...request, headers, signal });
+            return await this.fetch(this.url + path + this.query, { ...request, headers, signal });
         } catch (error) {
             throw unreachable(error, signal);
         }

@@ -7,6 +7,7 @@
 //   was lost comes again after another pull, and nothing in it says whether it is a retry or a
 //   later, equal edit.  So what is pushed is kept in WatermelonDB's local storage, as edits with
 //   an id each, before it is sent, and until its record is clean.
+// - What the device calls itself, and its end: a person may revoke it; its records are dropped then.
 // - One sync at a time, pauses, tokens, and a server that lost what this phone has.
 
 import * as Q from '@nozbe/watermelondb/QueryDescription/index.js';
@@ -15,7 +16,9 @@ import { hasUnsyncedChanges, synchronize } from '@nozbe/watermelondb/sync/index.
 import { Backoff, MobyncError, MobyncTransport, newId, pause, retrying } from './transport.js';
 
 const UNANSWERED = 'mobync_unanswered'; // in the local storage
+const DEVICE = 'mobync_device'; // in the local storage
 const LAST_PULLED_AT = '__watermelon_last_pulled_at'; // WatermelonDB's own
+const LAST_PULLED_SCHEMA_VERSION = '__watermelon_last_pulled_schema_version';
 const PART_CHARACTERS = 1_000_000; // of a push; what is longer goes in several
 const SETTLE_MS = 100; // after an edit, in which others of the same moment come
 
@@ -46,11 +49,48 @@ class Sync {
         this.database = database;
         this.options = options;
         this.signal = options.signal;
-        this.transport = new MobyncTransport(options);
+        this.transport = new MobyncTransport({ ...options, device: null }); // or it throws now
         this.tables = Object.values(database.schema.tables);
     }
 
+    /** A sync; of a device that a person has revoked the last one. */
     async run() {
+        try {
+            await this.connect();
+            await this.sync();
+        } catch (error) {
+            if (error.code === 'device_revoked') await this.dropAll();
+            throw error;
+        }
+    }
+
+    /** Have the transport say what the device calls itself. */
+    async connect() {
+        if (this.isConnected) return;
+        const { device = await nameOf(this.database) } = this.options;
+        this.transport = new MobyncTransport({ ...this.options, device });
+        this.isConnected = true;
+    }
+
+    /** Drop all records, and what waits to be pushed; but not the name, which is refused. */
+    async dropAll() {
+        const { database, tables } = this;
+        const names = tables.map((each) => each.name);
+        await database.write(async () => {
+            for (const name of names) {
+                const records = await database.get(name).query().fetch();
+                await database.batch(records.map((each) => each.prepareDestroyPermanently()));
+                const deleted = await database.adapter.getDeletedRecords(name);
+                await database.adapter.destroyDeletedRecords(name, deleted);
+            }
+        });
+        for (const local of [LAST_PULLED_AT, LAST_PULLED_SCHEMA_VERSION]) {
+            await database.adapter.removeLocal(local);
+        }
+        await database.localStorage.remove(UNANSWERED);
+    }
+
+    async sync() {
         this.signal?.throwIfAborted();
         this.outbox = await Outbox.of(this.database);
         const isFirst = !(await this.database.adapter.getLocal(LAST_PULLED_AT));
@@ -77,8 +117,8 @@ class Sync {
         } catch (error) {
             if (error.code !== 'clock_ahead' || !asked.lastPulledAt) throw error;
         }
-        // The server was restored from a backup.  What it has now replaces what was pulled from
-        // it; what was not pushed yet stays, and is pushed.
+        // The server was restored from a backup, or cannot tell what this phone does not have.  What
+        // it has now replaces what was pulled from it; what was not pushed yet stays, and is pushed.
         const again = await this.changes({ ...asked, lastPulledAt: null, migration: null });
         return { ...again, experimentalStrategy: 'replacement' };
     }
@@ -257,6 +297,7 @@ class Outbox {
 class Live {
     constructor(sync) {
         this.sync = sync;
+        this.stopped = new AbortController(); // with the app's signal, or when the device is revoked
         this.backoff = new Backoff();
         this.onError = sync.options.onError ?? ((error) => console.warn('mobync', error));
         this.isWanted = false;
@@ -268,7 +309,11 @@ class Live {
     }
 
     start() {
-        const { database, signal, transport, tables } = this.sync;
+        const { database, transport, tables } = this.sync;
+        const { signal } = this.stopped;
+        const stop = () => this.stopped.abort(this.sync.signal.reason);
+        this.sync.signal.addEventListener('abort', stop, { once: true });
+        if (this.sync.signal.aborted) stop();
         const names = tables.map((each) => each.name);
         const edits = database
             .withChangesForTables(names)
@@ -284,7 +329,7 @@ class Live {
             await then;
             if (await hasUnsyncedChanges({ database: this.sync.database })) this.want();
         } catch (error) {
-            if (!this.sync.signal.aborted) this.onError(error);
+            if (!this.stopped.signal.aborted) this.onError(error);
         }
     }
 
@@ -292,7 +337,7 @@ class Live {
         this.isWanted = true;
         if (this.isRunning) return;
         this.isRunning = true;
-        const { signal } = this.sync;
+        const { signal } = this.stopped;
         while (this.isWanted && !signal.aborted) {
             this.isWanted = false;
             try {
@@ -301,12 +346,26 @@ class Live {
             } catch (error) {
                 if (signal.aborted) break;
                 this.onError(error);
+                if (error.code === 'device_revoked') {
+                    this.stopped.abort(error);
+                    break;
+                }
                 this.isWanted = true;
                 await pause(this.backoff.next(error), signal).catch(() => undefined);
             }
         }
         this.isRunning = false;
     }
+}
+
+/** What a device calls itself by default: a random text in the local storage. */
+async function nameOf(database) {
+    let name = await database.localStorage.get(DEVICE);
+    if (!name) {
+        name = newId();
+        await database.localStorage.set(DEVICE, name);
+    }
+    return name;
 }
 
 /** What a record's state adds to the edits that were sent of it; null if nothing. */

@@ -345,6 +345,7 @@ typedef struct {
     Py_ssize_t max_request_bytes;
     double device_retention_s;
     double first_pull_retention_s;
+    Py_ssize_t max_devices;
     bool refuses_nameless; /* anonymous_devices=False */
     bool skips;            /* on_refusal */
     PyObject *noted;       /* of mobync/_sync/devices.py: owners whose nameless devices are noted */

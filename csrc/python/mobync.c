@@ -60,7 +60,7 @@ static int check_on_refusal(module_state *state, PyObject *given, bool *skips)
                        given);
 }
 
-enum { SETTINGS = 13 };
+enum { SETTINGS = 14 };
 
 /* Reads the settings in the order of the arguments. If one is refused, the earlier ones stay set;
  * they have no effect without a synchronizer. */
@@ -79,10 +79,13 @@ static int read_settings(module_state *state, mobync_object *self, PyObject *con
         check_seconds("device_retention_s", given[9], &self->device_retention_s) < 0 ||
         check_seconds("first_pull_retention_s", given[10], &self->first_pull_retention_s) < 0 ||
         check_anonymous(given[11], &self->refuses_nameless) < 0 ||
-        check_count("max_request_bytes", given[12], PY_SSIZE_T_MAX, &self->max_request_bytes) < 0)
+        check_count("max_request_bytes", given[12], PY_SSIZE_T_MAX, &self->max_request_bytes) < 0 ||
+        check_count("max_devices", given[13], PY_SSIZE_T_MAX, &self->max_devices) < 0)
         return -1;
     if (self->max_pull_diffs == 0)
         return raise_format(PyExc_ValueError, "max_pull_diffs must be 1 or more");
+    if (self->max_devices == 0)
+        return raise_format(PyExc_ValueError, "max_devices must be 1 or more");
     return 0;
 }
 
@@ -127,16 +130,17 @@ static int mobync_init(mobync_object *self, PyObject *args, PyObject *kwargs)
                             "first_pull_retention_s",
                             "anonymous_devices",
                             "max_request_bytes",
+                            "max_devices",
                             NULL};
     module_state *state = state_of_type(Py_TYPE(self));
     PyObject *synchronizer, *log_model = NULL, *given[SETTINGS] = {NULL};
     if (self->synchronizer != NULL) /* what a running sync borrows must stay */
         return raise_format(PyExc_RuntimeError, "Mobync.__init__() was called before");
     if (state == NULL || import_package(state) < 0 ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "O|O$OOOOOOOOOOOOO:Mobync", names, &synchronizer,
-                                     &log_model, &given[0], &given[1], &given[2], &given[3],
-                                     &given[4], &given[5], &given[6], &given[7], &given[8],
-                                     &given[9], &given[10], &given[11], &given[12]))
+        !PyArg_ParseTupleAndKeywords(
+            args, kwargs, "O|O$OOOOOOOOOOOOOO:Mobync", names, &synchronizer, &log_model, &given[0],
+            &given[1], &given[2], &given[3], &given[4], &given[5], &given[6], &given[7], &given[8],
+            &given[9], &given[10], &given[11], &given[12], &given[13]))
         return -1;
     log_model = log_model == NULL ? PyUnicode_FromString("diffs") : Py_NewRef(log_model);
     const int result = log_model == NULL ||
@@ -165,6 +169,7 @@ static PyObject *mobync_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->max_request_bytes = (Py_ssize_t)256 * 1024 * 1024;
     self->device_retention_s = 90.0 * 24 * 60 * 60;
     self->first_pull_retention_s = 24.0 * 60 * 60;
+    self->max_devices = 1000;
     return (PyObject *)self;
 }
 
@@ -262,6 +267,8 @@ PyDoc_STRVAR(
     "    PartsMissingError: the last part came, and not all before it are there.\n"
     "    RequestTooLargeError: the parts are longer than ``max_request_bytes`` in all.\n"
     "    NoPartsError: the store cannot keep parts.\n"
+    "    DeviceRevokedError: a person has ended the device.\n"
+    "    TooManyDevicesError: the device is new, and its owner has ``max_devices``.\n"
     "    PageError: ``limit`` or ``cursor`` cannot be right, or the reply is too large for one\n"
     "        page.\n"
     "    BusyError: another sync of this owner took too long.\n"
@@ -504,6 +511,7 @@ static PyMemberDef mobync_members[] = {
     SETTING(max_request_bytes, T_PYSSIZET),
     SETTING(device_retention_s, T_DOUBLE),
     SETTING(first_pull_retention_s, T_DOUBLE),
+    SETTING(max_devices, T_PYSSIZET),
     {"_noted", T_OBJECT_EX, offsetof(mobync_object, noted), READONLY, NULL},
     {"_locks", T_OBJECT_EX, offsetof(mobync_object, locks), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -527,7 +535,7 @@ PyDoc_STRVAR(
     "lock_timeout_s=10.0, max_diffs=200000, max_json_data_bytes=16777216, max_depth=1000, "
     "max_fields=10000, max_reply_bytes=268435456, max_pull_diffs=50000, on_refusal='raise', "
     "device_retention_s=7776000.0, first_pull_retention_s=86400.0, anonymous_devices=True, "
-    "max_request_bytes=268435456)\n"
+    "max_request_bytes=268435456, max_devices=1000)\n"
     "--\n\n"
     "The server half of mobync over one Synchronizer; apps use mobync.Mobync.");
 

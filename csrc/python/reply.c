@@ -153,16 +153,23 @@ int acknowledge(const sync_state *s)
     return 0;
 }
 
+/* Whether the request is one of a named device that was done already. */
+static bool repeats(const sync_state *s)
+{
+    return s->turn == RETRY || s->turn == STARTED_OVER;
+}
+
 int tell_listeners(const sync_state *s)
 {
     const bool is_last = s->next_page < 0;
     const Py_ssize_t refused = s->refused == NULL ? 0 : PyList_GET_SIZE(s->refused);
     PyObject *device = s->device == NULL ? Py_None : s->device;
-    PyObject *report = Py_BuildValue("(OLnnnnnOOL)", s->log.owner_id, (long long)reply_clock(s),
+    PyObject *report = Py_BuildValue("(OLnnnnnOOLO)", s->log.owner_id, (long long)reply_clock(s),
                                      is_last ? (Py_ssize_t)s->request.diffs.count : 0,
                                      (Py_ssize_t)accepted_count(s), (Py_ssize_t)sent_count(s),
                                      (Py_ssize_t)s->result.conflicts, is_last ? refused : 0, device,
-                                     resets(s) ? Py_True : Py_False, (long long)s->client_clock);
+                                     resets(s) ? Py_True : Py_False, (long long)s->client_clock,
+                                     repeats(s) ? Py_True : Py_False);
     PyObject *told = report == NULL
                          ? NULL
                          : PyObject_CallMethodOneArg((PyObject *)s->server, s->state->tell, report);

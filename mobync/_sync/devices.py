@@ -16,7 +16,8 @@ import base64
 import json
 import secrets
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,8 @@ from ..errors import (
 )
 from ..synchronizer import Synchronizer
 from .attempts import plain_answer
+from .client_state import is_sound_client
+from .device_limit import names_to_forget
 from .owner_state import OWNER, OwnerState, first_state, is_stale, known_members, ms
 from .uploads import is_over
 
@@ -96,6 +99,8 @@ class Device:
         left: whether it went on under another owner.
         upload: what is kept of a request that comes in parts (uploads.py); empty: nothing.
         answered: whether it ever was; else only parts of its first request have come.
+        client: of a device of a client (mobync/clients), what its protocol needs; empty: it is
+            none.
     """
 
     number: int = 0
@@ -116,6 +121,7 @@ class Device:
     left: bool = False
     upload: str = ""
     answered: bool = True
+    client: dict[str, Any] = field(default_factory=dict)
 
     def to_text(self) -> str:
         """The text that a store keeps."""
@@ -166,6 +172,7 @@ class Device:
                 type(known) is bool
                 for known in (self.revoked, self.has_pulled, self.left, self.answered)
             )
+            and (not self.client or is_sound_client(self.client))
         )
 
     def retention_ms(self, server: Mobync) -> int:
@@ -179,7 +186,18 @@ class Device:
 
     def holds(self, server: Mobync, now_ms: int) -> bool:
         """Whether the log must stay as it was from ``hold`` on."""
-        return self.hold is not None and now_ms - self.seen_ms <= self.retention_ms(server)
+        return self.hold is not None and not self.is_silent(server, now_ms)
+
+    def is_silent(self, server: Mobync, now_ms: int) -> bool:
+        """Whether it was silent for longer than it may hold."""
+        return now_ms - self.seen_ms > self.retention_ms(server)
+
+
+LETS_IN: ContextVar[Callable[[Synchronizer, Asked], Any] | None] = ContextVar(
+    "mobync_lets_in", default=None
+)
+"""What lets a device in during a merge, in place of :func:`admit`, and gives its turn: the
+protocols of clients have no numbers of requests.  None: :func:`admit` does."""
 
 
 @dataclass
@@ -331,7 +349,7 @@ def poll(
         return None
     highest, states = known
     if states is None:
-        _check_may_be_nameless(server)
+        check_may_be_nameless(server)
         return -2
     text = states.get(name)
     if text is None or clock != highest + 1:
@@ -370,12 +388,13 @@ def _unpacked(refusals: str) -> tuple[list[int], list[dict[str, Any]]]:
     return excluded, refused
 
 
-def _check_may_be_nameless(server: Mobync) -> None:
+def check_may_be_nameless(server: Mobync) -> None:
+    """Raise a RuntimeError if devices without a name are refused, and no others can be told."""
     if not server.anonymous_devices:
         raise RuntimeError("anonymous_devices=False, but the database keeps no devices")
 
 
-def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: Any) -> Turn | None:
+def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: Any) -> Any:
     """Find out what a request of a named device is, inside of the owner's transaction.
 
     Args:
@@ -386,18 +405,23 @@ def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: 
         said: an ``Asked``.
 
     Returns:
-        None: the database keeps no devices, and the name counts for nothing.
+        A ``Turn``, or what stands for one (``LETS_IN``).  None: the database keeps no devices, and
+        the name counts for nothing.
 
     Raises:
         UnknownDeviceError: it is neither the next request of the device, nor a retry of the last.
         DeviceRevokedError: the device was ended.
         OwnerMovedError: the owner's rows are another owner's now, and so is the device.
+        TooManyDevicesError: it is new, and its owner may have no more.
         RuntimeError: devices without a name are refused, and the database keeps none.
     """
     asked = Asked(*said)
+    let_in = LETS_IN.get()
+    if let_in is not None:
+        return let_in(store, asked)
     kept = read_states(store, owner_id, OWNER, name)
     if kept is None:
-        _check_may_be_nameless(server)
+        check_may_be_nameless(server)
         return None
     text = kept.get(name)
     owner = OwnerState.of_text(kept[OWNER]) if OWNER in kept else None
@@ -407,6 +431,8 @@ def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: 
     is_retry = device.has_done(asked, content)
     if not is_retry and not device.expects(asked, is_known=device.answered):
         raise unknown_device(name)
+    if text is None:
+        make_room(server, store, owner_id)
     knows = owner or OwnerState()
     if any(reason(asked, is_retry, device, knows) for reason in REASONS_TO_START_OVER):
         kind = STARTED_OVER if is_retry else STARTS_OVER
@@ -427,12 +453,9 @@ def check_is_here(name: str, device: Device) -> None:
         DeviceRevokedError, OwnerMovedError: as :func:`admit`.
     """
     if device.revoked:
-        raise DeviceRevokedError(f"device {name!r:.100} was revoked: drop the rows of its owner")
+        raise refusal(name)
     if device.left:
-        raise OwnerMovedError(
-            f"the rows of device {name!r:.100} are another owner's now: keep them, sign in as that "
-            "owner, and send the same again"
-        )
+        raise moved_away(name)
 
 
 def unknown_device(name: str) -> UnknownDeviceError:
@@ -450,6 +473,19 @@ def without_upload(text: str) -> str:
         return text
     device.upload = ""
     return device.to_text()
+
+
+def refusal(name: str) -> DeviceRevokedError:
+    """What a device is told that was revoked."""
+    return DeviceRevokedError(f"device {name!r:.100} was revoked: drop the rows of its owner")
+
+
+def moved_away(name: str) -> OwnerMovedError:
+    """What a device is told whose owner's data went to another owner."""
+    return OwnerMovedError(
+        f"the rows of device {name!r:.100} are another owner's now: keep them, sign in as that "
+        "owner, and send the same again"
+    )
 
 
 # ---- whether the server cannot say what the device's rows are ------------------------------------
@@ -544,6 +580,7 @@ def admit_nameless(
             f"logical_clock {max(clock, first_clock)} is below the horizon of the server's log: "
             "drop the rows, pull from 0 without diffs, then send the unsent edits",
             ahead=True,
+            behind=True,
         )
     if owner.nameless_ms is not None and not is_stale(
         server, owner.nameless_ms, ms(server.device_retention_s)
@@ -619,6 +656,24 @@ def begin_log(store: Synchronizer, owner_id: str) -> None:
     if kept is not None and OWNER not in kept:
         state = {OWNER: OwnerState().to_text()}
         plain_answer("write_devices", store.write_devices(owner_id, state))
+
+
+def make_room(server: Mobync, store: Synchronizer, owner_id: str) -> None:
+    """Make sure that an owner may have one more device, inside of the owner's transaction.
+
+    Raises:
+        TooManyDevicesError: there are as many as may be, and none can be forgotten.
+    """
+    kept = read_states(store, owner_id) or {}
+    if len(kept) < server.max_devices:
+        return
+    devices = {name: Device.of_text(text) for name, text in kept.items() if name != OWNER}
+    forgotten = dict.fromkeys(names_to_forget(server, devices))
+    for name in forgotten:
+        if devices[name].upload:
+            plain_answer("drop_parts", store.drop_parts(owner_id, name))
+    if forgotten:
+        plain_answer("write_devices", store.write_devices(owner_id, forgotten))
 
 
 def keeps_devices(store: Synchronizer) -> bool:

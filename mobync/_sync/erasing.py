@@ -17,18 +17,21 @@ from .parts import drop_parts
 PIECE = 1000
 
 
-def erase_owner(server: _core.Mobync, owner_id: str) -> EraseReceipt:
+def erase_owner(server: _core.Mobync, owner_id: str) -> tuple[EraseReceipt, tuple[str, ...]]:
     """Delete all that is an owner's in one transaction, and refuse the owner's devices from now on.
+
+    Returns:
+        The receipt, and the names of the devices.
 
     Raises:
         BusyError: another transaction of this owner took too long.
     """
-    receipt = in_transaction(server, owner_id, _erase)
+    erased = in_transaction(server, owner_id, _erase)
     server._noted.pop(owner_id, None)
-    return receipt
+    return erased
 
 
-def _erase(log: OwnerLog) -> EraseReceipt:
+def _erase(log: OwnerLog) -> tuple[EraseReceipt, tuple[str, ...]]:
     devices = _revoke_all(log)
     if plain_answer("keeps_parts", log.store.keeps_parts()):
         drop_parts(log.store, log.owner_id, None)
@@ -37,21 +40,22 @@ def _erase(log: OwnerLog) -> EraseReceipt:
     if counts is None:
         counts = erase_by_log(log)
     rows = dict(counts)
-    return EraseReceipt(log.owner_id, rows, rows.pop(log.model, 0), devices)
+    diffs = rows.pop(log.model, 0)
+    return EraseReceipt(log.owner_id, rows, diffs, len(devices)), devices
 
 
-def _revoke_all(log: OwnerLog) -> int:
+def _revoke_all(log: OwnerLog) -> tuple[str, ...]:
     """Have the store keep of the devices only that they are refused.  They hear of it, and drop
     their rows."""
     if not keeps_devices(log.store):
-        return 0
+        return ()
     kept = plain_answer("read_devices", log.store.read_devices(log.owner_id, None))
     if not kept:
-        return 0
+        return ()
     tombstone = Device(revoked=True).to_text()
     states = {name: None if name == OWNER else tombstone for name in kept}
     plain_answer("write_devices", log.store.write_devices(log.owner_id, states))
-    return len(states.keys() - {OWNER})
+    return tuple(name for name in states if name != OWNER)
 
 
 def erase_by_log(log: OwnerLog) -> Counter[str]:

@@ -10,11 +10,13 @@ from .. import _core
 from ..synchronizer import Synchronizer
 from ..types import Diff, KnownDevice
 from .attempts import OwnerLog, in_transaction, plain_answer
-from .devices import Device, keeps_devices
+from .client_state import clock_of_client
+from .devices import Device, keeps_devices, read_states, refusal
 from .owner_state import OWNER
 from .parts import drop_parts
 
 LONGEST_LABEL = 255
+LONGEST_NAME = 255
 
 
 def known_devices(server: _core.Mobync, owner_id: str) -> list[KnownDevice]:
@@ -44,7 +46,9 @@ def _known(server: _core.Mobync, log: OwnerLog) -> list[KnownDevice]:
 
 
 def _described(name: str, device: Device, end: int, holds: bool) -> KnownDevice:
-    clock = device.marks[-1][1] + (device.moved or 0) if device.marks else 0
+    clock = clock_of_client(device.client)
+    if device.marks:
+        clock = device.marks[-1][1] + (device.moved or 0)
     return KnownDevice(
         name,
         device.label,
@@ -57,9 +61,34 @@ def _described(name: str, device: Device, end: int, holds: bool) -> KnownDevice:
     )
 
 
+def is_name(given: str) -> bool:
+    """Whether a device may call itself so."""
+    return 0 < len(given) <= LONGEST_NAME and _is_text(given)
+
+
+def _is_text(given: str) -> bool:
+    return "\0" not in given and re.search("[\ud800-\udfff]", given) is None
+
+
 def revoke(server: _core.Mobync, owner_id: str, name: str) -> None:
     """Refuse a device from now on; its name is kept for that, and nothing else of it."""
     _change(server, owner_id, name, lambda device: revoked(device).to_text())
+
+
+def clock_of_listener(server: _core.Mobync, owner_id: str, name: str) -> int:
+    """The owner's clock, for a device that listens; read outside of a transaction.
+
+    Raises:
+        DeviceRevokedError: it was revoked.
+    """
+    store = server.synchronizer
+    if not keeps_devices(store):
+        return server.logical_clock(owner_id)
+    known = store._poll(owner_id, name)
+    highest, kept = known if known is not None else (-1, read_states(store, owner_id, name))
+    if kept is not None and name in kept and Device.of_text(kept[name]).revoked:
+        raise refusal(name)
+    return server.logical_clock(owner_id) if known is None or kept is None else highest + 1
 
 
 def revoked(device: Device) -> Device:
@@ -78,8 +107,7 @@ def label(server: _core.Mobync, owner_id: str, name: str, given: str) -> None:
     """Give a device a name that a person knows it by."""
     if not isinstance(given, str):
         raise TypeError(f"label must be a str, not {type(given).__name__}")
-    is_text = "\0" not in given and re.search("[\ud800-\udfff]", given) is None
-    if len(given) > LONGEST_LABEL or not is_text:
+    if len(given) > LONGEST_LABEL or not _is_text(given):
         raise ValueError(f"label must be a text of at most {LONGEST_LABEL} characters")
 
     def labelled(device: Device) -> str:

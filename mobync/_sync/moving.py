@@ -394,6 +394,8 @@ def _devices(
             continue
         if not device.revoked:
             left[name] = _left(device).to_text()
+        if device.client:
+            continue  # its protocol has no word for it: it starts over there
         if name not in there or _gives_way(Device.of_text(there[name]), device):
             arrived[name] = _arrived(device, shift).to_text()
     return left, arrived

@@ -24,6 +24,7 @@ from ..errors import (
 )
 from ..synchronizer import Synchronizer
 from .attempts import OwnerLog, in_transaction, plain_answer
+from .device_limit import names_to_forget
 from .devices import Asked, Device, check_is_here, keeps_devices, read_states, unknown_device
 from .owner_state import OWNER
 from .uploads import Size, Upload, size_of
@@ -159,7 +160,14 @@ def _keep(server: Mobync, sent: Part, size: Size, log: OwnerLog) -> None:
     device.first_ms = device.first_ms or device.seen_ms
     device.upload = upload.to_text()
     others = {name: text for name, text in states.items() if name not in (OWNER, sent.device)}
-    written = {sent.device: device.to_text(), **_make_room(server, upload, others, log)}
+    gone: list[str] = []
+    if sent.device not in states:
+        gone = names_to_forget(server, {n: Device.of_text(text) for n, text in others.items()})
+    for name in gone:
+        del others[name]
+        drop_parts(log.store, log.owner_id, name)
+    room = _make_room(server, upload, others, log)
+    written = {sent.device: device.to_text(), **room, **dict.fromkeys(gone)}
     pieces = list(_pieces(sent.diffs))
     kept = log.store.write_part(log.owner_id, sent.device, sent.part, pieces)
     plain_answer("write_part", kept)

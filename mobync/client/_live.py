@@ -96,7 +96,7 @@ class Live:
         """Listen until the stream ends, and pause before the next."""
         pause_s = self._reconnect_s
         try:
-            events = self._device._server.listen(str(self._device.logical_clock))
+            events = self._device._server.listen(str(self._device.logical_clock), self._device.name)
             if events.answer.status == 200:
                 self._read(events)
             elif events.answer.status == 404:
@@ -104,6 +104,8 @@ class Live:
                 self._woken.set()  # whoever waits without an end
                 pause_s = LONGEST_PAUSE_S
             else:
+                if events.answer.status == 403:
+                    self._woken.set()  # the sync hears why
                 pause_s += events.answer.retry_after_s() or 0.0
         except OfflineError:
             pass

@@ -58,7 +58,7 @@ class Server:
             raise OfflineError(f"the answer is not from mobync: {shown(answer)}")
         return answer
 
-    def listen(self, last_event_id: str) -> Events:
+    def listen(self, last_event_id: str, device: str) -> Events:
         """Begin to listen, once; asks for a new token if it must.
 
         Raises:
@@ -68,7 +68,7 @@ class Server:
         events: list[Events] = []
 
         def begin(token: str | None) -> Answer:
-            events.append(self._transport.events(token, last_event_id))
+            events.append(self._transport.events(token, last_event_id, device))
             return events[-1].answer
 
         self._with_token(begin)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from .._extras import needing
 from ._errors import OfflineError
@@ -87,8 +88,8 @@ class Transport(Protocol):
             OfflineError: no answer came; the server may have got it all the same.
         """
 
-    def events(self, token: str | None, last_event_id: str) -> Events:
-        """Begin to listen.
+    def events(self, token: str | None, last_event_id: str, device: str) -> Events:
+        """Begin to listen, as the device of a name.
 
         Raises:
             OfflineError: no answer came.
@@ -127,10 +128,10 @@ class HttpTransport:
             raise OfflineError(f"no answer from {self.url}: {error}") from error
         return Answer(response.status, response.data, _lower(response.headers))
 
-    def events(self, token: str | None, last_event_id: str) -> Events:
+    def events(self, token: str | None, last_event_id: str, device: str) -> Events:
         headers = {**_headers_with(token), "Accept": "text/event-stream"}
         headers["Last-Event-ID"] = last_event_id
-        url = f"{self.url.rstrip('/')}/events"
+        url = f"{self.url.rstrip('/')}/events?device={quote(device, safe='')}"
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=SILENCE_S)
         try:
             response = self._pool.request(

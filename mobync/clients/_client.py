@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import ClassVar
 
+from .._sync.devices import keeps_devices
 from ..sync import Mobync
+from ..types import DiffDict, Reply
+from ._devices import End, Visit
 from ._documents import Documents
 
 
@@ -23,7 +27,9 @@ class Client(abc.ABC):
     routes: ClassVar[tuple[str, ...]]
 
     @abc.abstractmethod
-    def answer(self, route: str, mobync: Mobync, owner_id: str, body: bytes) -> bytes:
+    def answer(
+        self, route: str, mobync: Mobync, owner_id: str, body: bytes, device: str | None = None
+    ) -> bytes:
         """Answer a request.
 
         Args:
@@ -31,6 +37,7 @@ class Client(abc.ABC):
             mobync: what merges.
             owner_id: who was authenticated.
             body: as it was sent, without gzip; it may be anything.
+            device: what the device calls itself; None: it has no name.
 
         Returns:
             The reply, as JSON.
@@ -47,7 +54,12 @@ class Replication(abc.ABC):
 
     Args:
         mobync: what merges.
+
+    Attributes:
+        client: the name of their protocol.
     """
+
+    client: ClassVar[str]
 
     def __init__(self, mobync: Mobync) -> None:
         self._mobync = mobync
@@ -55,12 +67,40 @@ class Replication(abc.ABC):
         self._documents = Documents(mobync)
 
     @abc.abstractmethod
-    def pull(self, body: bytes, owner_id: str) -> bytes:
+    def pull(self, body: bytes, owner_id: str, device: str | None = None) -> bytes:
         """Answer a pull."""
 
     @abc.abstractmethod
-    def push(self, body: bytes, owner_id: str) -> bytes:
+    def push(self, body: bytes, owner_id: str, device: str | None = None) -> bytes:
         """Answer a push."""
+
+    def _visit(
+        self,
+        owner_id: str,
+        device: str | None,
+        key: str,
+        at: End | None = None,
+        *,
+        begins: bool = False,
+    ) -> Visit | None:
+        """The request of a device that names itself; None: it does not, or names do not count."""
+        if device is None or not keeps_devices(self._mobync.synchronizer):
+            return None
+        return Visit(self._mobync, owner_id, self.client, device, key, at, begins=begins)
+
+    def _merge(
+        self,
+        clock: int,
+        diffs: Sequence[DiffDict],
+        owner_id: str,
+        visit: Visit | None,
+        *,
+        are_edits: bool = True,
+    ) -> Reply:
+        """Merge what a device did that had seen the log up to a clock."""
+        if visit is None or not visit.counts:
+            return self._merging.apply(clock, diffs, owner_id)
+        return visit.merge(self._merging, clock, diffs, are_edits=are_edits)
 
 
 class ReplicatingClient(Client):
@@ -75,11 +115,13 @@ class ReplicatingClient(Client):
     def replicate(self, mobync: Mobync) -> Replication:
         """Make what is served of a ``Mobync``."""
 
-    def answer(self, route: str, mobync: Mobync, owner_id: str, body: bytes) -> bytes:
+    def answer(
+        self, route: str, mobync: Mobync, owner_id: str, body: bytes, device: str | None = None
+    ) -> bytes:
         served = self._served.get(mobync)
         if served is None:
             served = self._served.setdefault(mobync, self.replicate(mobync))
-        return (served.pull if route == "pull" else served.push)(body, owner_id)
+        return (served.pull if route == "pull" else served.push)(body, owner_id, device)
 
 
 def skipping(mobync: Mobync) -> Mobync:
@@ -100,6 +142,7 @@ def skipping(mobync: Mobync) -> Mobync:
         device_retention_s=mobync.device_retention_s,
         first_pull_retention_s=mobync.first_pull_retention_s,
         anonymous_devices=mobync.anonymous_devices,
+        max_devices=mobync.max_devices,
         on_refusal="skip",
     )
     made.listen(lambda report: [listener(report) for listener in mobync._listeners])

@@ -10,19 +10,23 @@ Nothing here decides what an edit does; the log has been merged by then.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right, insort
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .. import _core
 from .._sync.attempts import OwnerLog, in_transaction, plain_answer
-from .._sync.devices import admit_nameless, is_noted, keeps_devices
+from .._sync.devices import admit_nameless, is_noted, keeps_devices, read_states
 from .._sync.owner_locks import Hold, OwnerLocks
+from .._sync.owner_state import OWNER, OwnerState
 from ..errors import InvalidDiffError
 from ..sync import Mobync
-from ..types import Diff
+from ..types import FIELD_TIMES, Diff
+from ._devices import Visit
 
 MAX_BYTES = 64 * 1024 * 1024  # of json_data and what is kept beside it, in one process
 ENTRY_BYTES = 500  # about what a row of the log costs beside its text
@@ -66,8 +70,21 @@ class Document:
         self.reborn = False
         self.ended_ms = 0
 
-    def take(self, kind: str, members: Mapping[str, str], time_ms: int) -> bool:
-        """Take in a diff; says whether it changed anything: an update of what is dead does not."""
+    def take(
+        self,
+        kind: str,
+        members: Mapping[str, str],
+        time_ms: int,
+        times_ms: Mapping[str, int] = MappingProxyType({}),
+    ) -> bool:
+        """Take in a diff; says whether it changed anything: an update of what is dead does not.
+
+        Args:
+            kind: its type.
+            members: that it wrote.
+            time_ms: when.
+            times_ms: of those members of which it was another time, since it was folded.
+        """
         if kind == "delete":
             self.fields = {}
             self.alive = False
@@ -80,7 +97,8 @@ class Document:
         self.alive = True
         for name, text in members.items():
             before = self.fields.get(name)
-            late = time_ms if before is None else max(time_ms, before.time_ms)
+            late = times_ms.get(name, time_ms)
+            late = late if before is None else max(late, before.time_ms)
             self.fields[name] = Field(text, late, original)
         return True
 
@@ -93,13 +111,19 @@ class Collection:
         self._changes: list[tuple[int, str]] = []  # in order; what a later one replaced is stale
 
     def take(
-        self, id_: str, kind: str, members: Mapping[str, str], time_ms: int, clock: int
+        self,
+        id_: str,
+        kind: str,
+        members: Mapping[str, str],
+        time_ms: int,
+        clock: int,
+        times_ms: Mapping[str, int] = MappingProxyType({}),
     ) -> Document:
         """Take in the next diff of the log."""
         document = self.documents.get(id_)
         if document is None:
             document = self.documents[id_] = Document(id_)
-        if document.take(kind, members, time_ms) and document.clock != clock:
+        if document.take(kind, members, time_ms, times_ms) and document.clock != clock:
             document.clock = clock
             insort(self._changes, (clock, id_))
             if len(self._changes) > 2 * len(self.documents) + STALE_CHANGES:
@@ -147,19 +171,25 @@ class OwnerDocuments:
         """Whether the log has this diff, and of this object."""
         return document is not None and self._by_diff.get(diff_id) is document
 
-    def follow(self, rows: Sequence[Mapping[str, Any]], highest: int | None) -> bool:
+    def follow(
+        self, rows: Sequence[Mapping[str, Any]], highest: int | None, horizon: int = 0
+    ) -> bool:
         """Take in rows of the log, those from ``next_read`` on in any order.
 
         Args:
             rows: of the log.
             highest: the log's highest clock, whose row may have been folded away; None: that of
                 the last row.
+            horizon: the clock below which the log is folded.
 
         Returns:
             Whether they go on where this ends.  If they do not, nothing was taken in: another log
-            was put in place of this one, or what this ends with was compacted.
+            was put in place of this one, what this ends with was compacted, or what comes after it
+            was folded into what comes before.
         """
         if highest is not None and highest + 1 < self.clock:
+            return False
+        if self._last_id is not None and self.clock < horizon:
             return False
         ordered = sorted(rows, key=lambda row: (row[Diff.LOGICAL_CLOCK], row[Diff.UTC_TIMESTAMP]))
         if self._last_id is not None:
@@ -179,7 +209,8 @@ class OwnerDocuments:
         assert id_ is not None  # check_log saw to it
         collection = self._collections.setdefault(row[Diff.MODEL], Collection())
         clock, time_ms = row[Diff.LOGICAL_CLOCK], row[Diff.UTC_TIMESTAMP]
-        document = collection.take(id_, row[Diff.TYPE], members, time_ms, clock)
+        times_ms = json.loads(row.get(FIELD_TIMES) or "{}")
+        document = collection.take(id_, row[Diff.TYPE], members, time_ms, clock, times_ms)
         self._by_diff[row[Diff.ID]] = document
         self._last_id = row[Diff.ID]
         self.next_read = clock
@@ -205,7 +236,9 @@ class Documents:
         self._locks = OwnerLocks()
 
     @contextmanager
-    def of(self, owner_id: str, at_least: int = 0) -> Iterator[OwnerDocuments]:
+    def of(
+        self, owner_id: str, at_least: int = 0, visit: Visit | None = None
+    ) -> Iterator[OwnerDocuments]:
         """Give the documents as they are now; they are this thread's until it leaves.
 
         Args:
@@ -213,20 +246,22 @@ class Documents:
             at_least: a clock that the log has reached for sure, if it is the log of whoever was
                 told that clock: a copy of the database that lags does not do then.  What came
                 before it, the client has seen.
+            visit: whose request it is, of a device that names itself; it is let in here.
 
         Raises:
             LogicalClockError: what the client has not seen was folded: it pulls everything again.
             BusyError: another request of this owner took too long.
             InvalidDiffError: devices without a name are refused, and this client has none.
             ValueError: the Synchronizer gave rows that are no log of this owner.
+            What lets a device in that names itself.
         """
-        if not self._mobync.anonymous_devices:
+        if visit is None and not self._mobync.anonymous_devices:
             raise InvalidDiffError(
                 "this server accepts only devices that name themselves, and this client does not"
             )
         with self._held(owner_id):
             kept = self._taken_out(owner_id)  # and not put back if anything fails
-            followed = self._followed(owner_id, kept, at_least)
+            followed = self._followed(owner_id, kept, at_least, visit)
             yield followed
             self._put_back(owner_id, followed)
 
@@ -241,18 +276,27 @@ class Documents:
         then.follow([row for row in rows if row[Diff.LOGICAL_CLOCK] < clock], None)
         return then
 
-    def _followed(self, owner_id: str, kept: OwnerDocuments, at_least: int) -> OwnerDocuments:
+    def _followed(
+        self, owner_id: str, kept: OwnerDocuments, at_least: int, visit: Visit | None
+    ) -> OwnerDocuments:
         mobync, synchronizer = self._mobync, self._mobync.synchronizer
-        is_noted_now = not keeps_devices(synchronizer) or is_noted(mobync, owner_id, synchronizer)
-        reading = plain_answer("reading", synchronizer.reading(owner_id)) if is_noted_now else None
+        writes_nothing = (
+            visit is not None
+            or not keeps_devices(synchronizer)
+            or is_noted(mobync, owner_id, synchronizer)
+        )
+        reading = (
+            plain_answer("reading", synchronizer.reading(owner_id)) if writes_nothing else None
+        )
         if reading is not None:
             with reading as store:
                 log = OwnerLog(store, mobync.diffs_model_name, owner_id)
                 rows, highest = _rows(log, kept.next_read), log.highest_clock()
-                if kept.follow(rows, highest) and kept.clock >= at_least:
-                    _admit(mobync, log, kept, at_least)
+                is_followed = kept.follow(rows, highest, _horizon(log))
+                if is_followed and kept.clock >= at_least:
+                    _admit(mobync, log, kept, at_least, visit)
                     return kept
-        followed = partial(_followed_in, mobync=mobync, kept=kept, at_least=at_least)
+        followed = partial(_followed_in, mobync=mobync, kept=kept, at_least=at_least, visit=visit)
         return in_transaction(mobync, owner_id, followed)
 
     def _taken_out(self, owner_id: str) -> OwnerDocuments:
@@ -273,21 +317,34 @@ class Documents:
 
 
 def _followed_in(
-    log: OwnerLog, mobync: Mobync, kept: OwnerDocuments, at_least: int
+    log: OwnerLog, mobync: Mobync, kept: OwnerDocuments, at_least: int, visit: Visit | None
 ) -> OwnerDocuments:
     highest = log.highest_clock()
-    if not kept.follow(_rows(log, kept.next_read), highest):
+    if not kept.follow(_rows(log, kept.next_read), highest, _horizon(log)):
         kept = OwnerDocuments()
         kept.follow(_rows(log, 0), highest)
-    _admit(mobync, log, kept, at_least)
+    _admit(mobync, log, kept, at_least, visit)
     return kept
 
 
-def _admit(mobync: Mobync, log: OwnerLog, documents: OwnerDocuments, seen_clock: int) -> None:
-    """Let in a client that is, to compaction, a device without a name."""
+def _admit(
+    mobync: Mobync,
+    log: OwnerLog,
+    documents: OwnerDocuments,
+    seen_clock: int,
+    visit: Visit | None,
+) -> None:
+    """Let in a client; to compaction it may be a device without a name."""
+    if visit is not None and visit.admit(log.store, documents.clock):
+        return
     if keeps_devices(log.store):
         highest = documents.clock - 1
         admit_nameless(mobync, log.store, log.owner_id, seen_clock, seen_clock, 0, highest, False)
+
+
+def _horizon(log: OwnerLog) -> int:
+    kept = read_states(log.store, log.owner_id, OWNER) if keeps_devices(log.store) else None
+    return OwnerState.of_text(kept[OWNER]).horizon if kept and OWNER in kept else 0
 
 
 def _rows(log: OwnerLog, first_clock: int) -> list[Mapping[str, Any]]:

@@ -101,10 +101,12 @@ class PushRequest:
 
     Attributes:
         clock: the owner's clock that the phone has seen.
+        has_pulled: whether it has pulled before.
         edits: in its order.
     """
 
     clock: int
+    has_pulled: bool
     edits: list[Edit]
 
     @classmethod
@@ -120,7 +122,8 @@ class PushRequest:
             InvalidDiffError: it is malformed, or has a table that is not synced.
         """
         request = members_around(body, "a push", ("changes", "edits"))
-        clock = _clock(request) or 0
+        pulled = _clock(request)
+        clock = pulled or 0
         if "edits" in request:
             if "changes" in request:
                 raise InvalidDiffError("a push has changes or edits, not both")
@@ -136,7 +139,7 @@ class PushRequest:
         for edit in edits:
             if not is_synced(edit.table):
                 raise InvalidDiffError(f"the table {edit.table!r:.100} is not synced")
-        return cls(clock, edits)
+        return cls(clock, pulled is not None, edits)
 
 
 def _clock(request: Mapping[str, str]) -> int | None:

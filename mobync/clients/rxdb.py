@@ -27,6 +27,7 @@ from ..errors import InvalidDiffError, LogicalClockError, PageError
 from ..sync import Mobync
 from ..types import MAX_LOGICAL_CLOCK, Diff, DiffDict, Refusal
 from ._client import ReplicatingClient, Replication
+from ._devices import End, Visit
 from ._documents import Document, Field, OwnerDocuments
 from ._texts import (
     elements,
@@ -36,6 +37,7 @@ from ._texts import (
     members_around,
     members_of,
     same,
+    string_of,
     text_of,
     unread_members,
     whole_of,
@@ -88,58 +90,80 @@ class RxDB(ReplicatingClient):
 
 
 class _Replication(Replication):
-    def pull(self, body: bytes, owner_id: str) -> bytes:
+    client = RxDB.name
+
+    def pull(self, body: bytes, owner_id: str, device: str | None = None) -> bytes:
         """Answer a pull: documents that changed after a checkpoint.
 
         Args:
-            body: JSON: ``collection``, ``checkpoint`` (null at first) and ``limit``.
+            body: JSON: ``collection``, ``checkpoint`` (null at first) and ``limit``; or, instead
+                of the last two, ``have``, the ids of documents.
             owner_id: who was authenticated.
+            device: what the client calls itself.
 
         Returns:
             JSON: ``documents``, and the ``checkpoint`` that they lead to.  Fewer than ``limit``
-            are all that there are.
+            are all that there are.  Where the request has ``have``: ``gone``, those of the ids
+            that no living document has.
 
         Raises:
             InvalidDiffError, PageError: the request is malformed.
             LogicalClockError: the checkpoint is ahead: the server has lost what the client has.
+                Or the server cannot tell what it does not have: it starts over.
+            DeviceRevokedError, TooManyDevicesError: the device may not sync.
             BusyError: another request of this owner took too long.
         """
         request = members_of(body, "a pull")
         model = text_of(request, "collection")
+        if "have" in request:
+            if not request.keys().isdisjoint(("limit", "checkpoint")):
+                raise InvalidDiffError("a pull has limit and checkpoint, or have, not both")
+            return self._gone(request["have"], model, owner_id, device)
         limit = _whole(request.get("limit"), "limit", 1, MAX_LIMIT)
         checkpoint = _checkpoint(request.get("checkpoint", "null"))
         at_least = 0 if checkpoint is None else max(checkpoint.clock, checkpoint.began)
-        with self._documents.of(owner_id, at_least) as documents:
+        end = _end_of(checkpoint)
+        visit = self._visit(owner_id, device, model, end, begins=end is None)
+        with self._documents.of(owner_id, at_least, visit) as documents:
             clock = documents.clock
-            after, id_, began, dead = checkpoint or _Checkpoint(0, "", clock, False)
+            after, id_, began, dead, _ = checkpoint or _Checkpoint(0, "", clock, False)
             if began == 0:  # who pushed before may have what was dead before the first page, too
                 began, dead = clock, True
-            if after > clock:
-                raise LogicalClockError(
-                    f"the checkpoint {after} is ahead of the server, at {clock}: pull again",
-                    ahead=True,
-                )
+            _check_not_ahead(after, clock)
             changed = documents.collection(model).changed_after(after, id_)
             # What was dead before the first page, nobody else who pulled from the start can have.
             told = (each for each in changed if each.alive or dead or each.clock >= began)
             page = [(each.clock, each.id, _document(each)) for each in islice(told, limit)]
         after, id_ = page[-1][:2] if len(page) == limit else (clock, "")
+        is_same = checkpoint is not None and (after, id_) == (checkpoint.clock, checkpoint.id)
+        mark = None
+        if visit is not None and visit.counts:
+            end = visit.end(after, is_same=is_same)
+            visit.note_pull(end, is_whole=len(page) < limit, tells_of_dead=dead)
+            mark = end.mark
+        at = _Checkpoint(after, id_, began, dead, mark).to_text()
         texts = ",".join(text for _, _, text in page)
-        at = json.dumps(
-            {"clock": after, "id": id_, "began": began, **({"dead": True} if dead else {})},
-            ensure_ascii=False,
-        )
         return f'{{"documents":[{texts}],"checkpoint":{at}}}'.encode()
 
-    def push(self, body: bytes, owner_id: str) -> bytes:
+    def _gone(self, have: str, model: str, owner_id: str, device: str | None) -> bytes:
+        """Which of a client's documents are not alive here."""
+        ids = [string_of(each, "an id in have") for each in elements(have, "have")]
+        visit = self._visit(owner_id, device, model, begins=True)
+        with self._documents.of(owner_id, 0, visit) as documents:
+            there = documents.collection(model).documents
+            gone = [each for each in ids if each not in there or not there[each].alive]
+        return json.dumps({"gone": gone}).encode()
+
+    def push(self, body: bytes, owner_id: str, device: str | None = None) -> bytes:
         """Answer a push: merge edits, and say which documents are not now as they were pushed.
 
         Args:
-            body: JSON: ``collection``, and ``rows`` of ``newDocumentState`` and perhaps
-                ``assumedMasterState``; ``id`` of the edit, its ``time`` in milliseconds since
-                1970, and ``unanswered``, earlier pushes each with its ``id`` and
-                ``newDocumentState``, where the client keeps them.
+            body: JSON: ``collection``, perhaps the ``checkpoint`` of the last pull, and ``rows`` of
+                ``newDocumentState`` and perhaps ``assumedMasterState``; ``id`` of the edit, its
+                ``time`` in milliseconds since 1970, and ``unanswered``, earlier pushes each with
+                its ``id`` and ``newDocumentState``, where the client keeps them.
             owner_id: who was authenticated.
+            device: what the client calls itself.
 
         Returns:
             JSON: ``conflicts``, whole documents, and what was ``refused``: of each the document's
@@ -147,26 +171,30 @@ class _Replication(Replication):
 
         Raises:
             InvalidDiffError: the request is malformed.
+            LogicalClockError: the device starts over, by a pull, before it pushes.
+            DeviceRevokedError, TooManyDevicesError: the device may not sync.
             BusyError: another request of this owner took too long.
             What the Synchronizer raises.
         """
         request = members_around(body, "a push", ("rows",))
         model = text_of(request, "collection")
         rows = list(_rows(request.get("rows", "null")))
+        end = _end_of(_checkpoint(request.get("checkpoint", "null")))
         now_ms = self._mobync._now_ms()
         latest_ms = now_ms + self._mobync.max_clock_skew_ms
-        with self._documents.of(owner_id) as documents:
+        visit = self._visit(owner_id, device, model, end)
+        with self._documents.of(owner_id, 0, visit) as documents:
             clock = documents.clock
-            edits = [
-                _Edit(row, documents, owner_id, model, _time(row, now_ms, latest_ms)).diff()
-                for row in rows
-            ]
+            if visit is not None and end is not None:
+                _check_not_ahead(end.clock, clock)
+            scene = _Scene(documents, owner_id, model, visit)
+            edits = [_Edit(row, scene, _time(row, now_ms, latest_ms)).diff() for row in rows]
         diffs = [each for each in edits if each is not None]
         refused: list[Refusal] = []
         if diffs:
-            reply = self._merging.apply(clock, diffs, owner_id)
+            reply = self._merge(clock, diffs, owner_id, visit)
             clock, refused = reply["logical_clock"], reply["refused"]
-        with self._documents.of(owner_id, clock) as documents:
+        with self._documents.of(owner_id, clock, visit) as documents:
             now = documents.collection(model).documents
             conflicts = [_conflict(row, now.get(row.id)) for row in rows]
         texts = ",".join(each for each in conflicts if each is not None)
@@ -174,18 +202,38 @@ class _Replication(Replication):
         return f'{{"conflicts":[{texts}],"refused":{named}}}'.encode()
 
 
+def _check_not_ahead(checkpoint: int, clock: int) -> None:
+    if checkpoint > clock:
+        raise LogicalClockError(
+            f"the checkpoint {checkpoint} is ahead of the server, at {clock}: pull again",
+            ahead=True,
+        )
+
+
+class _Scene(NamedTuple):
+    """What the rows of a push are compared with.
+
+    Attributes:
+        documents: the owner's, as they are.
+        owner_id: who.
+        model: of the rows.
+        visit: of a device that names itself; None: it does not.
+    """
+
+    documents: OwnerDocuments
+    owner_id: str
+    model: str
+    visit: Visit | None
+
+
 class _Edit:
     """What a row makes of the owner's log."""
 
-    def __init__(
-        self, row: Row, documents: OwnerDocuments, owner_id: str, model: str, time_ms: int
-    ) -> None:
+    def __init__(self, row: Row, scene: _Scene, time_ms: int) -> None:
         self._row = row
-        self._documents = documents
-        self._owner_id = owner_id
-        self._model = model
+        self._documents, self._owner_id, self._model, self._visit = scene
         self._time_ms = time_ms
-        self._now = documents.collection(model).documents.get(row.id)
+        self._now = self._documents.collection(self._model).documents.get(row.id)
 
     def diff(self) -> DiffDict | None:
         """The diff of a device that is up to date; None if nothing is to be written."""
@@ -211,7 +259,8 @@ class _Edit:
         return self._made(made_id, "update", won) if won else None
 
     def _is_known(self, diff_id: str) -> bool:
-        return self._documents.has_diff(diff_id, self._now)
+        was_done = self._visit is not None and self._visit.has_done(diff_id)
+        return was_done or self._documents.has_diff(diff_id, self._now)
 
     def _id_by_content(self) -> str:
         """The id of an edit that came without one.
@@ -256,7 +305,10 @@ class _Edit:
         """Whether a document that is not there comes into being by this push."""
         now = self._now
         if now is None:
-            return True  # as the client has it, even if it knew of one: this server lost it
+            # As the client has it, even if it knew of one: this server lost it, unless what it
+            # knew was folded away.
+            may_be_dead = self._visit is not None and self._visit.may_be_dead
+            return assumed is None or not may_be_dead
         if assumed is not None:
             return False  # edited here and deleted elsewhere: the delete wins
         return knows_of_delete or self._time_ms > now.ended_ms
@@ -357,12 +409,29 @@ class _Checkpoint(NamedTuple):
         clock, id: of the last document.
         began: the log's clock at the first page.
         dead: whether the client is told of what was dead by then.
+        mark: of the page, if the client has a name.
     """
 
     clock: int
     id: str
     began: int
     dead: bool
+    mark: str | None = None
+
+    def to_text(self) -> str:
+        """JSON of it."""
+        more: dict[str, object] = {"dead": True} if self.dead else {}
+        if self.mark is not None:
+            more["mark"] = self.mark
+        said = {"clock": self.clock, "id": self.id, "began": self.began, **more}
+        return json.dumps(said, ensure_ascii=False)
+
+
+def _end_of(checkpoint: _Checkpoint | None) -> End | None:
+    """Where a client's last pull ended; None: it has pulled nothing."""
+    if checkpoint is None or (checkpoint.clock, checkpoint.began, checkpoint.mark) == (0, 0, None):
+        return None
+    return End(checkpoint.mark, checkpoint.clock)
 
 
 def _checkpoint(text: str) -> _Checkpoint | None:
@@ -377,7 +446,8 @@ def _checkpoint(text: str) -> _Checkpoint | None:
     dead = members.get("dead", "false")
     if dead not in ("true", "false"):
         raise PageError(f"dead of the checkpoint must be true or false, not {dead:.100}")
-    return _Checkpoint(clock, json.loads(id_), began, dead == "true")
+    mark = text_of(members, "mark") if "mark" in members else None
+    return _Checkpoint(clock, json.loads(id_), began, dead == "true", mark)
 
 
 def _rows(text: str) -> Iterator[Row]:

@@ -27,10 +27,12 @@ from ..errors import LogicalClockError
 from ..sync import Mobync
 from ..types import MAX_LOGICAL_CLOCK, Diff, DiffDict, OperationType
 from ._client import ReplicatingClient, Replication
+from ._devices import End, Visit
 from ._documents import Document, OwnerDocuments
 from ._texts import joined, json_of, same
 from ._watermelon_requests import OWN, Edit, Members, PullRequest, PushRequest
 
+ALL = ""  # what a phone pulls: all tables at once
 CREATE, UPDATE, DELETE = (each.name for each in OperationType)
 
 
@@ -85,19 +87,22 @@ class _Made(NamedTuple):
 
 
 class _Replication(Replication):
+    client = Watermelon.name
+
     def __init__(self, mobync: Mobync, settings: Watermelon) -> None:
         super().__init__(mobync)
         self._settings = settings
 
     # ---- pull --------------------------------------------------------------------------------
 
-    def pull(self, body: bytes, owner_id: str) -> bytes:
+    def pull(self, body: bytes, owner_id: str, device: str | None = None) -> bytes:
         """Answer a pull: what changed after ``lastPulledAt``.
 
         Args:
             body: JSON: ``lastPulledAt`` and ``migration`` as ``pullChanges`` gets them;
                 and ``columns`` by table, where the phone tells them.
             owner_id: who was authenticated.
+            device: what the phone calls itself.
 
         Returns:
             JSON: ``changes`` and ``timestamp``.  Records are whole, and all are ``updated``: this
@@ -106,18 +111,30 @@ class _Replication(Replication):
         Raises:
             InvalidDiffError: the request is malformed.
             LogicalClockError: ``lastPulledAt`` is ahead: the server has lost what the phone has.
+                Or the server cannot tell what it does not have: it starts over.
+            DeviceRevokedError, TooManyDevicesError: the device may not sync.
             What the Synchronizer raises.
         """
         asked = PullRequest.of(body)
-        # Says whether there is news, without a lock and without reading it; and refuses a clock
-        # that is ahead.
-        reply = self._mobync.apply(asked.clock, [], owner_id, limit=1)
+        at = None if asked.is_first else End(None, asked.clock)
+        visit = self._visit(owner_id, device, ALL, at, begins=asked.is_first)
         clock, tables = asked.clock, []
-        if reply["logical_clock"] > clock or reply["more"] or asked.migrated:
-            with self._documents.of(owner_id, clock) as documents:
+        if asked.migrated or self._may_have_news(asked, owner_id, visit):
+            with self._documents.of(owner_id, clock, visit) as documents:
+                _check_not_ahead(clock, documents)
                 clock = documents.clock
                 tables = list(self._tables(asked, documents))
+            if visit is not None:
+                visit.note_pull(End(None, clock), is_whole=True)
         return f'{{"changes":{{{",".join(tables)}}},"timestamp":{clock + 1}}}'.encode()
+
+    def _may_have_news(self, asked: PullRequest, owner_id: str, visit: Visit | None) -> bool:
+        """Whether there is news, perhaps, or something to note; without a lock, and without
+        reading it."""
+        if visit is not None:
+            return not visit.polls()
+        reply = self._mobync.apply(asked.clock, [], owner_id, limit=1)  # not if it is ahead
+        return reply["logical_clock"] > asked.clock or reply["more"]
 
     def _tables(self, asked: PullRequest, documents: OwnerDocuments) -> Iterator[str]:
         """The changes of each table."""
@@ -137,13 +154,14 @@ class _Replication(Replication):
 
     # ---- push --------------------------------------------------------------------------------
 
-    def push(self, body: bytes, owner_id: str) -> bytes:
+    def push(self, body: bytes, owner_id: str, device: str | None = None) -> bytes:
         """Answer a push: merge what a phone did.
 
         Args:
             body: JSON: ``changes`` and ``lastPulledAt`` as ``pushChanges`` gets them; or instead
                 of ``changes`` the ``edits`` of the npm package (see ``Edit``).
             owner_id: who was authenticated.
+            device: what the phone calls itself.
 
         Returns:
             JSON: ``experimentalRejectedIds``.
@@ -151,22 +169,22 @@ class _Replication(Replication):
         Raises:
             InvalidDiffError: the request is malformed.
             LogicalClockError: ``lastPulledAt`` is ahead: the server has lost what the phone has.
+                Or the phone starts over, by a pull, before it pushes.
+            DeviceRevokedError, TooManyDevicesError: the device may not sync.
             BusyError: another request of this owner took too long.
             What the Synchronizer raises.
         """
         asked = PushRequest.of(body, owner_id, self._settings.knows)
-        with self._documents.of(owner_id, asked.clock) as documents:
-            if asked.clock > documents.clock:
-                raise LogicalClockError(
-                    f"lastPulledAt {asked.clock + 1} is ahead of the server, "
-                    f"at {documents.clock + 1}: pull again",
-                    ahead=True,
-                )
+        at = End(None, asked.clock) if asked.has_pulled else None
+        visit = self._visit(owner_id, device, ALL, at)
+        with self._documents.of(owner_id, asked.clock, visit) as documents:
+            _check_not_ahead(asked.clock, documents)
             read, unread = _without_unreadable(asked.edits)
             edits = [self._with_changes(each, documents, owner_id) for each in read]
-            made = self._made(edits, documents)
-        refused = self._apply(made, owner_id)
-        self._restore([each for each in edits if each.diff_id not in refused], asked, owner_id)
+            made = self._made(edits, documents, visit)
+        refused = self._apply(made, owner_id, visit)
+        landed = [each for each in edits if each.diff_id not in refused]
+        self._restore(landed, asked, owner_id, visit)
         rejected: dict[str, list[str]] = {}
         for each in (*(each for each in edits if each.diff_id in refused), *unread):
             if each.id not in rejected.setdefault(each.table, []):
@@ -183,13 +201,17 @@ class _Replication(Replication):
             past = _document(edit, before)
         return edit._replace(members=_differing(edit.record or {}, past))
 
-    def _made(self, edits: Sequence[Edit], documents: OwnerDocuments) -> list[_Made]:
+    def _made(
+        self, edits: Sequence[Edit], documents: OwnerDocuments, visit: Visit | None
+    ) -> list[_Made]:
         """The diffs of edits, of those that change anything."""
         made: list[_Made] = []
         touched: set[tuple[str, str]] = set()
         for edit in edits:
             now = _document(edit, documents)
             is_known = documents.has_diff(edit.diff_id, now)
+            if not is_known and visit is not None and visit.has_done(edit.diff_id):
+                continue  # the log has dropped it since
             if is_known or edit.key in touched:
                 # The merge knows what a retry did, and what was before it in this push.
                 changed: tuple[str, Members] | None = (edit.kind, edit.members or {})
@@ -219,7 +241,7 @@ class _Replication(Replication):
         except (ValueError, OverflowError):
             return max(self._mobync._now_ms() - edit.age_ms, 0)
 
-    def _apply(self, made: Sequence[_Made], owner_id: str) -> set[str]:
+    def _apply(self, made: Sequence[_Made], owner_id: str, visit: Visit | None) -> set[str]:
         """Merge diffs, each as made by who had seen its clock; gives the ids of those refused."""
         refused: set[str] = set()
         landed: list[_Made] = []
@@ -233,15 +255,15 @@ class _Replication(Replication):
             touched = {each.edit.key for each in group}
             before = [each for each in landed if each.edit.key in touched]
             diffs = [each.diff for each in (*before, *group)]
-            reply = self._merging.apply(base, diffs, owner_id)
+            reply = self._merge(base, diffs, owner_id, visit)
             refused |= {each["id"] for each in reply["refused"]}
             if base != bases[-1]:
-                landed += self._landed(group, owner_id)
+                landed += self._landed(group, owner_id, visit)
         return refused
 
-    def _landed(self, group: Sequence[_Made], owner_id: str) -> list[_Made]:
+    def _landed(self, group: Sequence[_Made], owner_id: str, visit: Visit | None) -> list[_Made]:
         """Those of which something is in the log only now."""
-        with self._documents.of(owner_id) as documents:
+        with self._documents.of(owner_id, 0, visit) as documents:
             return [
                 each
                 for each in group
@@ -249,7 +271,9 @@ class _Replication(Replication):
                 and documents.has_diff(each.edit.diff_id, _document(each.edit, documents))
             ]
 
-    def _restore(self, edits: Sequence[Edit], asked: PushRequest, owner_id: str) -> None:
+    def _restore(
+        self, edits: Sequence[Edit], asked: PushRequest, owner_id: str, visit: Visit | None
+    ) -> None:
         """Write once more what retries lost to, for the next pull of this phone to take along."""
         retries = [each for each in edits if each.base < asked.clock]
         if not retries:
@@ -258,7 +282,7 @@ class _Replication(Replication):
         for each in edits:
             if each.base == asked.clock:
                 edited_since.setdefault(each.key, set()).update(each.members or {})
-        with self._documents.of(owner_id) as documents:
+        with self._documents.of(owner_id, 0, visit) as documents:
             clock = documents.clock
             diffs = [
                 diff
@@ -268,7 +292,7 @@ class _Replication(Replication):
         if not diffs:
             return
         # As old as they are, so that what is edited at this moment wins.
-        reply = self._merging.apply(clock, diffs, owner_id)
+        reply = self._merge(clock, diffs, owner_id, visit, are_edits=False)
         refused = {each["id"] for each in reply["refused"]}  # as edits of a phone; these are none
         operations = [
             (diff[Diff.TYPE], diff[Diff.MODEL], diff[Diff.JSON_DATA])
@@ -304,6 +328,15 @@ class _Replication(Replication):
         restoring = self._diff(edit, kind, members)
         restoring[Diff.ID], restoring[Diff.UTC_TIMESTAMP] = str(uuid.uuid4()), time_ms
         return restoring
+
+
+def _check_not_ahead(clock: int, documents: OwnerDocuments) -> None:
+    if clock > documents.clock:
+        raise LogicalClockError(
+            f"lastPulledAt {clock + 1} is ahead of the server, at {documents.clock + 1}: "
+            "pull again",
+            ahead=True,
+        )
 
 
 def _without_unreadable(edits: Sequence[Edit]) -> tuple[list[Edit], list[Edit]]:

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from .. import _core
 from .._plain import check_plain, refuse_awaitable
+from .._sync.known_devices import LONGEST_NAME, clock_of_listener, is_name
 from .._sync.owner_locks import OwnerLocks
 from .._waiting import Waiting
 from ..clients import CLIENTS, Client
@@ -32,6 +33,7 @@ from ..errors import (
     PageError,
     PartsMissingError,
     RequestTooLargeError,
+    TooManyDevicesError,
     UnauthorizedError,
     UnavailableError,
     UnknownDeviceError,
@@ -122,6 +124,15 @@ class Stream(Generic[Body]):
 
     headers: dict[str, str]
     body: Body
+
+
+@dataclass(frozen=True)
+class _Opener(Generic[Body]):
+    """How a stream is opened, and for which device."""
+
+    context: ReadingContext
+    opens: Callable[[Live], Callable[..., Body]]
+    device: str | None
 
 
 @dataclass(eq=False)
@@ -221,9 +232,9 @@ class Endpoint:
         self.live = live
         self._works = self._works_of([kind() for kind in CLIENTS] if clients is None else clients)
 
-    def _works_of(self, clients: Iterable[Client]) -> dict[str, Work]:
+    def _works_of(self, clients: Iterable[Client]) -> dict[str, Callable[..., bytes]]:
         """What answers each path."""
-        works: dict[str, Work] = {SYNC: self._sync}
+        works: dict[str, Callable[..., bytes]] = {SYNC: self._sync}
         for client in clients:
             if not isinstance(client, Client):
                 advice = ": make one" if isinstance(client, type) else ""
@@ -238,8 +249,11 @@ class Endpoint:
     def _sync(self, body: bytes, owner_id: str) -> bytes:
         return self.mobync.apply_json(body, owner_id)
 
-    def _work_of(self, client: Client, route: str) -> Work:
-        return lambda body, owner_id: client.answer(route, self.mobync, owner_id, body)
+    def _work_of(self, client: Client, route: str) -> Callable[..., bytes]:
+        def work(body: bytes, owner_id: str, device: str | None = None) -> bytes:
+            return client.answer(route, self.mobync, owner_id, body, device)
+
+        return work
 
     def refuse(self, headers: SentHeaders) -> Response | None:
         """Refuse a sync by what its headers say of its body; asks for no token.
@@ -260,7 +274,11 @@ class Endpoint:
         return None
 
     def admit(
-        self, headers: SentHeaders, path: str = SYNC, owner_id: str | None = None
+        self,
+        headers: SentHeaders,
+        path: str = SYNC,
+        owner_id: str | None = None,
+        device: str | None = None,
     ) -> Upload | Response:
         """Let a sync in by its headers, before its body is read; asks for the token in them.
 
@@ -268,6 +286,8 @@ class Endpoint:
             headers: the request's.
             path: one of ``ROUTES``.
             owner_id: who sends it, if that is known; ``authenticate`` is not asked then.
+            device: what the device of a client calls itself: the parameter ``device`` of the URL.
+                For ``/sync`` it does not count, since the body says it.
 
         Returns:
             What takes in the body; or the response that refuses, 404 if the path is that of a
@@ -280,7 +300,7 @@ class Endpoint:
         number = _request_id(seen)
         try:
             with _known_as(number):
-                work = self._work(path)
+                work = self._work(path, device)
                 token = bearer_token(seen)
                 is_known = owner_id is not None or token is not None
                 self._check(seen, self._max_bytes(is_known))
@@ -290,19 +310,22 @@ class Endpoint:
             return self._refused(refusal, number)
         return Upload(self, work, seen, number, owner_id)
 
-    def _work(self, path: str) -> Work:
+    def _work(self, path: str, device: str | None) -> Work:
         work = self._works.get(path)
         if work is None:
             raise _Refusal(404, "no_client", f"this server does not serve {path}")
-        return work
+        return work if path == SYNC else partial(work, device=self._device(device))
 
-    def receive(self, headers: SentHeaders, read: Read, path: str = SYNC) -> Response:
+    def receive(
+        self, headers: SentHeaders, read: Read, path: str = SYNC, device: str | None = None
+    ) -> Response:
         """Answer ``POST /sync``, reading the body when its sender was let in.
 
         Args:
             headers: the request's.
             read: gives the next bytes of the body, so many at the most; none at its end.
             path: one of ``ROUTES``.
+            device: as of :meth:`admit`.
 
         Returns:
             The response; of a refused request, too.
@@ -311,13 +334,15 @@ class Endpoint:
             What ``read``, ``authenticate`` and the Synchronizer raise, but for MobyncErrors of
             the sync.
         """
-        upload = self.admit(headers, path)
+        upload = self.admit(headers, path, device=device)
         if isinstance(upload, Response):
             return upload
         with upload:
             return upload.read(read) or upload.answer()
 
-    def sync(self, headers: SentHeaders, body: bytes, path: str = SYNC) -> Response:
+    def sync(
+        self, headers: SentHeaders, body: bytes, path: str = SYNC, device: str | None = None
+    ) -> Response:
         """Answer ``POST /sync`` whose body was read already; :meth:`receive` asks first who it is.
 
         Blocks while it syncs: an event loop calls it in a thread.
@@ -326,6 +351,7 @@ class Endpoint:
             headers: the request's.
             body: as it was sent, in gzip if the headers say so.
             path: one of ``ROUTES``.
+            device: as of :meth:`admit`.
 
         Returns:
             The response; of a refused request, too.
@@ -333,7 +359,7 @@ class Endpoint:
         Raises:
             What ``authenticate`` and the Synchronizer raise, but for MobyncErrors of the sync.
         """
-        upload = self.admit(headers, path)
+        upload = self.admit(headers, path, device=device)
         if isinstance(upload, Response):
             return upload
         with upload:
@@ -344,6 +370,7 @@ class Endpoint:
         headers: SentHeaders,
         context: ReadingContext = nullcontext,
         owner_id: str | None = None,
+        device: str | None = None,
     ) -> Stream[AsyncIterator[bytes]] | Response:
         """Answer ``GET /sync/events`` in an event loop.
 
@@ -355,62 +382,72 @@ class Endpoint:
             context: entered around each read of the owner's clock; all but the first happen
                 later and in other threads.
             owner_id: who listens, if that is known; ``authenticate`` is not asked then.
+            device: what the device calls itself: the parameter ``device`` of the URL.  Its stream
+                ends when it is revoked.
 
         Returns:
-            The stream, or the response that refuses; 404 if there is no ``live``.
+            The stream, or the response that refuses; 404 if there is no ``live``, 403 if the
+            device was revoked.
 
         Raises:
             What ``authenticate`` and the Synchronizer raise.
         """
         run = self.waiting.run
-        return self._listen(headers, context, lambda live: partial(live.events, run=run), owner_id)
+        opener = _Opener(context, lambda live: partial(live.events, run=run), device)
+        return self._listen(headers, opener, owner_id)
 
     def blocking_events(
-        self, headers: SentHeaders, context: ReadingContext = nullcontext
-    ) -> Stream[Iterator[bytes]] | Response:
-        """Do what :meth:`events` does for WSGI: the thread that iterates the body waits."""
-        return self._listen(headers, context, lambda live: live.blocking_events)
-
-    def _listen(
         self,
         headers: SentHeaders,
-        context: ReadingContext,
-        opener: Callable[[Live], Callable[..., Body]],
-        owner_id: str | None = None,
+        context: ReadingContext = nullcontext,
+        device: str | None = None,
+    ) -> Stream[Iterator[bytes]] | Response:
+        """Do what :meth:`events` does for WSGI: the thread that iterates the body waits."""
+        return self._listen(headers, _Opener(context, lambda live: live.blocking_events, device))
+
+    def _listen(
+        self, headers: SentHeaders, opener: _Opener[Body], owner_id: str | None = None
     ) -> Stream[Body] | Response:
         seen = Headers(headers)
         number = _request_id(seen)
         try:
             with _known_as(number):
-                body = self._opened(seen, context, opener, owner_id)
+                body = self._opened(seen, opener, owner_id)
         except _Refusal as refusal:
             return self._refused(refusal, number)
         return Stream({**EVENT_HEADERS, "X-Request-ID": number}, body)
 
-    def _opened(
-        self,
-        headers: Headers,
-        context: ReadingContext,
-        opener: Callable[[Live], Callable[..., Body]],
-        known: str | None,
-    ) -> Body:
+    def _opened(self, headers: Headers, opener: _Opener[Body], known: str | None) -> Body:
         if self.live is None:
             raise _Refusal(404, "no_events", "this server sends no events: sync from time to time")
+        device = self._device(opener.device)
         owner_id = known or self._owner(bearer_token(headers), headers)
 
         def clock_now() -> int:
-            around = context()
+            around = opener.context()
             refuse_awaitable("context", around)
             with around:
-                return self.mobync.logical_clock(owner_id)
+                if device is None:
+                    return self.mobync.logical_clock(owner_id)
+                return clock_of_listener(self.mobync, owner_id, device)
 
+        seen = headers.get("last-event-id")
         try:
             # Read now, while what the Synchronizer raises can still become a status.
-            return opener(self.live)(
-                owner_id, clock_now, headers.get("last-event-id"), read_first=True
-            )
-        except BusyError as error:
+            stream = opener.opens(self.live)
+            return stream(owner_id, clock_now, seen, read_first=True, device=device)
+        except MobyncError as error:
             raise _refusal(error).of(owner_id) from error
+
+    def _device(self, said: str | None) -> str | None:
+        """The name that a device has in its URL, unless it is none."""
+        if said is None and not self.mobync.anonymous_devices:
+            message = "device is missing in the URL: this server takes named devices only"
+            raise _Refusal(400, "invalid_request", message)
+        if said is not None and not is_name(said):
+            message = f"device must be a text of 1 to {LONGEST_NAME} characters"
+            raise _Refusal(400, "invalid_request", message)
+        return said
 
     def _max_bytes(self, is_known: bool) -> int:
         return self.max_body_bytes if is_known else self.max_unauthenticated_body_bytes
@@ -679,7 +716,8 @@ def _refusal(error: MobyncError) -> _Refusal:
         return _busy(error)
     if isinstance(error, LogicalClockError):
         if error.ahead:
-            return _Refusal(409, "clock_ahead", str(error), {"pull_anew": True})
+            told = {"pull_anew": True, **({"behind": True} if error.behind else {})}
+            return _Refusal(409, "clock_ahead", str(error), told)
         return _Refusal(400, "invalid_clock", str(error))
     if isinstance(error, UnauthorizedError):
         return _Refusal(403, "unauthorized", str(error), _place(error))
@@ -699,6 +737,7 @@ _OTHER_REFUSALS = (
     (PartsMissingError, (409, "parts_missing")),
     (RequestTooLargeError, (413, "request_too_large")),
     (NoPartsError, (400, "no_parts")),
+    (TooManyDevicesError, (403, "too_many_devices")),
 )
 
 

@@ -123,8 +123,8 @@ class Answers:
 
     async def sync(self, request: Request, path: str, owner_id: str | None = None) -> Response:
         """Answer a POST; asks who sends it, unless that is known."""
-        admit = self._endpoint.admit
-        upload = await self._run(self._asking, admit, request.headers, path, owner_id)
+        asked = request.headers, path, owner_id, request.query_params.get("device")
+        upload = await self._run(self._asking, self._endpoint.admit, *asked)
         if isinstance(upload, http.Response):
             return _response(upload)
         with upload:
@@ -143,7 +143,8 @@ class Answers:
     async def stream(self, request: Request, owner_id: str | None) -> Response:
         """Answer a GET for events; asks who listens, unless that is known."""
         events = self._endpoint.events
-        stream = await self._run(self._opening, events, request.headers, nullcontext, owner_id)
+        asked = request.headers, nullcontext, owner_id, request.query_params.get("device")
+        stream = await self._run(self._opening, events, *asked)
         if isinstance(stream, http.Response):
             return _response(stream)
         if request.method == "HEAD":

@@ -58,7 +58,7 @@ _OPTIONAL = {
 def sync(request: HttpRequest, path: str = "/sync") -> HttpResponse:
     """Answer ``POST /sync``, or another path of ``mobync.http.ROUTES``."""
     endpoint = endpoint_of_settings()
-    upload = endpoint.admit(request.headers, path)
+    upload = endpoint.admit(request.headers, path, device=request.GET.get("device"))
     if isinstance(upload, http.Response):
         return _response(upload)
     with upload:
@@ -77,7 +77,7 @@ def events(request: HttpRequest) -> HttpResponseBase:
     endpoint = endpoint_of_settings()
     # Each kind of server would collect the other's iterator to its end, which never comes.
     listen = endpoint.events if isinstance(request, ASGIRequest) else endpoint.blocking_events
-    stream = listen(request.headers)
+    stream = listen(request.headers, device=request.GET.get("device"))
     if isinstance(stream, http.Response):
         return _response(stream)
     return StreamingHttpResponse(stream.body, headers=stream.headers)

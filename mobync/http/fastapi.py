@@ -94,7 +94,7 @@ class MobyncError(BaseModel):
 _STATUSES = {
     400: "The body is malformed, or a diff in it.",
     401: "Nobody is signed in.",
-    403: "A rule of the app refused a diff.",
+    403: "A rule of the app refused a diff, or the device may not sync.",
     409: "The device cannot continue from its clock.",
     413: "The body is too long, or all parts of a request.",
     415: "The body is not JSON.",

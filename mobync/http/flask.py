@@ -78,7 +78,7 @@ class MobyncSync:
 def _sync(path: str) -> Response:
     endpoint = _endpoint()
     request.max_content_length = endpoint.max_body_bytes + 1  # werkzeug reads no more than that
-    upload = endpoint.admit(request.headers, path)
+    upload = endpoint.admit(request.headers, path, device=request.args.get("device"))
     if isinstance(upload, http.Response):
         return _response(upload)
     with upload:
@@ -92,7 +92,8 @@ def _sync(path: str) -> Response:
 
 
 def _events() -> Response:
-    stream = _endpoint().blocking_events(request.headers, current_app.app_context)
+    device = request.args.get("device")
+    stream = _endpoint().blocking_events(request.headers, current_app.app_context, device)
     if isinstance(stream, http.Response):
         return _response(stream)
     return Response(stream.body, 200, stream.headers)

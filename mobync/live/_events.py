@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
+from ..errors import DeviceRevokedError
 from ._hub import NO_CLOCK, Place
 
 logger = logging.getLogger("mobync.live")
@@ -81,6 +82,8 @@ def _steps(place: Place, last_event_id: str | None, course: Course) -> _Steps:
             except Exception as error:
                 if recheck_at == math.inf:  # it never was read: that is the caller's to know
                     raise
+                if isinstance(error, DeviceRevokedError):
+                    return
                 course.failed(error)
                 recheck_at = time.monotonic() + min(course.recheck_s, course.heartbeat_s)
             else:

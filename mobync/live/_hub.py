@@ -105,12 +105,21 @@ class Hub:
         self._lock = threading.RLock()
         self._listeners = _Listeners()
         self._topics: dict[str, _Listeners] = {}
+        self._devices: dict[str, _Listeners] = {}  # by topics of their own
 
     def __len__(self) -> int:
         return len(self._listeners)
 
-    def join(self, topic: str, number: int, listener: Listener, most: int, most_each: int) -> None:
-        """Add a listener under a number of its own.
+    def join(
+        self,
+        topic: str,
+        number: int,
+        listener: Listener,
+        most: int,
+        most_each: int,
+        device_topic: str | None = None,
+    ) -> None:
+        """Add a listener under a number of its own; of a device with a name, to its topic too.
 
         Raises:
             BusyError: there are ``most`` already.
@@ -121,17 +130,19 @@ class Hub:
                 raise TooManyListenersError(f"{most_each} devices of this owner listen already")
             if len(self._listeners) >= most:
                 raise BusyError(f"{most} devices are listening already, which is the limit")
-            for listeners in (self._listeners, self._topics.setdefault(topic, _Listeners())):
+            joined = [self._listeners, self._topics.setdefault(topic, _Listeners())]
+            if device_topic is not None:
+                joined.append(self._devices.setdefault(device_topic, _Listeners()))
+            for listeners in joined:
                 # In C, so that a signal handler that raises does not come between.
                 listeners[number] = weakref.ref(listener, partial(listeners.pop, number))
 
-    def leave(self, topic: str, number: int) -> None:
+    def leave(self, topic: str, number: int, device_topic: str | None = None) -> None:
         with self._lock:
             self._listeners.pop(number, None)
-            listeners = self._topics.get(topic, _Listeners())
-            listeners.pop(number, None)
-            if not listeners:
-                self._topics.pop(topic, None)
+            _leave(self._topics, topic, number)
+            if device_topic is not None:
+                _leave(self._devices, device_topic, number)
 
     def tell(self, topic: str, clock: int) -> None:
         for listener in _alive(self._topics.get(topic, _Listeners())):
@@ -141,6 +152,12 @@ class Hub:
         """Pass on what somebody else said, who may be mistaken or lie."""
         for listener in _alive(self._topics.get(topic, _Listeners())):
             listener.hint(clock)
+        self.doubt_device(topic)
+
+    def doubt_device(self, device_topic: str) -> None:
+        """Have a device's listeners read the clock again, which says whether it was revoked."""
+        for listener in _alive(self._devices.get(device_topic, _Listeners())):
+            listener.doubt()
 
     def doubt(self) -> None:
         """Have every listener read the clock again: announcements may have been missed."""
@@ -150,6 +167,13 @@ class Hub:
     def end(self) -> None:
         for listener in _alive(self._listeners):
             listener.end()
+
+
+def _leave(topics: dict[str, _Listeners], topic: str, number: int) -> None:
+    listeners = topics.get(topic, _Listeners())
+    listeners.pop(number, None)
+    if not listeners:
+        topics.pop(topic, None)
 
 
 def _alive(listeners: _Listeners) -> list[Listener]:
@@ -165,6 +189,7 @@ class Place:
         topic: what it listens to.
         most: see :meth:`Hub.join`.
         most_each: see :meth:`Hub.join`.
+        device_topic: see :meth:`Hub.join`.
 
     Attributes:
         listener: who has the place.
@@ -174,13 +199,20 @@ class Place:
         BusyError, TooManyListenersError: see :meth:`Hub.join`.
     """
 
-    def __init__(self, hub: Hub, topic: str, most: int, most_each: int) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        topic: str,
+        most: int,
+        most_each: int,
+        device_topic: str | None = None,
+    ) -> None:
         self.listener = Listener()
         self.clock: int | None = None
         number = next(_numbers)
-        self.leave = weakref.finalize(self, hub.leave, topic, number)
+        self.leave = weakref.finalize(self, hub.leave, topic, number, device_topic)
         self.leave.atexit = False
-        hub.join(topic, number, self.listener, most, most_each)
+        hub.join(topic, number, self.listener, most, most_each, device_topic)
 
     def read(self, clock_now: Callable[[], int]) -> None:
         """Read the clock now; what makes it doubtful from here on has it read again.

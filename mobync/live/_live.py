@@ -77,10 +77,15 @@ class Live(abc.ABC):
         """Tell an owner's devices of a sync; for :meth:`mobync.Mobync.listen`.
 
         Never waits for a device or a broker.  A sync that left the log as it was is passed over.
+        The streams of devices that were revoked end.
 
         Args:
             report: what was committed.
         """
+        for device in report.revoked:
+            topic = _topic(report.owner_id, device)
+            self._hub.doubt_device(topic)
+            self._spread(topic, report.logical_clock)
         if report.accepted > 0:
             topic = _topic(report.owner_id)
             self._hub.tell(topic, report.logical_clock)
@@ -94,6 +99,7 @@ class Live(abc.ABC):
         *,
         read_first: bool = False,
         run: Run = asyncio.to_thread,
+        device: str | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """The body of the response to a device that listens, for asyncio.
 
@@ -109,6 +115,8 @@ class Live(abc.ABC):
             read_first: read the clock before this returns, and so before the response begins.
                 That waits for the database: an event loop makes the call in a thread.
             run: calls ``clock_now`` later, and is awaited; as it is, in a worker thread.
+            device: what the device calls itself.  When it is revoked, ``clock_now`` is called at
+                once, and ends the stream by raising DeviceRevokedError.
 
         Returns:
             An iterator of Server-Sent Events in bytes: ``event: clock`` with the logical clock
@@ -122,7 +130,7 @@ class Live(abc.ABC):
             What ``clock_now`` raises, with ``read_first``.
         """
         clock_now = _checked(clock_now)
-        place = self._join(owner_id, clock_now, read_first)
+        place = self._join(owner_id, clock_now, read_first, device)
         return async_events(place, clock_now, last_event_id, self._course, run)
 
     def blocking_events(
@@ -132,13 +140,14 @@ class Live(abc.ABC):
         last_event_id: str | None = None,
         *,
         read_first: bool = False,
+        device: str | None = None,
     ) -> Generator[bytes, None, None]:
         """The same as :meth:`events` for WSGI: it waits in the thread that iterates.
 
         Leave it with ``close``, as WSGI servers do.
         """
         clock_now = _checked(clock_now)
-        place = self._join(owner_id, clock_now, read_first)
+        place = self._join(owner_id, clock_now, read_first, device)
         return blocking_events(place, clock_now, last_event_id, self._course)
 
     def hang_up(self) -> None:
@@ -169,9 +178,17 @@ class Live(abc.ABC):
     def _spread(self, topic: str, clock: int) -> None:
         """Tell other processes; without waiting."""
 
-    def _join(self, owner_id: str, clock_now: Callable[[], int], read_first: bool) -> Place:
+    def _join(
+        self,
+        owner_id: str,
+        clock_now: Callable[[], int],
+        read_first: bool,
+        device: str | None,
+    ) -> Place:
         most = _half_of_open_files() if self._max_listeners is None else self._max_listeners
-        place = Place(self._hub, _topic(owner_id), most, self._max_listeners_per_owner)
+        most_each = self._max_listeners_per_owner
+        of_device = None if device is None else _topic(owner_id, device)
+        place = Place(self._hub, _topic(owner_id), most, most_each, of_device)
         if self._hung_up:
             place.listener.end()
         else:
@@ -236,6 +253,7 @@ def _half_of_open_files() -> int:
     return sys.maxsize if allowed == resource.RLIM_INFINITY else max(1, allowed // 2)
 
 
-def _topic(owner_id: str) -> str:
+def _topic(*names: str) -> str:
+    """The topic of an owner, or of an owner's device."""
     # Owner ids have any length and are nobody's business who may look at the broker.
-    return hashlib.blake2b(owner_id.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b("\0".join(names).encode(), digest_size=16).hexdigest()

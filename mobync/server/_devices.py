@@ -11,15 +11,26 @@ from rich import box
 from rich.table import Table
 
 from .. import KnownDevice, Mobync, SameIdError
+from ._live import live_of
 from ._shared import check_owner, check_text, database_option, opened_database, owner_argument
 from ._terminal import print_table, printable
 from .lost import LostEdits
 from .pushes import Pushes
+from .settings import Settings
 
 _COLUMNS = ("device", "called", "first seen", "last seen", "clock", "behind", "")
 _LEAST_BEGINNING = 4  # characters of a device's name by which it is found
 
 device_argument = click.argument("device", callback=check_text)
+events_option = click.option(
+    "--events",
+    default="auto",
+    show_default=True,
+    metavar="auto|off|URL",
+    callback=check_text,
+    help="How the servers hear of it, so that the streams of events end at once: as `mobync serve` "
+    "was told by --events or --events-url.",
+)
 
 
 class _ListByDefault(click.Group):
@@ -83,14 +94,16 @@ def _time(milliseconds: int) -> str:
 
 @devices.command()
 @database_option
+@events_option
 @owner_argument
 @device_argument
-def revoke(database: str, owner: str, device: str) -> None:
+def revoke(database: str, events: str, owner: str, device: str) -> None:
     """Refuse DEVICE from now on: it drops the rows of OWNER when it next syncs.
 
-    Its token is good for another device still; a new secret ends all tokens.
+    Its token is good for another device still, or for one without a name; a new secret ends all
+    tokens.
     """
-    with _server(database) as mobync:
+    with _server(database) as mobync, _told(mobync, database, events):
         found = _find(mobync, owner, device)
         mobync.revoke_device(owner, found)
     click.echo(f"{printable(owner)}: {printable(found)} is refused from now on")
@@ -200,11 +213,31 @@ def move_owner(database: str, old: str, new: str, same: list[str]) -> None:
     )
 
 
+@contextmanager
+def _told(mobync: Mobync, database: str, events: str) -> Iterator[None]:
+    """Have servers hear of devices that are revoked, so that their streams end at once."""
+    settings = Settings(database, None, events=events)
+    if events.startswith("postgresql"):
+        settings = Settings(database, None, events_url=events)
+    try:
+        live = live_of(settings)
+    except (ImportError, ValueError) as error:
+        raise click.BadParameter(f"{events}: {error}", param_hint="--events") from error
+    if live is not None:
+        mobync.listen(live.announce)
+    try:
+        yield
+    finally:
+        if live is not None:
+            live.close()
+
+
 @click.command(short_help="Delete all data of an owner, and refuse the owner's devices.")
 @database_option
+@events_option
 @click.argument("owner", callback=check_owner)
 @click.option("--yes", is_flag=True, help="Do not ask first.")
-def erase(database: str, owner: str, yes: bool) -> None:
+def erase(database: str, events: str, owner: str, yes: bool) -> None:
     """Delete the documents and the log of OWNER, and what is kept of the devices.
 
     All of it or nothing.  Devices that name themselves are refused from now on, and drop their
@@ -214,7 +247,9 @@ def erase(database: str, owner: str, yes: bool) -> None:
     with opened_database(database) as opened:
         if not yes:
             click.confirm(f"Delete all data of {printable(owner)}?", abort=True, err=True)
-        receipt = Mobync(opened.store).erase(owner)
+        mobync = Mobync(opened.store)
+        with _told(mobync, database, events):
+            receipt = mobync.erase(owner)
         LostEdits(opened.engine, opened.store.metadata.tables["diffs"]).erase(owner)
         Pushes(opened.engine).erase(owner)
     now = dt.datetime.now(dt.timezone.utc)

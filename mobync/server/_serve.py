@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .._extras import install
 from ..sqlalchemy import DocumentSynchronizer
 from . import logs
 from ._access import access_options, check_access
+from ._live import live_of
 from ._shared import check_text, database_option, secret_file_of, secret_file_option
 from .database import database_url, make_tables, open_database, shown
 from .lost import LostEdits
@@ -251,9 +253,8 @@ def _check_live(settings: Settings) -> None:
     """Find out now whether live updates work, and not when a device listens."""
     # Of another program's environment; read when the counters are imported, in the next line.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-    from .app import live_of  # slow, and of no use to the other commands
-
     try:
+        import_module("mobync.server.app")  # slow, and of no use to the other commands
         live_of(settings)
     except ImportError as error:
         extra = _EXTRAS.get(error.name or "", "server")

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Engine, ExceptionContext
+from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.applications import Starlette
@@ -28,10 +28,11 @@ from starlette.types import ASGIApp
 
 from .. import Mobync, __version__
 from ..clients import RxDB, Watermelon
-from ..http import Authenticate, Endpoint, asgi
+from ..http import SYNC, Authenticate, Endpoint, asgi
 from ..http import Response as Answer
+from ..http._endpoint import Work
 from ..http._endpoint import _Refusal as Refusal
-from ..live import InProcessLive, Live, PostgreSQLLive, RedisLive
+from ..live import Live
 from ..sqlalchemy import DocumentSynchronizer
 from ..sqlalchemy._errors import LOST_PREPARED, OUTAGES, code_of, kind_of
 from . import inspector, logs
@@ -44,6 +45,7 @@ from ._connections import (
 from ._cors import across_origins
 from ._jwt import load_jwts
 from ._keys import KeysError
+from ._live import live_of
 from .database import PREPARE_THRESHOLD, DatabaseError, check_writes, database_url, new_engine
 from .lost import LostEdits
 from .metrics import CONTENT_TYPE, MeasuredMobync, Metrics
@@ -53,7 +55,6 @@ from .tokens import Tokens, load_tokens
 
 logger = logging.getLogger("mobync.server")
 
-RECHECK_S = 2.0  # how late a device learns of a sync at another worker, if nobody tells
 RETRY_AFTER_S = 1
 
 _PREPARE_NEVER = (
@@ -152,7 +153,7 @@ def _authenticate(settings: Settings, tokens: Tokens) -> Authenticate:
 
 
 class CountingEndpoint(Endpoint):
-    """An endpoint that counts what it refuses."""
+    """An endpoint that counts what it refuses, and what clients ask."""
 
     def __init__(
         self,
@@ -164,53 +165,21 @@ class CountingEndpoint(Endpoint):
         super().__init__(mobync, authenticate, **options)
         self._metrics = metrics
 
+    def _work(self, path: str, device: str | None) -> Work:
+        work = super()._work(path, device)
+        if path == SYNC:
+            return work
+
+        def counted(body: bytes, owner_id: str) -> bytes:
+            reply = work(body, owner_id)
+            self._metrics.count_client(path, device is not None)
+            return reply
+
+        return counted
+
     def _refused(self, refusal: Refusal, *of_request: Any) -> Answer:
         self._metrics.count_refusal(refusal.code)
         return super()._refused(refusal, *of_request)
-
-
-def live_of(settings: Settings) -> Live | None:
-    """What tells devices that a log has moved; None if nothing shall.
-
-    Raises:
-        ImportError: the broker's client is not installed.
-        ValueError: the broker's URL cannot be used.
-    """
-    if settings.events_url is not None:
-        return PostgreSQLLive(_conninfo(database_url(settings.events_url)))
-    url = database_url(settings.database)
-    if settings.events == "off":
-        return None
-    if settings.events != "auto":
-        return RedisLive(settings.events)
-    if url.get_backend_name() == "postgresql":
-        return PostgreSQLLive(_conninfo(url))
-    if settings.workers == 1:
-        return InProcessLive()
-    return InProcessLive(recheck_s=RECHECK_S)
-
-
-def _conninfo(url: URL) -> str:
-    """The connection string of libpq that means what SQLAlchemy makes of a URL.
-
-    As a URL it would not: SQLAlchemy leaves spaces as they are, and has its own way to name
-    several hosts.
-
-    Raises:
-        ImportError: psycopg is not installed.
-        ValueError: the URL has options of SQLAlchemy's driver that libpq does not have.
-    """
-    import psycopg
-    from psycopg.conninfo import make_conninfo
-
-    dialect = url.set(drivername="postgresql+psycopg").get_dialect()()
-    _, parameters = dialect.create_connect_args(url)
-    for of_the_driver in ("context", PREPARE_THRESHOLD):
-        parameters.pop(of_the_driver, None)
-    try:
-        return make_conninfo("", **parameters)
-    except psycopg.ProgrammingError:  # its message may hold the password
-        raise ValueError("the URL of the database has an option that LISTEN cannot have") from None
 
 
 def _stop_when_told(live: Live | None, within_s: float) -> None:

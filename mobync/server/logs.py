@@ -37,7 +37,11 @@ def configure(form: str, stream: TextIO | None = None) -> None:
 
 
 def log_sync(report: SyncReport) -> None:
-    """Log what a sync did; a listener for ``Mobync.listen``."""
+    """Log what a sync did, or who was revoked; a listener for ``Mobync.listen``."""
+    if report.revoked:
+        fields = {"owner": report.owner_id, "devices": len(report.revoked)}
+        logger.info("revoked", extra={"fields": fields})
+        return
     logger.info(
         "sync",
         extra={
@@ -50,6 +54,7 @@ def log_sync(report: SyncReport) -> None:
                 "conflicts": report.conflicts,
                 **({} if report.device is None else {"device": report.device}),
                 **({"reset": True} if report.reset else {}),
+                **({"retry": True} if report.retry else {}),
             }
         },
     )

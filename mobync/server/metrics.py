@@ -44,6 +44,17 @@ class Metrics:
         )
         self._named = self._counter("mobync_named_syncs", "Syncs of devices that name themselves")
         self._resets = self._counter("mobync_resets", "Devices that were told to start over")
+        self._retries = self._counter(
+            "mobync_retries", "Requests of named devices that had been done already"
+        )
+        self._revoked = self._counter("mobync_devices_revoked", "Devices that were revoked")
+        self._client_requests = self._counter(
+            "mobync_client_requests",
+            "Requests in the protocols of clients that were answered",
+            "client",
+            "route",
+            "device",
+        )
         self._refusals = self._counter("mobync_refusals", "Requests that were refused", "code")
         self._database_errors = self._counter(
             "mobync_database_errors", "Errors of the database, retried ones included", "kind"
@@ -59,7 +70,10 @@ class Metrics:
         return Counter(name, help_, labels, registry=self._registry)
 
     def count_sync(self, report: SyncReport) -> None:
-        """Count a sync; a listener for ``Mobync.listen``."""
+        """Count a sync, or devices that were revoked; a listener for ``Mobync.listen``."""
+        self._revoked.inc(len(report.revoked))
+        if report.revoked:
+            return
         self._syncs.inc()
         self._received.inc(report.pushed)
         self._accepted.inc(report.accepted)
@@ -67,6 +81,12 @@ class Metrics:
         self._conflicts.inc(report.conflicts)
         self._named.inc(report.device is not None)
         self._resets.inc(report.reset)
+        self._retries.inc(report.retry)
+
+    def count_client(self, path: str, is_named: bool) -> None:
+        """Count a request to a route of ``mobync.http.ROUTES`` that is one of a client."""
+        _, _, client, route = path.split("/")
+        self._client_requests.labels(client, route, "named" if is_named else "anonymous").inc()
 
     def count_refusal(self, code: str) -> None:
         """Count a request that was refused, by the ``code`` of its response's body."""

@@ -17,6 +17,7 @@ export class Device {
         this.storage = storage;
         this.errors = [];
         this.refused = [];
+        this.revoked = [];
     }
 
     /** Open the database and its collection, without a server. */
@@ -43,6 +44,7 @@ export class Device {
                 return isRefused ? options.newToken : options.token;
             },
             onRefused: (refused) => this.refused.push(...refused),
+            onRevoked: (error) => this.revoked.push(error.code),
             signal: (this.abort = new AbortController()).signal,
         });
         this.replication = replication;
@@ -103,7 +105,8 @@ export class Device {
     }
 
     async told() {
-        return { errors: this.errors, refused: this.refused, asked: this.asked };
+        const { errors, refused, asked, revoked } = this;
+        return { errors, refused, asked, revoked, closed: this.tasks.closed };
     }
 
     async stop() {

@@ -129,6 +129,10 @@ export class Phone {
         );
     }
 
+    name() {
+        return this.database.localStorage.get('mobync_device');
+    }
+
     unanswered() {
         return this.database.localStorage.get('mobync_unanswered');
     }

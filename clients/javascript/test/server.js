@@ -8,17 +8,24 @@ import { fileURLToPath } from 'node:url';
 const SERVER = fileURLToPath(new URL('../../../tests/javascript_server.py', import.meta.url));
 
 export class Server {
-    static async start() {
+    static async start(database = 'sqlite') {
         const python = process.env.PYTHON ?? 'python3';
         const server = new Server();
-        server.process = spawn(python, [SERVER], { stdio: ['pipe', 'pipe', 'inherit'] });
+        server.process = spawn(python, [SERVER, database], { stdio: ['pipe', 'pipe', 'inherit'] });
         const lines = createInterface(server.process.stdout);
-        server.port = await new Promise((resolve, reject) => {
-            lines.once('line', (line) => resolve(Number(line)));
-            server.process.once('exit', (code) => reject(new Error(`the server ended: ${code}`)));
-        });
+        server.next = () =>
+            new Promise((resolve, reject) => {
+                const ended = (code) => reject(new Error(`the server ended: ${code}`));
+                server.process.once('exit', ended);
+                lines.once('line', (line) => {
+                    server.process.off('exit', ended);
+                    resolve(JSON.parse(line));
+                });
+            });
+        server.port = await server.next();
         server.rules = []; // functions of a path, that say what becomes of a request
         server.asked = []; // the paths of all requests
+        server.devices = new Set(); // that asked; null: without a name
         server.proxy = createServer((from, to) => server.pass(from, to));
         await new Promise((resolve) => server.proxy.listen(0, '127.0.0.1', resolve));
         server.url = `http://127.0.0.1:${server.proxy.address().port}/sync`;
@@ -32,14 +39,23 @@ export class Server {
         await new Promise((resolve) => this.process.once('exit', resolve));
     }
 
+    /** Have the server itself do something: a call of tests/javascript_server.py, one at a time. */
+    call(...call) {
+        const answer = this.next();
+        this.process.stdin.write(`${JSON.stringify(call)}\n`);
+        return answer;
+    }
+
     /** Have the next request to a path be answered by a cut: before it arrives, or after. */
     cutNext(path, when = 'after') {
         this.rules.push((asked) => (asked.endsWith(path) ? when : null));
     }
 
     pass(from, to) {
-        this.asked.push(from.url);
-        const rule = this.rules[0]?.(from.url);
+        const [path, query] = from.url.split('?');
+        this.asked.push(path);
+        this.devices.add(new URLSearchParams(query).get('device'));
+        const rule = this.rules[0]?.(path);
         if (rule) this.rules.shift();
         if (rule === 'before') return from.socket.destroy();
         if (typeof rule === 'number') {

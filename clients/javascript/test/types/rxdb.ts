@@ -38,6 +38,8 @@ export async function start(signal: AbortSignal, token: () => Promise<string>): 
         url: 'https://example.org/sync',
         token: ({ isRefused }) => (isRefused ? token() : 'kept'),
         model: 'tasks',
+        device: 'a browser of mine',
+        onRevoked: (error: MobyncError) => console.warn(error.code),
         batchSize: 500,
         live: true,
         waitForLeadership: false,

@@ -18,6 +18,7 @@ export async function once(database: Database): Promise<void> {
         conflictResolver: (table, local, remote, resolved) => ({ ...resolved, id: local['id'] }),
         log: {},
         tries: 3,
+        device: null,
         onRejected: (ids) => console.warn(ids['tasks']?.length),
         fetch: globalThis.fetch,
     });

@@ -1,0 +1,382 @@
+"""Named devices of clients: what is kept of them between their requests.
+
+A client's protocol has no numbers of requests and, but for RxDB's checkpoint, no place for a mark.
+What it says is where its last pull ended.  So these are kept of a device, in the row that a device
+of mobync's own protocol has:
+
+- of each collection that it pulls, the ends of pulls that it was given.  One that is not among
+  them is one of another server, which this one is a backup of, or of a device that was forgotten;
+  and one below the horizon cannot be gone on from.  Then the device starts over.
+- from where on it needs the log (its hold), as of any device that names itself.
+- of its last edits the ids, as short hashes, so that a retry is known whatever compaction has
+  dropped from the log.
+
+The merge of what it pushes, and the note that it was done, are one transaction: the edits go
+through ``apply`` under the device's name, and ``Turn`` stands for what ``devices.admit`` would say.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
+
+from .._sync.attempts import OwnerLog, in_transaction, plain_answer
+from .._sync.client_state import Pull
+from .._sync.devices import (
+    LETS_IN,
+    MARK_BYTES,
+    NEXT,
+    STARTS_OVER,
+    Asked,
+    Device,
+    check_may_be_nameless,
+    make_room,
+    moved_away,
+    read_states,
+    refusal,
+)
+from .._sync.known_devices import LONGEST_NAME, is_name
+from .._sync.owner_state import OWNER, OwnerState, first_state, is_stale, ms
+from ..errors import InvalidDiffError, LogicalClockError, UnknownDeviceError
+from ..sync import Mobync
+from ..synchronizer import Synchronizer
+from ..types import DiffDict, Reply
+
+MOST_GIVEN = 32  # ends of pulls of one collection; RxDB asks for pages before it has stored others
+MOST_PULLS = 200  # collections
+MOST_DONE = 1000  # edits
+DONE_BYTES = 6  # of the hash of an edit's id
+DONE_CHARACTERS = 8
+
+
+class End(NamedTuple):
+    """Where a pull ended.
+
+    Attributes:
+        mark: random; None in a protocol that has no place for it.
+        clock: up to which the device has everything.
+    """
+
+    mark: str | None
+    clock: int
+
+
+class Kept:
+    """What is kept of an owner and of one device, as it was read."""
+
+    def __init__(self, states: Mapping[str, str], name: str, client: str) -> None:
+        text = states.get(name)
+        self.has_owner = OWNER in states
+        self.owner = OwnerState.of_text(states[OWNER]) if self.has_owner else OwnerState()
+        self.is_new = text is None
+        self.device = Device(marks=[]) if text is None else Device.of_text(text)
+        if self.device.revoked:
+            raise refusal(name)
+        if self.device.left:
+            raise moved_away(name)
+        said = self.device.client or {"name": client, "pulls": {}, "done": ""}
+        if (not self.is_new and not self.device.client) or said["name"] != client:
+            raise UnknownDeviceError(f"device {name!r:.100} is one of another protocol")
+        self.client: str = said["name"]
+        self.pulls = {key: Pull.of(pull) for key, pull in said["pulls"].items()}
+        self.done: str = said["done"]
+
+    def note(self, server: Mobync, key: str, now_ms: int) -> str:
+        """Note that the device was seen; gives the text to keep."""
+        device = self.device
+        self.pulls[key].seen_ms = now_ms
+        fresh_ms = now_ms - ms(server.device_retention_s)
+        latest = sorted(self.pulls, key=lambda each: -self.pulls[each].seen_ms)[:MOST_PULLS]
+        self.pulls = {k: self.pulls[k] for k in latest if self.pulls[k].seen_ms >= fresh_ms}
+        device.seen_ms = now_ms
+        device.first_ms = device.first_ms or now_ms
+        device.hold = min(pull.hold for pull in self.pulls.values())
+        device.has_pulled = all(pull.is_whole for pull in self.pulls.values())
+        pulls = {name: asdict(pull) for name, pull in self.pulls.items()}
+        device.client = {"name": self.client, "pulls": pulls, "done": self.done}
+        return device.to_text()
+
+
+class Visit:
+    """A request of a device that names itself.
+
+    Args:
+        server: whose settings and store; it keeps devices.
+        owner_id: who was authenticated.
+        client: the protocol.
+        name: what the device calls itself.
+        key: what it pulls or pushes: a collection, or the empty text for all.
+        at: where its last pull ended, as it says; None: it does not say.
+        begins: whether it pulls from the beginning, wherever it was.
+
+    Attributes:
+        counts: whether the database keeps devices after all.  If it does not, the device is one
+            without a name.
+        may_be_dead: whether an object that the log does not have may have been deleted, and
+            folded away since the device knew it: it is taken for dead.
+
+    Raises:
+        InvalidDiffError: that is no name.
+    """
+
+    def __init__(
+        self,
+        server: Mobync,
+        owner_id: str,
+        client: str,
+        name: str,
+        key: str,
+        at: End | None = None,
+        *,
+        begins: bool = False,
+    ) -> None:
+        if not is_name(name):
+            raise InvalidDiffError(f"device must be a text of 1 to {LONGEST_NAME} characters")
+        self.counts = True
+        self.may_be_dead = False
+        self._server = server
+        self._owner_id = owner_id
+        self._client = client
+        self._name = name
+        self._key = key
+        self._at = at
+        self._kept: Kept | None = None
+        self._log_clock = 0
+        self._done: frozenset[str] = frozenset()
+        self._begins = begins
+
+    # ---- being let in ------------------------------------------------------------------------
+
+    def admit(self, store: Synchronizer, clock: int) -> bool:
+        """Let the device in, once; says whether its name counts.
+
+        Args:
+            store: to read with, perhaps outside of a transaction.
+            clock: how far the log goes.
+
+        Raises:
+            DeviceRevokedError: it was revoked.
+            OwnerMovedError: it is another owner's now.
+            UnknownDeviceError: its name is one of another protocol.
+            LogicalClockError: it starts over.
+        """
+        if self.counts and self._kept is None:
+            states = read_states(store, self._owner_id, OWNER, self._name)
+            if states is None:
+                check_may_be_nameless(self._server)
+                self.counts = False
+            else:
+                self._let_in(states, clock)
+        return self.counts
+
+    def polls(self) -> bool:
+        """Whether the device has everything, and nothing is to be noted; asks one number.
+
+        Raises:
+            As :meth:`admit`.
+        """
+        known = self._server.synchronizer._poll(self._owner_id, self._name)
+        if known is None or known[1] is None or self._at is None:
+            return False
+        clock = known[0] + 1
+        self._let_in(known[1], clock)
+        return self._at.clock == clock and not self._must_note(self._at)
+
+    def _let_in(self, states: Mapping[str, str], clock: int) -> None:
+        kept = Kept(states, self._name, self._client)
+        if not self._begins and self._is_behind(kept, clock):
+            self._start_over()
+        self.may_be_dead = kept.owner.horizon > 0
+        self._kept, self._log_clock = kept, clock
+        done = kept.done
+        pieces = range(0, len(done), DONE_CHARACTERS)
+        self._done = frozenset(done[begin : begin + DONE_CHARACTERS] for begin in pieces)
+
+    def _is_behind(self, kept: Kept, clock: int) -> bool:
+        """Whether the device must start over before it goes on."""
+        pull, said = kept.pulls.get(self._key), self._at
+        if said is None:
+            return pull is not None and pull.is_behind(pull.hold, kept.owner)
+        if said.clock > clock:
+            return False  # it is told that it is ahead
+        return pull is None or said not in pull.given or pull.is_behind(said.clock, kept.owner)
+
+    def _start_over(self) -> NoReturn:
+        raise LogicalClockError(
+            "this server cannot tell what the device has not seen: start over, by a pull from the "
+            "beginning",
+            ahead=True,
+            behind=True,
+        )
+
+    # ---- pulls -------------------------------------------------------------------------------
+
+    def end(self, clock: int, *, is_same: bool) -> End:
+        """The end of the pull that this request is.
+
+        Args:
+            clock: up to which it brings everything.
+            is_same: whether it ends where the one before did.
+        """
+        if is_same and self._at is not None:
+            return self._at
+        assert self._kept is not None
+        pull = self._kept.pulls.get(self._key)
+        before = [End(*each) for each in pull.given if each[1] == clock] if pull else []
+        return before[-1] if before else End(secrets.token_urlsafe(MARK_BYTES), clock)
+
+    def note_pull(self, end: End, *, is_whole: bool, tells_of_dead: bool = False) -> None:
+        """Keep where a pull ended, in a transaction; not if it brought nothing.
+
+        Args:
+            end: that is given.
+            is_whole: whether it is the end of the log.
+            tells_of_dead: whether a pull from the beginning tells of what is dead, too.
+
+        Raises:
+            DeviceRevokedError, LogicalClockError: as :meth:`admit`, meanwhile.
+            TooManyDevicesError: it is new, and its owner may have no more.
+        """
+        if not self.counts or (end == self._at and not self._must_note(end)):
+            return
+        noted = partial(self._noted, end=end, is_whole=is_whole, tells_of_dead=tells_of_dead)
+        in_transaction(self._server, self._owner_id, noted)
+
+    def _must_note(self, end: End) -> bool:
+        assert self._kept is not None
+        pull = self._kept.pulls.get(self._key)
+        retention_ms = ms(self._server.device_retention_s)
+        is_noted = pull is not None and pull.is_whole and pull.hold >= end.clock
+        return not is_noted or pull is None or is_stale(self._server, pull.seen_ms, retention_ms)
+
+    def _noted(self, log: OwnerLog, *, end: End, is_whole: bool, tells_of_dead: bool) -> None:
+        kept = self._read(log.store)
+        before = kept.pulls.get(self._key)
+        if self._at is not None:
+            if before is None:  # forgotten meanwhile
+                self._start_over()
+            before.hold = self._at.clock
+            before.is_whole = before.is_whole or is_whole
+            before.given = _latest(before.given, self._at, end)
+        else:
+            hold = end.clock
+            if (
+                before is not None
+                and tells_of_dead
+                and not before.is_behind(before.hold, kept.owner)
+            ):
+                hold = min(hold, before.hold)
+            assert self._kept is not None
+            # A client that has stored nothing of a pull begins again; an answer may be late.
+            given = before.given if before is not None else []
+            above = [each for each in given if each[1] >= kept.owner.horizon]
+            folds = self._kept.owner.folds
+            kept.pulls[self._key] = Pull(hold, _latest(above, end), is_whole, folds)
+        self._write(log.store, kept, log_is_empty=self._log_clock == 0)
+
+    # ---- pushes ------------------------------------------------------------------------------
+
+    def has_done(self, diff_id: str) -> bool:
+        """Whether an edit of this device was done, whatever the log has kept of it."""
+        return _hashed(diff_id) in self._done
+
+    def merge(
+        self,
+        merging: Mobync,
+        clock: int,
+        diffs: Sequence[DiffDict],
+        *,
+        are_edits: bool = True,
+    ) -> Reply:
+        """Merge what the device did, and note that it was done.
+
+        Args:
+            merging: what merges.
+            clock: up to which the device had seen the log.
+            diffs: its edits.
+            are_edits: whether they may come again.
+        """
+        turn = Turn(self, [each["id"] for each in diffs] if are_edits else [])
+        reset = LETS_IN.set(turn.admit)
+        try:
+            return merging.apply(clock, diffs, self._owner_id, device=self._name, request=1)
+        finally:
+            LETS_IN.reset(reset)
+
+    def _read(self, store: Synchronizer) -> Kept:
+        """Read what is kept, in a transaction; there is room for the device afterwards."""
+        states = read_states(store, self._owner_id, OWNER, self._name)
+        kept = Kept(states or {}, self._name, self._client)
+        if kept.is_new:
+            make_room(self._server, store, self._owner_id)
+        return kept
+
+    def _write(self, store: Synchronizer, kept: Kept, *, log_is_empty: bool) -> None:
+        now_ms = self._server._now_ms()
+        states: dict[str, str | None] = {self._name: kept.note(self._server, self._key, now_ms)}
+        if not kept.has_owner:
+            states[OWNER] = first_state(now_ms, log_is_empty=log_is_empty).to_text()
+        plain_answer("write_devices", store.write_devices(self._owner_id, states))
+
+
+class Turn:
+    """What ``devices.admit`` says of the edits of a device of a client: they are done now.
+
+    Args:
+        visit: the request.
+        ids: those of the edits, in the order of the diffs; none, if they are none that may come
+            again.
+
+    Attributes:
+        kind: one of the numbers of ``devices``.  Edits that were made below the horizon are merged
+            as those of a device that starts over; nobody is told to.
+        seen_clock: how far the device had seen the log when it made them.
+    """
+
+    kind = NEXT
+
+    def __init__(self, visit: Visit, ids: Sequence[str]) -> None:
+        self._visit = visit
+        self._ids = ids
+        self.seen_clock = 0
+        self._store: Synchronizer | None = None
+        self._kept: Kept | None = None
+
+    def admit(self, store: Synchronizer, asked: Asked) -> Turn:
+        """Begin an attempt, in a transaction."""
+        self._store, self.seen_clock = store, asked.clock
+        self._kept = kept = self._visit._read(store)
+        self.kind = STARTS_OVER if 0 < asked.clock < kept.owner.horizon else NEXT
+        return self
+
+    def keep(
+        self, clock: int, excluded: list[int], refused: list[dict[str, Any]] | None, highest: int
+    ) -> str:
+        """Note what was done; as of ``devices.Turn``, but the mark means nothing."""
+        kept, key = self._kept, self._visit._key
+        assert kept is not None
+        assert self._store is not None
+        left_out = set(excluded)
+        done = [_hashed(each) for n, each in enumerate(self._ids) if n not in left_out]
+        kept.done = (kept.done + "".join(done))[-MOST_DONE * DONE_CHARACTERS :]
+        if key not in kept.pulls:
+            kept.pulls[key] = Pull(self.seen_clock, folds=kept.owner.folds)
+        self._visit._write(self._store, kept, log_is_empty=highest < 0)
+        return self._visit._name
+
+
+def _latest(given: Sequence[tuple[str | None, int]], *used: End) -> list[tuple[str | None, int]]:
+    """Ends of pulls, those used last behind the others: a client may come again from one that it
+    has stored, however often it was told a later one."""
+    others = [each for each in given if each not in used]
+    return [*others, *used][-MOST_GIVEN:]
+
+
+def _hashed(diff_id: str) -> str:
+    digest = hashlib.blake2b(diff_id.encode("utf-8", "surrogatepass"), digest_size=DONE_BYTES)
+    return base64.urlsafe_b64encode(digest.digest()).decode()
