@@ -136,6 +136,26 @@ def test_a_device_that_ends_between_two_parts_goes_on(
     assert world.rows()[0] == {"id": "t0", "late": True}
 
 
+def test_a_device_that_ends_does_not_mix_parts_that_it_cuts_in_another_way(
+    world: World, tmp_path: Path
+) -> None:
+    """What the server said of the length of a body is forgotten: the parts are longer again."""
+
+    def limit(body: Body) -> Answer | None:
+        if body["part"] == 7:
+            lost()
+        return answer(413, code="too_large") if len(body["diffs"]) > 1 else None
+
+    scene = Scene(world, limit, path=tmp_path / "phone.db", patience_s=0)
+    with pytest.raises(OfflineError):
+        scene.phone.sync()
+    scene.phone.close()
+    again = Scene(world, path=tmp_path / "phone.db", edits=0)
+    assert again.phone.sync().sent == 10
+    assert again.parts == [4, 1, 2, 3, 4]
+    again.check()
+
+
 def test_parts_that_the_server_has_dropped_are_sent_again(world: World) -> None:
     def drop(body: Body) -> None:
         if body.get("part") == 4 and not dropped:

@@ -5,6 +5,7 @@ Each method is one local transaction.  docs/writing-a-client.md says why each ru
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,8 +60,15 @@ class Request:
 
     def body_of_part(self, number: int) -> dict[str, Any]:
         """The JSON of a part, but for the token."""
-        told = {"part": number, "upload": self.state.upload, "more_diffs": number < len(self.sizes)}
+        told = {"part": number, "upload": self.upload, "more_diffs": number < len(self.sizes)}
         return {**self.body(), "diffs": self.diffs[self.of_part(number)], **told}
+
+    @property
+    def upload(self) -> str:
+        """What all parts are called.  Where the edits are cut belongs to it: a device that was
+        killed may cut them in another way, and the server must not mix the two."""
+        cut = hashlib.blake2b(repr(self.sizes).encode(), digest_size=8).hexdigest()
+        return f"{self.state.upload}.{cut}"
 
     def body(self) -> dict[str, Any]:
         """The JSON that is posted, but for the token."""
