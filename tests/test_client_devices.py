@@ -202,6 +202,25 @@ def test_an_erased_owners_devices_are_refused(mobync: Timed, client: Any) -> Non
         phone.pull()
 
 
+def test_a_listener_may_sync_for_another_device_while_a_push_is_answered(mobync: Timed) -> None:
+    """Who is let in by a push is its own device, and no other."""
+    mobync.apply(0, [], "bob", device="revoked", request=1)
+    mobync.revoke_device("bob", "revoked")
+    refused: list[str] = []
+
+    def relay(report: SyncReport) -> None:
+        if report.owner_id == OWNER:
+            with pytest.raises(DeviceRevokedError) as caught:
+                mobync.apply(0, [diff("create", id="b1")], "bob", device="revoked", request=1)
+            refused.append(str(caught.value))
+
+    mobync.listen(relay)
+    Rx(mobync, "phone").push(task("t1"))
+    assert len(refused) == 1
+    assert mobync.logical_clock("bob") == 0
+    assert set(known(mobync)) == {"phone"}
+
+
 def test_a_name_is_of_one_protocol(mobync: Timed) -> None:
     Rx(mobync, "phone").pull()
     with pytest.raises(UnknownDeviceError):

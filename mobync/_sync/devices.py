@@ -193,11 +193,25 @@ class Device:
         return now_ms - self.seen_ms > self.retention_ms(server)
 
 
-LETS_IN: ContextVar[Callable[[Synchronizer, Asked], Any] | None] = ContextVar(
-    "mobync_lets_in", default=None
-)
-"""What lets a device in during a merge, in place of :func:`admit`, and gives its turn: the
-protocols of clients have no numbers of requests.  None: :func:`admit` does."""
+class LetIn(NamedTuple):
+    """What lets a device in during a merge, in place of :func:`admit`: the protocols of clients
+    have no numbers of requests.
+
+    Attributes:
+        merging: what merges.  For another one, owner or device, as of a sync that a listener or a
+            rule of the app begins meanwhile, this says nothing.
+        owner_id: whose device.
+        name: of the device.
+        admit: gives its turn.
+    """
+
+    merging: Mobync
+    owner_id: str
+    name: str
+    admit: Callable[[Synchronizer, Asked], Any]
+
+
+LETS_IN: ContextVar[LetIn | None] = ContextVar("mobync_lets_in", default=None)
 
 
 @dataclass
@@ -417,8 +431,8 @@ def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: 
     """
     asked = Asked(*said)
     let_in = LETS_IN.get()
-    if let_in is not None:
-        return let_in(store, asked)
+    if let_in is not None and let_in[:3] == (server, owner_id, name):
+        return let_in.admit(store, asked)
     kept = read_states(store, owner_id, OWNER, name)
     if kept is None:
         check_may_be_nameless(server)

@@ -34,6 +34,7 @@ from .._sync.devices import (
     STARTS_OVER,
     Asked,
     Device,
+    LetIn,
     check_may_be_nameless,
     make_room,
     moved_away,
@@ -302,7 +303,7 @@ class Visit:
             are_edits: whether they may come again.
         """
         turn = Turn(self, [each["id"] for each in diffs] if are_edits else [])
-        reset = LETS_IN.set(turn.admit)
+        reset = LETS_IN.set(LetIn(merging, self._owner_id, self._name, turn.admit))
         try:
             return merging.apply(clock, diffs, self._owner_id, device=self._name, request=1)
         finally:
