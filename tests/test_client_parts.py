@@ -128,8 +128,8 @@ def test_a_device_that_ends_between_two_parts_goes_on(
     there = part - 1 if when == "before" else part
     again = Scene(world, path=tmp_path / "phone.db", edits=0)
     again.phone.sync()
-    missing = list(range(there + 1, 4))
-    expected = [4, *missing, 4] if missing else [4]
+    missing = list(range(max(there, 1) + 1, 4))
+    expected = [1, 4, *missing, 4] if missing else [1, 4]
     assert again.parts == [*expected, None]  # and then the edit that waited
     assert len(world.log()) == 11
     assert world.rows() == again.phone.rows("tasks")
@@ -152,7 +152,7 @@ def test_a_device_that_ends_does_not_mix_parts_that_it_cuts_in_another_way(
     scene.phone.close()
     again = Scene(world, path=tmp_path / "phone.db", edits=0)
     assert again.phone.sync().sent == 10
-    assert again.parts == [4, 1, 2, 3, 4]
+    assert again.parts == [1, 4, 2, 3, 4]
     again.check()
 
 
@@ -216,6 +216,26 @@ def test_a_server_that_does_not_look_at_parts_gets_requests(
     assert world.rows() == scene.phone.rows("tasks")
     assert len(world.log()) == 10
     assert scene.phone.waiting == 0
+
+
+def test_a_server_that_does_not_look_at_parts_gets_edits_in_their_order_after_a_break(
+    world: World,
+) -> None:
+    def strip(body: Body) -> Answer | None:
+        if is_offline:
+            lost()
+        plain = {n: v for n, v in body.items() if n not in ("part", "more_diffs", "upload")}
+        return world.direct.post(json.dumps(plain).encode(), "token")
+
+    is_offline = True
+    scene = Scene(world, strip, edits=9, patience_s=0)
+    scene.phone.update("tasks", "t0", {"late": True})
+    with pytest.raises(OfflineError):
+        scene.phone.sync()
+    is_offline = False
+    assert scene.phone.sync().sent == 10
+    assert world.rows()[0] == {"id": "t0", "late": True}
+    assert world.rows() == scene.phone.rows("tasks")
 
 
 def test_a_request_that_is_too_large_in_all_becomes_smaller_ones(world: World) -> None:
@@ -323,7 +343,7 @@ def test_parts_that_went_after_a_day_are_sent_again(
     monkeypatch.setattr(Mobync, "_now_ms", lambda self: late_ms)
     world.mobync.compact("anna")
     scene.phone.sync()
-    assert scene.parts == [1, 2, 3, 4, 4, 1, 2, 3, 4]
+    assert scene.parts == [1, 2, 3, 4, 1, 4, 2, 3, 4]
     scene.check()
 
 

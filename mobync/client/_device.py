@@ -240,13 +240,16 @@ class Device:
     def _ask(self, request: Request) -> tuple[Request, Answer]:
         """Send a request, in parts if it has some; the answer, and the request that it is to.
 
-        Parts may be there from before the device was killed.  So the last one goes first then, and
-        the server says which are missing.
+        Parts may be there from before the device was killed.  So the server says which are missing,
+        as answer to the last one.  The first goes before it: a server that knows no parts takes
+        what comes for a whole request, and edits must not come before those that they build on.
         """
         last = len(request.sizes)
         if last == 1:
             return request, self._server.ask(request.body())
-        missing = list(range(1, last)) if request.is_new else []
+        missing = list(range(1, last)) if request.is_new else [1]
+        if request.cursor is not None:  # the server has them all
+            missing = []
         for _ in range(MOST_UPLOADS):
             for number in (*missing, last):
                 request = replace(request, asked=number)
