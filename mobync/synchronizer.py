@@ -330,6 +330,10 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         """
         raise NotImplementedError(f"{type(self).__name__} does not offer raise_clock")
 
+    def _generated_fields(self, where: str) -> Iterable[str]:
+        """The fields of a model that only the database writes."""
+        return ()
+
     def owned_rows(
         self, owner_id: str, where: str, after: str | None = None
     ) -> Iterable[Mapping[str, Any] | str]:

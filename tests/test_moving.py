@@ -16,7 +16,18 @@ import pytest
 from client_transports import Direct, Meddling, lost
 from databases import KINDS, Database, open_database
 from django_databases import django_database
-from sqlalchemy import Column, ForeignKeyConstraint, MetaData, String, Table, UniqueConstraint, text
+from invoices import SERVER_COLUMNS, create_invoice_triggers, invoice_table, made
+from sqlalchemy import (
+    Column,
+    Computed,
+    ForeignKeyConstraint,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Session
 from task_list import diff, task_table
 
@@ -39,6 +50,7 @@ from mobync.sqlalchemy import (
     create_tables,
     create_tables_async,
     create_triggers,
+    diffs_table,
 )
 
 # Django must know its settings first.
@@ -814,7 +826,7 @@ class OwnTransaction(DocumentSynchronizer):
 
 @pytest.mark.parametrize(
     ("store", "complaint"),
-    [(KeepsNone, "KeepsNone keeps no devices"), (HoldsOne, "HoldsOne does not offer moving")],
+    [(KeepsNone, "KeepsNone does not store devices"), (HoldsOne, "HoldsOne does not offer moving")],
 )
 def test_a_store_that_cannot_says_so(
     store: Callable[[], MemorySynchronizer], complaint: str
@@ -850,3 +862,57 @@ def test_those_who_listen_are_told(memory: Server) -> None:
     (report,) = told
     assert (report.owner_id, report.accepted) == ("anna", 1)
     assert report.logical_clock == memory.mobync.logical_clock("anna")
+
+
+def invoices_of(database: Database, **options: Any) -> Mobync:
+    metadata = MetaData()
+    diffs_table(metadata)
+    models = {"invoices": invoice_table(metadata)}
+    create_tables(database.engine, metadata)
+    with database.engine.begin() as connection:
+        create_invoice_triggers(connection, database.kind)
+    return Mobync(SQLAlchemySynchronizer(database.engine, models, **options))
+
+
+def test_what_a_trigger_changes_of_a_row_that_is_given(database: Database) -> None:
+    mobync = invoices_of(database, server_columns=SERVER_COLUMNS, read_back=["invoices"])
+    mobync.push("guest", [("create", "invoices", {"id": "i", "net": 100})])
+    mobync.move_owner("guest", "anna")
+    (row,) = rows(mobync, "anna", "invoices")
+    assert row == made("i", version=2)
+    assert mobync.reconcile("anna", dry_run=True).ok
+    assert mobync.reconcile("guest", dry_run=True).ok
+
+
+def computed_table(metadata: MetaData) -> Table:
+    """Settings, of which each owner has one with the same id."""
+    return Table(
+        "settings",
+        metadata,
+        Column("owner", String(40), primary_key=True),
+        Column("id", String(40), primary_key=True),
+        Column("net", Integer),
+        Column("version", Integer, server_default="1"),
+        Column("gross", Integer, Computed("net + 20", persisted=True)),
+    )
+
+
+def test_what_the_database_computes_of_objects_that_are_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = MetaData()
+    diffs_table(metadata)
+    models = {"settings": computed_table(metadata)}
+    create_tables(database.engine, metadata)
+    server_columns = {"settings": ["version"]}
+    mobync = Mobync(SQLAlchemySynchronizer(database.engine, models, server_columns=server_columns))
+    times_ms = iter((1_000, 2_000))
+    monkeypatch.setattr(mobync, "_now_ms", lambda: next(times_ms, 3_000))
+    mobync.push("anna", [("create", "settings", {"id": "one", "net": 1})])
+    mobync.push("guest", [("create", "settings", {"id": "one", "net": 5, "version": 3})])
+    moved = mobync.move_owner("guest", "anna", same=["settings"])
+    assert moved.same == 1
+    row = {"id": "one", "net": 5, "version": 3, "gross": 25}
+    assert rows(mobync, "anna", "settings") == [row]
+    assert mobync.reconcile("anna", dry_run=True).ok
+    assert mobync.reconcile("guest", dry_run=True).ok

@@ -62,15 +62,18 @@ class Filling:
     Args:
         log: of the owner whose transaction is open.
         written: the objects whose rows are to be read back.
+        giver: of the owner who has the rows before; None: the same.
     """
 
-    def __init__(self, log: OwnerLog, written: Mapping[Key, _Written]) -> None:
+    def __init__(
+        self, log: OwnerLog, written: Mapping[Key, _Written], giver: OwnerLog | None = None
+    ) -> None:
         self._log = log
         self._written = written
         updated = [key for key, each in written.items() if each.edits[0][0] == "update"]
         self._before = {
             key: dict(_core.members(json_text(row)))
-            for key, row in self._rows(updated).items()
+            for key, row in self._rows(updated, giver or log).items()
             if row is not UNREADABLE
         }
 
@@ -83,7 +86,7 @@ class Filling:
         Returns:
             The rows that were appended.
         """
-        rows = self._rows(self._written)
+        rows = self._rows(self._written, self._log)
         diffs: list[DiffDict] = []
         deletes: list[DiffDict] = []
         for key, written in self._written.items():
@@ -98,16 +101,16 @@ class Filling:
             plain_answer("append_log", store.append_log(self._log.model, log_rows))
         return log_rows
 
-    def _rows(self, keys: Iterable[Key]) -> dict[Key, Any]:
-        """The rows that there are of some objects."""
+    def _rows(self, keys: Iterable[Key], log: OwnerLog) -> dict[Key, Any]:
+        """The rows that there are of some objects of an owner."""
         by_model: dict[str, list[str]] = {}
         for model, id_ in keys:
             by_model.setdefault(model, []).append(id_)
-        read = find_rows if self._log.store._passes_over_unreadable else read_rows
+        read = find_rows if log.store._passes_over_unreadable else read_rows
         return {
             (model, id_): row
             for model, ids in by_model.items()
-            for id_, row in read(self._log, model, ids).items()
+            for id_, row in read(log, model, ids).items()
         }
 
     def _operations(self, key: Key, written: _Written, row: Any) -> Sequence[Operation]:
@@ -121,11 +124,11 @@ class Filling:
         if said is None:
             return creating(model, id_, row, is_updated=written.edits[-1][0] == "update")
         store = self._log.store
-        edits = plain_answer("edits_between", store.edits_between(model, _text(said), row))
+        edits = plain_answer("edits_between", store.edits_between(model, members_text(said), row))
         return [(kind, model, data) for kind, data in edits]
 
 
-def _text(members: Members) -> str:
+def members_text(members: Members) -> str:
     return "{" + ", ".join(f"{json.dumps(f)}: {value}" for f, value in members.items()) + "}"
 
 
@@ -158,6 +161,26 @@ def begin_filling(
     if not wanted:
         return None
     return Filling(OwnerLog(store, server.diffs_model_name, owner_id), wanted)
+
+
+def begin_giving(old: OwnerLog, new: OwnerLog, lives: Mapping[Key, int]) -> Filling | None:
+    """Note, before rows are given to another owner, what a trigger might change with that.
+
+    Args:
+        old: of the owner who has them.
+        new: of the owner who gets them.
+        lives: the objects, each with the time of its last edit.
+
+    Returns:
+        None: nothing.
+    """
+    models = new.store.filled_models or {}
+    given = {
+        key: _Written([("update", json_text({Diff.ID: key[1]}))], time_ms)
+        for key, time_ms in lives.items()
+        if key[0] in models and models[key[0]].on_each_write
+    }
+    return Filling(new, given, old) if given else None
 
 
 def _is_filled(model: FilledModel, written: _Written) -> bool:

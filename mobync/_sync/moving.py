@@ -32,6 +32,7 @@ from ..types import FIELD_TIMES, LOG_FIELDS, Diff, FilterType, MoveResult, ReadF
 from .attempts import RETRY_PAUSES_S, OwnerLog, pause_before_again, plain_answer
 from .backend_edits import json_text
 from .devices import Device
+from .filling import Filling, begin_filling, begin_giving, members_text
 from .known_devices import states_of
 from .logged_objects import LARGEST_PIECE_CLOCKS, PIECE_CLOCKS, Key
 from .owner_state import OWNER, OwnerState, first_state
@@ -131,6 +132,7 @@ class _Move:
         both = [key for key in lives if key in others]
         self._check_same(both, lives, others)
         merged = _merged([lives.pop(key) for key in both], [others[key] for key in both], taken)
+        merged = list(self._writable(merged))
         rows = sorted((row for life in lives.values() for row in life), key=_clock)
         base = max(heads)
         shift = base + 1 - (_clock(rows[0]) if rows else 0)
@@ -138,14 +140,16 @@ class _Move:
         end = max([base + 2, *(row[Diff.LOGICAL_CLOCK] + 1 for row in moved)])
         edits = [_moved(row, self._new, clock, set()) for clock, row in enumerate(merged, end)]
         end += len(edits)
+        fillings = self._begin_filling(edits, lives)
         counts = self._write_rows(both, edits, lives)
         self._write_logs(moved + edits)
+        begin, end = end, self._fill(fillings, end)
         devices = self._write_states(kept, there, heads, shift, end)
         result = MoveResult(
             self._old.owner_id,
             self._new.owner_id,
             counts,
-            len(moved) + len(edits),
+            len(moved) + len(edits) + end - begin,
             len(both),
             devices,
         )
@@ -206,6 +210,43 @@ class _Move:
             return ()
 
     # ---- writing -----------------------------------------------------------------------------
+
+    def _writable(self, edits: Iterable[LoggedRow]) -> Iterator[LoggedRow]:
+        """Updates without what only the database writes: it makes that of the rest."""
+        store = self._new.store
+        for row in edits:
+            model = row[Diff.MODEL]
+            is_filled = model in (store.filled_models or {})
+            made = set(store._generated_fields(model)) if is_filled else set()
+            members = dict(_core.members(row[Diff.JSON_DATA]))
+            kept = {name: text for name, text in members.items() if name not in made}
+            if len(kept) == len(members):
+                yield row
+            elif kept.keys() > {Diff.ID}:
+                yield {**row, Diff.JSON_DATA: members_text(kept)}
+
+    def _begin_filling(self, edits: Sequence[LoggedRow], lives: Lives) -> list[Filling]:
+        """Note what may have more than is written, of objects that are changed or given."""
+        if self._new.store.filled_models is None:
+            return []
+        server, store, owner_id = self._server, self._new.store, self._new.owner_id
+        names = Diff.TYPE, Diff.MODEL, Diff.JSON_DATA, Diff.UTC_TIMESTAMP
+        texts: Any = [tuple(row[name] for name in names) for row in edits]
+        owned = self._owned_models()
+        times = {
+            key: max(int(row[Diff.UTC_TIMESTAMP]) for row in life)
+            for key, life in lives.items()
+            if key[0] in owned
+        }
+        changed = begin_filling(server, store, owner_id, texts, is_push=True)
+        given = begin_giving(self._old, self._new, times)
+        return [filling for filling in (changed, given) if filling is not None]
+
+    def _fill(self, fillings: Sequence[Filling], clock: int) -> int:
+        """Append what rows have by now to the log; returns its next clock."""
+        for filling in fillings:
+            clock += len(filling.finish(clock))
+        return clock
 
     def _write_rows(
         self, both: Sequence[Key], edits: Sequence[LoggedRow], lives: Lives

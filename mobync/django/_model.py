@@ -74,6 +74,12 @@ class Model:
             _plain(self.owner), models.CharField | models.TextField
         )
 
+    @property
+    def generated_fields(self) -> frozenset[str]:
+        """The fields that only the database writes."""
+        found = self.fields.items()
+        return frozenset(f for f, known in found if getattr(known, "generated", False))
+
     # ---- rows that devices send ----------------------------------------------------------------
 
     def read_row(self, data_json: str) -> Row:

@@ -400,6 +400,9 @@ class DjangoSynchronizer(Synchronizer):
 
     # ---- two owners ------------------------------------------------------------------------------
 
+    def _generated_fields(self, where: str) -> frozenset[str]:
+        return self._model(where).generated_fields
+
     def moving(
         self, old_owner_id: str, new_owner_id: str
     ) -> AbstractContextManager[tuple[Self, Self]] | None:

@@ -95,6 +95,11 @@ class Model:
         """
         return located(lambda rows: self._new_rows(rows, owner, dialect), rows_json)
 
+    @property
+    def generated_fields(self) -> frozenset[str]:
+        """The fields that only the database writes."""
+        return frozenset(f for f, column in self.fields.items() if is_generated(column))
+
     def _new_rows(self, rows_json: Sequence[str], owner: Any, dialect: Dialect) -> list[Row]:
         rows = self._read_rows(rows_json, dialect)
         for key, field in self._required.items():
