@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import async_databases
 import databases
@@ -233,6 +233,67 @@ def test_what_a_savepoint_takes_back_is_in_no_log(app: App) -> None:
         ("anna", 2),
     ]
     app.is_in_order()
+
+
+class Undoing(SQLAlchemySynchronizer):
+    """Its rule deletes a row of the app's session, and takes that back."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, MODELS)
+        self.session = session
+
+    def validate_update(self, *args: Any, **diff: Any) -> bool:
+        session = self.session
+        with session.begin_nested() as savepoint:
+            session.delete(session.get_one(Task, "kept"))
+            session.flush()
+            savepoint.rollback()
+        return True
+
+
+def test_what_a_savepoint_takes_back_in_a_sync_is_in_no_log(app: App) -> None:
+    with app.sessions.begin() as session:
+        session.add_all([Task(id="t", whose="anna"), Task(id="kept", whose="anna")])
+    app.news()
+    with Session(app.database.engine) as session:
+        mobync = Mobync(Undoing(session))
+        track(session, mobync)
+        sent = diff("update", id="t", name="Milk")
+        mobync.apply(app.clocks["anna"], [sent], "anna")
+    assert app.news() == [("update", "tasks", {"id": "t", "name": "Milk"})]
+    app.is_in_order()
+
+
+class Counted(Base):
+    __tablename__ = "counted"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str | None] = mapped_column(String(40))
+    note: Mapped[str | None] = mapped_column(String(40))
+    state: Mapped[str] = mapped_column(String(40), default="new", onupdate="changed")
+    version: Mapped[int] = mapped_column()
+    __mapper_args__: ClassVar = {"version_id_col": version}
+
+
+def test_columns_that_change_with_those_that_are_set(database: Database) -> None:
+    create_tables(database.engine, Base.metadata)
+    hidden = {"counted": ["note"]}
+    store = SQLAlchemySynchronizer(database.engine, {"counted": Counted}, hidden_columns=hidden)
+    mobync = Mobync(store)
+    sessions = sessionmaker(database.engine)
+    track(sessions, mobync)
+    with sessions.begin() as session:
+        session.add(Counted(id="c", owner="anna"))
+    with sessions.begin() as session:
+        session.get_one(Counted, "c").name = "Milk"
+    (update,) = mobync.apply(1, [], "anna")["diffs"]
+    changed = {"id": "c", "name": "Milk", "state": "changed", "version": 2}
+    assert json.loads(update["json_data"]) == changed
+    with sessions.begin() as session:
+        session.get_one(Counted, "c").note = "no device sees it"
+    (update,) = mobync.apply(2, [], "anna")["diffs"]
+    assert json.loads(update["json_data"]) == {"id": "c", "state": "changed", "version": 3}
+    assert mobync.reconcile("anna", dry_run=True).ok
 
 
 def test_what_no_flush_sees_is_left_to_reconcile(app: App) -> None:

@@ -116,7 +116,7 @@ class Edit(NamedTuple):
         owner_id: whose row.
         model: of the row.
         id: of the row, as devices have it.
-        names: of an update the fields that were set.
+        names: of an update the fields that it changes.
     """
 
     kind: str
@@ -132,14 +132,15 @@ class _Tracked:
 
     Attributes:
         before: of rows whose owner or id is changed by the flush that runs, what it was.
-        deferred: edits of the session in which a sync runs.
-        reports: what is to be told when it commits, each with the savepoint in which it was done.
+        deferred: edits of the session in which a sync runs, each with the savepoint in which it
+            was done.
+        reports: what is to be told when it commits, likewise.
     """
 
     before: dict[tuple[InstanceState[Any], str], tuple[str, str] | None] = field(
         default_factory=dict
     )
-    deferred: list[Edit] = field(default_factory=list)
+    deferred: list[tuple[Any, Edit]] = field(default_factory=list)
     reports: list[tuple[Any, tuple[Any, ...]]] = field(default_factory=list)
 
 
@@ -177,7 +178,8 @@ class _Tracker:
         if tracked is None or not edits:
             return
         if session.info.get(SYNCING):
-            tracked.deferred += edits
+            savepoint = session.get_nested_transaction()
+            tracked.deferred += [(savepoint, edit) for edit in edits]
         else:
             self._log(session, tracked, edits)
 
@@ -186,7 +188,7 @@ class _Tracker:
         if tracked is None or not session.info.get(SYNCING) or session.in_nested_transaction():
             return
         session.flush()
-        edits, tracked.deferred = tracked.deferred, []
+        edits, tracked.deferred = [edit for _, edit in tracked.deferred], []
         if edits:
             self._log(session, tracked, edits)
 
@@ -203,6 +205,7 @@ class _Tracker:
         if tracked is None:
             return
         tracked.reports = [each for each in tracked.reports if not _is_within(each[0], previous)]
+        tracked.deferred = [each for each in tracked.deferred if not _is_within(each[0], previous)]
 
     def after_transaction_end(self, session: Session, transaction: Any) -> None:
         tracked = self._tracked(session)
@@ -314,10 +317,8 @@ def _operations(
         if row is None or edit.kind == "delete":
             continue
         if edit.kind == "update":
-            names = edit.names | changing_fields(edit.model)
-            changed = {f: row[f] for f in edit.model.fields if f in names and f in row}
-            if edit.names:
-                yield "update", name, {**key, **changed}
+            changed = {f: row[f] for f in edit.model.fields if f in edit.names and f in row}
+            yield "update", name, {**key, **changed}
         else:
             yield "create", name, row
 
@@ -352,13 +353,18 @@ class _Row(NamedTuple):
         return connection.scalar(select(column).where(*(key == value for key, value in identity)))
 
     def changed(self) -> frozenset[str]:
-        """The fields that the flush sets."""
-        found = set()
-        for name, column in self.model.fields.items():
-            attribute = _attribute(self.mapper, column)
-            if attribute is not None and self.state.attrs[attribute].history.has_changes():
-                found.add(name)
-        return frozenset(found - {Diff.ID})
+        """The fields that the flush sets, and those that change with any column that it sets."""
+        written: list[Any] = [c for c in self.model.table.columns if self._is_set(c)]
+        if not written:
+            return frozenset()
+        if self.mapper.version_id_col is not None:
+            written.append(self.mapper.version_id_col)
+        found = {name for name, column in self.model.fields.items() if column in written}
+        return (frozenset(found) | changing_fields(self.model)) - {Diff.ID}
+
+    def _is_set(self, column: Any) -> bool:
+        attribute = _attribute(self.mapper, column)
+        return attribute is not None and self.state.attrs[attribute].history.has_changes()
 
     def _columns(self) -> list[Any]:
         return [self.model.owner, self.model.id]
