@@ -32,6 +32,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.types import TypeDecorator
 from task_list import diff, statements
 from test_sqlalchemy_server_edits import of_device
 
@@ -39,8 +40,10 @@ from mobync import InvalidDiffError, Mobync, SyncReport
 from mobync.sqlalchemy import (
     AsyncSQLAlchemySynchronizer,
     SQLAlchemySynchronizer,
+    create_tables,
     create_tables_async,
     create_triggers,
+    diffs_table,
     track,
 )
 
@@ -719,3 +722,49 @@ def test_on_an_engine_that_is_awaited_it_is_the_same(opened: Opened) -> None:
             await engine.dispose()
 
     asyncio.run(story())
+
+
+class Price:
+    """What an app makes of a number."""
+
+
+class Priced(TypeDecorator[Price]):
+    impl = Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: Price | None, dialect: Any) -> int | None:
+        return None if value is None else 5
+
+    def process_result_value(self, value: int | None, dialect: Any) -> Price | None:
+        return None if value is None else Price()
+
+
+def test_a_value_that_cannot_be_json_refuses_no_write(
+    database: databases.Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In mobync 1.0 no row was read back, so a column that no device knows was no trouble."""
+    metadata = MetaData()
+    table = Table(
+        "things",
+        metadata,
+        Column("id", String(40), primary_key=True),
+        Column("owner", String(40), nullable=False),
+        Column("title", String(40)),
+        Column("state", String(10), default="new", onupdate="changed"),
+        Column("price", Priced, default=Price()),
+    )
+    diffs_table(metadata)
+    create_tables(database.engine, metadata)
+    mobync = Mobync(SQLAlchemySynchronizer(database.engine, {"things": table}))
+    created = diff("create", "things", id="t", title="a")
+    assert mobync.apply(0, [created], "bob") == {
+        "success": True,
+        "message": "",
+        "logical_clock": 1,
+        "diffs": [],
+    }
+    updated = diff("update", "things", id="t", title="b")
+    assert mobync.apply(1, [updated], "bob")["logical_clock"] == 2
+    assert "row 't' of 'things' cannot be read: no device gets it" in caplog.text
+    with database.engine.connect() as connection:
+        assert connection.scalar(select(table.c.title)) == "b"

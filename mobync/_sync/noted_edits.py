@@ -119,6 +119,11 @@ def _logged(log: OwnerLog, model: str, ids: Sequence[str]) -> LoggedObjects:
 
 
 UNREADABLE: Any = object()
+# An app's own column type may make objects, of which the codec of its impl raises the last ones.
+_UNREADABLE_ERRORS = (
+    *(ValueError, LookupError, ArithmeticError),
+    *(TypeError, AttributeError, InvalidDiffError),
+)
 
 
 def read_rows(log: OwnerLog, model: str, ids: Sequence[str]) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def find_rows(log: OwnerLog, model: str, ids: Sequence[str]) -> dict[str, Any]:
     """The rows that there are, by id; one by one where some cannot be read."""
     try:
         return read_rows(log, model, ids)
-    except (ValueError, LookupError, ArithmeticError, InvalidDiffError):
+    except _UNREADABLE_ERRORS:
         if len(ids) == 1:
             logger.exception("row %r of %r cannot be read: no device gets it", ids[0], model)
             return {ids[0]: UNREADABLE}
