@@ -134,6 +134,17 @@ def test_what_a_session_commits_is_on_the_devices(app: App) -> None:
     app.is_in_order()
 
 
+def test_a_field_that_is_set_to_an_expression_of_sql(app: App) -> None:
+    with app.sessions.begin() as session:
+        session.add(Task(id="t", whose="anna"))
+    app.news()
+    with app.sessions.begin() as session:
+        task = session.get_one(Task, "t")
+        task.rank = Task.rank + 1
+    assert app.news() == [("update", "tasks", {"id": "t", "rank": 8})]
+    app.is_in_order()
+
+
 def test_a_session_that_changes_nothing_logs_nothing(app: App) -> None:
     with app.sessions.begin() as session:
         session.add(Task(id="t", whose="anna", title="Milk"))

@@ -131,7 +131,9 @@ class _Tracked:
     """What is known of a session.
 
     Attributes:
-        before: of rows whose owner or id is changed by the flush that runs, what it was.
+        before: of rows that the flush that runs writes, their owner and id before it.
+        changed: of the same rows, the fields that the app has set: of one that was set to an SQL
+            expression the instance does not know any more behind the flush.
         deferred: edits of the session in which a sync runs, each with the savepoint in which it
             was done.
         reports: what is to be told when it commits, likewise.
@@ -140,6 +142,7 @@ class _Tracked:
     before: dict[tuple[InstanceState[Any], str], tuple[str, str] | None] = field(
         default_factory=dict
     )
+    changed: dict[tuple[InstanceState[Any], str], frozenset[str]] = field(default_factory=dict)
     deferred: list[tuple[Any, Edit]] = field(default_factory=list)
     reports: list[tuple[Any, tuple[Any, ...]]] = field(default_factory=list)
 
@@ -159,6 +162,7 @@ class _Tracker:
         if tracked is None:
             return
         tracked.before.clear()
+        tracked.changed.clear()
         owners: set[str] = set()
         connection: Connection | None = None
         dirty = [each for each in session.dirty if session.is_modified(each)]
@@ -168,6 +172,7 @@ class _Tracker:
                 now = row.key(connection)
                 before = row.key_before(connection) if row.state.key is not None else None
                 tracked.before[row.state, row.model.name] = before
+                tracked.changed[row.state, row.model.name] = row.changed()
                 owners |= {key[0] for key in (now, before) if key is not None}
         if connection is not None and not session.info.get(SYNCING):
             self._lock(connection, owners)
@@ -210,7 +215,8 @@ class _Tracker:
     def after_transaction_end(self, session: Session, transaction: Any) -> None:
         tracked = self._tracked(session)
         if tracked is not None and transaction.parent is None:
-            tracked.before, tracked.reports, tracked.deferred = {}, [], []
+            tracked.before, tracked.changed = {}, {}
+            tracked.reports, tracked.deferred = [], []
 
     def _tracked(self, session: Session) -> _Tracked | None:
         """What is known of a session; None: another tracker of the same rows listens to it."""
@@ -245,7 +251,8 @@ class _Tracker:
                     if before is not None:
                         gone.add((row.model.name, *before))
                     continue
-                now, names = row.key(connection), row.changed()
+                changed = tracked.changed.get((state, row.model.name), frozenset())
+                now, names = row.key(connection), changed | row.changed()
                 if before is not None and before != now:
                     gone.add((row.model.name, *before))
                 if now is not None and before == now and names:
