@@ -22,6 +22,7 @@ from mobync import (
     UnknownDeviceError,
 )
 from mobync.clients import RxDB, Watermelon
+from mobync.clients._devices import Visit
 from mobync.memory import MemorySynchronizer
 from mobync.sqlalchemy import DocumentSynchronizer, create_tables
 
@@ -402,6 +403,29 @@ def test_who_was_silent_for_too_long_starts_over(mobync: Timed, client: Any) -> 
     assert set(ids) == {"a", "c"}
     push()
     phone.pull()
+
+
+def test_a_fold_in_the_midst_of_a_pull_has_the_device_start_over(
+    mobync: Timed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the log had at the look at the device, it does not have any more when it is read."""
+    elsewhere(mobync, "create", id="a")
+    elsewhere(mobync, "create", id="b")
+    phone = Melon(mobync, "phone")
+    phone.pull()
+    elsewhere(mobync, "delete", id="a")
+    mobync.passed_ms += 200 * DAY_MS
+    polls = Visit.polls
+
+    def and_then_fold(visit: Visit) -> bool:
+        polled = polls(visit)
+        assert mobync.compact(OWNER).horizon == 3
+        return polled
+
+    monkeypatch.setattr(Visit, "polls", and_then_fold)
+    with pytest.raises(LogicalClockError) as raised:
+        phone.pull()
+    assert raised.value.behind
 
 
 @pytest.mark.parametrize("client", CLIENTS)

@@ -186,7 +186,9 @@ class Visit:
             return False
         clock = known[0] + 1
         self._let_in(known[1], clock)
-        return self._at.clock == clock and not self._must_note(self._at)
+        polled = self._at.clock == clock and not self._must_note(self._at)
+        self._kept = None  # the log is read later, and may be folded meanwhile: let in again then
+        return polled
 
     def _let_in(self, states: Mapping[str, str], clock: int) -> None:
         kept = Kept(states, self._name, self._client)
