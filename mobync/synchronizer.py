@@ -334,6 +334,10 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         """The fields of a model that only the database writes."""
         return ()
 
+    def _fields_of_server(self, where: str) -> Iterable[str]:
+        """The fields of a model, which may be unknown, that no device may write."""
+        return ()
+
     def owned_rows(
         self, owner_id: str, where: str, after: str | None = None
     ) -> Iterable[Mapping[str, Any] | str]:

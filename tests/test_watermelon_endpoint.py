@@ -10,6 +10,8 @@ from typing import Any
 import databases
 import pytest
 from databases import Database
+from invoices import SERVER_COLUMNS, create_invoice_triggers, invoice_table, made
+from sqlalchemy import MetaData
 from task_list import TaskList, diff
 
 from mobync import (
@@ -24,7 +26,7 @@ from mobync import (
 )
 from mobync.clients import Watermelon
 from mobync.memory import MemorySynchronizer
-from mobync.sqlalchemy import SQLAlchemySynchronizer
+from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables, diffs_table
 
 database = databases.database
 
@@ -608,3 +610,31 @@ def test_a_mistake_in_the_settings_is_found_at_construction(
 ) -> None:
     with pytest.raises(error, match=message):
         Watermelon(**settings)
+
+
+def test_columns_of_the_server_in_a_record_do_not_reject_it(database: Database) -> None:
+    """WatermelonDB sends all columns of a new record, those too that no device may write."""
+    metadata = MetaData()
+    diffs_table(metadata)
+    table = invoice_table(metadata)
+    create_tables(database.engine, metadata)
+    with database.engine.begin() as connection:
+        create_invoice_triggers(connection, database.kind)
+    store = SQLAlchemySynchronizer(
+        database.engine, {"invoices": table}, server_columns=SERVER_COLUMNS
+    )
+    server = Server(Mobync(store))
+    whole = {"title": "a", "net": 100, "priority": 3, "state": "draft", "version": 0, "gross": 0}
+    assert server.push(1, "invoices", created=[{"id": "m", "_status": "created", **whole}]) == {}
+    sent = edit("e1", "create", "n", table="invoices", columns=whole)
+    assert server.send(1, sent) == {}
+    assert server.rows("invoices") == {"m": made("m", title="a"), "n": made("n", title="a")}
+    _, now = server.pull()
+    changed = {"id": "m", "_status": "updated", **whole, "net": 7}
+    assert server.push(now, "invoices", updated=[changed]) == {}
+    after = made("m", 2, title="a", net=7, state="changed", gross=27)
+    assert server.rows("invoices")["m"] == after
+    _, now = server.pull()
+    changed["_changed"] = "version"
+    assert server.push(now, "invoices", updated=[changed]) == {"invoices": ["m"]}
+    assert server.rows("invoices")["m"] == after

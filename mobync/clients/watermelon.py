@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import LogicalClockError
@@ -180,6 +180,7 @@ class _Replication(Replication):
         with self._documents.of(owner_id, asked.clock, visit) as documents:
             _check_not_ahead(asked.clock, documents)
             read, unread = _without_unreadable(asked.edits)
+            read = [self._of_phone(each) for each in read]
             edits = [self._with_changes(each, documents, owner_id) for each in read]
             made = self._made(edits, documents, visit)
         refused = self._apply(made, owner_id, visit)
@@ -190,6 +191,17 @@ class _Replication(Replication):
             if each.id not in rejected.setdefault(each.table, []):
                 rejected[each.table].append(each.id)
         return json.dumps({"experimentalRejectedIds": rejected}).encode()
+
+    def _of_phone(self, edit: Edit) -> Edit:
+        """An edit without columns that only the server writes, where the phone sends all it has."""
+        names = set(self._mobync.synchronizer._fields_of_server(edit.table))
+        if not names:
+            return edit
+        if edit.record is not None:
+            edit = edit._replace(record=_without(edit.record, names))
+        if edit.kind == CREATE and edit.members is not None:
+            edit = edit._replace(members=_without(edit.members, names))
+        return edit
 
     def _with_changes(self, edit: Edit, documents: OwnerDocuments, owner_id: str) -> Edit:
         """An edit with what was changed, where the phone sent a record and did not say."""
@@ -337,6 +349,10 @@ def _check_not_ahead(clock: int, documents: OwnerDocuments) -> None:
             "pull again",
             ahead=True,
         )
+
+
+def _without(members: Members, names: Collection[str]) -> Members:
+    return {name: text for name, text in members.items() if name not in names}
 
 
 def _without_unreadable(edits: Sequence[Edit]) -> tuple[list[Edit], list[Edit]]:

@@ -594,6 +594,10 @@ class SQLAlchemySynchronizer(Synchronizer):
     def _generated_fields(self, where: str) -> frozenset[str]:
         return self._model(where).generated_fields
 
+    def _fields_of_server(self, where: str) -> frozenset[str]:
+        model = self._models.get(where)
+        return frozenset() if model is None else model.server_fields | model.generated_fields
+
     def moving(
         self, old_owner_id: str, new_owner_id: str
     ) -> AbstractContextManager[tuple[Self, Self]] | None:
