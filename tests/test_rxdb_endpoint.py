@@ -9,12 +9,15 @@ from typing import Any
 import databases
 import pytest
 from databases import Database
+from invoices import SERVER_COLUMNS, create_invoice_triggers, invoice_table, made
+from sqlalchemy import MetaData
 from task_list import TaskList, diff, statements
 
 from mobync import InvalidDiffError, LogicalClockError, Mobync, PageError, SyncReport
 from mobync.clients._documents import Documents, OwnerDocuments
 from mobync.clients.rxdb import RxDB
 from mobync.memory import MemorySynchronizer
+from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables, diffs_table
 
 database = databases.database
 
@@ -889,3 +892,36 @@ def test_threads_of_one_owner_do_not_get_into_each_others_way(database: Database
         thread.join()
     assert len(server.pull_all()) == 40
     assert len(tasks.rows()) == 40
+
+
+def test_fields_of_the_server_in_a_document_are_no_edit(database: Database) -> None:
+    """RxDB pushes whole documents, with the fields too that no device may write."""
+    metadata = MetaData()
+    diffs_table(metadata)
+    table = invoice_table(metadata)
+    create_tables(database.engine, metadata)
+    with database.engine.begin() as connection:
+        create_invoice_triggers(connection, database.kind)
+    store = SQLAlchemySynchronizer(
+        database.engine, {"invoices": table}, server_columns=SERVER_COLUMNS
+    )
+    server = Server(Mobync(store), "invoices")
+
+    def pushed(new: Doc, assumed: Doc | None = None) -> Doc:
+        known = {} if assumed is None else {"assumedMasterState": assumed}
+        assert server.push({"newDocumentState": new, **known})["refused"] == []
+        there = server.row()
+        assert there is not None
+        return there
+
+    whole = {**made("m", 9, title="a", gross=9), "_deleted": False}
+    first = pushed(whole)  # a server that was restored from a backup lost it
+    assert first == {**made("m", title="a"), "_deleted": False}
+    plain = {"id": "m", "title": "b", "net": 100, "priority": 3, "_deleted": False}
+    assert pushed({**plain, "state": "draft"}, first)["title"] == "b"
+    second = server.row()
+    assert second is not None
+    assert pushed({**second, "version": 7, "gross": 7}, second) == second
+    server.elsewhere("delete", id="m")
+    again = pushed({**second, "title": "c"}, {**second, "_deleted": True})
+    assert (again["title"], again["version"], again["gross"]) == ("c", 1, 120)

@@ -187,7 +187,8 @@ class _Replication(Replication):
             clock = documents.clock
             if visit is not None and end is not None:
                 _check_not_ahead(end.clock, clock)
-            scene = _Scene(documents, owner_id, model, visit)
+            of_server = frozenset(self._mobync.synchronizer._fields_of_server(model))
+            scene = _Scene(documents, owner_id, model, visit, of_server)
             edits = [_Edit(row, scene, _time(row, now_ms, latest_ms)).diff() for row in rows]
         diffs = [each for each in edits if each is not None]
         refused: list[Refusal] = []
@@ -218,12 +219,14 @@ class _Scene(NamedTuple):
         owner_id: who.
         model: of the rows.
         visit: of a device that names itself; None: it does not.
+        of_server: fields that no device may write.  A document has them, too; they are no edit.
     """
 
     documents: OwnerDocuments
     owner_id: str
     model: str
     visit: Visit | None
+    of_server: frozenset[str]
 
 
 class _Edit:
@@ -231,7 +234,7 @@ class _Edit:
 
     def __init__(self, row: Row, scene: _Scene, time_ms: int) -> None:
         self._row = row
-        self._documents, self._owner_id, self._model, self._visit = scene
+        self._documents, self._owner_id, self._model, self._visit, self._of_server = scene
         self._time_ms = time_ms
         self._now = self._documents.collection(self._model).documents.get(row.id)
 
@@ -250,7 +253,8 @@ class _Edit:
                 break
         if now is None or not now.alive:
             may = row.new is not None and self._may_create(assumed, knows_of_delete)
-            return self._made(made_id, "create", row.new or {}) if may else None
+            members = self._writable(row.new or {})
+            return self._made(made_id, "create", members) if may else None
         if assumed is not None and _is_of_another_life(assumed, now):
             return None
         if row.new is None:
@@ -318,7 +322,11 @@ class _Edit:
         edited = {name: text for name, text in new.items() if not same(text, assumed.get(name))}
         # A diff cannot take a field away.
         edited.update({name: "null" for name in assumed if name not in new})
+        edited = self._writable(edited)
         return {name: text for name, text in edited.items() if self._wins(name, text, assumed, now)}
+
+    def _writable(self, members: dict[str, str]) -> dict[str, str]:
+        return {name: text for name, text in members.items() if name not in self._of_server}
 
     def _wins(self, name: str, text: str, assumed: dict[str, str], now: Document) -> bool:
         there: Field | None = now.fields.get(name)
