@@ -417,7 +417,7 @@ def test_the_tables_are_declared_once_in_the_apps_metadata(database):
     assert DocumentSynchronizer(database.engine, metadata).metadata.tables["diffs"] is diffs
     metadata.create_all(database.engine)
     made = set(inspect(database.engine).get_table_names())
-    assert made == {"diffs", "diffs_heads", "diffs_devices", "documents"}
+    assert made == {"diffs", "diffs_heads", "diffs_devices", "diffs_parts", "documents"}
 
 
 def test_owners_lists_everyone_once_also_who_has_a_log_and_no_head(documents, monkeypatch):

@@ -143,7 +143,7 @@ WRONG = {
     "another owner": (
         lambda row: (row[0], "p", *row[2:]),
         ValueError,
-        r"read_log\('diffs'\) gave row 0, which is of another owner",
+        r"read_log\('diffs'\) gave row 0, which belongs to another owner",
     ),
     "an old clock": (
         lambda row: (*row[:2], 0, *row[3:]),

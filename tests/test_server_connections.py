@@ -221,10 +221,10 @@ def test_the_page_of_the_server_promises_what_the_server_keeps() -> None:
     page = (Path(__file__).parents[1] / "docs" / "server.md").read_text(encoding="utf-8")
     for promise in (
         f"{Settings('', None).max_connections:,} connections",
-        f"{_connections.HEAD_S:.0f} seconds after it was opened",
+        f"{_connections.HEAD_S:.0f} seconds after the connection was opened",
         f"longer than {_connections.MAX_HEAD_BYTES // 1024} KiB",
         f"{_connections.REST_S:.0f} seconds after an answer",
-        f"read for {_connections.READ_S:.0f} seconds",
+        f"reads nothing of an answer for {_connections.READ_S:.0f} seconds",
     ):
         assert promise in page, promise
 

@@ -429,7 +429,7 @@ PLAIN_TYPES: list[tuple[str, Any, str, str, str | None, str]] = [
     ("postgresql", postgresql.TIMESTAMP(precision=3), MS, WITH_MS, FINE_MOMENT, "3 decimals"),
     ("postgresql", DateTime(timezone=True), "0", EPOCH, '"0001-01-01T00:00:00Z"', "0001-01-02"),
     ("mariadb", TIMESTAMP(), LATE, LATE, '"2038-01-20T00:00:00"', "to 2038-01-18"),
-    ("mariadb", TIMESTAMP(), LATE, LATE, '"1960-01-01T00:00:00"', "of 1970-01-02"),
+    ("mariadb", TIMESTAMP(), LATE, LATE, '"1960-01-01T00:00:00"', "must be from 1970-01-02"),
     ("sqlite", Time(), '"23:59:58.5"', '"23:59:58.500000"', None, ""),
     ("postgresql", Time(), '"23:59:58.5"', '"23:59:58.500000"', None, ""),
     ("mariadb", Time(), '"23:59:58"', '"23:59:58"', '"23:59:58.5"', "0 decimals"),
@@ -439,7 +439,7 @@ PLAIN_TYPES: list[tuple[str, Any, str, str, str | None, str]] = [
     *((kind, CHAR(), '"a"', '"a"', '"ab"', "1 characters") for kind in ON_SERVERS),
     ("sqlite", CHAR(5), '"abc "', '"abc "', '"abcdef"', "5 characters"),
     *((kind, String(5), '"abc  "', '"abc  "', '"abcdef"', "5 characters") for kind in ON_ALL),
-    ("mariadb", BINARY(3), '"AAEC"', '"AAEC"', '"AAE="', "of 3 bytes"),
+    ("mariadb", BINARY(3), '"AAEC"', '"AAEC"', '"AAE="', "must have 3 bytes"),
     ("mariadb", VARBINARY(3), '"AAE="', '"AAE="', '"AAECAw=="', "3 bytes"),
 ]  # fmt: skip
 

@@ -30,7 +30,10 @@ from mobync import (
     Mobync,
     MobyncError,
     OwnerMovedError,
+    PartsMissingError,
     ReadFilter,
+    RequestTooLargeError,
+    TooManyDevicesError,
     UnauthorizedError,
     UnknownDeviceError,
 )
@@ -133,14 +136,22 @@ def sent_token(body: bytes) -> object:
     return members.get("auth_token")
 
 
+STATUSES = {
+    UnauthorizedError: 403,
+    DeviceRevokedError: 403,
+    OwnerMovedError: 403,
+    TooManyDevicesError: 403,
+    UnknownDeviceError: 409,
+    PartsMissingError: 409,
+    RequestTooLargeError: 413,
+    BusyError: 503,
+}
+
+
 def status_of(error: MobyncError) -> int:
     if isinstance(error, LogicalClockError):
         return 409 if error.ahead else 400
-    if isinstance(error, (UnauthorizedError, DeviceRevokedError, OwnerMovedError)):
-        return 403
-    if isinstance(error, UnknownDeviceError):
-        return 409
-    return 503 if isinstance(error, BusyError) else 400
+    return STATUSES.get(type(error), 400)
 
 
 def create_app(mobync: Mobync | None = None) -> Flask:
