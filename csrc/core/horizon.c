@@ -160,10 +160,9 @@ static mb_status write_fields(mb_folding *f, folded_object *o, const mb_diff *di
 
 static mb_status open_life(mb_folding *f, folded_object *o, const mb_diff *create)
 {
-    const mb_member *id = NULL;
-    for (size_t i = 0; i < create->member_count; i++)
-        if (mb_is_id(&create->members[i]))
-            id = &create->members[i];
+    const mb_member *id = &create->members[create->member_count - 1];
+    while (!mb_is_id(id)) /* there is one, or the diff was not read; of two the last counts */
+        id--;
     o->is_dead = false;
     o->created_at = create->utc_timestamp;
     o->bytes = create->json_data.size + create->field_times.size;

@@ -60,7 +60,8 @@ int diff_list_new(diff_list *list, Py_ssize_t count)
     if (items == NULL || objects == NULL) {
         PyMem_Free(items);
         PyMem_Free(objects);
-        return check_memory(MB_NO_MEMORY);
+        PyErr_NoMemory();
+        return -1;
     }
     *list = (diff_list){.diffs = {items, (size_t)count}, .owns_diffs = true, .objects = objects};
     return 0;
