@@ -96,10 +96,17 @@ class Server:
     def kill_a_worker(self, rng: random.Random) -> None:
         """SIGKILL to one of the workers; gunicorn starts another in its place."""
         deadline = time.monotonic() + PATIENCE_S
-        while not (pids := self._worker_pids()):
+        while not self._killed_one(self._worker_pids(), rng):
             assert time.monotonic() < deadline, "no worker came back"
             time.sleep(POLL_S)
-        os.kill(rng.choice(pids), signal.SIGKILL)
+
+    def _killed_one(self, pids: list[int], rng: random.Random) -> bool:
+        """Whether there was one to kill; the last one killed may only now be gone."""
+        try:
+            os.kill(rng.choice(pids), signal.SIGKILL)
+        except (IndexError, ProcessLookupError):
+            return False
+        return True
 
     def kill(self) -> None:
         """SIGKILL to all its processes at once."""
