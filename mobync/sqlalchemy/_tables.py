@@ -84,52 +84,44 @@ def beside(log: Table, what: str) -> tuple[str, Table | None]:
 
 def heads_of(log: Table) -> Table:
     """The table of heads beside a log; declared now if it was not yet."""
-    name, declared = beside(log, "heads")
-    if declared is not None:
-        return declared
-    return Table(
-        name,
-        log.metadata,
+    return _declared_beside(
+        log,
+        "heads",
         Column("owner", String(KEY_LENGTH), primary_key=True),
         Column("logical_clock", BigInteger, nullable=False),
         Column("state", _long_text(), info=_LATER),
-        schema=log.schema,
-        **_OPTIONS,
     )
 
 
 def devices_of(log: Table) -> Table:
     """The table of devices beside a log; declared now if it was not yet."""
-    name, declared = beside(log, "devices")
-    if declared is not None:
-        return declared
-    return Table(
-        name,
-        log.metadata,
+    return _declared_beside(
+        log,
+        "devices",
         Column("owner", String(KEY_LENGTH), primary_key=True),
         Column("device", String(KEY_LENGTH), primary_key=True),
         Column("state", _long_text(), nullable=False),
-        schema=log.schema,
-        **_OPTIONS,
     )
 
 
 def parts_of(log: Table) -> Table:
     """The table of parts beside a log; declared now if it was not yet."""
-    name, declared = beside(log, "parts")
-    if declared is not None:
-        return declared
-    return Table(
-        name,
-        log.metadata,
+    return _declared_beside(
+        log,
+        "parts",
         Column("owner", String(KEY_LENGTH), primary_key=True),
         Column("device", String(KEY_LENGTH), primary_key=True),
         Column("part", Integer, primary_key=True),
         Column("piece", Integer, primary_key=True),
         Column("diffs", _long_text(), nullable=False),
-        schema=log.schema,
-        **_OPTIONS,
     )
+
+
+def _declared_beside(log: Table, what: str, *columns: Column[Any]) -> Table:
+    name, declared = beside(log, what)
+    if declared is not None:
+        return declared
+    return Table(name, log.metadata, *columns, schema=log.schema, **_OPTIONS)
 
 
 def is_later(column: Column[Any]) -> bool:
