@@ -126,17 +126,19 @@ lint: tools ## Check warnings, layers, style, types, stubs; analyse the C
 	PYTHON=$(BIN)/python sh .ci/static
 
 # The tests of the merge, the binding, the memory store, the client and the route: those that need
-# no database server, no browser and no Node.
+# no database server, no browser and no Node.  Those of CONTRIBUTING.md's words are in .ci/lint.
 CHECKED := apply apply_json architecture awaitables client client_conformance compaction \
     configuration conformance_of_apply crossings example_in_memory extension_types form http \
     http_adapters http_docs members memory_synchronizer merge named_devices named_rules \
-    owner_locks paging prose reentry refusals retries server_edits threads
+    owner_locks paging reentry refusals retries server_edits threads
 
 .PHONY: check
 check: tools ## Check style and types, and run the tests that need no server: two minutes
-	PYTHON=$(BIN)/python sh .ci/lint
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -k "not postgresql and not mariadb" \
-	    $(CHECKED:%=tests/test_%.py)
+	@mkdir -p build
+	PYTHON=$(BIN)/python sh .ci/lint >build/lint.log 2>&1 & lint=$$!; \
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not long" \
+	    -k "not postgresql and not mariadb" $(CHECKED:%=tests/test_%.py); tests=$$?; \
+	wait $$lint || { cat build/lint.log; exit 1; }; exit $$tests
 
 .PHONY: simulate
 simulate: setup ## Play RUNS random histories from SEED on STORE
@@ -172,6 +174,10 @@ docs: $(VENV)/.system ## Serve the documentation's site, as it is while you edit
 wheels: setup ## Build an sdist and a wheel for each Python here into dist/, and use each
 	@$(BIN)/python -m pip install -q -e '.[wheels]'
 	bash .ci/wheels
+
+.PHONY: next-python
+next-python: setup ## Put CPython 3.14 of Debian's testing into build/, for `make wheels`
+	sh .ci/next_python
 
 .PHONY: work
 work: tools ## Count the work of a fixed merge and sync; fail if it is 10 % over the baseline

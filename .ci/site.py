@@ -19,9 +19,10 @@ from mkdocs.structure.files import File, Files
 HOME = Path(__file__).resolve().parents[1]
 BLOB = "https://github.com/mobync/python-server/blob/main/"
 
-# Pages whose source is not in docs/, by its path in the repository.
+# Pages and pictures whose source is not in docs/, by its path in the repository.
 TAKEN_IN = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
 TAKEN_IN |= {"CONTRIBUTING.md": "contributing.md", "CODE_OF_CONDUCT.md": "code-of-conduct.md"}
+TAKEN_IN |= {"bench/results.svg": "results.svg"}
 
 MODULES = {
     "mobync": "The names that an app begins with.",
@@ -66,11 +67,19 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = PurePosixPath(os.path.normpath(source.parent / path))
         if not (HOME / target).exists():
             raise PluginError(f"{source} links to {path}, which is not there")
-        return f"{match[1]}({site_link(target, here)}{sharp}{anchor})"
+        link = site_link(target, here)
+        if match[1].startswith("!") and link.startswith(BLOB):
+            raise PluginError(f"{source} shows {path}, which the site does not have")
+        return f"{match[1]}({link}{sharp}{anchor})"
 
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.M | re.S)
     parts[::2] = [re.sub(r"(!?\[[^\]]*\])\(([^)\s]+)\)", lead, part) for part in parts[::2]]
     return "".join(parts)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Keep the theme's script from asking the repository's host for stars and releases."""
+    return output.replace(' data-md-component="source"', "")
 
 
 def site_link(target: PurePosixPath, here: PurePosixPath) -> str:

@@ -32,11 +32,12 @@ def measure(quick: bool) -> list[Table]:
         "Beside Accord (accordsync-server), PostgreSQL, in process",
         ["edits at once", "who", "ms", "CPU ms", "spread", "edits/s", "mobync / this"],
         notes=[
-            "From a push's headers and body to the answer's bytes, by each one's own function for "
-            "frameworks: mobync.http.Endpoint, AccordServer.handle. ms is the time that passed, "
-            "CPU that of this process; the spread is of that, the last column of the time that "
-            "passed. Each edit sets one field of a task. mobync answers with what is new, which "
-            "Accord's devices ask for in a second request; Accord checks a JWT.",
+            "From the headers and the body of a push to the bytes of the answer, through the "
+            "function that each offers to frameworks: mobync.http.Endpoint, AccordServer.handle. "
+            "Each edit sets one field of a task. mobync's answer also has what is new, for which "
+            "Accord's devices send a second request. Accord checks a JWT.",
+            "ms is elapsed time, and so is the last column. CPU ms is processor time of this "
+            "process, and the spread is that of CPU ms.",
         ],
     )
     try:

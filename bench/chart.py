@@ -49,7 +49,7 @@ def _history(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set(title="Apply of 10 diffs as the history grows (SQLite)", ylabel="ms")
     rows = [row for row in rows if row["store"] == "SQLite" and row["diffs"] == 10]
     places = range(len(rows))
-    for column, label, color in (("0.2.0 ms", "0.2.0", THEIRS), ("1.0 ms", "1.0", OURS)):
+    for column, label, color in (("0.2.0 ms", "0.2.0", THEIRS), ("mobync ms", "mobync", OURS)):
         known = [(x, row[column]) for x, row in zip(places, rows, strict=True) if row[column]]
         if known:
             axis.plot(*zip(*known, strict=True), marker="o", color=color, label=label)

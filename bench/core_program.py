@@ -32,6 +32,7 @@ def _cjson() -> list[str]:
 
 def write_requests(requests: Iterable[list[Diff]], path: Path) -> None:
     """Write what each device sends, a line each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(request) + "\n" for request in requests))
 
 

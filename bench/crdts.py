@@ -17,6 +17,9 @@ from workload import Diff, edits_as_diffs, offline_edits, one_key_edits
 
 import mobync
 
+DEVICES, DEVICES_QUICK = 100, 30  # that edited different records
+CLIENTS, CLIENTS_QUICK = 1540, 100  # that edited the same key
+
 COLUMNS = [
     "who",
     "each in turn µs",
@@ -29,24 +32,25 @@ COLUMNS = [
     "peak MB",
 ]
 NOTES = [
-    "Each in turn: every device is merged into the server and gets what it lacks; µs for each "
-    "edit that the devices made, processor time.",
-    "Stored, each in turn: the same, when the server keeps nothing in memory between two "
-    "devices, but loads what it stored and stores it again. mobync never keeps anything: for "
-    "every device it merges the window, all edits that this one has not seen, again. Its window is "
-    "read already: the database is in neither column.",
-    "One takes all: one replica takes in what all the others did, in one go; µs for each edit.",
-    "mobync core: bench/core_bench.c, from diffs to outcomes, json_data read and checked. "
+    "Each in turn: the server merges each device and returns what the device lacks. Processor time "
+    "in µs for each edit of the devices.",
+    "Stored, each in turn: the same, but between two devices the server keeps nothing in memory: "
+    "it loads its state and stores it again. mobync never keeps anything. For each device it "
+    "merges the window, all edits that the device has not seen, again. The window is in memory, "
+    "so neither column includes the database.",
+    "One takes all: one replica merges the edits of all others at once; µs for each edit.",
+    "mobync core: bench/core_bench.c, from diffs to outcomes; json_data is read and checked. "
     "mobync.merge: from dicts to dicts. The CRDTs: from bytes to bytes.",
-    "Sent: what a device sends, for each edit. Stored: what an edit adds to what is stored; of "
-    "mobync the log, uncompacted. A mobync diff is JSON text with a UUID, owner, model and times.",
-    "Memory: the peak beyond what the process held when the first device came; of the core, the "
+    "Sent: bytes that a device sends for each edit. Stored: bytes that an edit adds to the "
+    "stored state; for mobync this is the log, not compacted. A mobync diff is JSON text with a "
+    "UUID, owner, model and times.",
+    "Memory: the peak above the process's memory when the first device came; for the core, the "
     "largest arena.",
 ]
 
 
 def measure(quick: bool) -> list[Table]:
-    devices, clients = (30, 100) if quick else (100, 1540)
+    devices, clients = (DEVICES_QUICK, CLIENTS_QUICK) if quick else (DEVICES, CLIENTS)
     scenarios = [
         Scenario(
             "crdts_records",

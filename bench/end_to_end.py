@@ -3,7 +3,7 @@
 Such an endpoint has no merge: it inserts each pushed row and a row of the log, in one transaction,
 and for a pull it selects the log.  It is written on SQLAlchemy, like mobync.sqlalchemy, and on the
 driver alone; these get their rows ready made.  A third one gets diffs, as mobync does, and reads
-the row out of each.
+the row out of each.  Their log has the seven columns of a diff, and none for compaction.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ def measure(quick: bool) -> list[Table]:
         "End to end, against the same rows written or read without a merge",
         ["database", "work", "how", "ms", "CPU ms", "spread", "mobync / this", "by CPU"],
         notes=[
-            "Push: 1,000 diffs of a device that is up to date, each a row of the app and a row of "
-            "the log, in one transaction; executemany gets the rows ready made, except for "
-            "'json.loads, executemany', which is on SQLAlchemy too.",
+            "Push: 1,000 diffs of a device that is up to date, in one transaction. Each diff is "
+            "a row of the app and a row of the log. executemany gets finished rows; 'json.loads, "
+            "executemany' (also with SQLAlchemy) reads their JSON first.",
             "Pull: 10,000 diffs as a list of dicts. SQLite: WAL, synchronous = NORMAL.",
-            "CPU: processor time, of this process and of PostgreSQL's for its connection; the "
-            "spread is of that. ms is the time that passed, disk and other programs included.",
+            "CPU ms is processor time, of this process and of PostgreSQL's process for its "
+            "connection; the spread is that of CPU ms. ms is elapsed time, including the disk and "
+            "other programs.",
         ],
     )
     for kind in answering(KINDS, table.notes):
@@ -215,9 +216,14 @@ def _renamed(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _insert_text(kind: str, table: Any) -> str:
-    names = [column.name for column in table.columns]
+    names = [column.name for column in _plain(table)]
     marks = ", ".join(MARK[kind].format(name) for name in names)
     return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks})"
+
+
+def _plain(table: Any) -> list[Any]:
+    """The columns of a table, without that of the log which only compaction writes."""
+    return [column for column in table.columns if column.name != "field_times"]
 
 
 def _execute_many(database: TaskDatabase, statements: list[tuple[str, list[Any]]]) -> None:
@@ -238,8 +244,8 @@ def _pulls(database: TaskDatabase, kind: str) -> dict[str, Contender]:
     owner = "reader"
     creates = task_creates(random.Random(5), PULLED, owner)
     database.fill_log([{**row, "logical_clock": i} for i, row in enumerate(creates)])
-    columns = [column.name for column in database.log.columns]
-    question = select(database.log).where(database.log.c.owner == owner)
+    columns = [column.name for column in _plain(database.log)]
+    question = select(*_plain(database.log)).where(database.log.c.owner == owner)
     text = (
         f"SELECT {', '.join(columns)} FROM diffs WHERE owner = {MARK[kind].format('owner')}"
         " AND logical_clock >= 0"

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from workload import START_MS, Diff, diff, task_edit
@@ -39,26 +40,38 @@ class Drive:
     answered: list[int] = field(default_factory=list)  # requests, of each device
 
 
-def drive(devices: list[Device], port: int, route: str, seconds: float) -> Drive:
-    """Let all devices sync until the time is up."""
-    return asyncio.run(_drive(devices, port, route, seconds))
+def drive(
+    devices: list[Device], port: int, routes: Sequence[str], seconds: float
+) -> dict[str, Drive]:
+    """Let all devices sync by each route until the time is up, over the same connections.
+
+    A worker serves a connection as long as it is open. So each route has the workers that the
+    others have, however unevenly the connections are spread over them.
+    """
+    return asyncio.run(_drive(devices, port, routes, seconds))
 
 
-async def _drive(devices: list[Device], port: int, route: str, seconds: float) -> Drive:
-    result = Drive(seconds)
+async def _drive(
+    devices: list[Device], port: int, routes: Sequence[str], seconds: float
+) -> dict[str, Drive]:
     connections = [await asyncio.open_connection("127.0.0.1", port) for _ in devices]
-    end = time.perf_counter() + seconds
-    await asyncio.gather(
-        *(
-            _sync_until(end, device, route, reader, writer, result)
-            for device, (reader, writer) in zip(devices, connections, strict=True)
+    drives = {}
+    for route in routes:
+        result = drives[route] = Drive(seconds)
+        before = [device.answered for device in devices]
+        end = time.perf_counter() + seconds
+        await asyncio.gather(
+            *(
+                _sync_until(end, device, route, reader, writer, result)
+                for device, (reader, writer) in zip(devices, connections, strict=True)
+            )
         )
-    )
+        pairs = zip(devices, before, strict=True)
+        result.answered = [device.answered - earlier for device, earlier in pairs]
+        result.clocks = [device.clock for device in devices]
     for _, writer in connections:
         writer.close()
-    result.clocks = [device.clock for device in devices]
-    result.answered = [device.answered for device in devices]
-    return result
+    return drives
 
 
 async def _sync_until(
@@ -69,8 +82,11 @@ async def _sync_until(
     writer: asyncio.StreamWriter,
     result: Drive,
 ) -> None:
+    """Sync until the time is up, and once in any case."""
     rng = random.Random(f"{device.number} {device.clock} {route}")
-    while time.perf_counter() < end:
+    is_first = True
+    while is_first or time.perf_counter() < end:
+        is_first = False
         request = _request(device, route, _edits(device, rng))
         begin = time.perf_counter()
         writer.write(request)

@@ -20,10 +20,10 @@ def measure(quick: bool) -> list[Table]:
         "JSON: from the request's bytes to the reply's, the store's own work left out",
         ["pushed", "sent back", "how", "ms", "spread", "/ orjson"],
         notes=[
-            "Processor time. orjson: loads of the request's body and dumps of the reply's, nothing "
-            "else. The store holds the window ready, as the kind of rows that is named, accepts "
-            "everything and writes nothing. Its rules are Python functions that take **diff and "
-            "say yes; with 'named rules' they take the fields by name.",
+            "Processor time. orjson: only loads of the request's body and dumps of the reply's. "
+            "The store has the window in memory, as dicts or as text, and writes nothing. Its "
+            "rules are Python functions that accept everything. They take **diff; with 'named "
+            "rules' they take the fields by name.",
         ],
     )
     if not hasattr(Mobync, "apply_json"):

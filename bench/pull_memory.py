@@ -27,10 +27,11 @@ def measure(quick: bool) -> list[Table]:
         f"Memory: a pull of {diffs:,} diffs, peak bytes for each diff",
         ["what", "bytes a diff", "times the wire"],
         notes=[
-            f"A diff has {wire:.0f} bytes on the wire. Peak of what the process holds beyond what "
-            "it held before (so memory of C is in it), each in a process of its own, the reply "
-            "included. From SQLite through mobync.sqlalchemy, but for 'rows as text': there the "
-            "store holds the window as JSON text before the pull begins.",
+            f"A diff has {wire:.0f} bytes on the wire. The table says how much memory the "
+            "process needed at most, beyond what it had before the pull. This includes the memory "
+            "of C and the reply. Each row has its own process. The data is in SQLite, read through "
+            "mobync.sqlalchemy; with 'rows as text', the store has the window as JSON text in "
+            "memory before the pull begins.",
         ],
     )
     works: dict[str, Callable[[int, URL], int]] = {

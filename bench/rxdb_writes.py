@@ -38,11 +38,11 @@ def measure(quick: bool) -> list[Table]:
         f"{WRITES:,} writes that wait in one RxDB client",
         ["database", "writes", "ms", "slowest ms", "spread", "writes/s", "of 1,340 ms"],
         notes=[
-            "From the start of the replication until RxDB has the answer to the last push. RxDB "
-            "17.6.0 with its storage in memory and mobync/rxdb on Node, `mobync serve` with one "
-            "worker on the same machine; each round with a new client and a new owner. The best "
-            f"that offline-sync-bench has published of other stacks is {BEST_ELSEWHERE_MS:,} ms, "
-            "on another machine.",
+            "The time from the start of the replication until RxDB has the answer to the last "
+            "push. RxDB 17.6.0 with its storage in memory, mobync/rxdb on Node, and `mobync "
+            "serve` with one worker on the same machine. Each round has a new client and a new "
+            "owner. The best time that offline-sync-bench has published for another stack is "
+            f"{BEST_ELSEWHERE_MS:,} ms, on another machine.",
         ],
     )
     if not (MODULES / "rxdb").exists():

@@ -18,6 +18,10 @@ from tables import Table, percent
 from task_database import KINDS, TaskDatabase, answering, open_tasks, task_row
 from workload import Diff, task_creates, task_updates
 
+from mobync import Mobync
+from mobync.memory import MemorySynchronizer
+from mobync.sqlalchemy import DocumentSynchronizer, create_tables
+
 ROUNDS = 5
 BUDGET_S, BUDGET_QUICK_S = 5, 0.2  # for a contest
 WARM_UPS = 60  # a statement is prepared when it comes often
@@ -34,15 +38,16 @@ def measure(quick: bool) -> list[Table]:
         "Small syncs: one edit, or none, beside the same statements by hand",
         ["database", "work", "how", "µs", "spread", "mobync / this", "statements", "round trips"],
         notes=[
-            "Processor time of this process, the median; the database's own is not in it. Push: "
-            "a device that is up to date sends an update of one field of a task; JSON in and "
-            "out. By hand: the driver alone, the same statements as text, one commit, no merge "
-            "and no check (bench/by_hand.py); pooled: the same over a connection that is taken "
-            "from SQLAlchemy's pool for the request and given back, as mobync does. Poll: "
-            "nothing sent, nothing new; beside one SELECT of the owner's head as text, over the "
-            "same SQLAlchemy engine, the connection taken from its pool and given back.",
-            "Statements and round trips as a proxy between client and server counts them, begin "
-            "and commit included (bench/wire.py); on SQLite as sqlite3 tells them.",
+            "The median of the processor time of this process, without the database's.",
+            "Push: a device that is up to date sends an update of one field of a task, JSON in "
+            "and out. By hand: the same statements as text, with the driver alone and one "
+            "commit, without a merge or a check (bench/by_hand.py). Pooled: the same with a "
+            "connection from SQLAlchemy's pool, which is given back afterwards, as mobync does. "
+            "In memory: mobync on a MemorySynchronizer, so without SQL and its values.",
+            "Poll: the device sends nothing, and there is nothing new. SELECT of the head: one "
+            "SELECT as text, with a connection from SQLAlchemy's pool.",
+            "A proxy between client and server counts statements and round trips, including "
+            "begin and commit (bench/wire.py). On SQLite, sqlite3 reports the statements.",
         ],
     )
     for kind in answering(KINDS, table.notes):
@@ -55,10 +60,14 @@ def _fill(table: Table, kind: str, database: TaskDatabase, budget_s: float) -> N
     ids = make_all_tasks(database)
     traffic = traffic_of(kind, database, ids)
     with _contests(kind, database, ids) as contests:
+        if kind == "sqlite":
+            contests["push one update"]["mobync, in memory"] = _pushes_to(
+                Mobync(MemorySynchronizer()), "memory"
+            )
         for work, contenders in contests.items():
             times = race(contenders, budget_s, least=ROUNDS)
             for how, taken in times.items():
-                sent = traffic[work, how]
+                sent = traffic.get((work, how))
                 table.add(
                     kind,
                     work,
@@ -66,8 +75,8 @@ def _fill(table: Table, kind: str, database: TaskDatabase, budget_s: float) -> N
                     taken.median * 1e6,
                     percent(taken.spread),
                     times["mobync"].median / taken.median,
-                    sent.statements,
-                    None if kind == "sqlite" else sent.round_trips,
+                    sent and sent.statements,
+                    sent and (None if kind == "sqlite" else sent.round_trips),
                 )
 
 
@@ -100,6 +109,14 @@ def traffic_of_named(kind: str, database: TaskDatabase) -> dict[str, wire.Traffi
         push = _traffic(pushes, count)
         poll = _traffic(Contender(lambda: sync(pushes.body([]))), count)
     return {"push": push, "poll": poll}
+
+
+def traffic_of_documents(kind: str, database: TaskDatabase) -> wire.Traffic:
+    """What a device sends that pushes an update of a document."""
+    with _tapped(kind, database.engine.url) as (tapped, count):
+        store = DocumentSynchronizer(tapped.engine)
+        create_tables(tapped.engine, store.metadata)
+        return _traffic(_pushes_to(Mobync(store), "documents"), count)
 
 
 def _traffic(contender: Contender, count: Callable[..., wire.Traffic]) -> wire.Traffic:
@@ -178,6 +195,14 @@ class NamedPushes(Contender):
     def body(self, diffs: list[Diff]) -> bytes:
         """The body of its next request, with some diffs."""
         return json.dumps({**self._said, "diffs": diffs}).encode()
+
+
+def _pushes_to(mobync: Mobync, owner: str) -> Pushes:
+    """The pushes of an owner whose tasks are made by a first one."""
+    creates = task_creates(random.Random(owner), TASKS)
+    clock = mobync.apply(0, creates, owner)["logical_clock"]
+    ids = [json.loads(create["json_data"])["id"] for create in creates]
+    return Pushes(partial(mobync.apply_json, owner_id=owner), owner, ids, clock)
 
 
 def run_once(contender: Contender) -> None:

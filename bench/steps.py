@@ -45,10 +45,10 @@ def _json_technique(quick: bool) -> Table:
         "Reading a request's JSON: text spans or trees",
         ["how", "ns for each diff", "/ own scanner"],
         notes=[
-            "bench/core_bench.c, 1,000 creates of six fields, the fastest of many times. Own "
-            "scanner: the request and the members of each json_data as spans of the text, form "
-            "and UTF-8 checked, diffs made of them. cJSON: a tree of the request and one of each "
-            "json_data, made and freed; no diff made of it, and numbers rounded to doubles.",
+            "bench/core_bench.c, 1,000 creates of six fields, the fastest of many runs. Own "
+            "scanner: reads the request and the members of each json_data as spans of the text, "
+            "checks form and UTF-8, and makes diffs. cJSON: makes and frees a tree of the "
+            "request and one of each json_data, makes no diffs, and rounds numbers to doubles.",
         ],
     )
     table.add("own scanner (csrc/core/json.c)", ours / 1000, 1.0)
@@ -64,7 +64,7 @@ def _apply_steps() -> Table:
         ["step", *ways],
         notes=[
             f"callgrind, {DIFFS} diffs pushed and {DIFFS} in the window, divided by {2 * DIFFS}. "
-            "The rows of the window are dicts. What Python does inside of a step is in it.",
+            "The rows of the window are dicts. The work of Python inside a step is included.",
         ],
     )
     counts = {how: valgrinding.step_instructions(how) for how in ways}
@@ -99,7 +99,7 @@ def _core_functions() -> Table:
         ["function", "share"],
         notes=[
             "callgrind of bench/core_bench.c: requests read from JSON, windows checked, merged, "
-            "replies printed as JSON. What a function calls is not counted with it."
+            "replies printed as JSON. The functions that it calls are not included."
         ],
     )
     hottest = sorted(counts.items(), key=lambda item: -item[1])[:CORE_FUNCTIONS]

@@ -7,9 +7,9 @@
 Counted are the instructions (callgrind) that the core and the binding take for a fixed merge and a
 fixed apply; the calls of Python functions in that apply; and what a fixed sync asks of its
 database: SQL statements, and rows that the Synchronizer reads.  Of a push of one edit and of a poll
-these are counted: statements and round trips, for each database that answers, and the calls of
-mobync's functions.  What Python, cJSON and the C library take is left out, as it depends on how
-they were built.
+these are counted: statements and round trips, for each database that answers and each driver that
+is awaited, and the calls of mobync's functions.  What Python, cJSON and the C library take is left
+out, as it depends on how they were built.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import async_syncs
 import core_program
 import fixed_apply
 import small_syncs
 import valgrinding
 from sqlalchemy import event, insert
 from steps import core_requests
-from task_database import KINDS, TaskDatabase, answering, open_tasks, task_row
+from task_database import KINDS, TaskDatabase, answering, answers, open_tasks, task_row
 from workload import OWNER, task_creates, task_updates
 
 import mobync
@@ -67,6 +68,7 @@ def count() -> Counts:
         "apply_json: calls of Python functions": fixed_apply.python_calls("apply_json"),
         **_database_work(),
         **_small_syncs(),
+        **_async_syncs(),
     }
 
 
@@ -156,9 +158,23 @@ def _small_syncs() -> Counts:
                 counts[f"named {name}: statements, {kind}"] = traffic.statements
                 if kind != "sqlite":
                     counts[f"named {name}: round trips, {kind}"] = traffic.round_trips
+            of_documents = small_syncs.traffic_of_documents(kind, database)
+            counts[f"push of one document: statements, {kind}"] = of_documents.statements
+            if kind != "sqlite":
+                counts[f"push of one document: round trips, {kind}"] = of_documents.round_trips
             if kind == "sqlite":
                 counts |= _python_calls(database, ids["mobync"])
     return counts
+
+
+def _async_syncs() -> Counts:
+    """What small syncs wait for where the driver is awaited."""
+    return {
+        f"{name} of one: waits, {driver}": waits
+        for driver, kind in async_syncs.DRIVERS.items()
+        if answers(kind)
+        for name, waits in async_syncs.waits_of(driver).items()
+    }
 
 
 def _python_calls(database: TaskDatabase, ids: list[str]) -> Counts:

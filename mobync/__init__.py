@@ -20,6 +20,7 @@ from .errors import (
     LogicalClockError,
     MobyncError,
     NoPartsError,
+    OtherOwnerError,
     OwnerMovedError,
     PageError,
     PartsMissingError,
@@ -52,7 +53,7 @@ from .types import (
     SyncReport,
 )
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 __all__ = [
     "BusyError",
@@ -74,6 +75,7 @@ __all__ = [
     "MoveResult",
     "NoPartsError",
     "OperationType",
+    "OtherOwnerError",
     "OwnerMovedError",
     "PageError",
     "PartsMissingError",

@@ -1,4 +1,4 @@
-"""The methods of a Mobync for an event loop: each beside the one that waits."""
+"""Makes the methods of a Mobync for an event loop from those that block."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ T = TypeVar("T")
 def awaited(
     method: Callable[Concatenate[M, P], T],
 ) -> Callable[Concatenate[M, P], Coroutine[Any, Any, T]]:
-    """What does the same as a method of a Mobync, and is awaited.
+    """The awaited version of a method of a Mobync.
 
     Args:
-        method: the one that waits; a subclass may have another of the same name.
+        method: the blocking method; a subclass may override it.
 
     Returns:
-        A method that takes the same, returns the same and raises the same.  With a Synchronizer
-        of asyncio the event loop goes on while it waits, and a task that is cancelled rolls back.
-        With any other it waits in a thread, which goes on to its end when the task is cancelled.
+        A method with the same arguments, results and exceptions. With an asyncio Synchronizer, the
+        event loop continues while it waits, and a cancelled task rolls back. With another one it
+        waits in a thread, which runs to its end even if the task is cancelled.
     """
     name = method.__name__
 

@@ -1,9 +1,10 @@
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NoReturn, SupportsIndex, final
+from typing import Any, Literal, final
 
 from typing_extensions import Unpack, disjoint_base
 
 from ._sync.owner_locks import OwnerLocks
+from ._sync.settings import Settings
 from .synchronizer import Synchronizer as _Synchronizer
 from .types import DiffDict, Reply
 
@@ -34,22 +35,10 @@ class Mobync:
     def __init__(
         self,
         synchronizer: _Synchronizer,
-        diffs_model_name: str = "diffs",
-        *,
-        max_clock_skew_ms: int = 300_000,
-        lock_timeout_s: float = 10.0,
-        max_diffs: int = 200_000,
-        max_json_data_bytes: int = 16_777_216,
-        max_depth: int = 1000,
-        max_fields: int = 10_000,
-        max_reply_bytes: int = 268_435_456,
-        max_pull_diffs: int = 50_000,
-        on_refusal: Literal["raise", "skip"] = "raise",
-        device_retention_s: float = 7_776_000.0,
-        first_pull_retention_s: float = 86_400.0,
-        anonymous_devices: bool = True,
-        max_request_bytes: int = 268435456,
-        max_devices: int = 1000,
+        diffs_model_name: str,
+        locks: OwnerLocks,
+        settings: Settings,
+        /,
     ) -> None: ...
     @property
     def synchronizer(self) -> Any: ...
@@ -107,7 +96,6 @@ class Mobync:
     def logical_clock(self, owner_id: str) -> int: ...
     def _push_diffs(self, diffs: Sequence[DiffDict], owner_id: str, clock: int = -1, /) -> int: ...
     def _now_ms(self, /) -> int: ...
-    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn: ...
 
 @final
 class Compaction:

@@ -1,4 +1,4 @@
-"""What is said where the packages of an extra are not installed."""
+"""The errors for extras that are not installed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from contextlib import contextmanager
 
 
 def install(extra: str) -> str:
-    """How to install mobync with an extra, as docs/install.md has it."""
-    return f"pip install -e '.[{extra}]' in a checkout of mobync"
+    """How to install mobync with an extra, as in docs/install.md."""
+    return (
+        f"pip install -e '.[{extra}]' in a checkout of mobync, or with a wheel: "
+        f"pip install 'WHEEL[{extra}]'"
+    )
 
 
 @contextmanager
@@ -16,7 +19,7 @@ def needing(extra: str) -> Iterator[None]:
     """Import packages of an extra.
 
     Raises:
-        ModuleNotFoundError: one is not installed; says how to install it.
+        ModuleNotFoundError: one is not installed; the message says how to install it.
     """
     try:
         yield

@@ -1,22 +1,22 @@
-"""Functions of the app are called and must answer at once: nobody waits for a coroutine."""
+"""Checks that functions of the app are not async, because nobody would await them."""
 
 from __future__ import annotations
 
 import inspect
 
 _PLAIN = "{} must be a plain function, not a coroutine ({}): make it a def; it runs in a thread"
-
-
+_NEVER_AWAITABLE = frozenset((type(None), bool, int, str, bytes, list, tuple, dict))
 _NEVER_RUNS = "{} must be a plain function, not a generator: nothing in it would run"
 
 
 def check_plain(name: str, function: object, *, may_yield: bool = False) -> None:
-    """Refuse an ``async def``, with or without a ``yield``, and what ``asynccontextmanager`` makes.
+    """Refuse an ``async def``, with or without a ``yield``, and the result of
+    ``asynccontextmanager``.
 
     Args:
-        name: what to call the function in the error.
-        function: whatever is called later.
-        may_yield: whether its answer is iterated over; else a ``yield`` is a mistake, too.
+        name: the name of the function in the error.
+        function: the function that is called later.
+        may_yield: whether its answer is iterated over; otherwise a ``yield`` is a mistake too.
 
     Raises:
         TypeError: it is one.
@@ -31,12 +31,12 @@ def check_plain(name: str, function: object, *, may_yield: bool = False) -> None
 
 
 def refuse_awaitable(name: str, answer: object) -> None:
-    """Refuse what an ``async def`` answers, however it was hidden.
+    """Refuse the answer of an ``async def``, even of one that was wrapped.
 
     Raises:
         TypeError: it is an awaitable, or an async generator.
     """
-    if answer is None:  # to find out that it is no awaitable would take longer
+    if type(answer) in _NEVER_AWAITABLE:  # to find this out of an object takes longer
         return
     if inspect.isawaitable(answer) or inspect.isasyncgen(answer):
         close = getattr(answer, "close", None)

@@ -1,14 +1,15 @@
-"""How a caller waits for others: a thread blocks, a task lets other tasks run meanwhile.
+"""How a caller waits: a thread blocks, and a task lets other tasks run meanwhile.
 
-What is around a sync waits for the owner's lock and before another attempt, and the app's rules may
-answer with something to await.  All of it goes through the :class:`Waiting` of the Synchronizer, so
-that there is one piece of code for threads and for tasks.
+A sync waits for the owner's lock and before another attempt, and the app's rules may return an
+awaitable. All of this goes through the :class:`Waiting` of the Synchronizer, so that threads and
+tasks share the same code.
 """
 
 from __future__ import annotations
 
 import asyncio
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -19,18 +20,25 @@ from ._plain import refuse_awaitable
 P = ParamSpec("P")
 T = TypeVar("T")
 
+RETRY_PAUSES_S = (0.02, 0.1, 0.5)  # about; after an error that another attempt may not meet
+
+
+def about(pause_s: float) -> float:
+    """A pause that differs from that of others who were in the way."""
+    return pause_s * random.uniform(0.5, 1.5)
+
 
 class Queue(Protocol):
-    """What one waits at for what others put there, from whatever thread."""
+    """A queue: one caller waits for items, and any thread puts them."""
 
     def put(self, item: object, /) -> object:
-        """Put something; never waits."""
+        """Put an item; this never waits."""
 
     def get(self, *, timeout: float) -> object:
-        """Take something.
+        """Take an item.
 
         Raises:
-            queue.Empty: nothing was put for so many seconds.
+            queue.Empty: there was no item in so many seconds.
         """
 
 
@@ -44,7 +52,11 @@ class Waiting:
     can_await = False
 
     def caller(self) -> Hashable:
-        """Who waits: nobody waits for what he holds himself."""
+        """The caller, so that nobody waits for a lock of their own."""
+        return threading.get_ident()
+
+    def holder(self) -> Hashable:
+        """The same as :meth:`caller`, but it never raises. None: a caller who can hold nothing."""
         return threading.get_ident()
 
     def queue(self) -> Queue:
@@ -56,16 +68,16 @@ class Waiting:
         time.sleep(seconds)
 
     def answer(self, name: str, answer: Any) -> Any:
-        """What a function of the app answered.
+        """The answer of a function of the app.
 
         Raises:
-            TypeError: it is to be awaited, and cannot be.
+            TypeError: it must be awaited, and cannot be.
         """
         refuse_awaitable(name, answer)
         return answer
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function that waits in this way, in an event loop that goes on meanwhile."""
+        """Call a function that waits in this way, while the event loop continues."""
         return await asyncio.to_thread(function, *args, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""The first name of :mod:`mobync.http.asgi`, which goes on working."""
+"""The old name of :mod:`mobync.http.asgi`, which still works."""
 
 from .http.asgi import THREADS, SyncApp, router, routes
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 class MobyncError(Exception):
-    """A sync that mobync refused.  Nothing of it was written."""
+    """mobync refused a sync. Nothing of it was written."""
 
 
 class InvalidDiffError(MobyncError):
@@ -85,8 +85,8 @@ class LogicalClockError(MobyncError):
 
     Attributes:
         ahead: True if the device must start again, False if the clock is malformed.
-        behind: True if the server has lost nothing, but cannot tell what the device has not seen.
-            What the server does not have was deleted.
+        behind: True if the server has lost nothing, but cannot know what the device has not seen.
+            Objects that the server does not have were deleted.
     """
 
     def __init__(self, message: str, *, ahead: bool = False, behind: bool = False) -> None:
@@ -105,24 +105,31 @@ class UnknownDeviceError(MobyncError):
 
 
 class DeviceRevokedError(MobyncError):
-    """A person has ended this named device, or the owner was erased.
+    """A person has revoked this named device, or the owner was erased.
 
     All of its requests are refused. The device drops the owner's rows.
     """
 
 
 class OwnerMovedError(MobyncError):
-    """What this named device has was given to another owner: a guest has signed in.
+    """The data of this named device belongs to another owner now: a guest has signed in.
 
-    The device keeps its rows and what it has not sent, and goes on with that owner's token.
+    The device keeps its rows and its unsent edits, and continues with that owner's token.
+    """
+
+
+class OtherOwnerError(MobyncError):
+    """A named device has the rows of another owner, and its token is of this one.
+
+    It keeps everything, and sends nothing: its rows and unsent edits are not this owner's.
     """
 
 
 class SameIdError(ValueError):
-    """Two owners have objects of the same id, and nobody said whether these are the same.
+    """Two owners have objects with the same id, and the app does not say that these are the same.
 
     Attributes:
-        objects: the model and the id of each.
+        objects: the model and the id of each object.
     """
 
     def __init__(self, objects: Sequence[tuple[str, str]]) -> None:
@@ -139,16 +146,16 @@ class SameIdError(ValueError):
 
 
 class NoPartsError(MobyncError):
-    """The server cannot keep the parts of a request: its store has nowhere to put them.
+    """The server cannot store the parts of a request.
 
     The device sends fewer diffs at a time, each time as a whole request.
     """
 
 
 class PartsMissingError(MobyncError):
-    """The last part of a request came, and not all before it are there.
+    """The last part of a request arrived, and earlier parts are missing.
 
-    The device sends those that are missing, and then the last one again.
+    The device sends the missing parts, and then the last one again.
 
     Attributes:
         missing: their numbers.
@@ -165,7 +172,7 @@ class PartsMissingError(MobyncError):
 
 
 class RequestTooLargeError(MobyncError):
-    """The parts of a request are too long in all.
+    """The parts of a request are too long together.
 
     The device sends fewer diffs at a time.
     """
@@ -174,7 +181,8 @@ class RequestTooLargeError(MobyncError):
 class TooManyDevicesError(MobyncError):
     """A named device is new, and its owner has as many as one owner may have (``max_devices``).
 
-    A person revokes or forgets some; one that was silent for long is forgotten by itself.
+    A person must revoke or forget a device. A device that was silent for long is forgotten
+    automatically.
     """
 
 

@@ -1,4 +1,4 @@
-"""The first name of :mod:`mobync.http.flask`, which goes on working."""
+"""The old name of :mod:`mobync.http.flask`, which still works."""
 
 from .http.flask import NAME, MobyncSync
 

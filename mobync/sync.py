@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, Literal, NoReturn, ParamSpec, SupportsIndex, TypeVar
 
 from . import _core
 from ._awaited import awaited
@@ -14,12 +15,15 @@ from ._sync import known_devices
 from ._sync.adopting import adopt_rows
 from ._sync.backend_edits import Operation, push_operations
 from ._sync.compacting import compact_log
+from ._sync.devices import keeps_devices
 from ._sync.erasing import erase_owner
 from ._sync.moving import move_all
 from ._sync.noted_edits import Report, log_edits, log_noted
+from ._sync.owner_locks import locks_of
 from ._sync.reconciling import reconcile_owner
+from ._sync.settings import Settings, check_settings
 from .errors import shown
-from .synchronizer import Synchronizer
+from .synchronizer import Synchronizer, check_synchronizer
 from .types import (
     CompactResult,
     DiffDict,
@@ -52,28 +56,27 @@ class Mobync(_core.Mobync):
         lock_timeout_s: seconds to wait for another sync of the same owner.
         max_diffs: diffs that one request may hold.
         max_json_data_bytes: bytes of UTF-8 that one diff's ``json_data`` may have.
-        max_depth: levels to which it may be nested; 1000 at the most.
+        max_depth: levels to which it may be nested; at most 1000.
         max_fields: fields that it may have.
-        max_reply_bytes: bytes of ``json_data`` that one reply may have.  A device that pages gets
-            pages below it; one that does not page and would get more is told to, by a PageError.
-        max_pull_diffs: diffs that one page may have, even if a device asks for more, or for all
-            that is left.  What a page takes in memory grows with it.
-        on_refusal: 'raise' lets one diff that is malformed, that a rule refuses or that the app's
-            tables do not take end the whole sync.  'skip' excludes it, and what depends on it; the
-            reply lists it as ``refused`` and brings the device's rows back to the server's, for
-            which the owner's log is read whole.
-        device_retention_s: seconds that a device may be silent before compaction goes on without
-            it.  It then starts over when it comes back, which costs it a whole pull; what it had
-            not sent is not lost.
-        first_pull_retention_s: the same of a device that has not finished its first pull.
-        anonymous_devices: whether devices may sync that do not name themselves.  As long as there
-            are any, the log of their owner is not folded (docs/protocol.md, "The horizon").
-        max_request_bytes: bytes of JSON that the diffs of a request may have which a named device
-            sends in parts.  Each part is bounded like a whole request; all of them together are
-            not by ``max_diffs``.  About four times as much memory is needed for the last part.
-        max_devices: devices with a name that one owner may have.  For one more, one is forgotten
-            that was silent for longer than the retention says; if there is none, it is refused.
-            Revoked ones do not count.
+        max_reply_bytes: bytes of ``json_data`` that one reply may have. Pages are kept below this.
+            A device that does not page and would get more gets a PageError.
+        max_pull_diffs: diffs that one page may have, even if a device asks for more. The memory for
+            a page grows with it.
+        on_refusal: what to do with a diff that is malformed, or that a rule or the app's tables
+            refuse. 'raise' ends the whole sync. 'skip' leaves out the diff and the diffs that
+            depend on it. Then the reply lists it as ``refused`` and restores the device's rows, and
+            the owner's whole log is read for that.
+        device_retention_s: seconds that a device may be silent before compaction no longer waits
+            for it. When it comes back, it starts over with a whole pull, and loses no unsent edit.
+        first_pull_retention_s: the same for a device that has not finished its first pull.
+        anonymous_devices: whether devices without a name may sync. While an owner has such devices,
+            compaction does not fold the owner's log (docs/protocol.md, "The horizon").
+        max_request_bytes: bytes of JSON that all diffs of a request in parts may have together.
+            Each part has the limits of a whole request, but all parts together are not limited by
+            ``max_diffs``. The last part needs about four times as much memory.
+        max_devices: named devices that one owner may have. When one more comes, a device that was
+            silent for longer than the retention is forgotten; if there is none, the new one is
+            refused. Revoked devices do not count.
 
     Raises:
         TypeError: ``synchronizer`` is not a Synchronizer, or another argument has the wrong type.
@@ -83,13 +86,65 @@ class Mobync(_core.Mobync):
 
     _listeners: tuple[Listener, ...] = ()
 
+    def __init__(
+        self,
+        synchronizer: Synchronizer,
+        diffs_model_name: str = "diffs",
+        *,
+        max_clock_skew_ms: int = 300_000,
+        lock_timeout_s: float = 10.0,
+        max_diffs: int = 200_000,
+        max_json_data_bytes: int = 16_777_216,
+        max_depth: int = 1000,
+        max_fields: int = 10_000,
+        max_reply_bytes: int = 268_435_456,
+        max_pull_diffs: int = 50_000,
+        on_refusal: Literal["raise", "skip"] = "raise",
+        device_retention_s: float = 7_776_000.0,
+        first_pull_retention_s: float = 86_400.0,
+        anonymous_devices: bool = True,
+        max_request_bytes: int = 268_435_456,
+        max_devices: int = 1000,
+    ) -> None:
+        settings = Settings(
+            max_clock_skew_ms,
+            lock_timeout_s,
+            max_diffs,
+            max_json_data_bytes,
+            max_depth,
+            max_fields,
+            max_reply_bytes,
+            max_pull_diffs,
+            on_refusal == "skip",
+            device_retention_s,
+            first_pull_retention_s,
+            anonymous_devices,
+            max_request_bytes,
+            max_devices,
+        )
+        _core.check_text("diffs_model_name", diffs_model_name)
+        check_settings(settings, on_refusal)
+        check_synchronizer(synchronizer, diffs_model_name)
+        if not anonymous_devices and not keeps_devices(synchronizer):
+            raise ValueError(
+                "anonymous_devices=False needs a synchronizer that keeps devices: read_devices and "
+                "write_devices"
+            )
+        super().__init__(synchronizer, diffs_model_name, locks_of(synchronizer), settings)
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} holds locks and cannot be pickled or copied: make another "
+            "one of the same Synchronizer"
+        )
+
     def listen(self, listener: Listener) -> None:
         """Call a function after each sync, push and adopted piece, in the thread of that work.
 
-        Also when devices were revoked: an owner's streams of events end by it.
+        It is also called when devices were revoked, so that their streams of events can end.
 
-        Use it for metrics, or for a message to the owner's other devices. An exception of the
-        function is only logged, because the edits are already written.
+        Use it for metrics, or for a message to the owner's other devices. It may call ``push``. An
+        exception of the function is only logged, because the edits are already written.
 
         Args:
             listener: takes a :class:`SyncReport`; it must not block.
@@ -308,30 +363,36 @@ class Mobync(_core.Mobync):
         return receipt
 
     def move_owner(self, old: str, new: str, *, same: Collection[str] = ()) -> MoveResult:
-        """Give all that is one owner's to another: a guest signs in, or two accounts become one.
+        """Give all data of one owner to another: a guest signs in, or two accounts become one.
 
-        The rows become the new owner's, and the log becomes edits of the new owner's log, which
-        that owner's devices get at their next sync; the rules are not asked.  Devices of the old
-        owner that name themselves go on with the new owner's token: they start over, and what they
-        had not sent is merged as usual.  Give them the token afterwards.  One that still comes as
-        the old owner's is told so (OwnerMovedError).  Devices without a name, the new owner's too
-        if the old one had any, pull again.  All in one transaction, which reads both logs.
+        The rows become the new owner's. The diffs are added to the new owner's log, and that
+        owner's devices get them at their next sync. The rules are not asked. All of this is one
+        transaction, which reads both logs in pieces. Memory grows with the number of objects,
+        deleted ones too, and not with their edits.
+
+        Named devices of the old owner continue with the new owner's token: they start over, and
+        their unsent edits are merged as usual. Give them the token afterwards. A device that still
+        comes as the old owner's gets an OwnerMovedError. Devices without a name pull again, and if
+        the old owner had any, so do those of the new owner.
 
         Args:
-            old: from whom; nothing is left of this owner but what answers late devices.
-            new: to whom.
-            same: the models of which both owners may have an object of the same id, which then is
-                one object: settings, say, with an id that is always the same.  They are merged by
-                field, and the later edit counts.
+            old: the owner who has the data. Afterwards only a note is left, to answer late devices.
+            new: the owner who gets the data.
+            same: models whose objects have fixed ids, such as settings. An object of both owners
+                with the same id is one object there, and is merged field by field; the later edit
+                wins.
 
         Returns:
             How much was moved; nothing if it was moved before.
 
         Raises:
-            SameIdError: both have an object of the same id, of another model; nothing was moved.
+            SameIdError: both owners have an object with the same id in a model that ``same`` does
+                not name; nothing was moved.
             ValueError: old and new are the same.
-            NotImplementedError: the Synchronizer does not offer ``moving``, or keeps no devices.
-            InvalidDiffError: the tables do not let a row have the new owner, as by a constraint.
+            NotImplementedError: the Synchronizer does not have ``moving``, or does not store
+                devices.
+            InvalidDiffError: the tables refuse a row with the new owner, for example because of a
+                constraint.
             BusyError: a sync of one of them took too long.
         """
         _core.check_text("old", old)
@@ -339,7 +400,7 @@ class Mobync(_core.Mobync):
         if old == new:
             raise ValueError(f"old and new are the same owner, {shown(old)}")
         if isinstance(same, str):
-            raise TypeError("same must be several names of models, not a str")
+            raise TypeError("same must be a list of names of models, not a str")
         result, reports = move_all(self, old, new, frozenset(same))
         logger.info(
             "moved owner=%s to=%s rows=%d diffs=%d devices=%d",
@@ -354,7 +415,8 @@ class Mobync(_core.Mobync):
         return result
 
     def compact(self, owner_id: str) -> CompactResult:
-        """Drop diffs from an owner's log that no device can need, and fold what all have seen.
+        """Drop diffs from an owner's log that no device can need, and fold those that all devices
+        have seen.
 
         This is safe at any time, whatever clocks the devices have (docs/protocol.md, "Compaction").
         The server knows what each named device has seen. Below the lowest of these clocks (the
@@ -379,7 +441,7 @@ class Mobync(_core.Mobync):
         _core.check_text("owner_id", owner_id)
         return compact_log(self, owner_id)
 
-    # With an asyncio Synchronizer these are the only way; otherwise they run in a thread.
+    # An asyncio Synchronizer has only these methods; with another one, they run in a thread.
     apply_async = awaited(_core.Mobync.apply)
     apply_json_async = awaited(_core.Mobync.apply_json)
     validate_async = awaited(_core.Mobync.validate)
@@ -418,12 +480,15 @@ class Mobync(_core.Mobync):
     def _log_edits(
         self, store: Synchronizer, owner_id: str, operations: Sequence[Operation]
     ) -> Report:
-        """Note edits of rows that are written already in the log, in a transaction."""
+        """Add edits of rows that are already written to the log, in a transaction."""
         return log_edits(self, store, owner_id, operations)
 
     def _now_ms(self) -> int:
-        """What _core.Mobync says, without entering C."""
+        """The same as in _core.Mobync, without calling C."""
         return time.time_ns() // 1_000_000
+
+    def _note_part(self, *, is_last: bool) -> None:
+        """Hear of a part of a request that was accepted; with the last one the request is whole."""
 
     def _tell(self, report: tuple[Any, ...]) -> None:
         """Log a committed transaction, as the fields of a SyncReport, and tell the listeners."""
@@ -442,8 +507,15 @@ class Mobync(_core.Mobync):
         )
         self._announce(told)
 
+    def _tell_when_free(self, report: tuple[Any, ...]) -> None:
+        """Do what ``_tell`` does, but not before the caller's own sync has ended.
+
+        Until then a listener could not push for the same owner.
+        """
+        self._locks.when_free(partial(self._tell, report), self.synchronizer._waiting)
+
     def _tell_revoked(self, owner_id: str, clock: int, devices: tuple[str, ...]) -> None:
-        """Log that devices are refused from now on, and tell the listeners."""
+        """Write to the app's log that devices are refused from now on, and tell the listeners."""
         names = " ".join(map(_printable, devices))
         logger.info("revoked owner=%s device=%s", _printable(owner_id), names)
         self._announce(SyncReport(owner_id, clock, revoked=devices))

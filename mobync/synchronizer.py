@@ -41,17 +41,19 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
             another name. None, the default: the name that ``Mobync`` uses.
         capture: notes about rows that something other than mobync has written, if the synchronizer
             has them. None, the default: it does not.
-        filled_models: by name, the models whose rows have more values after a write than were
-            written. Whoever has such models overrides ``transaction`` and ``find_owned_rows``, so
-            that mobync can read these rows back for the log and the devices (docs/protocol.md, "The
-            server's part"). None, the default: there are none, or devices do not get the values.
+        filled_models: the models whose rows the database fills in, by name. A store with such
+            models must override ``transaction`` and ``find_owned_rows``, so that mobync can read
+            these rows back for the log and the devices (docs/protocol.md, "The server's part").
+            None, the default: there are none, or devices do not get the values.
     """
 
     diffs_model_name: str | None = None
     capture: Any = None
     filled_models: Mapping[str, FilledModel] | None = None
     _writes_as_server: bool = False  # of one in a transaction: what is written is the backend's
-    _passes_over_unreadable: bool = False  # rows that find_owned_rows cannot read end no sync
+    _passes_over_unreadable: bool = (
+        False  # whether a sync skips rows that find_owned_rows cannot read
+    )
     _waiting: Waiting = IN_A_THREAD
 
     @abc.abstractmethod
@@ -89,8 +91,8 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         Args:
             owner_id: the authenticated owner.
             **diff: the diff as the device sent it: id, owner, logical_clock, utc_timestamp, type,
-            *    model, json_data, and any other keys. An override may name only the ones that it
-            *    wants: ``*, model: str, json_data: str, **rest: Any``.
+                model, json_data, and any other keys. An override may name only the ones that it
+                wants: ``*, model: str, json_data: str, **rest: Any``.
 
         Returns:
             True to allow the diff. False, or another false value, refuses it, and with it the whole
@@ -110,7 +112,7 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         """Whether this owner may make this delete; like :meth:`validate_create`."""
 
     def transaction(self, owner_id: str) -> AbstractContextManager[Synchronizer]:
-        """Put one sync into a transaction; override it if the database can.
+        """Run one sync in a transaction; override it if the database has transactions.
 
         Yields the Synchronizer to use inside. A normal exit commits, and an exception rolls back.
         Until the exit, no other process may sync the same owner. An override must ensure this. In
@@ -123,13 +125,13 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
     def _attempt(
         self, owner_id: str, carefully: bool, device: str | None = None
     ) -> AbstractContextManager[Synchronizer]:
-        """Put one attempt at a sync into a transaction, with :meth:`transaction`.
+        """Run one attempt at a sync in a transaction, with :meth:`transaction`.
 
         Args:
             owner_id: the owner.
             carefully: whether the method that writes a row must raise if the row is refused. If
                 not, a store may keep rows until it commits or reads.
-            device: a device whose state is read in it in any case; None: no device.
+            device: a device whose state is read in the same transaction; None: no device.
 
         Raises:
             WriteCarefully: only without ``carefully``: start the sync again, carefully.
@@ -221,35 +223,41 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         raise NotImplementedError(f"{type(self).__name__} does not store devices")
 
     def keeps_parts(self) -> bool:
-        """Whether the parts of a device's request can be kept until the last has come.
+        """Whether the parts of a device's request can be stored until the last one arrives.
 
-        Who overrides this overrides the three methods that follow, and keeps devices.  Asked
-        inside of a transaction (docs/protocol.md, "A request in parts").  Default: no, and a
-        device that has more diffs than fit a request sends several.
+        A store that overrides this must also override the next three methods, and store devices. It
+        is called inside a transaction (docs/protocol.md, "A request in parts"). Default: False, and
+        a device with too many diffs for one request sends several requests.
         """
         return False
 
     def write_part(self, owner_id: str, device: str, part: int, pieces: Sequence[str]) -> Any:
-        """Keep a part of a device's request; none of its number is kept yet.
+        """Store a part of a device's request. No part with its number is stored yet.
 
         Args:
-            owner_id: whose device.
-            device: its name.
+            owner_id: the owner of the device.
+            device: the name of the device.
             part: the number of the part.
-            pieces: its text, of 200,000 characters each at most.
+            pieces: its text, in pieces of at most 200,000 characters.
         """
-        raise NotImplementedError(f"{type(self).__name__} keeps no parts")
+        raise NotImplementedError(f"{type(self).__name__} does not store parts")
 
     def read_parts(self, owner_id: str, device: str) -> Iterable[tuple[int, str]]:
         """The pieces of all parts of a device's request, each with the number of its part.
 
-        In the order of the parts, and of the pieces of each.  Read inside of the transaction.
+        They come in the order of the parts, and of the pieces of each part. This is called inside
+        the transaction.
         """
-        raise NotImplementedError(f"{type(self).__name__} keeps no parts")
+        raise NotImplementedError(f"{type(self).__name__} does not store parts")
 
     def drop_parts(self, owner_id: str, device: str | None) -> Any:
-        """Keep no parts of a device any more; None: of none of the owner's devices."""
-        raise NotImplementedError(f"{type(self).__name__} keeps no parts")
+        """Delete the parts of a device; None: of all devices of the owner."""
+        raise NotImplementedError(f"{type(self).__name__} does not store parts")
+
+    def _reads_alone(self) -> bool:
+        """Whether reads outside of a transaction see what those in one do: none of the app's own
+        is around them."""
+        return False
 
     def _poll(self, owner_id: str, device: str) -> tuple[int, Mapping[str, str] | None] | None:
         """What a poll of a device needs to know, read outside of a transaction.
@@ -272,7 +280,7 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         return False
 
     def keeps_field_times(self) -> bool:
-        """Whether a row of the log can have ``field_times`` beside its seven fields.
+        """Whether a row of the log can have ``field_times`` besides its seven fields.
 
         ``field_times`` is a text or null. Compaction sets it with :meth:`update_many`, and
         :meth:`read` returns it with the row. This is called inside a transaction. Default: False,
@@ -294,39 +302,39 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
     def moving(
         self, old_owner_id: str, new_owner_id: str
     ) -> AbstractContextManager[tuple[Synchronizer, Synchronizer]] | None:
-        """Hold two owners in one transaction, for :meth:`Mobync.move_owner`.
+        """Lock two owners in one transaction, for :meth:`Mobync.move_owner`.
 
-        It is what :meth:`transaction` is, of both: nobody else may sync one of them meanwhile.
-        Whoever offers it locks them in the order of their ids, so that two moves in opposite
-        directions do not wait for each other, and offers ``raise_clock``.
+        It is like :meth:`transaction`, for both owners: nobody else may sync one of them meanwhile.
+        A store with this method locks the owners in the order of their ids, so that two moves in
+        opposite directions do not wait for each other. It must also have ``raise_clock``.
 
         Returns:
-            A context that gives the Synchronizer to use for each.  None, the default: not offered.
+            A context that gives the Synchronizer for each owner. None, the default: not available.
         """
         return None
 
     def move_owned(
         self, new_owner_id: str, same: Mapping[str, Sequence[str]]
     ) -> Mapping[str, int] | None:
-        """Give all rows of an owner, of whatever model, to another one.
+        """Give all rows of an owner, in all models, to another owner.
 
-        Asked inside of :meth:`moving`, of the Synchronizer of the owner whose they are.
+        This is called inside :meth:`moving`, on the Synchronizer of the owner who has the rows.
 
         Args:
-            new_owner_id: to whom.
-            same: by model, ids of objects that both owners have, and that are the same: where both
-                have a row, the new owner's stays, and the other one is deleted.
+            new_owner_id: the owner who gets the rows.
+            same: for each model, ids of objects that are the same for both owners. If both have a
+                row, the new owner's row stays, and the other one is deleted.
 
         Returns:
-            By model, how many rows.  None, the default: rows do not say whose they are, and
-            nothing was to be done.
+            How many rows of each model were given. None, the default: rows do not name their owner,
+            so there is nothing to do.
         """
         return None
 
     def raise_clock(self, clock: int) -> Any:
-        """Have ``highest_logical_clock`` say this from now on, if it would say less.
+        """Make ``highest_logical_clock`` return at least this from now on.
 
-        Asked inside of :meth:`moving`; no diff of the log need have it.
+        This is called inside :meth:`moving`. The log need not have a diff with this clock.
         """
         raise NotImplementedError(f"{type(self).__name__} does not offer raise_clock")
 
@@ -335,7 +343,7 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         return ()
 
     def _fields_of_server(self, where: str) -> Iterable[str]:
-        """The fields of a model, which may be unknown, that no device may write."""
+        """The fields of a model that no device may write. The model may be unknown."""
         return ()
 
     def owned_rows(

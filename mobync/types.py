@@ -1,4 +1,4 @@
-"""The small types that apps and synchronizers share with mobync, as in mobync 0.2.0."""
+"""The small types that apps and synchronizers share with mobync."""
 
 from __future__ import annotations
 
@@ -117,11 +117,11 @@ otherwise it is null."""
 
 
 class FilledModel(NamedTuple):
-    """What the database, or the app behind mobync, fills in of the rows of a model.
+    """The fields of a model's rows that the database, or the app's own code, fills in.
 
     Attributes:
-        on_create: fields that a new row gets a value of if it comes without one.
-        on_each_write: whether any write of a row may change more of it than was written.
+        on_create: fields that get a value in a new row that comes without one.
+        on_each_write: whether any write of a row may change its other fields too.
     """
 
     on_create: frozenset[str]
@@ -134,9 +134,9 @@ class Refusal(TypedDict, total=False):
     ``id`` is the id of the diff. If the id cannot be read, there is ``index`` instead, the position
     of the diff in the request, from 0.
 
-    ``code`` is 'unauthorized'; 'invalid' for what the rules or the app's tables cannot accept; or
-    'depends_on_refused' for a diff of an object whose create or delete was refused earlier in the
-    request.
+    ``code`` is 'unauthorized' if a rule refused the diff; 'invalid' if it is malformed or the app's
+    tables cannot store it; or 'depends_on_refused' for a diff of an object whose create or delete
+    was refused earlier in the request.
     """
 
     id: str
@@ -157,10 +157,11 @@ class Reply(PlainReply, total=False):
     """The result of :meth:`Mobync.apply`, ready to be sent as JSON.
 
     ``more`` is there if the request has a limit or a cursor, ``cursor`` if there is more,
-    ``refused`` with ``on_refusal='skip'``, ``mark`` for a named device, and ``reset`` if it must
-    drop its rows and pull from 0; then ``seen_clock``, if its clock was one of another log, says
-    how far of this one it has seen.  ``part`` is there if the request was a part; of one before the
-    last that says that it is kept.
+    ``refused`` with ``on_refusal='skip'``, and ``mark`` for a named device. ``reset`` is there if
+    the device must drop its rows and pull from 0. ``seen_clock`` is there with ``reset`` if the
+    device's clock belongs to another owner's log: it says how much of this log the device has seen.
+    ``part`` is there if the request was a part; before the last part it means that the part is
+    stored.
     """
 
     more: bool
@@ -188,11 +189,10 @@ class SyncReport:
         refused: how many diffs were left out because they were refused.
         device: the name that the device gave itself; None: it has no name, or it was the backend.
         reset: whether the device was told to start over (docs/protocol.md, "Named devices").
-        seen_clock: the logical clock that the request came with: what the device had not seen of
-            the log begins there.
-        retry: whether it was a request of a named device that had been done already.
-        revoked: names of devices that are refused from now on.  A report that has some tells of
-            nothing else.
+        seen_clock: the logical clock of the request; the device had not seen the log from there on.
+        retry: whether it was a repeated request of a named device.
+        revoked: names of devices that are refused from now on. A report with such names has nothing
+            else.
     """
 
     owner_id: str
@@ -241,6 +241,10 @@ class KnownDevice(NamedTuple):
         holds_horizon: whether the log cannot be folded further because of what it may still ask for
             (docs/protocol.md, "The horizon").
         revoked: whether its requests are refused.
+        parts: how many parts of a request are stored: of one that is not whole yet, or of its last
+            one until its next one comes (docs/protocol.md, "A request in parts").
+        parts_bytes: how many bytes these parts have.
+        parts_ms: when the last of them came, in milliseconds since 1970; 0: there are none.
     """
 
     name: str
@@ -251,6 +255,9 @@ class KnownDevice(NamedTuple):
     behind: int
     holds_horizon: bool
     revoked: bool
+    parts: int = 0
+    parts_bytes: int = 0
+    parts_ms: int = 0
 
 
 class EraseReceipt(NamedTuple):
@@ -273,11 +280,11 @@ class MoveResult(NamedTuple):
     """What :meth:`Mobync.move_owner` gave to another owner.
 
     Attributes:
-        old, new: from whom, and to whom.
-        rows: by model, how many rows.
-        diffs: how many diffs went into the log of the new owner.
-        same: how many objects both had, and have one of now.
-        devices: how many named devices go on under the new owner.
+        old, new: the owner who had the data, and the owner who has it now.
+        rows: how many rows of each model.
+        diffs: how many diffs were added to the log of the new owner.
+        same: how many objects of both owners are one object now.
+        devices: how many named devices continue under the new owner.
     """
 
     old: str

@@ -20,6 +20,7 @@ import databases
 import pytest
 from databases import Database, open_database
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 DRIVERS = {
     "aiosqlite": "sqlite",
@@ -39,7 +40,8 @@ def async_engine(database: Database, driver: str, **options: Any) -> AsyncEngine
         url = url.set(query={})
     elif database.kind == "mariadb":
         url = url.set(query={})
-    return create_async_engine(url, **options)
+    # The default; but SQLAlchemy before 2.0.38 opened each connection to SQLite anew.
+    return create_async_engine(url, poolclass=AsyncAdaptedQueuePool, **options)
 
 
 class Opened:

@@ -309,6 +309,21 @@ def _(s: Story) -> None:
     s.sync()
 
 
+@story("of two edits of a field the second stands, though the clock was set back before it")
+def _(s: Story) -> None:
+    s.elsewhere("create", "milk", name="milk")
+    s.sync()
+    s.edit("create", "salt", name="salt")
+    s.sync("lost")
+    s.now_ms += 200_000
+    s.edit("update", "milk", name="soy milk", shop="corner")
+    s.now_ms -= 100_000
+    s.elsewhere("update", "milk", name="oat milk", shop="market")
+    s.now_ms -= 50_000
+    s.edit("update", "milk", name="rice milk")
+    s.sync()
+
+
 @story("an edit of a row that the reply deletes is nothing")
 def _(s: Story) -> None:
     s.elsewhere("create", "milk", name="milk")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 import requests
 
-PATIENCE_S = 60
+PATIENCE_S = 240  # where the tests run on a loaded machine, a start may take a minute
 
 MOBYNC = [sys.executable, "-m", "mobync.server"]
 
@@ -49,6 +50,14 @@ def eventually(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)
     return found
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class Lines:
@@ -115,6 +124,18 @@ class Server:
     def events(self) -> list[dict[str, Any]]:
         """The lines of the log so far."""
         return [json.loads(line) for line in list(self.log.lines)]
+
+    def wait_for_events(self, count: int, wanted: Callable[[dict[str, Any]], Any]) -> list[Any]:
+        """The wanted lines of the log, once there are so many: an answer may come before them."""
+        found: list[Any] = []
+
+        def are_there() -> bool:
+            found[:] = [event for event in self.events() if wanted(event)]
+            return len(found) >= count
+
+        eventually(are_there)
+        assert len(found) == count, found
+        return found
 
     def get(self, path: str, token: str | None = None, **options: Any) -> requests.Response:
         headers = options.pop("headers", {})

@@ -26,19 +26,21 @@ BASE = {"mobync", "mobync._core", "mobync._extras", "mobync._plain", "mobync.err
 BASE |= {"mobync._waiting", "mobync.sync", "mobync.synchronizer", "mobync.types"}
 RELATIONAL = {
     f"mobync._relational.{name}"
-    for name in ("database_errors", "filled", "notes", "refused", "rows", "values", "write_order")
+    for name in ("database_errors", "filled", "refused", "rows", "store", "values", "write_order")
 } | {"mobync._relational"}
 ALLOWED = {
     "mobync._sync": BASE - {"mobync", "mobync.sync"},
     "mobync._relational": BASE - {"mobync", "mobync.sync"},
     "mobync.sqlalchemy": BASE | RELATIONAL,
-    "mobync.django": BASE | RELATIONAL | {"mobync.http.django"},
+    "mobync.django": BASE | RELATIONAL | {"mobync._sync.known_devices", "mobync.http.django"},
     "mobync.live": BASE,
     "mobync.clients": BASE
     | {"mobync._sync.attempts", "mobync._sync.client_state", "mobync._sync.devices"}
-    | {"mobync._sync.known_devices", "mobync._sync.owner_locks", "mobync._sync.owner_state"},
+    | {"mobync._sync.known_devices", "mobync._sync.marks", "mobync._sync.owner_locks"}
+    | {"mobync._sync.owner_state"},
     "mobync.http": BASE
-    | {"mobync.clients", "mobync.live", "mobync._sync.known_devices", "mobync._sync.owner_locks"},
+    | {"mobync.clients", "mobync.live"}
+    | {"mobync._sync.known_devices", "mobync._sync.owner_locks", "mobync._sync.parts"},
     "mobync.client": BASE,
 }
 

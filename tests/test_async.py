@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -20,11 +21,13 @@ from sqlalchemy.ext.asyncio import (
     AsyncSession,
     async_scoped_session,
     async_sessionmaker,
+    create_async_engine,
 )
 from sqlalchemy.orm import Session
 from task_list import diff, task_table
 
 from mobync import BusyError, InvalidDiffError, Mobync, UnauthorizedError
+from mobync._sync.owner_locks import OwnerLocks
 from mobync.memory import MemorySynchronizer
 from mobync.sqlalchemy import (
     AsyncDocumentSynchronizer,
@@ -33,13 +36,17 @@ from mobync.sqlalchemy import (
     SQLAlchemySynchronizer,
     compact_all,
     create_tables_async,
+    create_triggers,
+    create_triggers_async,
     diffs_table,
+    log_noted,
 )
+from mobync.sqlalchemy._tasks import IN_A_TASK, awaited
 
 opened = async_databases.opened
 
 TESTS = Path(__file__).parent
-PATIENCE_S = 30
+PATIENCE_S = 600  # a loaded machine may let a task wait for very long
 
 METADATA = MetaData()
 TASKS = task_table(METADATA)
@@ -164,7 +171,8 @@ def test_two_hundred_tasks_of_twenty_owners(opened: Opened) -> None:
     owners = [f"owner{n}" for n in range(20)]
 
     async def story(engine: AsyncEngine) -> None:
-        server = server_on(engine, lock_timeout_s=PATIENCE_S)
+        store = AsyncSQLAlchemySynchronizer(engine, {"tasks": TASKS}, lock_timeout_s=PATIENCE_S)
+        server = Mobync(store, lock_timeout_s=PATIENCE_S)
         await asyncio.gather(
             *(
                 server.apply_async(0, [diff("create", id=f"{owner}-{n}")], owner)
@@ -365,6 +373,77 @@ def test_a_scoped_session_gives_each_task_its_own(opened: Opened) -> None:
     run(story, opened)
 
 
+def test_code_that_blocks_need_not_wait_until_a_task_is_free() -> None:
+    """Such as a session that is tracked, and commits while a task syncs."""
+    locks = OwnerLocks()
+    done: list[str] = []
+
+    async def story() -> None:
+        held, over = asyncio.Event(), asyncio.Event()
+
+        def sync() -> None:
+            with locks.hold("anna", 0, IN_A_TASK):
+                held.set()
+                awaited(over.wait())
+                locks.when_free(lambda: done.append("late"), IN_A_TASK)
+                assert done == ["now"]
+
+        task = asyncio.create_task(IN_A_TASK.run(sync))
+        await held.wait()
+        locks.when_free(lambda: done.append("now"), IN_A_TASK)
+        over.set()
+        await task
+
+    asyncio.run(story())
+    assert done == ["now", "late"]
+
+
+# ---- edits by SQL --------------------------------------------------------------------------------
+
+
+def test_edits_by_sql_are_captured(opened: Opened) -> None:
+    async def story(engine: AsyncEngine) -> None:
+        metadata = MetaData()
+        tasks = task_table(metadata)
+        store = Failing(engine, {"tasks": tasks}, capture=True)
+        server = Mobync(store)
+        await create_tables_async(engine, metadata)
+        with pytest.raises(ValueError, match=r"make them with .*create_triggers"):
+            await server.apply_async(0, [], "bob")
+        await create_triggers_async(engine, store)
+        await server.push_async("bob", [("create", "tasks", {"id": "a"})])
+        with pytest.raises(KeyError):  # the connection forgets that mobync has written
+            await server.apply_async(1, [diff("update", id="a", rank=3)], "bob")
+        async with engine.begin() as connection:
+            await connection.execute(tasks.update().values(name="by SQL"))
+            await connection.execute(tasks.insert().values(id="e", owner="eve"))
+        reply = await server.apply_async(1, [], "bob")
+        (edit,) = [json.loads(each["json_data"]) for each in reply["diffs"]]
+        assert edit == {"id": "a", "name": "by SQL"}
+        assert await server.run_async(lambda: list(log_noted(server))) == [("eve", 1)]
+
+    run(story, opened, pool_size=1, max_overflow=0)
+
+
+class Failing(AsyncSQLAlchemySynchronizer):
+    async def validate_update(self, owner_id: str, **sent: Any) -> bool:
+        await asyncio.sleep(0)
+        raise KeyError
+
+
+def test_who_makes_triggers_for_whom(tmp_path: Path) -> None:
+    async def story() -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}")
+        store = AsyncSQLAlchemySynchronizer(engine, {"tasks": task_table(MetaData())}, capture=True)
+        with pytest.raises(TypeError, match=r"AsyncEngine.*create_triggers_async"):
+            create_triggers(engine, store)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="must be an AsyncEngine, not Engine"):
+            await create_triggers_async(engine.sync_engine, store)  # type: ignore[arg-type]
+        await engine.dispose()
+
+    asyncio.run(story())
+
+
 # ---- cancellation --------------------------------------------------------------------------------
 
 
@@ -437,6 +516,38 @@ def test_cancellation_at_every_await_leaves_nothing_half_done_and_no_lock(
         await other.dispose()
 
     run(story, opened, pool_size=1, max_overflow=0, pool_timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_an_assertion_of_a_driver_that_is_cancelled_is_a_cancellation(is_cancelled: bool) -> None:
+    async def executemany() -> None:
+        """As psycopg does it, if it is cancelled as its pipeline begins."""
+        try:
+            began.set()
+            await asyncio.sleep(0 if not is_cancelled else PATIENCE_S)
+        finally:
+            raise AssertionError("the level of a pipeline")
+
+    def write() -> None:
+        try:
+            awaited(executemany())
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    async def story() -> None:
+        task = asyncio.create_task(IN_A_TASK.run(write))
+        await began.wait()
+        if is_cancelled:
+            task.cancel("the client is gone")
+        await task
+
+    seen: list[type[BaseException]] = []
+    began = asyncio.Event()
+    expected = asyncio.CancelledError if is_cancelled else AssertionError
+    with pytest.raises(expected):
+        asyncio.run(story())
+    assert seen == [expected]
 
 
 def test_a_timeout_of_anyio_rolls_back(opened: Opened) -> None:

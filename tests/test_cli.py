@@ -9,6 +9,7 @@ import re
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,9 @@ import pytest
 from click.testing import CliRunner
 from databases import Database, open_database
 from server_process import MOBYNC, PATIENCE_S, Lines, diff, mobync
-from sqlalchemy import delete, insert, text, update
+from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 from test_sqlalchemy_devices import TAKEN_AWAY
 
 from mobync import DeviceRevokedError, Mobync, PartsMissingError, UnknownDeviceError, __version__
@@ -30,11 +32,12 @@ from mobync.server._log_pages import Entry
 from mobync.server.commands import main
 from mobync.server.database import make_tables
 from mobync.server.log_view import LogTable, last_entries
+from mobync.server.lost import LostEdits
 from mobync.server.owners import OwnerError
 from mobync.server.replay import DamagedLogError, check
 from mobync.server.tokens import Tokens
 from mobync.server.transfer import TransferError, exported, import_lines
-from mobync.sqlalchemy import DocumentSynchronizer
+from mobync.sqlalchemy import DocumentSynchronizer, SQLAlchemySynchronizer
 
 database = databases.database
 
@@ -171,6 +174,16 @@ def test_help_tells_all_commands_and_each_tells_its_own(tmp_path):
         ["reconcile"],
         ["reconcile", "--all", "--app", "json:loads"],
         ["reconcile", "--all", "--app", "json:decoder"],
+        ["devices", "anna", "--app", "json"],
+        ["devices", "revoke", "anna", "phone", "--app", "nothing.here:mobync"],
+        ["devices", "forget", "anna", "phone", "--app", "json:loads"],
+        ["devices", "name", "anna", "phone", "x", "--app", "json:decoder"],
+        ["move-owner", "guest", "anna", "--app", "json:nothing"],
+        ["erase", "anna", "--yes", "--app", "json:nothing"],
+        ["log", "anna", "--app", "json:nothing"],
+        ["log", "anna", "--app", ".app:mobync"],
+        ["compact", "--all", "--app", "json:nothing"],
+        ["export", "anna", "--app", "json:nothing"],
         ["export"],
         ["import", "anna", "no-such-file"],
     ],
@@ -595,7 +608,7 @@ def test_reconcile_brings_documents_that_sql_edited_into_the_log(kept):
 
 def test_reconcile_leaves_an_owner_who_is_busy(on_sqlite, monkeypatch):
     monkeypatch.syspath_prepend(str(on_sqlite.directory))
-    place = write_app(on_sqlite, "busy_app")
+    place = write_app(on_sqlite.directory, on_sqlite.url, "busy_app")
     app = importlib.import_module("busy_app")
     app.metadata.create_all(app.engine)
     on_sqlite.fill("anna")
@@ -605,9 +618,9 @@ def test_reconcile_leaves_an_owner_who_is_busy(on_sqlite, monkeypatch):
     assert "anna: busy, skipped" in done.stderr
 
 
-def write_app(kept: Kept, name: str) -> str:
-    """Write a module with a table, of an app of one's own, on the same database."""
-    (kept.directory / f"{name}.py").write_text(
+def write_app(directory: Path, url: str, name: str) -> str:
+    """Write a module with a table of an app of one's own, in a database."""
+    (directory / f"{name}.py").write_text(
         f"""
 from sqlalchemy import Column, MetaData, String, Table, create_engine
 from mobync import Mobync
@@ -615,8 +628,8 @@ from mobync.sqlalchemy import SQLAlchemySynchronizer
 
 metadata = MetaData()
 things = Table("things", metadata, Column("id", String(40), primary_key=True),
-               Column("owner", String(40)), Column("name", String(40)))
-engine = create_engine({kept.url!r})
+               Column("owner", String(40)), Column("name", String(40)), Column("note", String(40)))
+engine = create_engine({url!r})
 
 def make():
     return Mobync(
@@ -632,7 +645,7 @@ mobync = make()
 def test_check_and_reconcile_work_on_the_tables_of_an_app(kept, monkeypatch):
     monkeypatch.syspath_prepend(str(kept.directory))
     name = f"app_{kept.database.kind}"
-    place = write_app(kept, name)
+    place = write_app(kept.directory, kept.url, name)
     app = importlib.import_module(name)
     app.metadata.create_all(kept.database.engine)
     app.mobync.push("anna", [("create", "things", {"id": i, "name": i}) for i in "abc"])
@@ -899,7 +912,7 @@ def test_devices_that_no_server_kept_are_not_imported(devices, on_sqlite):
     on_sqlite.fill("anna")
     *lines, end = exported(on_sqlite.store, "anna")
     end = json.dumps({**json.loads(end), "devices": devices})
-    with pytest.raises(TransferError, match="line 9: devices do not come from a server"):
+    with pytest.raises(TransferError, match="line 9: devices are not as `mobync export`"):
         import_lines(on_sqlite.store, "bob", [*lines, end])
     assert on_sqlite.texts("bob") == {}
 
@@ -950,7 +963,7 @@ def test_a_guest_is_moved_and_the_devices_go_on(kept):
     assert "OLD and NEW are the same" in kept.run_here("move-owner", "anna", "anna").stderr
     assert "'nobody' has no log" in kept.run_here("move-owner", "nobody", "anna").stderr
     done = kept.run_here("move-owner", "guest", "new")
-    assert done.stdout == "guest: 1 documents and 1 diffs are new's now; 1 devices go on there\n"
+    assert done.stdout == "guest: 1 rows and 1 diffs are new's now; 1 devices continue there\n"
     for owner in ("guest", "new"):
         assert kept.run_here("check", owner).returncode == 0
     assert sync(kept.store, "new", 1, "phone", 2, reply["mark"])["reset"]
@@ -972,7 +985,7 @@ def test_erase_asks_first_and_prints_a_receipt(kept):
     done = kept.run("erase", "anna", "--yes")
     assert done.returncode == 0
     assert re.fullmatch(
-        r"anna: erased at \S+Z: 4 documents, 8 diffs; 1 devices are refused from now on\n"
+        r"anna: erased at \S+Z: 4 rows, 8 diffs; 1 devices are refused from now on\n"
         r"  notes: 1\n  tasks: 3\n",
         done.stdout,
     )
@@ -981,6 +994,225 @@ def test_erase_asks_first_and_prints_a_receipt(kept):
     assert "has no log" in kept.run_here("log", "anna").stderr
     with pytest.raises(DeviceRevokedError):
         sync(kept.store, "anna", 0, "phone", 1, None, diff(9, "create", id="w"))
+
+
+# ---- the same, of an app of one's own -----------------------------------------------------------
+
+
+@pytest.fixture
+def own_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A module with the app's table and its Mobync; its database has no tables yet."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_app(tmp_path, f"sqlite:///{tmp_path / 'own.db'}", "own_app")
+    app = importlib.import_module("own_app")
+    yield app
+    app.engine.dispose()
+    del sys.modules["own_app"]
+
+
+def of_app(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_here(*arguments, "--app", "own_app:mobync")
+
+
+def things_of(app: Any) -> set[tuple[str, str]]:
+    with app.engine.connect() as connection:
+        found = connection.execute(select(app.things.c.owner, app.things.c.id))
+        return {(row.owner, row.id) for row in found}
+
+
+def test_devices_of_an_app_are_listed_named_revoked_and_forgotten(own_app):
+    own_app.metadata.create_all(own_app.engine)
+    store = own_app.mobync.synchronizer
+    sync(store, "anna", 0, "phone-1", 1, None, diff(1, "create", "things", id="t"))
+    reply = sync(store, "anna", 0, "tablet", 1, None)
+    assert of_app("devices", "anna").stdout.count("phone-1") == 1
+    assert of_app("devices", "name", "anna", "phone", "Anna's").returncode == 0
+    revoked = of_app("devices", "revoke", "anna", "Anna's")
+    assert revoked.stdout == "anna: phone-1 is refused from now on\n"
+    assert re.search(r"phone-1 +Anna's .* revoked", of_app("devices", "list", "anna").stdout)
+    with pytest.raises(DeviceRevokedError):
+        sync(store, "anna", 1, "phone-1", 2, None)
+    assert of_app("devices", "forget", "anna", "tablet").returncode == 0
+    with pytest.raises(UnknownDeviceError):
+        sync(store, "anna", 1, "tablet", 1, reply["mark"], diff(2, "create", "things", id="u"))
+    unknown = of_app("devices", "revoke", "anna", "nobody")
+    assert (unknown.returncode, unknown.stderr) == (
+        1,
+        "Error: owner 'anna' has no device 'nobody'\n",
+    )
+
+
+def test_what_listens_to_the_mobync_of_an_app_hears_of_a_revoked_device(own_app):
+    own_app.metadata.create_all(own_app.engine)
+    sync(own_app.mobync.synchronizer, "anna", 0, "phone", 1, None)
+    heard: list[Any] = []
+    own_app.mobync.listen(heard.append)
+    assert of_app("devices", "revoke", "anna", "phone").returncode == 0
+    assert of_app("erase", "anna", "--yes").returncode == 0
+    assert [(report.owner_id, report.revoked) for report in heard] == [("anna", ("phone",))] * 2
+
+
+def test_a_guest_of_an_app_is_moved_with_what_its_inspector_stores(own_app):
+    own_app.metadata.create_all(own_app.engine)
+    lost = LostEdits(own_app.engine, own_app.metadata.tables["diffs"])
+    lost.make()
+    store = own_app.mobync.synchronizer
+    first = sync(store, "guest", 0, "phone", 1, None, diff(1, "create", "things", id="t"))
+    own_app.mobync.push("anna", [("create", "things", {"id": "u"})])
+    with own_app.engine.begin() as connection:
+        row = {"owner": "guest", "id": "d", "model": "things", "object": "t", "lost_at": 1}
+        connection.execute(insert(lost.table).values(**row, edit="{}"))
+    nobody = of_app("move-owner", "nobody", "anna")
+    assert nobody.stderr == "Error: owner 'nobody' has no log and no rows\n"
+    done = of_app("move-owner", "guest", "anna")
+    assert (done.stdout, done.stderr) == (
+        "guest: 1 rows and 1 diffs are anna's now; 1 devices continue there\n",
+        "",
+    )
+    assert things_of(own_app) == {("anna", "t"), ("anna", "u")}
+    assert sync(store, "anna", 1, "phone", 2, first["mark"])["reset"]
+    with own_app.engine.connect() as connection:
+        assert connection.scalars(select(lost.table.c.owner)).all() == ["anna"]
+    assert of_app("erase", "anna", "--yes").returncode == 0
+    with own_app.engine.connect() as connection:
+        assert connection.scalars(select(lost.table.c.owner)).all() == []
+
+
+def test_an_owner_of_an_app_is_erased(own_app, tmp_path):
+    own_app.metadata.create_all(own_app.engine)
+    for owner in ("anna", "bob"):
+        own_app.mobync.push(owner, [("create", "things", {"id": f"t of {owner}"})])
+    with own_app.engine.begin() as connection:  # the log does not know of it
+        connection.execute(insert(own_app.things).values(id="by SQL", owner="anna"))
+    command = ["erase", "anna", "--app", "own_app:make"]
+    assert mobync(tmp_path, *command, input="n\n").returncode == 1
+    assert len(things_of(own_app)) == 3
+    done = mobync(tmp_path, *command, input="y\n")
+    assert done.returncode == 0
+    receipt = r"anna: erased at \S+Z: 2 rows, 1 diffs; 0 devices .* from now on\n  things: 2\n"
+    assert re.fullmatch(receipt, done.stdout)
+    assert things_of(own_app) == {("bob", "t of bob")}
+    assert own_app.mobync.logical_clock("anna") == 0
+
+
+def test_an_app_for_asyncio_is_told_what_to_give_instead(tmp_path, monkeypatch):
+    (tmp_path / "asyncio_app.py").write_text(
+        """
+from sqlalchemy import Column, MetaData, String, Table
+from sqlalchemy.ext.asyncio import create_async_engine
+from mobync import Mobync
+from mobync.sqlalchemy import AsyncSQLAlchemySynchronizer
+
+things = Table("things", MetaData(), Column("id", String(40), primary_key=True),
+               Column("owner", String(40)))
+engine = create_async_engine("sqlite+aiosqlite:///own.db")
+mobync = Mobync(AsyncSQLAlchemySynchronizer(engine, {"things": things}))
+"""
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = run_here("erase", "anna", "--yes", "--app", "asyncio_app:mobync")
+    assert done.returncode == 2
+    assert "'asyncio_app:mobync' is for asyncio: give a function that makes" in done.stderr
+    assert not (tmp_path / "own.db").exists()
+
+
+def test_the_log_of_an_app_under_a_name_of_its_own_is_shown_compacted_and_exported(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "edits_app.py").write_text(
+        """
+from sqlalchemy import Column, MetaData, String, Table, create_engine
+from mobync import Mobync
+from mobync.sqlalchemy import SQLAlchemySynchronizer, diffs_table
+
+metadata = MetaData()
+things = Table("things", metadata, Column("id", String(40), primary_key=True),
+               Column("owner", String(40)), Column("name", String(40)))
+engine = create_engine("sqlite:///own.db")
+store = SQLAlchemySynchronizer(
+    engine, {"things": things}, diffs=diffs_table(metadata, "edits"))
+mobync = Mobync(store, diffs_model_name="edits")
+"""
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    app = importlib.import_module("edits_app")
+    app.metadata.create_all(app.engine)
+    app.mobync.push("anna", [("create", "things", {"id": "t", "name": "milk"})])
+    for name in ("bread", "salt"):
+        app.mobync.push("anna", [("update", "things", {"id": "t", "name": name})])
+    of_edits = ("--app", "edits_app:mobync")
+    assert run_here("log", "anna", "-n", "1", *of_edits).stdout.count("salt") == 1
+    for command in ("log", "compact", "export"):
+        done = run_here(command, "nobody", *of_edits)
+        assert (done.returncode, done.stderr) == (1, "Error: owner 'nobody' has no log\n")
+    assert run_here("export", "anna", "anna.jsonl", *of_edits).returncode == 0
+    header, *rows, end = (tmp_path / "anna.jsonl").read_text().splitlines()
+    assert json.loads(header)["logical_clock"] == 3
+    assert [json.loads(row)["logical_clock"] for row in rows] == [0, 1, 2]
+    assert json.loads(end)["diffs"] == 3
+    assert run_here("compact", "--all", *of_edits).stdout.startswith("anna: 3 diffs -> 1, ")
+    app.engine.dispose()
+    del sys.modules["edits_app"]
+
+
+def test_an_exported_log_of_an_app_makes_documents(own_app, tmp_path):
+    own_app.metadata.create_all(own_app.engine)
+    own_app.mobync.push("anna", [("create", "things", {"id": "t", "name": "milk"})])
+    assert of_app("export", "anna", "anna.jsonl").returncode == 0
+    assert run_here("import", "anna", "anna.jsonl", "-d", "sqlite:///other.db").returncode == 0
+    done = run_here("check", "anna", "-d", "sqlite:///other.db")
+    assert done.stdout == "anna: ok, 1 diffs make its 1 documents\n"
+
+
+def test_the_log_of_an_app_with_a_session_is_shown_and_its_export_says_what_it_needs(own_app):
+    own_app.metadata.create_all(own_app.engine)
+    own_app.mobync.push("anna", [("create", "things", {"id": "t", "name": "milk"})])
+    with Session(own_app.engine) as session:
+        own_app.mobync = Mobync(SQLAlchemySynchronizer(session, {"things": own_app.things}))
+        assert "milk" in of_app("log", "anna").stdout
+        assert of_app("compact", "anna").returncode == 0
+        done = of_app("export", "anna")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has a session: give a function that makes a Mobync over an engine" in done.stderr
+
+
+def test_a_log_of_an_app_without_a_column_for_times_is_compacted_and_says_what_makes_it(own_app):
+    own_app.metadata.create_all(own_app.engine)
+    store = own_app.mobync.synchronizer
+    with own_app.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE diffs DROP COLUMN field_times"))
+    create = diff(1, "create", "things", id="t", name="milk")
+    first = sync(store, "anna", 0, "phone", 1, None, create)
+    update = diff(2, "update", "things", id="t", note="two litres")
+    second = sync(store, "anna", 1, "phone", 2, first["mark"], update)
+    sync(store, "anna", 2, "phone", 3, second["mark"])
+    done = of_app("compact", "anna")
+    assert done.returncode == 0
+    assert "no column for the times of their fields: `create_tables` makes it" in done.stderr
+
+
+PEOPLE = (["devices", "anna"], ["move-owner", "guest", "anna"], ["erase", "anna", "--yes"])
+
+
+LOGS = (["log", "anna"], ["compact", "anna"], ["compact", "--all"], ["export", "anna"])
+
+
+@pytest.mark.parametrize("command", [["check", "anna"], *LOGS, *PEOPLE])
+def test_an_app_without_its_tables_is_an_error_in_one_line(command, own_app):
+    done = of_app(*command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"Error: the database has no table '\w+': make it .*\n", done.stderr)
+
+
+@pytest.mark.parametrize("command", [["check", "anna"], ["reconcile", "--all"], *PEOPLE[1:]])
+def test_a_database_with_an_apps_own_tables_needs_the_app(command, own_app):
+    own_app.metadata.create_all(own_app.engine)
+    done = run_here(*command, "-d", "sqlite:///own.db")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "Error: sqlite:///own.db has no table 'documents': `mobync serve` makes it; an app's own "
+        "tables need --app MODULE:NAME\n"
+    )
 
 
 def test_commands_work_on_tables_of_1_0_and_serve_brings_them_up_to_date(kept):
@@ -1022,7 +1254,7 @@ def test_a_folded_log_is_checked_exported_and_imported(kept, tmp_path):
         with pytest.raises(TransferError, match="ends at logical clock 1, not at 4"):
             import_lines(store, "anna", [header, row, json.dumps({"mobync": "end", "diffs": 1})])
         bad = json.dumps({**json.loads(end), "devices": {"": '{"horizon": "x"}'}})
-        with pytest.raises(TransferError, match="line 3: devices do not come from a server"):
+        with pytest.raises(TransferError, match="line 3: devices are not as `mobync export`"):
             import_lines(store, "anna", [header, row, bad])
         assert import_lines(store, "anna", [header, row, end]) == 1
         assert check(store, "anna").ok

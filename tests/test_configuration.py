@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from task_list import diff, task_table
 
 from mobync import FilterType, Mobync, ReadFilter, Synchronizer
+from mobync._sync.settings import COUNTS, SECONDS
 from mobync.http import Endpoint
 from mobync.memory import MemorySynchronizer
 from mobync.sqlalchemy import (
@@ -75,6 +77,52 @@ def test_a_synchronizer_of_the_apps_own_may_say_the_name_of_its_log() -> None:
 
     assert Synchronizer.diffs_model_name is None
     assert Mobync(Silent(), "journal").diffs_model_name == "journal"
+
+
+# ---- the settings of a Mobync -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"max_diffs": "9"}, TypeError, "max_diffs must be an int, not str"),
+        ({"max_fields": True}, TypeError, "max_fields must be an int, not bool"),
+        ({"max_depth": 1001}, ValueError, "max_depth must be from 0 to 1000, not 1001"),
+        (
+            {"max_pull_diffs": 0},
+            ValueError,
+            f"max_pull_diffs must be from 1 to {sys.maxsize}, not 0",
+        ),
+        ({"lock_timeout_s": "1"}, TypeError, "lock_timeout_s must be a number (seconds), not str"),
+        (
+            {"device_retention_s": 1e12},
+            ValueError,
+            f"device_retention_s must be from 0 to {threading.TIMEOUT_MAX:.0f} seconds, "
+            "not 1000000000000.0",
+        ),
+        ({"anonymous_devices": 0}, TypeError, "anonymous_devices must be True or False, not 0"),
+        ({"on_refusal": "go"}, ValueError, "on_refusal must be 'raise' or 'skip', not 'go'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_with_what_was_given(
+    given: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error) as refused:
+        Mobync(MemorySynchronizer(), **given)
+    assert str(refused.value) == said
+
+
+def test_each_setting_is_kept_as_what_it_is() -> None:
+    """They go from Python to C by their order."""
+    given: dict[str, Any] = {name: 100 + i for i, name in enumerate(COUNTS)}
+    given |= {name: 0.5 + i for i, name in enumerate(SECONDS)}
+    for of_their_own in (
+        {"anonymous_devices": True, "on_refusal": "skip"},
+        {"anonymous_devices": False, "on_refusal": "raise"},
+    ):
+        given |= of_their_own
+        mobync = Mobync(MemorySynchronizer(), **given)
+        assert {name: getattr(mobync, name) for name in given} == given
 
 
 # ---- one thing where another is meant -----------------------------------------------------------
@@ -332,7 +380,8 @@ def test_an_adapter_without_its_packages_names_the_extra(
     last = done.stderr.splitlines()[-1]
     assert last == (
         f"ModuleNotFoundError: mobync needs {missing} here: "
-        f"pip install -e '.[{extra}]' in a checkout of mobync"
+        f"pip install -e '.[{extra}]' in a checkout of mobync, or with a wheel: "
+        f"pip install 'WHEEL[{extra}]'"
     )
 
 
@@ -490,5 +539,6 @@ except ModuleNotFoundError as error:
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
         "True",
-        "mobync needs greenlet here: pip install -e '.[asyncio]' in a checkout of mobync",
+        "mobync needs greenlet here: pip install -e '.[asyncio]' in a checkout of mobync, or with "
+        "a wheel: pip install 'WHEEL[asyncio]'",
     ]

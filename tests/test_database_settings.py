@@ -52,11 +52,13 @@ LAX = "sql_mode = 'NO_ENGINE_SUBSTITUTION'"
     ("setting", "named"),
     [
         (LAX, "sql_mode"),
+        ("sql_mode = CONCAT(@@sql_mode, ',EMPTY_STRING_IS_NULL')", "NULL.*EMPTY_STRING_IS_NULL"),
+        ("sql_mode = CONCAT(@@sql_mode, ',PAD_CHAR_TO_FULL_LENGTH')", "spaces.*PAD_CHAR_TO"),
         ("character_set_client = utf8mb3", "character_set_client"),
         ("character_set_connection = latin1", "character_set_connection"),
     ],
 )
-def test_a_connection_of_mariadb_that_changes_letters_is_refused(mariadb, setting, named):
+def test_a_connection_of_mariadb_that_changes_values_is_refused(mariadb, setting, named):
     tasks = TaskList(mariadb)
     engine = set_on_connect(mariadb.new_engine(), setting)
     with pytest.raises(ValueError, match=named):

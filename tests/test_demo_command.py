@@ -16,6 +16,9 @@ import pytest
 import requests
 from server_process import PATIENCE_S, Lines, eventually, mobync
 
+from mobync.client import Device
+from mobync.server.commands import main
+
 
 class Live:
     """The program, in a directory of its own.
@@ -111,6 +114,7 @@ def test_two_devices_edit_until_it_is_stopped_and_the_server_ends_with_it(stop, 
         assert set(live.clocks()) == {"anna"}
         live.assert_whole()
         live.stop(stop)
+    assert not [line for line in live.log.lines if " sync " in line]  # the links stay in sight
     with pytest.raises(requests.ConnectionError):
         requests.get(live.url, timeout=PATIENCE_S)
     assert not complaints(live)
@@ -170,7 +174,7 @@ def test_what_it_prints_works_when_it_is_pasted_anywhere(tmp_path):
             text=True,
             timeout=PATIENCE_S,
         )
-        assert " tasks " in done.stdout, done.stderr
+        assert " todos " in done.stdout, done.stderr
         live.stop()
 
 
@@ -179,6 +183,45 @@ def mobync_log(live: Live) -> list[list[str]]:
     shown = mobync(live.directory, "log", "anna", "-n", "0", "-d", live.database).stdout
     rows = [line.split() for line in shown.splitlines()]
     return [row for row in rows if row and row[0].isdigit()]
+
+
+def test_its_items_have_what_the_todo_app_needs_and_those_of_people_stay_as_they_are(tmp_path):
+    with living(tmp_path) as live:
+        token = mobync(live.directory, "token", "anna", "-d", live.database).stdout.strip()
+        with Device(":memory:", f"{live.url}/sync", token) as mine:
+            mine.create("todos", {"id": "mine", "name": "my own milk", "done": False, "created": 1})
+            mine.sync()
+            accepted = live.count("mobync_diffs_accepted_total")
+            eventually(lambda: live.count("mobync_diffs_accepted_total") > accepted + 100)
+            mine.sync()
+            items = {item["id"]: item for item in mine.rows("todos")}
+        assert items["mine"]["name"] == "my own milk"
+        assert {type(item["created"]) for item in items.values()} == {int}
+        live.stop()
+
+
+def test_it_takes_another_port_than_a_server_that_runs_already():
+    ports = {
+        name: next(option for option in main.commands[name].params if option.name == "port").default
+        for name in ("serve", "demo")
+    }
+    assert ports["serve"] != ports["demo"]
+
+
+def test_it_says_in_one_line_that_the_extra_of_the_devices_is_missing(tmp_path):
+    code = "import sys; sys.modules['urllib3'] = None; from mobync.server.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "demo", "--port", "0"],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: mobync needs urllib3 here: pip install -e '.[client]'")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_ends_with_1_when_its_server_dies(tmp_path):

@@ -20,8 +20,8 @@ if django.VERSION < (5, 0):
 # Django must know its settings first.
 from django.db import connections  # isort: skip
 from django_app.models import Bill, Letter, Task  # isort: skip
-from mobync.django import DjangoSynchronizer  # isort: skip
-from mobync.django.models import Diff, Head, Note  # isort: skip
+from mobync.django import DjangoSynchronizer, track  # isort: skip
+from mobync.django.models import Diff, Head  # isort: skip
 
 NOW = 1_700_000_000_000
 
@@ -54,9 +54,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def alias(made: str) -> str:
-    for source in (Bill, Letter, Note, Diff, Head):
+    for source in (Bill, Letter, Diff, Head):
         source._base_manager.using(made).all().delete()
-    Note.objects.using(made).all().delete()
     return made
 
 
@@ -64,7 +63,9 @@ def alias(made: str) -> str:
 def mobync(alias: str) -> Mobync:
     sources = {"bills": Bill, "letters": Letter}
     hidden = {"bills": ["hidden"]}
-    return Mobync(DjangoSynchronizer(sources, using=alias, hidden_columns=hidden))
+    mobync = Mobync(DjangoSynchronizer(sources, using=alias, hidden_columns=hidden))
+    track(mobync)
+    return mobync
 
 
 def diff(kind: str, model: str = "bills", seconds: int = 0, **row: Any) -> dict[str, Any]:

@@ -110,6 +110,15 @@ MISTAKES = [
     ("sync", "Task}", 'Task}, shared=("x",)', "shared names no model: 'x'"),
     ("sync", "Task}", 'Task}, using="other"', "settings.DATABASES has no 'other'"),
     ("sync", "Task}", 'Task}, owner_column="due"', "has no owner field 'due'"),
+    (
+        "sync",
+        '"projects": Project, "tasks": Task}',
+        '"edits": "admin.LogEntry"}, owner_column="user"',
+        "the primary key must be a UUIDField or a CharField",
+    ),
+    ("sync", '"tasks": Task', '"a": Task, "b": Task', "tasks.Task is named twice: 'a' and 'b'"),
+    ("sync", "Task}", 'Task}, hidden_columns={"tasks": ["title"]}', "title cannot be synced"),
+    ("sync", "track(mobync)", "track(Project)", "mobync must be a Mobync"),
 ]
 
 
@@ -130,6 +139,18 @@ def test_the_check_names_a_mistake(
     assert "(mobync.E001)" in done.stderr
     assert complaint in done.stderr
     assert done.stderr.count("mobync.E001") == 1
+
+
+def test_the_check_warns_of_edits_that_nothing_tracks(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(EXAMPLE, project, ignore=shutil.ignore_patterns("*.db", "__pycache__"))
+    assert "W001" not in manage("check", project=project).stderr
+    path = project / "tasks/sync.py"
+    path.write_text(path.read_text().replace("track(mobync)", ""))
+    done = manage("check", project=project)
+    assert done.returncode == 0
+    assert "(mobync.W001)" in done.stderr
+    assert "devices do not get what the admin and the app's own code edit" in done.stderr
 
 
 def test_the_check_finds_a_database_that_cuts_values() -> None:
@@ -183,6 +204,32 @@ def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
     ]
 
 
+SAVES = (
+    "from django.contrib.auth.models import User; from tasks.models import Project;"
+    "Project.objects.create(owner=User.objects.create_user('anna'), name='Home')"
+)
+
+
+def test_what_a_process_saves_that_has_no_sync_yet_is_in_the_log(tmp_path: Path) -> None:
+    environment = environment_of("sqlite", tmp_path)
+    assert manage("migrate", **environment).returncode == 0
+    saved = manage("shell", "-c", SAVES, **environment)
+    assert saved.returncode == 0, saved.stderr
+    done = manage("mobync", "reconcile", "--dry-run", **environment)
+    assert done.stdout == "1: 1 rows, 0 created, 0 updated, 0 deleted\n"
+
+
+def test_a_process_that_cannot_track_says_so(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(EXAMPLE, project, ignore=shutil.ignore_patterns("*.db", "__pycache__"))
+    path = project / "project/settings.py"
+    path.write_text(path.read_text().replace("tasks.sync.mobync", "tasks.sync.nothing"))
+    done = manage("shell", "-c", "print('runs')", project=project)
+    assert done.stdout.endswith("runs\n")
+    assert "settings.MOBYNC: " in done.stderr
+    assert "edits by the app's own code are not logged" in done.stderr
+
+
 DEVICES = """
 import uuid
 from django.contrib.auth.models import User
@@ -220,7 +267,7 @@ def test_the_commands_about_people(tmp_path: Path) -> None:
     )
     assert said("devices", "--owner", "1") == "1: phone-1 (Anna's): 2 behind, revoked"
     assert said("move-owner", "2", "1") == (
-        "2: 1 rows and 1 diffs are 1's now; 1 devices go on there"
+        "2: 1 rows and 1 diffs are 1's now; 1 devices continue there"
     )
     assert "old and new are the same owner" in said("move-owner", "1", "1")
     assert "tablet" in said("devices", "--owner", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime as dt
 import json
@@ -15,17 +16,22 @@ from typing import Any
 
 import databases
 import pytest
+from asgiref.sync import async_to_sync
 from django_databases import django_database, django_on
 from sqlalchemy import Column, MetaData, String, Table
 
 from mobync import BusyError, InvalidDiffError, Mobync
+from mobync.live import InProcessLive
 from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables
 
 # Django must know its settings first.
 from django.db import connections, models, transaction  # isort: skip
-from django_app.models import Project, Task  # isort: skip
-from mobync.django import DjangoSynchronizer  # isort: skip
-from mobync.django.models import Diff, Head, Note  # isort: skip
+from django.db.backends.signals import connection_created  # isort: skip
+from django.test import AsyncRequestFactory, RequestFactory, override_settings  # isort: skip
+from django_app.models import Project, Seat, Task  # isort: skip
+from mobync.django import DjangoSynchronizer, track  # isort: skip
+from mobync.http.django import events  # isort: skip
+from mobync.django.models import Diff, Head  # isort: skip
 
 database = databases.database
 NOW = 1_700_000_000_000
@@ -39,9 +45,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def alias(made: str) -> str:
-    for source in (Task, Project, Note, Diff, Head):
+    for source in (Task, Project, Diff, Head):
         source._base_manager.using(made).all().delete()
-    Note.objects.using(made).all().delete()
     return made
 
 
@@ -52,7 +57,9 @@ def store(alias: str) -> DjangoSynchronizer:
 
 @pytest.fixture
 def mobync(store: DjangoSynchronizer) -> Mobync:
-    return Mobync(store)
+    mobync = Mobync(store)
+    track(mobync)
+    return mobync
 
 
 def diff(type_: str, model: str, **data: Any) -> dict[str, Any]:
@@ -180,6 +187,93 @@ def test_what_does_not_fit_is_refused_by_name(
     assert set(Task.objects.using(alias).values_list("pk", flat=True)) == {"a", "b", "taken"}
 
 
+def test_rows_that_must_be_unique_together(mobync: Mobync, alias: str) -> None:
+    row = {"id": P1, "name": "A", "mark": "m"}
+    sync(mobync, "anna", 0, [diff("create", "projects", **row)])
+    other = {"id": P2, "name": "B", "mark": "m"}
+    with pytest.raises(InvalidDiffError, match="another row has the same 'mark'"):
+        sync(mobync, "anna", 1, [diff("create", "projects", **other)])
+    sync(mobync, "otto", 0, [{**diff("create", "projects", **other), "owner": "otto"}])
+    assert Project.objects.using(alias).count() == 2
+
+
+@pytest.mark.parametrize("kind", databases.KINDS)
+@pytest.mark.parametrize("field", ["row", "row_seat", "colour"])
+def test_the_fields_of_the_key_that_is_broken_are_named(
+    kind: str, field: str, tmp_path: Path
+) -> None:
+    with django_database(kind, tmp_path, [Seat]) as alias:
+        mobync = Mobync(DjangoSynchronizer({"seats": Seat}, using=alias))
+        sync(mobync, "anna", 0, [diff("create", "seats", id="a", **{field: "x"})])
+        with pytest.raises(InvalidDiffError, match=f"another row has the same '{field}'$"):
+            sync(mobync, "anna", 1, [diff("create", "seats", id="b", **{field: "x"})])
+
+
+def test_what_a_task_awaits_uses_the_connection_of_django(mobync: Mobync, alias: str) -> None:
+    async def push() -> None:
+        await mobync.push_async("anna", [("create", "tasks", {"id": "a", "title": "A"})])
+        assert await Task.objects.using(alias).acount() == 1
+
+    with pytest.raises(KeyError), transaction.atomic(using=alias):
+        async_to_sync(push)()
+        assert Task.objects.using(alias).get().title == "A"
+        raise KeyError
+    assert not Task.objects.using(alias).exists()
+
+
+@pytest.mark.parametrize("is_asgi", [False, True], ids=["WSGI", "ASGI"])
+def test_a_stream_of_events_holds_no_connection_while_it_waits(
+    mobync: Mobync, alias: str, is_asgi: bool
+) -> None:
+    made: list[Any] = []
+    live = InProcessLive()
+
+    def note(connection: Any, **_: Any) -> None:
+        made.append(connection)
+
+    def push(id_: str) -> None:
+        mobync.push("anna", [("create", "tasks", {"id": id_, "title": id_})])
+        connections.close_all()
+        live._hub.doubt()  # so that the clock is read again
+
+    async def serve() -> list[bytes]:
+        request = AsyncRequestFactory().get("/sync/events")
+        chunks = aiter(await asyncio.to_thread(events, request))
+        first = await anext(chunk async for chunk in chunks if b"id: " in chunk)
+        await asyncio.to_thread(push, "b")
+        return [first, await anext(chunk async for chunk in chunks if b"id: " in chunk)]
+
+    def serve_in_a_thread() -> list[bytes]:
+        chunks = iter(events(RequestFactory().get("/sync/events")))
+        first = next(chunk for chunk in chunks if b"id: " in chunk)
+        push("b")
+        return [first, next(chunk for chunk in chunks if b"id: " in chunk)]
+
+    push("a")
+    setting = {"mobync": mobync, "authenticate": lambda token, headers: "anna", "live": live}
+    connection_created.connect(note)
+    try:
+        with override_settings(MOBYNC=setting):
+            said = asyncio.run(serve()) if is_asgi else serve_in_a_thread()
+    finally:
+        connection_created.disconnect(note)
+    assert [chunk.split(b"\n")[0] for chunk in said] == [
+        b"id: 2",
+        b"id: 4",
+    ]  # with what is filled in
+    assert len(made) > 1
+    assert all(connection.connection is None for connection in made)
+
+
+def test_a_project_without_time_zones(alias: str) -> None:
+    with override_settings(USE_TZ=False):
+        mobync = Mobync(DjangoSynchronizer({"tasks": Task}, using=alias))
+        sent = {"id": "t", "title": "T", "due": "2026-05-04T10:00:00.25"}
+        sync(mobync, "anna", 0, [diff("create", "tasks", **sent)])
+        assert Task.objects.using(alias).get().due == dt.datetime(2026, 5, 4, 10, 0, 0, 250_000)
+        assert mobync.reconcile("anna", dry_run=True).ok
+
+
 def test_many_refusals_leave_the_rest(store: DjangoSynchronizer, alias: str) -> None:
     mobync = Mobync(store, on_refusal="skip")
     sent = [
@@ -257,7 +351,6 @@ def test_what_the_app_saves_and_deletes_is_on_the_devices(mobync: Mobync, alias:
     task.delete()
     assert ("delete", {"id": "t"}) in pull(mobync, clock)
     assert mobync.reconcile("anna", dry_run=True).ok
-    assert not Note.objects.using(alias).exists()
 
 
 def test_an_edit_that_is_rolled_back_is_in_no_log(mobync: Mobync, alias: str) -> None:
@@ -384,11 +477,10 @@ def test_named_devices_are_kept(mobync: Mobync, store: DjangoSynchronizer) -> No
     assert set(store.read_devices("anna", None)) >= {"phone"}
 
 
-def test_adopt_compact_and_erase(mobync: Mobync, store: DjangoSynchronizer, alias: str) -> None:
-    silent = DjangoSynchronizer({"tasks": Task, "projects": Project}, using=alias, capture=False)
+def test_adopt_compact_and_erase(store: DjangoSynchronizer, alias: str) -> None:
     for n in range(5):
         Task.objects.using(alias).bulk_create([Task(id=f"t{n}", owner="anna", title=f"T{n}")])
-    quiet = Mobync(silent)
+    quiet = Mobync(store)
     assert quiet.adopt("anna", "tasks") == 5
     assert quiet.reconcile("anna", dry_run=True).ok
     quiet.push("anna", [("update", "tasks", {"id": "t1", "title": "U"})])
@@ -454,7 +546,6 @@ def test_a_wrong_argument_is_named(tmp_path: Path) -> None:
         ({"models": {"x": Task}, "shared": ("y",)}, ValueError),
         ({"models": {"x": Task, "y": Task}}, ValueError),
         ({"models": {"x": Task}, "lock_timeout_s": -1}, ValueError),
-        ({"models": {"x": Task}, "capture": 1}, TypeError),
         ({"models": {"x": Task}, "using": "nowhere"}, ImproperlyConfigured),
         ({"models": {"diffs": Task}}, ValueError),
     ):

@@ -131,6 +131,18 @@ def test_a_batch_larger_than_a_statement_reaches_every_document(documents):
     assert list(documents.texts("anna")) == [("tasks", "t0000")]
 
 
+def test_updates_of_an_object_all_count_in_their_order_however_far_apart(documents):
+    ids = [f"n{i}" for i in range(1200)]
+    documents.sync("bob", *[("create", "notes", json.dumps({"id": id_, "a": 0})) for id_ in ids])
+    rounds = [{"a": 1, "b": 1}, {"b": 2}, {"a": 3}]
+    updates = [json.dumps({"id": id_, **edit}) for edit in rounds for id_ in [*ids, "nobody"]]
+    with documents.store.transaction("bob") as inside:
+        inside.update_many("notes", updates)
+
+    kept = {id_: json.loads(text) for (_, id_), text in documents.texts("bob").items()}
+    assert kept == {id_: {"id": id_, "a": 3, "b": 2} for id_ in ids}
+
+
 def test_owners_models_and_ids_that_look_alike_are_kept_apart(documents):
     same = '{"id":"a","from":"%s"}'
     for owner in ("bob", "Bob", "böb"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import pytest
 import requests
 from over_http import EXAMPLES, load_example, served
 from processes.example_process import started
+from server_process import free_port
 from small_device import HttpLink, SmallDevice
 
 from mobync import Mobync
@@ -406,9 +406,7 @@ def test_the_process_writes_one_log_line_a_sync(tmp_path: Path) -> None:
 
 
 def test_the_process_listens_where_port_says(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with started(APP, tmp_path / "log", PORT=str(port)) as url:
         assert url == f"http://127.0.0.1:{port}/sync"
         assert Server(url, store=None).sync().status_code == 200

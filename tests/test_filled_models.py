@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pytest
@@ -118,6 +119,36 @@ def test_it_comes_behind_what_restores_a_refused_object(
         {name: row[name] for name in ("id", "n") if name in row} for _, row in said(reply)
     ]
     assert len(reply["refused"]) == 1
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_commit_that_fails_after_it_is_tried_again_without_what_it_sent(as_json: bool) -> None:
+    class Failing(Counting):
+        failures = 0
+
+        def validate_update(self, owner_id: str, **diff: Any) -> bool:
+            return False
+
+        @contextmanager
+        def transaction(self, owner_id: str) -> Iterator[MemorySynchronizer]:
+            with super().transaction(owner_id) as store:
+                yield store
+                if self.failures:
+                    self.failures -= 1
+                    raise ConnectionError
+
+        def is_transient(self, error: Exception) -> bool:
+            return isinstance(error, ConnectionError)
+
+    replies = []
+    for failures in (0, 2):
+        mobync = Mobync(Failing(), on_refusal="skip")
+        clock = answer(mobync, 0, [edit("create", "a", n=1)], as_json)["logical_clock"]
+        mobync.synchronizer.failures = failures
+        edits = [edit("update", "a", n=9), *(edit("create", f"b{i}", n=2) for i in range(50))]
+        replies.append(answer(mobync, clock, edits, as_json))
+        assert replies[-1]["logical_clock"] == clock + 100
+    assert said(replies[0]) == said(replies[1])
 
 
 def test_a_push_of_the_backend_gives_the_clock_behind_it() -> None:

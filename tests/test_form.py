@@ -63,6 +63,11 @@ def test_a_text_must_be_a_str(field: str, value: Any) -> None:
     assert refusal({**GOOD, field: value}).reason == f"{field} must be a string"
 
 
+@pytest.mark.parametrize("field", ["id", "owner", "type", "model", "json_data"])
+def test_a_text_must_be_unicode(field: str) -> None:
+    assert refusal({**GOOD, field: "x\ud800"}).reason == f"{field} has a lone surrogate"
+
+
 @pytest.mark.parametrize("field", ["logical_clock", "utc_timestamp"])
 @pytest.mark.parametrize("value", [None, "0", 1.0, True, False, [0]])
 def test_an_integer_must_be_an_int(field: str, value: Any) -> None:
@@ -477,6 +482,7 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     request_diffs=st.lists(anything | st.fixed_dictionaries(dict.fromkeys(GOOD, anything)))

@@ -62,9 +62,7 @@ class Node:
             "wsrep-sst-method": "rsync",
             "wsrep-sst-receive-address": f"127.0.0.1:{state}",
             "wsrep-provider-options": f"gmcast.listen_addr=tcp://127.0.0.1:{group};"
-            f"ist.recv_addr=127.0.0.1:{transfer};evs.keepalive_period=PT0.3S;"
-            "evs.suspect_timeout=PT1S;evs.inactive_timeout=PT3S;evs.inactive_check_period=PT0.3S;"
-            "evs.install_timeout=PT3S;gmcast.peer_timeout=PT1S",
+            f"ist.recv_addr=127.0.0.1:{transfer}",
         }
         command = ["mariadbd", "--no-defaults", *([f"--user={USER}"] if USER else [])]
         command += [f"--{name}={value}" for name, value in settings.items()]
@@ -73,9 +71,17 @@ class Node:
         self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         log.close()
 
+    def wait_until_synced(self) -> None:
+        try:
+            eventually(lambda: self.has_ended() or self.is_synced())
+            assert not self.has_ended()
+        except AssertionError as error:
+            raise AssertionError((self.place / f"{self.data.name}.log").read_text()) from error
+
+    def has_ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
     def is_synced(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, (self.place / f"{self.data.name}.log").read_text()
         engine = create_engine(self.engine.url.set(database=None), poolclass=NullPool)
         try:
             with engine.connect() as connection:
@@ -109,11 +115,11 @@ def nodes() -> Iterator[list[Node]]:
     ports = free_ports(12)
     cluster = [Node(place, number, ports[number::3]) for number in range(3)]
     try:
-        cluster[0].start([])
-        eventually(cluster[0].is_synced)
-        for node in cluster[1:]:
-            node.start([f"127.0.0.1:{cluster[0].ports[1]}"])
-        eventually(lambda: all(node.is_synced() for node in cluster))
+        others: list[str] = []
+        for node in cluster:  # one at a time: one that joins can give no state to the next
+            node.start(others)
+            node.wait_until_synced()
+            others.append(f"127.0.0.1:{node.ports[1]}")
         store = DocumentSynchronizer(cluster[0].engine)
         store.metadata.create_all(cluster[0].engine)
         yield cluster

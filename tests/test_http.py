@@ -431,6 +431,104 @@ def test_a_process_holds_so_many_bytes_of_bodies_and_an_owner_a_quarter_of_them(
     assert endpoint.sync(as_owner("anna"), PULL).status == 200
 
 
+def part_of(number: int, size: int, *, more: bool = True) -> bytes:
+    """A part of a request, with one edit of about so many bytes."""
+    edit = diff("create", id=f"t{number}", name="x" * size)
+    said = {"device": "phone", "request": 1, "part": number, "more_diffs": more, "upload": "u"}
+    return json.dumps({"logical_clock": 0, "diffs": [edit], **said}).encode()
+
+
+def test_who_sends_an_empty_body_leaves_nothing_behind() -> None:
+    endpoint = new_endpoint(http_app.owner_of)
+    with admitted(endpoint, **as_owner("anna")) as upload:
+        assert upload.add(b"") is None
+        assert upload.answer().status == 400
+    assert upload._holder not in _endpoint._in_flight._of
+
+
+def test_a_request_that_is_put_together_from_parts_is_in_flight() -> None:
+    mobync = Mobync(MemorySynchronizer())
+    seen: list[int] = []
+    mobync.listen(lambda report: seen.append(len(_endpoint._in_flight)))
+    endpoint = Endpoint(mobync, anna)
+    bodies = [part_of(1, MIB), part_of(2, MIB), part_of(3, 10, more=False)]
+    assert {endpoint.sync(as_owner("anna"), body).status for body in bodies} == {200}
+    edits = sum(len(json.dumps(json.loads(body)["diffs"])) for body in bodies)
+    assert seen == [edits + len(bodies[-1])]
+    assert len(_endpoint._in_flight) == 0
+
+
+def test_what_a_given_up_request_holds_is_given_back_when_its_thread_ends() -> None:
+    """A server that cancels the task of a client that went away cannot end its thread."""
+    reached, may_go_on = threading.Event(), threading.Event()
+
+    class Slow(MemorySynchronizer):
+        def read_parts(self, owner_id: str, device: str) -> Any:
+            reached.set()
+            assert may_go_on.wait(60)
+            return super().read_parts(owner_id, device)
+
+    endpoint = Endpoint(Mobync(Slow()), anna)
+    assert endpoint.sync(as_owner("anna"), part_of(1, MIB)).status == 200
+
+    async def give_up() -> None:
+        body = part_of(2, 10, more=False)
+        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive() -> Any:
+            return next(messages)
+
+        async def send(message: Any) -> None:
+            raise AssertionError(message)
+
+        sent = as_owner("anna").items()
+        headers = [(name.lower().encode(), text.encode()) for name, text in sent]
+        scope = {"type": "http", "method": "POST", "path": "/sync", "headers": headers}
+        scope |= {"query_string": b"", "http_version": "1.1", "asgi": {"version": "3.0"}}
+        task = asyncio.create_task(SyncApp(endpoint)(scope, receive, send))
+        assert await asyncio.to_thread(reached.wait, 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(_endpoint._in_flight) > MIB  # the thread has it
+        may_go_on.set()
+
+    asyncio.run(give_up())
+    eventually(lambda: len(_endpoint._in_flight) == 0)
+
+
+def test_what_is_too_long_to_be_put_together_here_is_sent_in_smaller_requests() -> None:
+    endpoint = new_endpoint(max_body_bytes=MIB, max_bytes_in_flight=3 * MIB)
+    parts = [part_of(1, MIB // 2), part_of(2, MIB // 2)]
+    assert {endpoint.sync(as_owner("anna"), body).status for body in parts} == {200}
+    answer = endpoint.sync(as_owner("anna"), part_of(3, 10, more=False))
+    assert (answer.status, code_of(answer)) == (413, "request_too_large")
+    assert "max_bytes_in_flight" in json.loads(answer.body)["message"]
+    assert len(_endpoint._in_flight) == 0
+    device_sends_less = part_of(1, MIB // 2).replace(b'"u"', b'"v"')
+    assert endpoint.sync(as_owner("anna"), device_sends_less).status == 200
+    last = part_of(2, 10, more=False).replace(b'"u"', b'"v"')
+    assert endpoint.sync(as_owner("anna"), last).status == 200
+
+
+def test_requests_in_parts_wait_for_one_another_and_leave_room_for_bodies() -> None:
+    endpoint = new_endpoint(max_body_bytes=MIB, max_bytes_in_flight=4 * MIB)
+    assert endpoint.sync(as_owner("anna"), part_of(1, MIB // 2)).status == 200
+    last = part_of(2, 10, more=False)
+    bounds = {"most": 4 * MIB, "most_of_holder": 2 * MIB}
+    other = MIB * 7 // 4  # what is put together for somebody else
+    assert _endpoint._in_flight.take(_endpoint._PARTS, other, **bounds)
+    try:
+        answer = endpoint.sync(as_owner("anna"), last)
+        assert (answer.status, code_of(answer)) == (503, "busy")
+        assert int(answer.headers["Retry-After"]) > 0
+        assert endpoint.sync(as_owner("anna"), PULL + b" " * (MIB // 2)).status == 200
+    finally:
+        _endpoint._in_flight.give_back(_endpoint._PARTS, other)
+    assert endpoint.sync(as_owner("anna"), last).status == 200
+    assert len(_endpoint._in_flight) == 0
+
+
 def test_what_gzip_makes_is_in_flight_and_what_it_was_made_of_no_more() -> None:
     seen: list[int] = []
 
@@ -454,6 +552,7 @@ def test_what_gzip_makes_is_in_flight_and_what_it_was_made_of_no_more() -> None:
         assert other.answer().status == 503  # there is no room for what it makes
 
 
+@pytest.mark.long
 def test_a_body_is_held_once_however_it_comes() -> None:
     held: list[int] = []
 

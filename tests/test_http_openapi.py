@@ -21,12 +21,14 @@ from schemathesis.checks import negative_data_rejection, positive_data_acceptanc
 from server_process import diff
 
 from mobync.asgi import SyncApp
+from mobync.http.fastapi import MobyncReply
 from mobync.live import InProcessLive
 from mobync.server.app import create_app
 from mobync.server.database import database_url, make_tables, open_database
 from mobync.server.settings import Settings
 from mobync.server.tokens import load_tokens
 from mobync.sqlalchemy import DocumentSynchronizer
+from mobync.types import PlainReply, Reply
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "openapi.yaml"
 MAX_EXAMPLES = 50
@@ -50,6 +52,12 @@ class Served(NamedTuple):
     url: str
     token: str
     skips: bool = True
+
+
+def test_each_description_of_a_reply_has_the_members_that_a_reply_can_have() -> None:
+    described = schema.raw_schema["components"]["schemas"]["Reply"]["properties"]
+    assert described.keys() == Reply.__annotations__.keys() | PlainReply.__annotations__.keys()
+    assert described.keys() == MobyncReply.model_fields.keys()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def link_of(server: Server) -> str:
-    return server.log.wait_for(r"the inspector, once: (http://[^\s\"]+)")[1]
+    return server.log.wait_for(r"the inspector \(the link opens once\): (http://[^\s\"]+)")[1]
 
 
 def status(server: Server, **headers: str) -> int:
@@ -44,8 +44,9 @@ def test_a_browser_on_the_servers_machine_needs_a_token_like_any_other(server, t
     assert server.get(OWNERS, admin).json()["owners"] == []
 
 
-def test_only_an_option_that_says_so_lets_in_this_machine_and_no_proxy_on_it(tmp_path):
-    with serving(tmp_path, "--inspector", "without-token", MOBYNC_SECRET=SECRET) as server:
+@pytest.mark.parametrize("mode", ["without-token", "loopback"])  # the latter is of mobync 1.0
+def test_only_an_option_that_says_so_lets_in_this_machine_and_no_proxy_on_it(tmp_path, mode):
+    with serving(tmp_path, "--inspector", mode, MOBYNC_SECRET=SECRET) as server:
         assert status(server) == 200
         assert status(server, Host="evil.example") == 401
         for header in ("Via", "X-Forwarded-Host", "CF-Connecting-IP", "Forwarded", "X-Real-IP"):
@@ -103,7 +104,7 @@ def test_the_link_is_printed_on_a_terminal_and_is_in_no_log(tmp_path):
         shown = b""
         while b"running on" not in shown:
             shown += os.read(terminal, 1000)
-        assert re.search(rb"once: http://127\.0\.0\.1:\d+/inspect/open\?code=\S{40}", shown)
+        assert re.search(rb"once\): http://127\.0\.0\.1:\d+/inspect/open\?code=\S{40}", shown)
     finally:
         os.kill(process, 15)
         os.waitpid(process, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,32 @@ def test_devices_are_listed_and_changed(database: databases.Database) -> None:
             tablet.sync(diff(3, "create", id="v"))
         (left,) = inspected.devices()["devices"]
         assert (left["name"], left["revoked"]) == ("phone", True)
+
+
+def test_the_stored_parts_of_a_request_are_listed(database: databases.Database) -> None:
+    inspected = Inspected(database.engine)
+    mobync = inspected.mobync
+    Phone(mobync, "tablet").sync()
+    said = {"device": "phone", "request": 1}
+
+    def parts() -> dict[str, tuple[int, int]]:
+        listed = inspected.devices()["devices"]
+        assert all((each["parts_ms"] > 0) == (each["parts"] > 0) for each in listed)
+        return {each["name"]: (each["parts"], each["parts_bytes"]) for each in listed}
+
+    edits = [diff(number, "create", id=f"t{number}") for number in (1, 2)]
+    sizes = [len(json.dumps([edit])) for edit in edits]
+    with inspected.served():
+        for number, edit in enumerate(edits, 1):
+            mobync.apply(0, [edit], "anna", part=number, more_diffs=True, **said)
+            assert parts() == {"tablet": (0, 0), "phone": (number, sum(sizes[:number]))}
+        reply = mobync.apply(0, [diff(3, "create", id="t3")], "anna", part=3, **said)
+        assert parts()["phone"] == (2, sum(sizes))  # for a retry
+        more = {"device": "phone", "request": 2, "mark": reply["mark"]}
+        reply = mobync.apply(reply["logical_clock"], [diff(4, "create", id="u")], "anna", **more)
+        more |= {"request": 3, "mark": reply["mark"]}
+        mobync.apply(reply["logical_clock"], [diff(5, "create", id="v")], "anna", **more)
+        assert parts()["phone"] == (0, 0)
 
 
 def test_what_cannot_be_done_is_an_error_that_says_so(on_sqlite: Inspected) -> None:

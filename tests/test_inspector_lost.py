@@ -130,6 +130,33 @@ def test_a_table_that_is_gone_fails_no_sync(
     assert "lost edits are not stored" in caplog.text
 
 
+def test_nothing_is_kept_of_an_owner_who_was_erased_meanwhile(server: Server) -> None:
+    server.sync(0, server.edit("create", 1, id="t", name="milk"))
+    lost = [LostEdit("d", "tasks", "t", "update", 1, 1, None, "later", 1, [("name", "1", "2")])]
+    server.mobync.push("bob", [("create", "tasks", {"id": "of bob"})])
+    server.mobync.erase("anna")
+    server.lost.erase("anna")
+    server.lost.keep("anna", lost)  # of a sync that was before the erasing
+    assert server.lost.newest("anna") == []
+
+
+def test_nothing_is_kept_of_an_owner_who_is_erased_while_it_is_written(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.sync(0, server.edit("create", 1, id="t", name="milk"))
+    drop_oldest = server.lost._drop_oldest
+    head = server.store.metadata.tables["diffs_heads"]
+
+    def erased_before_the_commit(connection: Any, owner_id: str) -> None:
+        drop_oldest(connection, owner_id)
+        connection.execute(head.delete().where(head.c.owner == owner_id))
+
+    monkeypatch.setattr(server.lost, "_drop_oldest", erased_before_the_commit)
+    lost = [LostEdit("d", "tasks", "t", "update", 1, 1, None, "later", 1, [("name", "1", "2")])]
+    server.lost.keep("anna", lost)
+    assert server.lost.newest("anna") == []
+
+
 def test_only_the_newest_are_kept(server: Server) -> None:
     edits = [
         LostEdit(f"d{n}", "tasks", "t", "update", n, n, None, "later", n, [("a", "1", "2")])

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import databases
 import pytest
 from databases import Database
 from server_process import diff, eventually, mobync, serving
-from sqlalchemy import select
+from sqlalchemy import Connection, event, insert, select, update
 from test_inspector_history import entry, reasons
 
+import mobync as mobync_package
 from mobync import SyncReport
 from mobync.server import pushes as module
 from mobync.server._history import lives_of
@@ -20,11 +27,20 @@ from mobync.server.pushes import Push, Pushes
 from mobync.sqlalchemy import DocumentSynchronizer, create_tables
 
 database = databases.database
+PATIENCE_S = 240
+DEVICES = ("phone", "tablet", "laptop", "new")
 
 
 @pytest.fixture
 def pushes(database: Database) -> Pushes:
-    made = Pushes(database.engine)
+    store = DocumentSynchronizer(database.engine)
+    create_tables(database.engine, store.metadata)
+    devices = store.metadata.tables["diffs_devices"]
+    names = [(owner, name) for owner in ("anna", "bob") for name in DEVICES]
+    rows = [{"owner": owner, "device": name, "state": "{}"} for owner, name in names]
+    with database.engine.begin() as connection:
+        connection.execute(devices.insert(), rows)
+    made = Pushes(database.engine, devices)
     made.make()
     return made
 
@@ -63,6 +79,41 @@ def test_a_log_that_was_restored_takes_the_clocks_again(pushes: Pushes) -> None:
     ] * 3
 
 
+def test_nothing_is_noted_of_an_owner_who_was_erased_or_moved_meanwhile(database: Database) -> None:
+    """The note is written up to half a second after the push."""
+    store = DocumentSynchronizer(database.engine)
+    create_tables(database.engine, store.metadata)
+    pushes = Pushes(database.engine, store.metadata.tables["diffs_devices"])
+    pushes.make()
+    server = MeasuredMobync(store, Metrics())
+    pushes._closed.set()  # its thread writes nothing
+    server.listen(pushes.note)
+    for owner in ("anna", "bob", "cleo"):
+        edit = diff(1, "create", id=f"of {owner}")
+        server.apply(0, [edit], owner, device=f"{owner}'s", request=1)
+    server.erase("anna")
+    pushes.erase("anna")
+    server.move_owner("bob", "dora")
+    pushes.write()
+    with database.engine.connect() as connection:
+        noted = connection.execute(select(pushes.table.c.owner, pushes.table.c.device)).all()
+    assert noted == [("cleo", "cleo's")]
+
+
+def test_nothing_stays_of_an_owner_who_is_erased_while_it_is_written(
+    pushes: Pushes, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def erased_before_the_commit(connection: Connection, owners: list[str]) -> None:
+        devices = pushes._devices
+        revoked = update(devices.owner.table).where(devices.owner == "anna")
+        connection.execute(revoked.values(state='{"revoked": true}'))
+
+    monkeypatch.setattr(pushes, "_trim", erased_before_the_commit)
+    pushes._write_some([(who, Push(0, 1, "phone", 0)) for who in ("anna", "bob")])
+    with database.engine.connect() as connection:
+        assert connection.scalars(select(pushes.table.c.owner)).all() == ["bob"]
+
+
 def test_only_the_newest_are_kept(pushes: Pushes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT", 10)
     monkeypatch.setattr(module, "TRIM_AFTER", 25)
@@ -85,6 +136,65 @@ def test_a_thread_writes_what_was_noted_and_closing_writes_the_rest(pushes: Push
     assert sorted(kept()) == [0, 1]
 
 
+def test_several_processes_write_at_the_same_time_and_nothing_is_lost(
+    database: Database, pushes: Pushes
+) -> None:
+    processes, count = 3, 60
+    url = database.url.render_as_string(hide_password=False)
+    program = Path(__file__).parent / "processes" / "pushers.py"
+    paths = [str(Path(mobync_package.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    begun = [
+        subprocess.Popen(
+            [sys.executable, str(program), url, str(number), str(processes), str(count)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+        for number in range(processes)
+    ]
+    for each in begun:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    said = [each.communicate("\n", timeout=PATIENCE_S)[0] for each in _all_let_go(begun)]
+    assert said == [""] * processes
+    with database.engine.connect() as connection:
+        kept = connection.execute(select(pushes.table.c.owner, pushes.table.c.first_clock)).all()
+    clocks = range(processes * count)
+    assert sorted(map(tuple, kept)) == [(who, at) for who in ("anna", "bob") for at in clocks]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_clocks_that_another_process_has_just_written_are_replaced(
+    database: Database, pushes: Pushes
+) -> None:
+    """Elsewhere the delete waits for the other one, and finds its row."""
+    inserts = threading.Event()
+
+    def note(connection: Any, cursor: Any, statement: str, *others: Any) -> None:
+        if statement.startswith("INSERT"):
+            inserts.set()
+
+    with database.engine.connect() as other, ThreadPoolExecutor(1) as pool:
+        row = {"owner": "anna", "first_clock": 0, "end_clock": 1, "device": "old", "seen_clock": 0}
+        other.execute(insert(pushes.table), row)
+        event.listen(pushes._writer, "before_cursor_execute", note)
+        pushes._waiting.append(("anna", Push(0, 1, "new", 0)))
+        writing = pool.submit(pushes.write)
+        assert inserts.wait(PATIENCE_S)
+        other.commit()
+        writing.result(PATIENCE_S)
+    assert pushes.of("anna", [0]) == {0: Push(0, 1, "new", 0)}
+
+
+def _all_let_go(begun: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
+    for each in begun:
+        assert each.stdin is not None
+        each.stdin.write("\n")
+        each.stdin.flush()
+    return begun
+
+
 def test_a_table_that_is_gone_fails_no_sync(
     database: Database, pushes: Pushes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -93,11 +203,11 @@ def test_a_table_that_is_gone_fails_no_sync(
     server = MeasuredMobync(store, Metrics())
     server.listen(pushes.note)
     pushes.table.drop(database.engine)
-    said = {"logical_clock": 0, "diffs": [diff(1, "create", id="t")], "device": "phone"}
+    said = {"logical_clock": 0, "diffs": [diff(1, "create", id="t")], "device": "watch"}
     reply = json.loads(server.apply_json(json.dumps({**said, "request": 1, "mark": None}), "anna"))
     assert reply["logical_clock"] == 1
     pushes.write()
-    assert "who pushed is not kept" in caplog.text
+    assert "pushes are not stored" in caplog.text
     pushes.erase("anna")
     pushes.make()
     assert pushes.of("anna", [0]) == {}

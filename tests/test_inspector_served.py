@@ -118,8 +118,8 @@ class Phone:
         self.token = mobync(server.directory, "token", "anna").stdout.strip()
         self.name, self.request, self.mark, self.clock = name, 1, None, 0
 
-    def ask(self, *diffs: dict[str, Any]) -> requests.Response:
-        named = {"device": self.name, "request": self.request, "mark": self.mark}
+    def ask(self, *diffs: dict[str, Any], **part: Any) -> requests.Response:
+        named = {"device": self.name, "request": self.request, "mark": self.mark, **part}
         body = {"auth_token": self.token, "logical_clock": self.clock, "diffs": diffs, **named}
         return requests.post(self.url, json=body, timeout=PATIENCE_S)
 
@@ -175,6 +175,24 @@ def test_devices_are_named_revoked_and_forgotten_after_a_question(
     assert tablet.ask(diff(41, "create", id="w")).json()["code"] == "unknown_device"
 
 
+def test_the_page_says_how_much_is_stored_of_requests_in_parts(served: Server, page: Page) -> None:
+    phone, tablet = Phone(served, "phone-1"), Phone(served, "tablet-1")
+    tablet.sync()
+    sign_in(page, served)
+    page.goto(f"{served.url}/?owner=anna&show=devices")
+    expect(row_of(page, "tablet-1").locator("td").nth(4)).to_have_text("in use")
+    expect(page.get_by_text("Parts of")).to_have_count(0)
+    edits = [diff(number, "create", id=f"p{number}", text="x" * 2000) for number in (1, 2)]
+    for number, edit in enumerate(edits, 1):
+        phone.ask(edit, part=number, more_diffs=True).raise_for_status()
+    tablet.ask(edits[0], part=1, more_diffs=True).raise_for_status()
+    expect(row_of(page, "phone-1").locator("td").nth(4)).to_contain_text("2 parts, 4.")
+    expect(row_of(page, "tablet-1").locator("td").nth(4)).to_contain_text("1 part, 2.")
+    expect(
+        page.get_by_text(re.compile(r"Parts of 2 requests are stored, 6\.. KiB; the oldest for"))
+    ).to_be_visible()
+
+
 def test_a_change_that_fails_says_so_and_stays_open(served: Server, page: Page) -> None:
     Phone(served, "phone-1").sync()
     sign_in(page, served)
@@ -191,7 +209,9 @@ def test_the_session_of_the_link_changes_devices_and_a_page_without_rights_says_
 ) -> None:
     with serving(tmp_path, "--print-link") as server:
         Phone(server, "phone-1").sync(diff(0, "create", id="t"))
-        page.goto(server.log.wait_for(r"the inspector, once: (http://[^\s\"]+)")[1])
+        page.goto(
+            server.log.wait_for(r"the inspector \(the link opens once\): (http://[^\s\"]+)")[1]
+        )
         page.get_by_role("link", name="anna").click()
         page.get_by_role("link", name="Devices").click()
         row_of(page, "phone-1").get_by_role("button", name="Revoke").click()
@@ -208,6 +228,12 @@ def steps(page: Page) -> Locator:
     return page.locator(".picture .step")
 
 
+def open_note(served: Server, page: Page) -> None:
+    """Open the page of the note x."""
+    sign_in(page, served)
+    page.goto(f"{served.url}/?{urlencode({'owner': 'anna', 'model': 'notes', 'object': 'x'})}")
+
+
 def test_the_picture_shows_how_two_devices_edits_met(served: Server, page: Page) -> None:
     phone, tablet = Phone(served, "phone-1"), Phone(served, "tablet-1")
     phone.sync(diff(30, "create", "notes", id="x", text="milk", done=False))
@@ -216,8 +242,7 @@ def test_the_picture_shows_how_two_devices_edits_met(served: Server, page: Page)
     phone.sync(diff(35, "update", "notes", id="x", text="soy <img> milk", done=True))
     tablet.sync(diff(33, "update", "notes", id="x", text="late"))
     assert mobync(served.directory, "devices", "name", "anna", "phone-1", "Anna's phone").stdout
-    sign_in(page, served)
-    page.goto(f"{served.url}/?{urlencode({'owner': 'anna', 'model': 'notes', 'object': 'x'})}")
+    open_note(served, page)
     lanes = page.locator(".picture .lanes li")
     expect(lanes).to_have_text(["Anna's phone", "server", "tablet-1"])
     expect(steps(page)).to_have_count(4)
@@ -251,12 +276,41 @@ def test_an_edit_that_lost_altogether_ends_before_the_history(served: Server, pa
     phone.sync()
     phone.sync(diff(50, "delete", "notes", id="x"))
     tablet.sync(diff(60, "create", "notes", id="x", text="again"))
-    sign_in(page, served)
-    page.goto(f"{served.url}/?{urlencode({'owner': 'anna', 'model': 'notes', 'object': 'x'})}")
+    open_note(served, page)
     page.get_by_role("button", name="#4 \u2013 #6").click()
     expect(steps(page)).to_have_count(4)
     expect(page.locator(".picture path.cross")).to_have_count(1)
     expect(page.locator(".picture .result")).to_have_text("Deleted by #6")
+
+
+def test_an_edit_that_lost_is_above_what_its_device_made_later(served: Server, page: Page) -> None:
+    phone, tablet = Phone(served, "phone-1"), Phone(served, "tablet-1")
+    phone.sync(diff(30, "create", "notes", id="x", text="milk", done=False))
+    tablet.sync()
+    phone.sync(diff(39, "update", "notes", id="x", text="oat milk"))
+    tablet.sync(
+        diff(35, "update", "notes", id="x", text="soy milk"),
+        diff(41, "update", "notes", id="x", done=True),
+    )
+    open_note(served, page)
+    expect(steps(page)).to_have_count(4)
+    expect(steps(page).nth(2)).to_contain_text('lost text "soy milk"')
+    expect(steps(page).nth(3)).to_contain_text("won done true")
+    expect(page.locator(".picture path.fork")).to_have_count(3)
+
+
+def test_no_value_of_a_deleted_object_won_against_an_edit(served: Server, page: Page) -> None:
+    phone, tablet = Phone(served, "phone-1"), Phone(served, "tablet-1")
+    phone.sync(diff(30, "create", "notes", id="x", text="milk"))
+    tablet.sync()
+    phone.sync(diff(39, "delete", "notes", id="x"))
+    tablet.sync(diff(45, "update", "notes", id="x", text="soy milk"))
+    open_note(served, page)
+    expect(steps(page)).to_have_count(3)
+    expect(steps(page).nth(2)).to_contain_text('lost text "soy milk"the object was deleted')
+    expect(page.locator(".picture .won")).to_have_count(0)
+    expect(page.locator("section.field > .value")).to_have_text('"milk"')
+    expect(page.locator("[data-verdict=won]")).to_have_count(0)
 
 
 def test_objects_are_found_by_what_is_in_them(served: Server, page: Page) -> None:

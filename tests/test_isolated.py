@@ -32,6 +32,23 @@ def test_memory_does_not_grow_with_the_number_of_applies() -> None:
     run_script("rss.py", "50000")  # enough that one small object of each would go over its bound
 
 
+def test_every_module_imports_without_those_that_windows_lacks() -> None:
+    run(
+        """
+import pkgutil, sys
+from django.conf import settings
+sys.modules.update(dict.fromkeys(("resource", "fcntl", "pwd", "grp", "termios")))
+settings.configure(INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth",
+                                   "django.contrib.admin", "mobync.django"])
+import django
+django.setup()
+import mobync
+for module in pkgutil.walk_packages(mobync.__path__, "mobync."):
+    __import__(module.name)
+"""
+    )
+
+
 def test_the_module_is_freed_and_made_anew() -> None:
     run(
         """

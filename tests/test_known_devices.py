@@ -278,7 +278,7 @@ def test_a_limit_that_was_lowered_holds_for_new_devices_only(limited):
 
 @pytest.mark.parametrize(
     ("given", "error", "said"),
-    [(0, ValueError, "1 or more"), (-1, ValueError, "of 0 to"), ("9", TypeError, "an int")],
+    [(0, ValueError, "from 1 to"), (-1, ValueError, "from 1 to"), ("9", TypeError, "an int")],
 )
 def test_a_limit_that_cannot_be_is_an_error(given, error, said):
     with pytest.raises(error, match=f"max_devices must be {said}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import json
 from collections.abc import Callable
 from typing import Any
@@ -209,3 +210,82 @@ def test_a_deep_row_is_refused_or_can_be_read(levels: int) -> None:
 
 def from_within(calls: int, work: Callable[[], Any]) -> Any:
     return work() if calls == 0 else from_within(calls - 1, work)
+
+
+# ---- a store of a subclass, copied for a transaction ---------------------------------------------
+
+
+class WithAttributes(MemorySynchronizer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mine = ["mine"]
+
+
+class WithSlots(MemorySynchronizer):
+    __slots__ = ("mine",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mine = ["mine"]
+
+
+class WithCopy(WithAttributes):
+    def __copy__(self) -> WithCopy:
+        copied = WithCopy.__new__(WithCopy)
+        vars(copied).update(vars(self), mine=["copied"])
+        return copied
+
+
+class WithState(WithAttributes):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, mine=["copied"])
+
+
+class OfWithCopy(WithCopy):
+    pass
+
+
+class WithReducer(WithAttributes):
+    pass
+
+
+def rebuild(kind: type[MemorySynchronizer], attributes: dict[str, Any]) -> MemorySynchronizer:
+    copied = kind.__new__(kind)
+    vars(copied).update(attributes, mine=["copied"])
+    return copied
+
+
+copyreg.pickle(WithReducer, lambda store: (rebuild, (type(store), vars(store))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mine"),
+    [
+        (WithAttributes, "mine"),
+        (WithSlots, "mine"),
+        (WithCopy, "copied"),
+        (WithState, "copied"),
+        (OfWithCopy, "copied"),
+        (WithReducer, "copied"),
+    ],
+)
+def test_a_transaction_has_a_copy_as_the_class_says(kind: Any, mine: str) -> None:
+    store = kind()
+    for _ in range(2):  # how a class is copied is found out at the first time
+        with store.transaction("anna") as inside:
+            assert inside is not store
+            assert inside.mine == [mine]
+            assert (inside.mine is store.mine) == (mine == "mine")
+    assert store.mine == ["mine"]
+
+
+def test_a_copy_for_a_transaction_is_made_by_the_classs_own_new() -> None:
+    class WithNew(MemorySynchronizer):
+        made = 0
+
+        def __new__(cls) -> WithNew:
+            cls.made += 1
+            return super().__new__(cls)
+
+    with WithNew().transaction("anna"):
+        assert WithNew.made == 2

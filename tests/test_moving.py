@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,6 +41,7 @@ from mobync import (
     SameIdError,
     Synchronizer,
 )
+from mobync._sync import moving
 from mobync.client import Answer, Device, OfflineError, ServerError
 from mobync.client import _replica as replica_module
 from mobync.http import Endpoint
@@ -731,6 +734,62 @@ def pulled(mobync: Mobync, owner: str) -> list[Any]:
     return found
 
 
+def peak_of_a_move(mobync: Mobync, length: int) -> int:
+    """The most memory that a move takes, of an object with a history of some length."""
+    guest, anna = f"guest{length}", f"anna{length}"
+    for owner in (guest, anna):
+        clock = mobync.push(owner, [("create", "tasks", {"id": owner})])
+        with mobync.synchronizer.transaction(owner) as inside:
+            for n in range(clock, clock + length):
+                said = json.dumps({"id": owner, "name": f"{n:200}"})
+                row = f"{owner}{n}", owner, n, 1_000 + n, "update", "tasks", said
+                inside.append_log("diffs", [row])
+    gc.collect()
+    tracemalloc.start()
+    try:
+        assert mobync.move_owner(guest, anna).diffs == length + 1
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_logs(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DocumentSynchronizer(database.engine)
+    create_tables(database.engine, store.metadata)
+    mobync = Mobync(store)
+    monkeypatch.setattr(moving, "PIECE_CLOCKS", 200)
+    monkeypatch.setattr(moving, "PIECE_ROWS", 100)
+    peak_of_a_move(mobync, 100)  # what is cached is cached then
+    few, many = peak_of_a_move(mobync, 400), peak_of_a_move(mobync, 4_000)
+    assert many < few + 500_000
+
+
+def test_many_objects_that_both_have_are_merged_in_pieces(
+    documents: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving, "MERGED_OBJECTS", 2)
+    monkeypatch.setattr(moving, "PIECE_CLOCKS", 3)
+    monkeypatch.setattr(moving, "PIECE_ROWS", 2)
+    mobync = documents.mobync
+    ids = [f"t{n}" for n in range(7)]
+    for owner, fields in (("guest", {"a": 1}), ("anna", {"b": 2})):
+        mobync.push(owner, [("create", "tasks", {"id": id_, **fields}) for id_ in ids])
+        mobync.push(owner, [("create", "tasks", {"id": owner})])
+    moved = mobync.move_owner("guest", "anna", same=["tasks"])
+    assert (moved.same, moved.rows) == (7, {"tasks": 1})
+    together = {id_: {"id": id_, "a": 1, "b": 2} for id_ in ids}
+    device = Phone(documents, "anna").sync().device
+    assert {row["id"]: row for row in device.rows("tasks")} == {
+        **together,
+        "guest": {"id": "guest"},
+        "anna": {"id": "anna"},
+    }
+    assert mobync.reconcile("anna", dry_run=True).ok
+    assert documents.log("guest") == []
+
+
 def test_in_the_session_of_the_app(database: Database) -> None:
     metadata = MetaData()
     tasks = task_table(metadata)
@@ -836,7 +895,7 @@ def test_a_store_that_cannot_says_so(
 
 
 def test_a_store_with_a_transaction_of_its_own_says_so(tmp_path: Path) -> None:
-    complaint = "OwnTransaction does not offer moving"
+    complaint = "OwnTransaction does not offer moving.*overrides moving, too"
     with (
         open_database("sqlite", tmp_path) as database,
         pytest.raises(NotImplementedError, match=complaint),
@@ -850,7 +909,7 @@ def test_arguments_that_cannot_be(memory: Server) -> None:
         move("a", "a")
     with pytest.raises(ValueError, match="new must be text that is not empty"):
         move("a", "")
-    with pytest.raises(TypeError, match="same must be several names"):
+    with pytest.raises(TypeError, match="same must be a list of names"):
         move("a", "b", same="settings")
 
 

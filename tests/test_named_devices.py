@@ -217,6 +217,9 @@ class Both:
     def rows_of_log(self) -> int:
         return self.c.rows_of_log()
 
+    def check_what_is_kept(self) -> None:
+        pass  # neither keeps parts
+
     def gone_back_to(self, backup: Both) -> Both:
         restored = copy.deepcopy(backup)
         restored.model = forgetting(backup.model, self.model)
@@ -224,6 +227,7 @@ class Both:
         return restored
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", range(2))
 def test_the_model_and_the_server_answer_the_same(batch: int, kind: str) -> None:
@@ -231,6 +235,7 @@ def test_the_model_and_the_server_answer_the_same(batch: int, kind: str) -> None
         World(seed, kind, Both(), richly=False).play()  # the model knows no pages
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch", range(2))
 def test_histories_of_named_devices_end_as_is_promised(batch: int) -> None:
     for seed in range(600 * batch, 600 * batch + 600):
@@ -562,11 +567,12 @@ def test_over_http_an_unknown_device_is_409():
 # ---- requests in parts --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_histories_with_requests_in_parts_end_as_is_promised(kind: str) -> None:
     counts: Counter[str] = Counter()
     for seed in range(100):
-        server = InParts(seed)
+        server = InParts(seed, is_quiet=kind != "anything")
         World(seed, kind, server).play()
         counts += server.counts
     assert counts["parts"] > 1000

@@ -16,7 +16,7 @@ from interrupting import interrupted_at
 from mobync import BusyError
 from mobync._sync.owner_locks import OwnerLocks
 
-PATIENCE_S = 30
+PATIENCE_S = 600  # a loaded machine may let a process wait for very long
 
 
 @contextmanager
@@ -191,4 +191,43 @@ def test_an_error_that_somebody_keeps_keeps_no_place() -> None:
         except BusyError as error:
             kept.append(error)
     assert len(kept) == 3
+    assert is_free(locks, 1)
+
+
+def test_what_waits_until_the_caller_is_free() -> None:
+    locks = OwnerLocks()
+    done: list[str] = []
+
+    def work(name: str) -> None:
+        with locks.hold("anna", 0):  # free by then
+            done.append(name)
+
+    locks.when_free(lambda: work("now"))
+    with locks.hold("bob", 0):
+        with suppress(KeyError), locks.hold("anna", 0):
+            locks.when_free(lambda: work("late"))
+            locks.when_free(lambda: work("later"))
+            raise KeyError
+        assert done == ["now"]
+    assert done == ["now", "late", "later"]
+    with held_elsewhere(locks):
+        locks.when_free(lambda: done.append("others do not count"))
+    assert done[3:] == ["others do not count"]
+    assert len(locks) == 0
+
+
+def test_what_waits_is_done_though_something_before_it_is_interrupted() -> None:
+    locks = OwnerLocks()
+    done: list[str] = []
+
+    def interrupted() -> None:
+        done.append("interrupted")
+        with locks.hold("anna", 0):
+            locks.when_free(lambda: done.append("its own"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), locks.hold("anna", 0):
+        locks.when_free(interrupted)
+        locks.when_free(lambda: done.append("next"))
+    assert done == ["interrupted", "its own", "next"]
     assert is_free(locks, 1)

@@ -368,5 +368,5 @@ def test_the_server_has_the_last_word_on_the_size_of_a_page(mobync: Mobync) -> N
     rest = capped.apply(0, [], "anna", cursor=replies[0]["cursor"])  # all that is left, that is
     assert (len(rest["diffs"]), rest["more"]) == (4, True)
     assert len(capped.apply(0, [], "anna")["diffs"]) == 10  # who does not page gets all at once
-    with pytest.raises(ValueError, match="max_pull_diffs must be 1 or more"):
+    with pytest.raises(ValueError, match="max_pull_diffs must be from 1 to"):
         Mobync(mobync.synchronizer, max_pull_diffs=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -283,6 +284,27 @@ def test_pages_of_a_request_in_parts_come_with_the_last_part(store: Any) -> None
         seen += reply["diffs"]
     assert [json.loads(d["json_data"])["id"] for d in seen] == [f"s{n}" for n in range(5)]
     assert reply["logical_clock"] == 9
+
+
+def test_parts_are_put_together_without_having_all_of_them_twice(store: Any) -> None:
+    """What is in memory at once is the whole, and a few times one of its parts."""
+    mobync, count, size = Mobync(store), 17, 512 * 1024
+    said = {"device": "phone", "number": 1, "mark": None, "clock": 0, "limit": None}
+    cut = {"cursor": None, "upload": "u"}
+    texts = [json.dumps([f"{n} " + "x" * size]) for n in range(count)]
+    for n, text in enumerate(texts[:-1], 1):
+        part = parts_module.Part(**said, **cut, part=n, has_more=True, diffs=text)
+        parts_module.take_part(mobync, BOB, *part)
+    last = parts_module.Part(**said, **cut, part=count, has_more=False, diffs=texts[-1])
+    tracemalloc.start()
+    try:
+        _, body = parts_module.take_part(mobync, BOB, *last)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert body is not None
+    assert json.loads(body)["diffs"] == [json.loads(text)[0] for text in texts]
+    assert most < 1.7 * count * size
 
 
 # ---- what is refused ----------------------------------------------------------------------------

@@ -135,11 +135,12 @@ def test_a_sync_between_two_rows_is_a_sync_of_its_own() -> None:
     assert said
 
 
+TIMES = "times that are no text"
 WRONG = {
     "a number": (lambda row: 7, TypeError, r"read_log\('diffs'\) gave row 0, which is int"),
     "six values": (lambda row: row[:6], TypeError, r"gave row 0, which has 6 values, not 7"),
     "nine values": (lambda row: (*row, None, 1), TypeError, r"row 0, which has 9 values, not 7"),
-    "times that are no text": (lambda row: (*row, 1), ValueError, r"field_times must be a string"),
+    TIMES: (lambda row: (*row, 1), ValueError, r"field_times must be a string"),
     "another owner": (
         lambda row: (row[0], "p", *row[2:]),
         ValueError,
@@ -160,13 +161,35 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_row_that_is_no_diff_of_the_owner_is_named(name: str) -> None:
-    change, kind, message = WRONG[name]
+def server_of_wrong_rows(name: str) -> Mobync:
+    change = WRONG[name][0]
     store, server = filled(ValueStore)
     store.change = lambda rows: (change(row) for row in rows)
+    return server
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_row_that_is_no_diff_of_the_owner_is_named(name: str) -> None:
+    _, kind, message = WRONG[name]
+    server = server_of_wrong_rows(name)
+    with pytest.raises(kind, match=message):
+        server.apply(1, [diff("g", "update", {"id": "x", "n": 4}, 7)], OWNER)
+
+
+@pytest.mark.parametrize("name", sorted(WRONG.keys() - {TIMES}))
+def test_a_pull_names_it_too(name: str) -> None:
+    _, kind, message = WRONG[name]
+    server = server_of_wrong_rows(name)
     with pytest.raises(kind, match=message):
         server.apply(1, [], OWNER)
+
+
+@pytest.mark.parametrize("pages", [{}, {"limit": 2}])
+def test_a_pull_does_not_read_the_times(pages: dict[str, Any]) -> None:
+    server = server_of_wrong_rows(TIMES)
+    said = server.apply(1, [], OWNER, **pages)
+    assert said["diffs"]
+    assert said == filled(ValueStore)[1].apply(1, [], OWNER, **pages)
 
 
 def test_what_is_no_iterable_is_an_error() -> None:

@@ -209,6 +209,45 @@ def test_what_a_refused_create_would_carry_is_not_written_by_a_retry(sync: Sync)
     ]
 
 
+def test_what_a_malformed_create_took_along_is_refused_again_in_a_retry(sync: Sync) -> None:
+    """Another device has made the object meanwhile, so nothing of these edits would be written."""
+    mobync, store = filled("skip")
+    request = [
+        diff("c2", "create", {"id": "t2"}, at=20),
+        diff("c1", "create", {"id": "t1", "name": "wine"}, at=-1),
+        diff("u1", "update", {"id": "t1", "rank": 3}, at=30),
+    ]
+    first = sync(mobync, 1, request)
+    mobync.apply(1, [diff("s1", "create", {"id": "t1", "name": "tea"}, at=90)], "anna")
+    again = sync(mobync, 1, request)
+    assert [(r["id"], r["code"]) for r in first["refused"]] == [
+        ("c1", "invalid"),
+        ("u1", "depends_on_refused"),
+    ]
+    assert again["refused"] == first["refused"]
+    assert store.read("tasks", [ReadFilter("id", FilterType.equal, "t1")]) == [
+        {"id": "t1", "name": "tea"}
+    ]
+
+
+def test_a_delete_that_a_malformed_diff_took_along_leaves_a_create_that_is_asked(
+    sync: Sync,
+) -> None:
+    mobync, store = filled("skip")
+    request = [
+        C0,
+        diff("c1", "create", {"id": "t1", "name": "tea"}, at=20),
+        diff("u1", "update", {"id": "t1", "name": "wine"}, at=-1),
+        diff("d1", "delete", {"id": "t1"}, at=30),
+    ]
+    reply = sync(mobync, 0, request)
+    assert [refusal["id"] for refusal in reply["refused"]] == ["u1", "d1"]
+    assert store.asked == ["c1"]
+    assert store.read("tasks", [ReadFilter("id", FilterType.equal, "t1")]) == [
+        {"id": "t1", "name": "tea"}
+    ]
+
+
 def test_a_refused_edit_lends_no_time_to_a_later_one_in_a_retry(sync: Sync) -> None:
     """Within a device's edits time does not run back, so one from the future lifts the next."""
     mobync, store = filled("skip")
@@ -270,6 +309,7 @@ class Recording(Synchronizer):
     validate_update = validate_delete = validate_create
 
 
+@pytest.mark.long
 @settings(max_examples=2000, deadline=None)
 @given(others=EDITS, edits=EDITS, known=st.sets(st.integers(0, 6)))
 def test_just_those_are_asked_that_have_a_part_in_what_goes_upstream(

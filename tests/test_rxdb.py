@@ -73,7 +73,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         live = InProcessLive(heartbeat_s=0.5)
         mobync = Mobync(store)
         mobync.listen(live.announce)
-        tokens = {"old": None}
+        tokens = {"old": None, "bob": "bob"}
         endpoint = Endpoint(mobync, lambda token, _: tokens.get(token or "", OWNER), live=live)
         with (
             http_servers.on_uvicorn(SyncApp(endpoint)) as address,
@@ -444,6 +444,25 @@ def test_a_device_that_a_person_revokes_drops_its_rows_at_once(
     assert backend.rows().keys() == {"x", "y", "z"}
 
 
+def test_whoever_deletes_the_account_signs_up_again_with_a_new_database(
+    backend: Backend, started: Open, options: dict[str, Any]
+) -> None:
+    device = started("a")
+    device.insert(task("x"))
+    settle(backend, device)
+    (before,) = backend.devices()
+    assert backend.mobync.erase(OWNER).devices == 1
+    eventually(lambda: device.told()["revoked"] == ["device_revoked"])
+    device.removeDatabase()
+    device.open("a", {})
+    device.replicate(options)
+    device.insert(task("y"))
+    assert agree(backend, device).keys() == {"y"}
+    assert before in backend.devices()
+    assert len(backend.devices()) == 2
+    assert device.told()["revoked"] == ["device_revoked"]
+
+
 @on_databases
 def test_a_device_that_was_away_for_very_long_starts_over_and_loses_nothing(
     backend: Backend, started: Open
@@ -470,6 +489,23 @@ def test_a_device_that_was_away_for_very_long_starts_over_and_loses_nothing(
     settle(backend, device)
     backend.push(("update", {"id": "w", "done": True}))
     assert agree(backend, device)["w"]["done"]
+
+
+def test_a_token_of_another_owner_gets_and_sends_nothing(
+    backend: Backend, started: Open, options: dict[str, Any]
+) -> None:
+    device = started("a")
+    device.insert(task("x"))
+    agree(backend, device)
+    settle(backend, device)
+    assert device.stop()
+    device.insert(task("y"))
+    device.replicate({**options, "token": "bob"})
+    eventually(lambda: device.told()["otherOwner"] == ["other_owner"])
+    assert device.rows() == {"x": task("x"), "y": task("y")}
+    assert (backend.mobync.logical_clock("bob"), backend.mobync.devices("bob")) == (0, [])
+    device.replicate(options)
+    assert agree(backend, device).keys() == {"x", "y"}
 
 
 def test_where_devices_must_have_a_name_a_device_has_one(backend: Backend, started: Open) -> None:

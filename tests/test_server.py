@@ -82,6 +82,24 @@ def test_it_serves_with_nothing_declared_and_keeps_all_over_a_restart(tmp_path):
         assert [d["json_data"] for d in reply["diffs"]] == [d["json_data"] for d in sent]
 
 
+def test_requests_in_parts_have_a_greatest_length(tmp_path):
+    limits = ("--max-body-mib", "1", "--max-request-mib", "2")
+    with serving(tmp_path, *limits, MOBYNC_SECRET=SECRET) as server:
+
+        def send(device, part, more):
+            edit = diff(part, "create", id=f"{device}-{part}", text="x" * 900_000)
+            said = {"device": device, "request": 1, "upload": "u", "part": part, "more_diffs": more}
+            body = {"logical_clock": 0, "diffs": [{**edit, "id": f"{device}-{part}"}], **said}
+            headers = {"Authorization": f"Bearer {token_for('anna')}"}
+            return server.http.post(f"{server.url}/sync", json=body, headers=headers)
+
+        assert [send("phone", part, part < 2).status_code for part in (1, 2)] == [200, 200]
+        assert [send("tablet", part, True).status_code for part in (1, 2)] == [200, 200]
+        refused = send("tablet", 3, False)
+        assert (refused.status_code, refused.json()["code"]) == (413, "request_too_large")
+        assert "2097152 bytes" in refused.json()["message"]
+
+
 def test_two_devices_meet_on_every_database(database, tmp_path):
     with serving(tmp_path, "-d", url_of(database), MOBYNC_SECRET=SECRET) as server:
         token = token_for("anna")
@@ -109,7 +127,7 @@ def test_a_device_with_no_token_or_a_wrong_or_an_admins_or_an_expired_one_is_ref
         assert server.sync(token).status_code == 401
     assert server.metric('mobync_refusals_total{code="unauthenticated"}') == 6
     assert server.metric('mobync_refusals_total{code="token_expired"}') == 1
-    (expired,) = (event for event in server.events() if event.get("code") == "token_expired")
+    (expired,) = server.wait_for_events(1, lambda event: event.get("code") == "token_expired")
     assert (expired["status"], expired["level"]) == (401, "warning")
     assert server.sync(token_for("anna")).status_code == 200
 
@@ -181,8 +199,7 @@ def test_a_sync_is_a_line_of_json_with_the_requests_id(server):
     )
     assert answer.headers["X-Request-ID"] == "req-1"
     server.sync(None)
-    eventually(lambda: any(e["level"] == "warning" for e in server.events()))
-    (sync,) = (event for event in server.events() if event["message"] == "sync")
+    (sync,) = server.wait_for_events(1, lambda event: event["message"] == "sync")
     assert sync["level"] == "info"
     assert sync["request_id"] == "req-1"
     assert {name: sync[name] for name in ("owner", "clock", "pushed", "accepted", "sent")} == {
@@ -192,7 +209,7 @@ def test_a_sync_is_a_line_of_json_with_the_requests_id(server):
         "accepted": 0,
         "sent": 0,
     }
-    (refused,) = (event for event in server.events() if event["level"] == "warning")
+    (refused,) = server.wait_for_events(1, lambda event: event["level"] == "warning")
     assert (refused["status"], refused["code"]) == (401, "unauthenticated")
     assert refused["request_id"] != "req-1"
 
@@ -218,18 +235,17 @@ def test_a_refusal_is_a_line_of_json_whose_fields_say_why_and_whose(server):
         timeout=PATIENCE_S,
     )
     assert answer.status_code == 400
-    eventually(lambda: sum(e["level"] == "warning" for e in server.events()) == 3)
+    refusals = server.wait_for_events(3, lambda event: event["level"] == "warning")
     fields = [
         {name: event[name] for name in ("status", "code", "owner") if name in event}
-        for event in server.events()
-        if event["level"] == "warning"
+        for event in refusals
     ]
     assert fields == [
         {"status": 400, "code": "invalid_clock", "owner": "anna"},
         {"status": 409, "code": "clock_ahead", "owner": "anna"},
         {"status": 400, "code": "invalid_request", "owner": "anna"},
     ]
-    assert all("request_id" in event for event in server.events() if event["level"] == "warning")
+    assert all("request_id" in event for event in refusals)
 
 
 def test_the_log_can_be_text(tmp_path):
@@ -237,6 +253,26 @@ def test_the_log_can_be_text(tmp_path):
         server.sync(token_for("a\u001bb"))
         line = server.log.wait_for(r"sync owner=.*").group()
     assert line.startswith("sync owner='a\\x1bb' clock=0 pushed=0 accepted=0 sent=0 conflicts=0 ")
+
+
+def test_metrics_count_parts_and_the_requests_that_they_become(server):
+    said = {"auth_token": token_for("anna"), "device": "phone", "request": 1, "logical_clock": 0}
+
+    def send(part: int, *, more: bool) -> int:
+        edit = diff(part, "create", id=f"t{part}")
+        body = {**said, "diffs": [edit], "part": part, "more_diffs": more}
+        return requests.post(f"{server.url}/sync", json=body, timeout=PATIENCE_S).status_code
+
+    def counted() -> tuple[float, float]:
+        names = "mobync_parts_received_total", "mobync_requests_joined_total"
+        received, joined = map(server.metric, names)
+        return received, joined
+
+    assert (send(1, more=True), counted()) == (200, (1, 0))
+    assert (send(3, more=False), counted()) == (409, (1, 0))  # the second is missing
+    assert (send(2, more=True), counted()) == (200, (2, 0))
+    assert (send(3, more=False), counted()) == (200, (3, 1))
+    assert server.metric("mobync_diffs_received_total") == 3
 
 
 def test_metrics_and_log_know_devices_that_name_themselves(server):
@@ -254,7 +290,7 @@ def test_metrics_and_log_know_devices_that_name_themselves(server):
     assert server.metric("mobync_named_syncs_total") == 2
     assert server.metric("mobync_resets_total") == 1
     assert server.metric('mobync_refusals_total{code="unknown_device"}') == 1
-    lines = [event for event in server.events() if event["message"] == "sync"]
+    lines = server.wait_for_events(2, lambda event: event["message"] == "sync")
     assert [(line["device"], line.get("reset")) for line in lines] == [
         ("pho\u001bne", None),
         ("phone 2", True),
@@ -338,8 +374,8 @@ def test_a_database_that_goes_away_ends_no_stream_and_begins_none(kind, tmp_path
             eventually(lambda: server.sync(token).status_code == 200)
             server.sync(token, 0, diff(1, "create", id="t"))
             assert is_told(told, 1)
-        said = [event for event in server.events() if "does not answer" in event["message"]]
-        assert len(said) >= 3
+        lines = server.log.lines
+        eventually(lambda: sum("does not answer" in line for line in list(lines)) >= 3)
         assert not [event for event in server.events() if "exception" in event]
 
 

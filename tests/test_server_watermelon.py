@@ -51,7 +51,7 @@ def test_the_column_says_which_edit_was_later(tmp_path: Path, said: bool, winner
         (["tasks"], "TABLE=COLUMN"),
         (["=at"], "TABLE=COLUMN"),
         (["tasks="], "TABLE=COLUMN"),
-        (["tasks=a", "tasks=b"], "'tasks' has two"),
+        (["tasks=a", "tasks=b"], "'tasks' is named twice"),
     ],
 )
 def test_what_names_no_column_is_an_error_at_the_start(

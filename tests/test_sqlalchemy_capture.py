@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import subprocess
+import sys
 import threading
 import uuid
 from typing import Any
@@ -18,6 +21,7 @@ from sqlalchemy import (
     Table,
     Uuid,
     delete,
+    event,
     func,
     insert,
     select,
@@ -29,7 +33,6 @@ from task_list import TaskList, diff, statements
 from test_sqlalchemy_server_edits import of_device
 
 from mobync import InvalidDiffError, Mobync, SyncReport
-from mobync._relational import notes
 from mobync.memory import MemorySynchronizer
 from mobync.sqlalchemy import (
     SQLAlchemySynchronizer,
@@ -39,6 +42,7 @@ from mobync.sqlalchemy import (
     diffs_table,
     log_noted,
 )
+from mobync.sqlalchemy import _notes as notes
 
 database = databases.database
 
@@ -106,6 +110,38 @@ def test_what_sql_did_is_in_the_reply_of_the_next_poll(app: Captured) -> None:
     assert app.sent(7) == app.sent(1, "eve") == []
     assert app.mobync.reconcile("bob").ok
     assert app.mobync.reconcile("eve").ok
+
+
+OF_SQLITE = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])"
+
+
+def shell_of(database: Any, sql: str) -> list[str]:
+    """A command that executes SQL in another process, which knows nothing of mobync."""
+    url = database.url
+    if database.kind == "sqlite":
+        return [sys.executable, "-c", OF_SQLITE, url.database, sql]
+    if database.kind == "postgresql":
+        plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return ["psql", "--quiet", "--set=ON_ERROR_STOP=1", plain, f"--command={sql}"]
+    place = [f"--host={url.host}", f"--port={url.port or 3306}", f"--user={url.username}"]
+    password = [] if url.password is None else [f"--password={url.password}"]
+    program = shutil.which("mariadb") or "mysql"
+    return [program, *place, *password, f"--database={url.database}", f"--execute={sql}"]
+
+
+def test_what_is_edited_in_the_shell_of_the_database_is_on_the_devices(app: Captured) -> None:
+    push(app, "a", "b")
+    sql = (
+        "UPDATE tasks SET name = 'in a shell' WHERE id = 'a'; DELETE FROM tasks WHERE id = 'b';"
+        " INSERT INTO tasks (id, owner, name) VALUES ('c', 'bob', 'new');"
+    )
+    subprocess.run(shell_of(app.tasks.database, sql), check=True, timeout=300)
+    assert sorted(app.sent(2), key=lambda edit: str(edit[1]["id"])) == [
+        ("update", {"id": "a", "name": "in a shell"}),
+        ("delete", {"id": "b"}),
+        ("create", {"id": "c", "name": "new", "rank": None, "done": None}),
+    ]
+    assert app.mobync.reconcile("bob").ok
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])  # MariaDB tells no trigger of it
@@ -333,6 +369,126 @@ def test_what_the_apps_own_session_has_pending_goes_into_the_same_sync(database:
             Base.metadata.remove(Base.metadata.tables["diffs_notes"])
 
 
+BUMPS = "UPDATE tasks SET rank = COALESCE(rank, 0) + 1 WHERE id = CONCAT('sum of ', NEW.owner)"
+
+# A trigger on the rows of another table writes to tasks: MariaDB lets none write its own table.
+SUMMING = {
+    "sqlite": [
+        f"CREATE TRIGGER sums AFTER INSERT ON items BEGIN {BUMPS}; END".replace(
+            "CONCAT('sum of ', NEW.owner)", "'sum of ' || NEW.owner"
+        )
+    ],
+    "postgresql": [
+        f"CREATE FUNCTION sums() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {BUMPS};"
+        " RETURN NULL; END $$",
+        "CREATE TRIGGER sums AFTER INSERT ON items FOR EACH ROW EXECUTE FUNCTION sums()",
+    ],
+    "mariadb": [f"CREATE TRIGGER sums AFTER INSERT ON items FOR EACH ROW {BUMPS}"],
+}
+
+
+def test_what_another_trigger_does_to_other_rows_while_mobync_writes_is_noted(
+    database: Any,
+) -> None:
+    app = Captured(database)
+    items = Table(
+        "items",
+        app.tasks.metadata,
+        Column("id", String(40), primary_key=True),
+        Column("owner", String(40), nullable=False),
+    )
+    models = {"tasks": app.table, "items": items}
+    app.store = SQLAlchemySynchronizer(database.engine, models, capture=True)
+    app.tasks.metadata.create_all(database.engine)
+    create_triggers(database.engine, app.store)
+    app.mobync = Mobync(app.store)
+    with database.engine.begin() as connection:
+        for statement in SUMMING[database.kind]:
+            connection.exec_driver_sql(statement)
+    app.mobync.apply(0, [diff("create", id="sum of bob", done=True)], "bob")
+    assert app.notes() == 0
+    clock = app.mobync.apply(1, [diff("create", "items", id="i")], "bob")["logical_clock"]
+    assert app.notes() == 1
+    assert app.sent(clock) == [("update", {"id": "sum of bob", "rank": 1})]
+    assert app.notes() == 0
+    # In the same sync the device writes the row that the trigger writes, too.
+    clock = app.mobync.logical_clock("bob")
+    both = [diff("update", id="sum of bob", name="sum"), diff("create", "items", id="j")]
+    clock = app.mobync.apply(clock, both, "bob")["logical_clock"]
+    assert app.sent(clock) == [("update", {"id": "sum of bob", "rank": 2})]
+    assert app.mobync.reconcile("bob", dry_run=True).ok
+
+
+_EVES = "UPDATE tasks SET name = 'by a trigger' WHERE owner = 'eve'"
+_BOBS = "DELETE FROM tasks WHERE owner = 'bob' AND id = 'b'"
+WRITING_TASKS = {
+    "sqlite": [f"CREATE TRIGGER writes AFTER INSERT ON items BEGIN {_EVES}; {_BOBS}; END"],
+    "postgresql": [
+        f"CREATE FUNCTION writes() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {_EVES}; {_BOBS};"
+        " RETURN NULL; END $$",
+        "CREATE TRIGGER writes AFTER INSERT ON items FOR EACH ROW EXECUTE FUNCTION writes()",
+    ],
+    "mariadb": [
+        f"CREATE TRIGGER writes AFTER INSERT ON items FOR EACH ROW BEGIN {_EVES}; {_BOBS}; END"
+    ],
+}
+
+
+def test_a_note_is_kept_where_mobync_did_not_write_that_row_itself(database: Any) -> None:
+    metadata = MetaData()
+    tasks, items = (
+        Table(
+            name,
+            metadata,
+            Column("owner", String(40), primary_key=True),
+            Column("id", String(40), primary_key=True),
+            Column("name", String(40)),
+        )
+        for name in ("tasks", "items")
+    )
+    store = SQLAlchemySynchronizer(database.engine, {"tasks": tasks, "items": items}, capture=True)
+    create_tables(database.engine, metadata)
+    create_triggers(database.engine, store)
+    with database.engine.begin() as connection:
+        for statement in WRITING_TASKS[database.kind]:
+            connection.exec_driver_sql(statement)
+    mobync = Mobync(store)
+    mobync.push("eve", [("create", "tasks", {"id": "a", "name": "hers"})])
+    mobync.push("bob", [("create", "tasks", {"id": id_, "name": "his"}) for id_ in ("a", "b")])
+    # The trigger writes eve's task with the id of bob's, and deletes the other one of bob's before
+    # mobync updates it.
+    sent = [diff("create", "items", id="i"), diff("update", id="a", name="new")]
+    clock = mobync.apply(2, [*sent, diff("update", id="b", name="new")], "bob")["logical_clock"]
+
+    def reply(clock: int, owner_id: str) -> list[tuple[str, dict[str, Any]]]:
+        diffs = mobync.apply(clock, [], owner_id)["diffs"]
+        return [(d["type"], json.loads(d["json_data"])) for d in diffs]
+
+    assert reply(1, "eve") == [("update", {"id": "a", "name": "by a trigger"})]
+    assert reply(clock, "bob") == [("delete", {"id": "b"})]
+    assert mobync.reconcile("bob", dry_run=True).ok
+    assert mobync.reconcile("eve", dry_run=True).ok
+
+
+def test_a_connection_whose_notes_cannot_be_settled_notes_edits_again(tmp_path: Any) -> None:
+    with databases.open_database("mariadb", tmp_path) as database:
+        app = Captured(database)
+        push(app, "a")
+
+        def refuse(*arguments: Any) -> None:
+            if "noted_at < " in arguments[2]:
+                raise RuntimeError("not now")
+
+        event.listen(database.engine, "before_cursor_execute", refuse)
+        with pytest.raises(RuntimeError, match="not now"):
+            app.mobync.apply(1, [diff("update", id="a", name="new")], "bob")
+        event.remove(database.engine, "before_cursor_execute", refuse)
+        app.update("a", rank=7)  # on the same connection
+        noted_at = app.store.capture.notes_table.c.noted_at
+        with database.engine.connect() as connection:
+            assert [ms > 0 for ms in connection.scalars(select(noted_at))] == [True]
+
+
 def test_what_another_trigger_writes_is_noted_on_postgresql_while_mobync_writes(
     tmp_path: Any,
 ) -> None:
@@ -433,3 +589,100 @@ def test_a_log_of_another_name_has_notes_beside_it(database: Any) -> None:
     with database.engine.begin() as connection:
         connection.execute(insert(things).values(id="a", owner="bob"))
     assert len(Mobync(store, "changes").apply(0, [], "bob")["diffs"]) == 1
+
+
+def rows_looked_at(database: Any, work: Any) -> int:
+    """How much the database reads for some work: rows on MariaDB, steps of programs on SQLite."""
+    engine = database.new_engine(pool_size=1, max_overflow=0)
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    def read_so_far() -> int:
+        if database.kind == "sqlite":
+            return steps
+        with engine.connect() as connection:
+            status = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler\\_read%%'")
+            return sum(int(value) for _, value in status)
+
+    work(engine)  # settings are checked and triggers looked for once
+    if database.kind == "sqlite":
+        with engine.connect() as connection:
+            connection.connection.dbapi_connection.set_progress_handler(count, 1)
+    before = read_so_far()
+    work(engine)
+    return read_so_far() - before
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "mariadb"])  # PostgreSQL has nothing to settle
+def test_a_push_does_not_look_at_the_notes_that_wait_for_others(kind: str, tmp_path: Any) -> None:
+    with databases.open_database(kind, tmp_path) as database:
+        app = Captured(database)
+        push(app, "a")
+
+        def edit(engine: Any) -> None:
+            server = Mobync(app.tasks.another_store(engine, capture=True))
+            server.push("bob", [("update", "tasks", {"id": "a", "rank": 2})])
+
+        alone = rows_looked_at(database, edit)
+        waiting = [
+            {"owner": "eve", "model": "tasks", "object_id": str(number), "noted_at": 1}
+            for number in range(3000)
+        ]
+        with app.engine.begin() as connection:
+            connection.execute(insert(app.store.capture.notes_table), waiting)
+        if kind == "mariadb":
+            app.execute(text("ANALYZE TABLE diffs_notes"))
+        assert rows_looked_at(database, edit) < alone + 500
+        assert app.notes() == 3000
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])  # SQLite has one writer at a time
+def test_neither_a_sync_nor_an_edit_waits_for_notes_that_are_not_committed(
+    kind: str, tmp_path: Any
+) -> None:
+    with databases.open_database(kind, tmp_path) as database:
+        app = Captured(database)
+        app.mobync.push("eve", [("create", "tasks", task("e"))])
+        push(app, "a", "b")
+        change = update(app.table).values(rank=5)
+        edited: list[int] = []
+
+        class Meanwhile(SQLAlchemySynchronizer):
+            def validate_update(self, owner_id: str, **given: Any) -> bool:
+                app.execute(change.where(app.table.c.id == "b"))
+                edited.append(app.notes())
+                return True
+
+        store = Meanwhile(
+            database.new_engine(), {"tasks": app.table}, capture=True, lock_timeout_s=1
+        )
+        with app.engine.begin() as connection:
+            connection.execute(change.where(app.table.c.id == "e"))
+            Mobync(store).push("bob", [("update", "tasks", {"id": "a", "rank": 2})])
+            Mobync(store).apply(3, [diff("update", id="a", rank=3)], "bob")
+        assert edited == [1]
+        assert app.sent(4) == [("update", {"id": "b", "rank": 5})]
+        assert app.notes() == 1
+
+
+def test_nor_does_a_sync_in_a_session_that_had_read_before_another_sync(tmp_path: Any) -> None:
+    """At REPEATABLE READ its reads take locks on MariaDB, so that they see what that one wrote."""
+    with databases.open_database("mariadb", tmp_path) as database:
+        app = Captured(database)
+        app.mobync.push("eve", [("create", "tasks", task("e"))])
+        push(app, "a")
+        change = update(app.table).where(app.table.c.id == "e").values(rank=5)
+        with Session(database.new_engine(isolation_level="REPEATABLE READ")) as session:
+            store = SQLAlchemySynchronizer(
+                session, {"tasks": app.table}, capture=True, lock_timeout_s=1
+            )
+            assert session.scalars(select(app.table.c.id)).all() == ["a", "e"]
+            push(app, "b")
+            with app.engine.begin() as connection:
+                connection.execute(change)
+                Mobync(store).push("bob", [("update", "tasks", {"id": "b", "rank": 2})])
+        assert app.sent(2) == [("update", {"id": "b", "rank": 2})]
+        assert app.notes() == 1

@@ -10,17 +10,40 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from operator import itemgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import databases
+import psycopg
 import pytest
 from databases import Database, open_database
-from sqlalchemy import Column, Engine, MetaData, String, Table, event, text
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Engine,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.engine import URL
 from task_list import TaskList, diff
 
-from mobync import BusyError, InvalidDiffError, Mobync
-from mobync.sqlalchemy import SQLAlchemySynchronizer, _synchronizer, diffs_table
+from mobync import BusyError, FilterType, InvalidDiffError, Mobync, ReadFilter, UnavailableError
+from mobync.sqlalchemy import (
+    DocumentSynchronizer,
+    SQLAlchemySynchronizer,
+    _talks,
+    _transactions,
+    create_tables,
+    diffs_table,
+    documents_table,
+)
+from mobync.sqlalchemy._direct import Direct
 
 database = databases.database
 
@@ -36,14 +59,14 @@ NASTY = [
 def talks(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each attempt so far talked to the driver, as far as it was its to choose."""
     noted: list[bool] = []
-    talk_to = _synchronizer.talk_to
+    talk_to = _transactions.talk_to
 
     def note(*arguments: Any) -> Any:
         talk = talk_to(*arguments)
         noted.append(talk is not None)
         return talk
 
-    monkeypatch.setattr(_synchronizer, "talk_to", note)
+    monkeypatch.setattr(_transactions, "talk_to", note)
     return noted
 
 
@@ -106,6 +129,81 @@ def test_small_syncs_leave_and_answer_what_they_would_through_sqlalchemy(databas
     assert len(rows[0]) == 2
     assert logs[0] == logs[1]
     assert len(logs[0]) == replies[0][-1]["logical_clock"]
+
+
+def test_documents_are_written_without_sqlalchemy_and_are_the_same(database, talks, monkeypatch):
+    settled: set[Direct] = set()
+    settle = Direct.settle
+    monkeypatch.setattr(Direct, "settle", lambda self: (settled.add(self), settle(self)))
+    listening = database.new_engine()
+    listen(listening)
+    stores = {"drew": DocumentSynchronizer(database.engine), "sal": DocumentSynchronizer(listening)}
+    create_tables(database.engine, stores["drew"].metadata)
+    for store in stores.values():
+        Mobync(store).apply(0, [diff("create", id="x")], "first")  # checks the connection
+        Mobync(store).apply(1, [], "first")
+    talks.clear()
+    settled.clear()
+    replies, documents, logs = [], [], []
+    for owner, store in stores.items():
+        replies.append(without_names(days_work(Mobync(store), owner), owner))
+        documents.append(without_names(list(map(list, store.documents(owner))), owner))
+        of_owner = ReadFilter("owner", FilterType.equal, owner)
+        log = sorted(store.read("diffs", [of_owner]), key=itemgetter("logical_clock"))
+        logs.append(without_names(log, owner))
+    assert talks == [True] * 6
+    assert len(settled) == 1  # the first sync, which makes the owner's head
+    assert replies[0] == replies[1]
+    assert documents[0] == documents[1]
+    a, b = (json.loads(document) for _, _, document in documents[0])
+    assert a == {"id": " a", "name": "rye", "done": True, "rank": 7}
+    assert b == {"id": " b", "name": None}
+    assert logs[0] == logs[1]
+
+
+def test_an_update_of_a_document_reads_and_keeps_every_text(database, talks):
+    store = DocumentSynchronizer(database.engine)
+    create_tables(database.engine, store.metadata)
+    mobync = Mobync(store)
+    clock = mobync.apply(0, [diff("create", id=name or "-") for name in NASTY], "it's %s")[
+        "logical_clock"
+    ]
+    for name in NASTY:
+        edits = [diff("update", id=name or "-", name=name), diff("update", id="%", name=name)]
+        clock = mobync.apply(clock, edits, "it's %s")["logical_clock"]
+    rows = [json.loads(each.text) for each in store.documents("it's %s")]
+    assert {row["id"]: row["name"] for row in rows} == {name or "-": name for name in NASTY}
+    assert talks == [True] * len(NASTY)
+
+
+def test_an_update_of_a_document_sees_what_its_transaction_wrote(database):
+    store = DocumentSynchronizer(database.engine)
+    create_tables(database.engine, store.metadata)
+    Mobync(store).apply(0, [diff("create", id="a")], "bob")  # checks the connection
+    with store._attempt("bob", carefully=False) as inside:
+        inside.create_many("tasks", ['{"id": "b", "name": "milk"}'])
+        inside.update_many("tasks", ['{"id": "b", "rank": 7}'])
+        assert inside._open.direct is not None
+        assert not inside._open.direct.is_settled
+    documents = [json.loads(each.text) for each in store.documents("bob")]
+    assert documents == [{"id": "a"}, {"id": "b", "name": "milk", "rank": 7}]
+
+
+def test_a_document_that_the_database_refuses_is_told_of_its_diff(database, talks):
+    metadata = MetaData()
+    documents_table(metadata).append_constraint(CheckConstraint("length(document) < 200"))
+    store = DocumentSynchronizer(database.engine, metadata)
+    create_tables(database.engine, metadata)
+    mobync = Mobync(store)
+    clock = mobync.apply(0, [diff("create", id="a", name="milk")], "bob")["logical_clock"]
+    too_long = diff("update", id="a", notes="x" * 300)
+    with pytest.raises(InvalidDiffError) as refused:
+        mobync.apply(clock, [diff("create", id="b"), too_long], "bob")
+    assert refused.value.index == 1
+    assert refused.value.diff_id == too_long["id"]
+    assert talks[-1:] == [True]
+    assert [json.loads(each.text)["id"] for each in store.documents("bob")] == ["a"]
+    assert mobync.apply(clock, [], "bob")["logical_clock"] == clock
 
 
 def settings_of(database: Database) -> list[dict[str, Any]]:
@@ -258,8 +356,25 @@ def test_an_app_that_logs_its_statements_sees_those_of_a_sync(database, talks, c
     talks.clear()
     with caplog.at_level(logging.INFO, "sqlalchemy.engine"):
         mobync.apply(1, [diff("update", id="a", name="rye")], "bob")
-    assert talks == [False]
+    assert True not in talks
     assert any("UPDATE tasks" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("how", ["event", "log"])
+def test_an_app_that_listens_sees_the_statement_of_a_poll(database, caplog, how):
+    engine = database.new_engine()
+    mobync = Mobync(TaskList(database).another_store(engine))
+    mobync.apply(0, [diff("create", id="a")], "bob")
+    mobync.apply(1, [], "bob")
+    heard: list[str] = []
+    with caplog.at_level(logging.INFO if how == "log" else logging.WARNING, "sqlalchemy.engine"):
+        if how == "event":
+            event.listen(
+                engine, "before_cursor_execute", lambda c, cursor, sql, *others: heard.append(sql)
+            )
+        assert mobync.apply(1, [], "bob")["diffs"] == []
+    heard += [record.getMessage() for record in caplog.records]
+    assert sum("FROM diffs_heads" in each for each in heard) == 1
 
 
 def test_a_subclass_with_a_transaction_of_its_own_has_it_around_each_sync(database, talks):
@@ -277,6 +392,102 @@ def test_a_subclass_with_a_transaction_of_its_own_has_it_around_each_sync(databa
     Mobync(tasks.store).apply(1, [diff("update", id="a", name="rye")], "bob")
     assert talks == []
     assert tasks.rows()["a"]["rank"] == 5
+
+
+# ---- psycopg's connections ----------------------------------------------------------------------
+
+
+class OwnConnection(psycopg.Connection[Any]):
+    """May do more than psycopg's own, as one for tracing does."""
+
+
+class OwnCursor(psycopg.Cursor[Any]):
+    """Sees each statement, as one for tracing does."""
+
+
+def connect_by(kind: type[psycopg.Connection[Any]], url: URL) -> Any:
+    """What gives an engine connections of a class."""
+    _, keywords = create_engine(url).dialect.create_connect_args(url)
+    return lambda: kind.connect(**keywords)
+
+
+def with_transaction(connection: Any) -> None:
+    connection.execute("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("options", "at_checkout"),
+    [
+        ({"creator": OwnConnection}, None),
+        ({"connect_args": {"cursor_factory": OwnCursor}}, None),
+        ({}, with_transaction),
+    ],
+    ids=["connections of its own", "cursors of its own", "transaction"],
+)
+def test_a_connection_of_psycopg_that_is_not_as_psycopg_makes_it_is_sqlalchemys(
+    tmp_path, talks, options, at_checkout
+):
+    with open_database("postgresql", tmp_path) as database:
+        tasks = TaskList(database)
+        if "creator" in options:
+            options = {"creator": connect_by(options["creator"], database.url)}
+        engine = database.new_engine(pool_size=1, max_overflow=0, **options)
+        seen: list[Any] = []
+        event.listen(engine, "checkout", lambda driver, *others: seen.append(driver))
+        if at_checkout is not None:
+            event.listen(engine, "checkout", lambda driver, *others: at_checkout(driver))
+        mobync = Mobync(tasks.another_store(engine))
+        mobync.apply(0, [diff("create", id="a", name="milk")], "bob")
+        mobync.apply(1, [diff("update", id="a", name="rye")], "bob")
+        talks.clear()
+        assert mobync.apply(2, [diff("update", id="a", name="it's")], "bob")["logical_clock"] == 3
+        assert mobync.apply(3, [], "bob")["diffs"] == []
+        assert talks == [False]
+        assert seen[-1].info.transaction_status is psycopg.pq.TransactionStatus.IDLE
+        assert tasks.rows()["a"]["name"] == "it's"
+
+
+@pytest.mark.parametrize(
+    ("module", "has"),
+    [
+        ("psycopg.generators", {}),
+        ("psycopg.adapt", {"AdaptersMap": psycopg.adapt.AdaptersMap}),
+        ("psycopg.adapt", {**vars(psycopg.adapt), "Transformer": type("Transformer", (), {})}),
+    ],
+    ids=["execute", "Transformer", "load_rows"],
+)
+def test_a_psycopg_without_a_name_that_mobync_uses_is_called_by_sqlalchemy(
+    tmp_path, talks, monkeypatch, module, has
+):
+    with open_database("postgresql", tmp_path) as database:
+        tasks = TaskList(database)
+        mobync = Mobync(tasks.store)
+        mobync.apply(0, [diff("create", id="a", name="milk")], "bob")
+        another = ModuleType(module)
+        another.__dict__.update(has)
+        monkeypatch.setitem(sys.modules, module, another)
+        _talks._psycopg.cache_clear()
+        try:
+            mobync.apply(1, [diff("update", id="a", name="rye")], "bob")
+            assert mobync.apply(2, [], "bob")["diffs"] == []
+        finally:
+            _talks._psycopg.cache_clear()
+        assert talks == [False]
+        assert tasks.rows()["a"]["name"] == "rye"
+
+
+def test_a_connection_that_was_closed_meanwhile_is_an_outage_and_replaced(tmp_path, talks):
+    with open_database("postgresql", tmp_path) as database:
+        engine = database.new_engine(pool_size=1, max_overflow=0)
+        seen: list[Any] = []
+        event.listen(engine, "checkout", lambda driver, *others: seen.append(driver))
+        mobync = Mobync(TaskList(database).another_store(engine))
+        mobync.apply(0, [diff("create", id="a", name="milk")], "bob")
+        for clock, sent in [(1, []), (1, [diff("update", id="a", name="rye")])]:
+            seen[-1].close()
+            with pytest.raises(UnavailableError):
+                mobync.apply(clock, sent, "bob")
+            assert mobync.apply(clock, sent, "bob")["logical_clock"] == clock + len(sent)
 
 
 # ---- locks --------------------------------------------------------------------------------------

@@ -641,7 +641,7 @@ def test_hidden_columns_reach_no_device_and_no_device_writes_them(database: Any)
         ({"hidden_columns": {"things": ["m"]}}, ValueError, "hidden_columns: model 'things' has"),
         ({"hidden_columns": {"things": ["must"]}}, ValueError, "things.must cannot be synced"),
         ({"hidden_columns": {"bills": []}}, ValueError, "hidden_columns names no model"),
-        ({"read_back": "things"}, TypeError, "read_back must be several names"),
+        ({"read_back": "things"}, TypeError, "read_back must be a list of names"),
         ({"read_back": ["bills"]}, ValueError, "read_back names no model: 'bills'"),
         (
             {"server_columns": {"things": ["n"]}, "hidden_columns": {"things": ["n"]}},

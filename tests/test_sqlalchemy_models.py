@@ -409,7 +409,7 @@ REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "shared names no model: 'other'",
     ),
-    (table(text_id(), owner()), {"shared": "things"}, TypeError, "shared must be several names"),
+    (table(text_id(), owner()), {"shared": "things"}, TypeError, "shared must be a list of names"),
     (table(text_id(), Column("owner", Boolean)), {}, ValueError, "must be a String, Integer or"),
     (table(owner()), {}, ValueError, "the primary key must be 'id'"),
     (table(Column("id", String(9)), owner()), {}, ValueError, "the primary key must be 'id'"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import databases
@@ -25,7 +27,7 @@ from sqlalchemy.orm import Session
 from task_list import diff, statements
 
 from mobync import InvalidDiffError, Mobync
-from mobync.sqlalchemy import SQLAlchemySynchronizer, diffs_table
+from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables, diffs_table
 
 database = databases.database
 
@@ -162,6 +164,37 @@ def test_what_a_column_refuses_late_is_refused_by_name(database):
             assert [r["id"] for r in reply["refused"]] == [sent[1]["id"]]
             assert f"{field} {kind}" in app.jars()
             app.clock = reply["logical_clock"]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"seat": "x"}, "another row has the same 'seat'"),
+        ({"name": "x", "guest_2": "x"}, "another row has the same 'name', 'guest_2'"),
+        ({"guest": "x", "meal": "x"}, "another row has the same values (constraint 'guest_2')"),
+    ],
+)
+def test_only_the_fields_of_the_key_that_is_broken_are_named(
+    tmp_path: Path, row: dict[str, str], reason: str
+) -> None:
+    """MariaDB says only the name of a key, which it may have made from that of a column."""
+    names = ("guest", "guest_2", "name", "meal", "seat")
+    keys = (("guest", "name"), ("guest", "meal"), ("name", "guest_2"), ("seat",))
+    with open_database("mariadb", tmp_path) as database:
+        metadata = MetaData()
+        guests = Table(
+            "guests",
+            metadata,
+            Column("id", String(40), primary_key=True),
+            Column("owner", String(40)),
+            *(Column(name, String(40)) for name in names),
+            *(UniqueConstraint(*key) for key in keys),
+        )
+        server = Mobync(SQLAlchemySynchronizer(database.engine, {"guests": guests}))
+        create_tables(database.engine, metadata)
+        server.apply(0, [diff("create", "guests", id="a", **row)], "bob")
+        with pytest.raises(InvalidDiffError, match=f"{re.escape(reason)}$"):
+            server.apply(1, [diff("create", "guests", id="b", **row)], "bob")
 
 
 def test_what_depends_on_a_refused_create_is_left_out_with_it(database):

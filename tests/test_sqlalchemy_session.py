@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -234,6 +235,40 @@ def test_a_transaction_that_holds_the_apps_own_work_is_not_since_that_is_gone(ap
     assert app.names() == {}
 
 
+def a_taken_name() -> DBAPIError:
+    return IntegrityError("", {}, sqlite3.IntegrityError("UNIQUE constraint failed: tasks.name"))
+
+
+@pytest.mark.parametrize("error", [a_taken_name(), a_deadlock(), KeyError("no error of SQL")])
+@pytest.mark.parametrize("is_of_all", [False, True], ids=["of one session", "of a sessionmaker"])
+def test_what_fails_after_the_commit_reaches_the_caller_unchanged(app, error, is_of_all):
+    sessions = sessionmaker(app.database.engine)
+    session = sessions()
+    mobync = Mobync(SQLAlchemySynchronizer(session, {"tasks": Task}, lock_timeout_s=0.2))
+    mine = Task(id="mine", owner="bob")
+    session.add(mine)
+    session.commit()
+    calls: list[int] = []
+
+    def fail(session: Session) -> None:
+        calls.append(1)
+        raise error
+
+    target = sessions if is_of_all else session
+    event.listen(target, "after_commit", fail)
+    with pytest.raises(type(error)) as caught:
+        mobync.apply(0, [diff("create", id="a", name="x")], "bob")
+    event.remove(target, "after_commit", fail)
+    assert (caught.value, len(calls)) == (error, 1)
+    assert app.names() == {"a": "x", "mine": None}
+    assert app.elsewhere.highest_logical_clock("bob") == 0
+
+    mine.name = "y"
+    assert mobync.apply(1, [diff("create", id="b")], "bob")["logical_clock"] == 2
+    assert app.names() == {"a": "x", "b": None, "mine": "y"}
+    session.close()
+
+
 def test_a_misfit_in_a_transaction_of_the_apps_ends_the_sync_even_where_misfits_are_skipped(app):
     mobync = Mobync(app.store, on_refusal="skip")
     sent = [diff("create", id="a"), diff("create", id="b", nonsense=1)]
@@ -426,3 +461,13 @@ def test_a_task_list_works_in_a_session_too(database):
         mobync.apply(0, [diff("create", id="a", name="x"), diff("create", id="b")], "bob")
         mobync.apply(2, [diff("update", id="a", done=True), diff("delete", id="b")], "bob")
     assert tasks.rows() == {"a": {"id": "a", "name": "x", "rank": None, "done": True}}
+
+
+def test_a_poll_in_the_apps_session_keeps_what_the_app_has_flushed(app):
+    app.mobync.apply(0, [], "bob", device="phone", request=1)
+    app.session.add(Task(id="a", owner="bob", name="milk"))
+    app.session.flush()
+    app.store._poll("bob", "phone")
+    assert app.mobync.logical_clock("bob") == 0
+    app.session.commit()
+    assert app.names() == {"a": "milk"}

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,8 @@ import pytest
 from databases import Database
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import ForeignKey, MetaData, String, Text, select, text, update
+from sqlalchemy import Computed, ForeignKey, MetaData, String, Text, event, select, text, update
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -38,6 +39,7 @@ from mobync.sqlalchemy import (
     create_tables,
     create_tables_async,
     diffs_table,
+    lock_owners,
     track,
 )
 
@@ -275,6 +277,44 @@ def test_what_a_savepoint_takes_back_in_a_sync_is_in_no_log(app: App) -> None:
     app.is_in_order()
 
 
+class Adding(SQLAlchemySynchronizer):
+    """Its rule adds a row to the app's session."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, MODELS)
+        self.session = session
+
+    def validate_create(self, *args: Any, **diff: Any) -> bool:
+        self.session.add(Task(id="added", whose="anna"))
+        return True
+
+
+def test_a_listener_may_push_when_it_is_told_of_an_edit_in_a_sync(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Any] = []
+
+    def answer(report: Any) -> None:
+        told.append(report.logical_clock)
+        if len(told) == 1:
+            mobync.push("anna", [("create", "tasks", {"id": "pushed"})])
+
+    with Session(app.database.engine) as session:
+        mobync = Mobync(Adding(session))
+        track(session, mobync)
+        mobync.listen(answer)
+        mobync.apply(0, [diff("create", id="t")], "anna")
+    assert "listener" not in caplog.text
+    edited, pushed, synced = told
+    assert pushed > edited > synced
+    assert [row["id"] for kind, _, row in app.news() if kind == "create"] == [
+        "t",
+        "added",
+        "pushed",
+    ]
+    app.is_in_order()
+
+
 class Counted(Base):
     __tablename__ = "counted"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -305,6 +345,78 @@ def test_columns_that_change_with_those_that_are_set(database: Database) -> None
     (update,) = mobync.apply(2, [], "anna")["diffs"]
     assert json.loads(update["json_data"]) == {"id": "c", "state": "changed", "version": 3}
     assert mobync.reconcile("anna", dry_run=True).ok
+
+
+class Note(Base):
+    __tablename__ = "notes"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(40))
+    text: Mapped[str | None] = mapped_column(String(40))
+    words: Mapped[int | None] = mapped_column()
+    twice: Mapped[int | None] = mapped_column(Computed("words * 2", persisted=True))
+
+
+# A trigger counts words, and gives up a note that says so.
+COUNTING = {
+    "sqlite": [
+        f"CREATE TRIGGER counts_{kind} AFTER {kind} ON notes WHEN NEW.text IS NOT NULL BEGIN"
+        " UPDATE notes SET words = length(NEW.text) WHERE id = NEW.id"
+        " AND words IS NOT length(NEW.text);"
+        " DELETE FROM notes WHERE id = NEW.id AND text = 'gone'; END"
+        for kind in ("INSERT", "UPDATE")
+    ],
+    "postgresql": [
+        "CREATE FUNCTION counts() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.text = 'gone' THEN DELETE FROM notes WHERE id = NEW.id; RETURN NULL; END IF;"
+        " UPDATE notes SET words = length(NEW.text) WHERE id = NEW.id"
+        " AND words IS DISTINCT FROM length(NEW.text); RETURN NULL; END $$",
+        "CREATE TRIGGER counts AFTER INSERT OR UPDATE ON notes FOR EACH ROW"
+        " EXECUTE FUNCTION counts()",
+    ],
+    "mariadb": [
+        f"CREATE TRIGGER counts_{kind} BEFORE {kind} ON notes FOR EACH ROW"
+        " SET NEW.words = CHAR_LENGTH(NEW.text)"
+        for kind in ("INSERT", "UPDATE")
+    ],
+}
+
+
+@pytest.mark.parametrize("in_sync", [False, True], ids=["alone", "in a sync"])
+def test_what_a_trigger_makes_of_the_row(database: Database, in_sync: bool) -> None:
+    create_tables(database.engine, Base.metadata)
+    with database.engine.begin() as connection:
+        for statement in COUNTING[database.kind]:
+            connection.exec_driver_sql(statement)
+    notes: dict[str, Any] = {"notes": Note}
+    mobync = Mobync(SQLAlchemySynchronizer(database.engine, notes, read_back=["notes"]))
+
+    def edit(work: Callable[[Session], None]) -> list[tuple[str, dict[str, Any]]]:
+        clock = mobync.logical_clock("anna")
+        with Session(database.engine) as session:
+            inner = Mobync(SQLAlchemySynchronizer(session, notes, read_back=["notes"]))
+            track(session, inner if in_sync else mobync)
+            work(session)
+            if in_sync:
+                inner.push("anna", [])
+            else:
+                session.commit()
+        news = mobync.apply(clock, [], "anna")["diffs"]
+        assert mobync.reconcile("anna", dry_run=True).ok
+        return [(d["type"], json.loads(d["json_data"])) for d in news]
+
+    made = {"id": "n", "text": "four", "words": 4, "twice": 8}
+    assert edit(lambda s: s.add(Note(id="n", owner="anna", text="four"))) == [("create", made)]
+    changed = {"id": "n", "text": "eleven", "words": 6, "twice": 12}
+
+    def set_text(text: str) -> Callable[[Session], None]:
+        return lambda session: setattr(session.get_one(Note, "n"), "text", text)
+
+    assert edit(set_text("eleven")) == [("update", changed)]
+    ((kind, same),) = edit(set_text("twelve"))
+    assert (kind, same["text"], same.get("words", 6)) == ("update", "twelve", 6)
+    if database.kind != "mariadb":  # where no trigger may write its own table
+        assert edit(set_text("gone")) == [("delete", {"id": "n"})]
+        assert edit(lambda s: s.add(Note(id="m", owner="anna", text="gone"))) == []
 
 
 def test_what_no_flush_sees_is_left_to_reconcile(app: App) -> None:
@@ -388,6 +500,95 @@ def test_sessions_and_syncs_do_not_wait_for_each_other_crosswise(app: App) -> No
     in_threads(lambda: edit("anna", "bob"), lambda: edit("bob", "anna"), sync)
     app.is_in_order()
     assert len(app.news("anna")) >= 31
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_two_sessions_that_wait_for_each_other_end_in_a_clear_error(app: App) -> None:
+    both_hold = threading.Barrier(2, timeout=PATIENCE_S)
+    refused: list[tuple[str, str]] = []
+
+    def edit(first: str, second: str) -> None:
+        with app.sessions() as session:
+            session.add(Task(id=f"{first} first", whose=first))
+            session.flush()
+            both_hold.wait()
+            session.add(Task(id=f"{first} second", whose=second))
+            try:
+                session.commit()
+            except BusyError as error:
+                refused.append((first, str(error)))
+                with pytest.raises(InvalidRequestError):
+                    session.commit()
+
+    in_threads(lambda: edit("anna", "bob"), lambda: edit("bob", "anna"))
+    ((loser, why),) = refused
+    assert "lock_owners() avoids it" in why
+    (winner,) = {"anna", "bob"} - {loser}
+    with app.sessions() as session:
+        ids = set(session.scalars(select(Task.id)))
+    assert ids == {f"{winner} first", f"{winner} second"}
+    app.is_in_order()
+
+
+def test_sessions_that_lock_their_owners_first_never_wait_for_each_other(app: App) -> None:
+    def edit(name: str, owners: list[str]) -> None:
+        for turn in range(15):
+            with app.sessions.begin() as session:
+                lock_owners(session, app.mobync, owners)
+                for owner in owners:
+                    session.add(Task(id=f"{name}{turn}{owner}", whose=owner))
+                    session.flush()
+
+    in_threads(lambda: edit("x", ["anna", "bob"]), lambda: edit("y", ["bob", "anna"]))
+    app.is_in_order()
+    assert len(app.news("anna")) == len(app.news("bob")) == 30
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_a_session_that_waited_for_its_owners_reads_what_the_others_wrote(app: App) -> None:
+    with app.sessions.begin() as session:
+        session.add_all([Task(id="t", whose="bob", rank=1), Task(id="s", whose="anna")])
+    sync_holds_bob, session_asks = threading.Event(), threading.Event()
+
+    def sync() -> None:
+        with app.mobync.synchronizer.transaction("bob") as store:
+            sync_holds_bob.set()
+            assert session_asks.wait(PATIENCE_S)
+            store.connection.execute(update(Task).values(rank=2).where(Task.id == "t"))
+
+    def note(*arguments: Any) -> None:
+        locks = str(arguments[2]).startswith("INSERT") or "FOR UPDATE" in arguments[2]
+        if locks and "bob" in str(arguments[3]):
+            session_asks.set()
+
+    def edit() -> None:
+        assert sync_holds_bob.wait(PATIENCE_S)
+        event.listen(app.database.engine, "before_cursor_execute", note)
+        with app.sessions.begin() as session:
+            lock_owners(session, app.mobync, ["new", "anna", "bob"])
+            task = session.get_one(Task, "t")
+            assert task.rank == 2
+            task.rank += 1
+
+    in_threads(sync, edit)
+    app.is_in_order()
+
+
+def test_owners_whose_log_is_older_than_their_head_can_be_locked(app: App) -> None:
+    with app.sessions.begin() as session:
+        session.add_all([Task(id="t", whose="anna"), Task(id="s", whose="anna")])
+    clock = app.mobync.logical_clock("anna")
+    with app.database.engine.begin() as connection:
+        connection.execute(text("DELETE FROM diffs_heads"))
+    with app.sessions.begin() as session:
+        lock_owners(session, app.mobync, ["anna"])
+    assert app.mobync.logical_clock("anna") == clock
+    with app.database.engine.begin() as connection:
+        connection.execute(text("DELETE FROM diffs_heads"))
+    with app.sessions.begin() as session:
+        session.get_one(Task, "t").rank = 8
+    assert app.mobync.logical_clock("anna") == clock + 1
+    app.is_in_order()
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
@@ -555,6 +756,10 @@ def test_arguments_that_cannot_be(sqlite: Database) -> None:
         track(any_, mobync)
     with pytest.raises(TypeError, match="mobync must be a Mobync, not object"):
         track(sessionmaker(sqlite.engine), any_)
+    with pytest.raises(TypeError, match="session must be a Session, not object"):
+        lock_owners(any_, mobync, ["anna"])
+    with pytest.raises(TypeError, match="owner_ids must be several owners, not a str"):
+        lock_owners(Session(sqlite.engine), mobync, "anna")
     for store in (MemorySynchronizer(), DocumentSynchronizer(sqlite.engine)):
         with pytest.raises(TypeError, match="must be a SQLAlchemySynchronizer"):
             track(sessionmaker(sqlite.engine), Mobync(store))

@@ -40,6 +40,29 @@ def tasks(database: Database) -> TaskList:
     return TaskList(database)
 
 
+def test_a_synchronizer_works_on_a_copy_of_all_that_it_is(tasks):
+    class Slotted(SQLAlchemySynchronizer):
+        __slots__ = ("said",)
+
+        def validate_create(self, owner_id: str, **diff: Any) -> bool:
+            seen.append((self.said, self is not store))
+            return True
+
+    class Copied(Slotted):
+        def __copy__(self) -> Copied:
+            copied = Copied(tasks.database.engine, {"tasks": tasks.tasks})
+            copied.__dict__.update(self.__dict__)
+            copied.said = "by its own copy"
+            return copied
+
+    seen: list[tuple[str, bool]] = []
+    for number, kind in enumerate((Slotted, Copied)):
+        store = kind(tasks.database.engine, {"tasks": tasks.tasks})
+        store.said = "by its slots"
+        Mobync(store).apply(0, [diff("create", id=f"{number}", name="milk")], f"owner {number}")
+    assert seen == [("by its slots", True), ("by its own copy", True)]
+
+
 # ---- all or nothing -----------------------------------------------------------------------------
 
 

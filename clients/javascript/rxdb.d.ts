@@ -3,7 +3,7 @@ import type { RxReplicationState } from 'rxdb/plugins/replication';
 
 import type { MobyncError, ServerOptions } from './transport.js';
 
-/** Where the server has read a client's checkpoint up to; opaque to apps. */
+/** A checkpoint of the server; opaque to apps. */
 export interface Checkpoint {
     clock: number;
     id: string;
@@ -12,9 +12,9 @@ export interface Checkpoint {
     mark?: string;
 }
 
-/** A document that a rule of the server refused; RxDB has put back the server's. */
+/** A document that a rule of the server refused; RxDB has restored the server's document. */
 export interface Refused {
-    /** The document's. */
+    /** The id of the document. */
     id: string;
     code: 'unauthorized' | 'invalid' | 'depends_on_refused';
     /** For the developer of the app. */
@@ -24,35 +24,40 @@ export interface Refused {
 export interface ReplicationOptions extends ServerOptions {
     /** The model on the server; by default the collection's name. */
     model?: string;
-    /** Documents in a request; 1000 by default. */
+    /** How many documents a request has; 1000 by default. */
     batchSize?: number;
-    /** Listen to the server's events; true by default.  Without it the replication runs once. */
+    /** Listen to the server's events; true by default. Without it, the replication runs once. */
     live?: boolean;
-    /** Of several tabs one replicates; true by default. */
+    /** If several tabs are open, only one replicates; true by default. */
     waitForLeadership?: boolean;
     /** Start at once; true by default. */
     autoStart?: boolean;
     /** Cancels the replication. */
     signal?: AbortSignal;
-    /** Is told what a rule refused; by default it is a warning on the console. */
+    /** Called when a rule refused an edit; by default it warns on the console. */
     onRefused?: (refused: Refused[]) => void;
     /**
-     * Is told that a person has revoked this device, when its collection was removed with all that
-     * was in it; by default it is a warning on the console.
+     * Called when a person has revoked this device, after its collection was removed with all its
+     * documents; by default it warns on the console.
      */
     onRevoked?: (error: MobyncError) => void;
-    /** RxDB's replication identifier; by default of the url and the model. */
+    /**
+     * Called when the collection has the documents of another owner than the token's, after the
+     * replication has ended. Nothing was sent or changed. By default it warns on the console.
+     */
+    onOtherOwner?: (error: MobyncError) => void;
+    /** RxDB's replication identifier; by default made from the url and the model. */
     identifier?: string;
 }
 
 /**
  * Replicate a collection with a mobync server.
  *
- * The collection's primary key must be `id`, and it must have `localDocuments: true`: the ids of
- * pushes that were not answered are kept there.  Its conflict handler is not touched.
+ * The collection's primary key must be `id`. The collection must have `localDocuments: true`, to
+ * store the ids of unanswered pushes. Its conflict handler is not changed.
  *
  * @returns RxDB's replication state, which is started unless `autoStart` is false.
- * @throws TypeError, Error: the collection or an option cannot be right.
+ * @throws TypeError, Error: the collection or an option is wrong.
  */
 export function replicateWithMobync<RxDocType>(
     collection: RxCollection<RxDocType>,
@@ -60,7 +65,7 @@ export function replicateWithMobync<RxDocType>(
 ): Promise<RxReplicationState<RxDocType, Checkpoint>>;
 
 /**
- * The ids of the documents whose last edit the server does not have yet, deletes too; none before
- * the replication has started, as where another tab replicates.
+ * The ids of documents whose last edit the server does not have yet, including deletes. Empty before
+ * the replication has started, for example because another tab replicates.
  */
 export function waiting(replication: RxReplicationState<any, any>): Promise<string[]>;

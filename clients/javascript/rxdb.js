@@ -1,18 +1,20 @@
 // RxDB through mobync: replicateWithMobync(collection, options).
 //
-// RxDB's own replication does the work; here are its handlers, and what it does not do itself:
+// RxDB's own replication does the work. This file has its handlers, and what RxDB does not do:
 //
-// - The ids of pushes.  A push whose answer was lost is sent again, and the server must tell it
-//   from a later, equal edit.  So each push has an id, which is in a local document before it is
-//   sent and leaves it when RxDB has stored the answer.
-// - Pages that overtake an answer.  RxDB passes by, for ever, a pulled document that has an edit
-//   which it did not store as pushed yet.  A page with such a document waits until it did.
-// - A push before the first pull.  Who pulls for the first time is not told of what is dead, but what
-//   was pushed before may be.
-// - Starting over.  A client that was silent for very long is told by the server that it cannot say
-//   what was deleted meanwhile.  So the client asks which of its documents are gone.
-// - The end.  A person may revoke a device; its documents are removed then.
-// - What the schema cannot hold: members that it does not name, and null where it allows none.
+// - Ids of pushes. A push whose answer was lost is sent again, and the server must distinguish it
+//   from a later equal edit. So each push has an id. A local document has the id from before the
+//   push until RxDB has stored the answer.
+// - Pages that arrive before an answer. RxDB skips a pulled document, and never gets it again, if
+//   the document has an edit that RxDB has not stored as pushed yet. A page with such a document
+//   waits until then.
+// - A push before the first pull. A first pull does not return deletes, but a document that was
+//   pushed before may have been deleted.
+// - Starting over. If a client was silent for very long, the server cannot know which deletes it
+//   has missed. So the client asks which of its documents are gone.
+// - Revoked devices. Their documents are removed.
+// - Other owners. Documents of one owner are not synced with a token of another.
+// - Values that the schema does not allow: unknown members, and null.
 
 import {
     addRxPlugin,
@@ -29,8 +31,8 @@ import { Backoff, MobyncTransport, newId } from './transport.js';
 addRxPlugin(RxDBLocalDocumentsPlugin);
 
 const BATCH_SIZE = 1000; // documents in a request
-/** The checkpoint before everything, what is dead included. */
-// RxDB lays a checkpoint over the one before, so it says what it has not.
+/** The checkpoint before everything, including deletes. */
+// RxDB merges a checkpoint into the previous one, so this one also sets the missing members.
 const FROM_THE_DEAD = { clock: 0, id: '', began: 0, dead: undefined, mark: undefined };
 const RXDBS_OWN = ['_attachments', '_meta', '_rev'];
 
@@ -80,7 +82,7 @@ export async function waiting(replication) {
     }
 }
 
-/** What a device calls itself by default: a random text that RxDB keeps with the database. */
+/** The default name of a device: a random text that RxDB stores with the database. */
 async function nameOf(database) {
     return `rxdb ${await database.storageToken}`;
 }
@@ -100,14 +102,15 @@ class Handlers {
     replication = null; // RxDB's, which calls the handlers
     stopped = new AbortController();
 
-    constructor(collection, model, outbox, transport, { onRefused, onRevoked }) {
+    constructor(collection, model, outbox, transport, { onRefused, onRevoked, onOtherOwner }) {
         this.collection = collection;
         this.model = model;
         this.outbox = outbox;
         this.transport = transport;
         this.onRefused = onRefused ?? ((refused) => console.warn('mobync refused', refused));
         this.onRevoked = onRevoked ?? ((error) => console.warn('mobync', error.message));
-        this.isRevoked = false;
+        this.onOtherOwner = onOtherOwner ?? ((error) => console.warn('mobync', error.message));
+        this.hasEnded = false;
         this.at = undefined; // the end of the last pull; before that it is RxDB's to know
         this.backoff = new Backoff();
         this.unsettled = new Map(); // id of a document -> when its push is stored or has failed
@@ -118,7 +121,7 @@ class Handlers {
         let at = checkpoint ?? this.outbox.start();
         let documents = [];
         let isFull = true;
-        // RxDB takes a page that is not full for the last one, so what is left out is made up for.
+        // RxDB takes a page that is not full as the last one, so this fills up what it leaves out.
         while (isFull && documents.length < limit) {
             const wanted = limit - documents.length;
             let page;
@@ -159,9 +162,9 @@ class Handlers {
             if (error.code === 'clock_ahead') this.replication.reSync(); // to start over
             throw error;
         }
-        // RxDB goes on once this returns, and its queue is done when it has stored the answer.
-        // Of a document with a conflict that was edited meanwhile, RxDB stores no answer; then the
-        // next push of it is in the queue already, and finds what was sent.
+        // RxDB continues when this returns, and its queue is done when it has stored the answer. If
+        // a document with a conflict was edited meanwhile, RxDB stores no answer. Then the next push
+        // of the document is already in the queue, and finds what was sent.
         this.replication.internalReplicationState.streamQueue.up.finally(() => {
             this.outbox.forget(sent);
             settle();
@@ -227,7 +230,7 @@ class Handlers {
                 id: newId(),
                 time: Math.floor(each._meta.lwt),
                 newDocumentState: withoutMeta(each),
-                // A delete is one of something.
+                // A delete needs something to delete.
                 assumedMasterState: each._deleted ? { ...withoutMeta(each), _deleted: false } : undefined,
             }));
             await this.sendInParts(rows);
@@ -290,16 +293,20 @@ class Handlers {
             return answer;
         } catch (error) {
             this.replication.retryTime = this.backoff.next(error);
-            if (error.code === 'device_revoked') this.end(error);
+            if (error.code === 'device_revoked' || error.code === 'other_owner') this.end(error);
             throw error;
         }
     }
 
-    /** A person has ended this device: drop its documents, and ask no more. */
+    /**
+     * Ask no more. If a person has ended this device, drop its documents; if the token is another
+     * owner's, keep them for their owner.
+     */
     async end(error) {
-        if (this.isRevoked) return;
-        this.isRevoked = true;
+        if (this.hasEnded) return;
+        this.hasEnded = true;
         await this.replication.cancel();
+        if (error.code === 'other_owner') return this.onOtherOwner(error);
         await this.collection.remove();
         this.onRevoked(error);
     }
@@ -314,7 +321,7 @@ class Handlers {
     }
 }
 
-/** The pushes that RxDB did not store an answer to, in a local document. */
+/** The pushes without a stored answer, in a local document. */
 class Outbox {
     static async of(collection, identifier) {
         const outbox = new Outbox();
@@ -348,7 +355,7 @@ class Outbox {
             const base = textOf(row.assumedMasterState ?? null);
             const state = textOf(row.newDocumentState);
             const before = this.entries.get(id);
-            // What was sent over another base has been answered.
+            // A push with another base has been answered.
             const sent = before?.base === base ? before.sent : [];
             const same = sent.at(-1)?.state === state;
             const pushes = same ? sent : [...sent, { id: newId(), state }];
@@ -392,7 +399,7 @@ class Outbox {
     }
 }
 
-/** JSON with the members in one order: storages give them in different ones. */
+/** JSON with sorted members, because storages return them in different orders. */
 function textOf(value) {
     return JSON.stringify(value, (_, each) =>
         each && typeof each === 'object' && !Array.isArray(each)

@@ -1,16 +1,16 @@
-/** Where the server is, and who asks. */
+/** The server, and the device that asks. */
 export interface ServerOptions {
-    /** The address of the sync route, as https://example.org/sync. */
+    /** The URL of the sync route, such as https://example.org/sync. */
     url: string;
     /**
-     * The token, or a function that gives it, now or by a promise.  The function is called before
-     * each request, and once more with `isRefused` where the server did not take the token.
+     * The token, or a function that returns it or a promise of it. The function is called before
+     * each request, and once more with `isRefused` if the server did not accept the token.
      */
     token: string | ((asked: { isRefused: boolean }) => string | Promise<string>);
     /**
-     * What the device calls itself, the same always.  People see it in the list of an owner's
-     * devices, and may end it there.  By default `replicateWithMobync` and `syncWithMobync` make a
-     * name and keep it; null: no name.  A transport of your own has none by default.
+     * The name of the device, always the same. People see it in the list of an owner's devices, and
+     * can revoke it. By default, `replicateWithMobync` and `syncWithMobync` make a name and store
+     * it; null: no name. A transport of your own has no name by default.
      */
     device?: string | null;
     /** Used instead of the global `fetch`. */
@@ -31,32 +31,32 @@ export class MobyncError extends Error {
     );
     /** The HTTP status; 0 if there was no answer. */
     readonly status: number;
-    /** As in docs/http.md; `unreachable` if there was no answer. */
+    /** The code of docs/http.md; `unreachable` if there was no answer. */
     readonly code: string;
     /** How long the server asked to wait, in milliseconds. */
     readonly retryAfterMs: number;
     /** The answer's body. */
     readonly body: unknown;
-    /** Whether the same request may be answered if it is sent again. */
+    /** Whether the same request may succeed if it is sent again. */
     readonly isTransient: boolean;
 }
 
-/** How long to wait after each failure: twice as long each time, up to a limit, and at random. */
+/** How long to wait after each failure: a random time, twice as long each time, up to a limit. */
 export class Backoff {
     constructor(firstMs?: number, mostMs?: number);
     failures: number;
-    /** Milliseconds to wait after one more failure, and no less than the server asked for. */
+    /** Milliseconds to wait after one more failure; at least what the server asked for. */
     next(error?: unknown): number;
     reset(): void;
 }
 
-/** An id that nothing else has, also where there is no crypto: React Native, a page without TLS. */
+/** A unique id, even without crypto: in React Native, or on a page without TLS. */
 export function newId(): string;
 
 /** Wait; rejects with the signal's reason as soon as it is aborted. */
 export function pause(ms: number, signal?: AbortSignal): Promise<void>;
 
-/** Do some work, and again after each transient MobyncError, a few times. */
+/** Do some work, and again after a transient MobyncError, at most a few times. */
 export function retrying<T>(
     work: () => Promise<T>,
     options?: { signal?: AbortSignal; tries?: number; backoff?: Backoff },
@@ -65,13 +65,13 @@ export function retrying<T>(
 /** Requests to one server, as one owner. */
 export class MobyncTransport {
     constructor(options: ServerOptions);
-    /** POST JSON to a path below the sync route; gives the reply as an object. */
+    /** POST JSON to a path below the sync route; returns the reply as an object. */
     post(path: string, body: unknown, signal?: AbortSignal): Promise<any>;
-    /** As `post`, but gives the reply as its text. */
+    /** Like `post`, but returns the reply as text. */
     postForText(path: string, body: unknown, signal?: AbortSignal): Promise<string>;
     /**
-     * Tell the clock of the owner's log whenever it has moved, until the signal is aborted; null
-     * every `pollMs` where there are no events, and once of a device that was revoked.
+     * Report the clock of the owner's log whenever it has changed, until the signal is aborted.
+     * Without events, report null every `pollMs`. Report null once if the device was revoked.
      */
     listen(
         onClock: (clock: number | null) => void,

@@ -1,8 +1,8 @@
 // HTTP to a mobync server, for the clients in this package: tokens, refusals, pauses, events.
 //
-// docs/http.md of mobync says what each status asks of a client.  A 401 is answered here, by a new
-// token and one more try.  For the others `post` throws a MobyncError that says what it is; a
-// Backoff says how long to wait, and `retrying` does wait.
+// docs/http.md of mobync says what a client does after each status. After a 401, `post` gets a new
+// token and tries once more. For other errors, `post` throws a MobyncError. A Backoff says how long
+// to wait, and `retrying` waits and tries again.
 
 const FIRST_PAUSE_MS = 500;
 const MOST_PAUSE_MS = 30_000;
@@ -27,7 +27,7 @@ export class MobyncError extends Error {
     }
 }
 
-/** How long to wait after each failure: twice as long each time, up to a limit, and at random. */
+/** How long to wait after each failure: a random time, twice as long each time, up to a limit. */
 export class Backoff {
     constructor(firstMs = FIRST_PAUSE_MS, mostMs = MOST_PAUSE_MS) {
         this.firstMs = firstMs;
@@ -39,7 +39,7 @@ export class Backoff {
     next(error) {
         const span = Math.min(this.mostMs, this.firstMs * 2 ** this.failures);
         this.failures += 1;
-        // At random, so that clients that failed together do not come back together.
+        // Random, so that clients that failed together do not come back together.
         return (error?.retryAfterMs ?? 0) + span / 2 + (Math.random() * span) / 2;
     }
 
@@ -48,7 +48,7 @@ export class Backoff {
     }
 }
 
-/** An id that nothing else has, also where there is no crypto: React Native, a page without TLS. */
+/** A unique id, even without crypto: in React Native, or on a page without TLS. */
 export function newId() {
     if (globalThis.crypto?.randomUUID) return globalThis.crypto.randomUUID();
     const part = () => Math.floor(Math.random() * 2 ** 32).toString(16).padStart(8, '0');
@@ -71,7 +71,7 @@ export function pause(ms, signal) {
     });
 }
 
-/** Do some work, and again after each transient MobyncError, a few times. */
+/** Do some work, and again after a transient MobyncError, at most a few times. */
 export async function retrying(work, { signal, tries = TRIES, backoff = new Backoff() } = {}) {
     for (let left = tries - 1; ; left -= 1) {
         try {
@@ -86,9 +86,9 @@ export async function retrying(work, { signal, tries = TRIES, backoff = new Back
 /**
  * Requests to one server, as one owner.
  *
- * `url` is that of the sync route, https://example.org/sync.  `token` is the token, or a function
- * that gives it, now or by a promise; it is told `{ isRefused: true }` where the last one was.
- * `device` is what the device calls itself; without it, it has no name.
+ * `url` is the URL of the sync route, https://example.org/sync. `token` is the token, or a function
+ * that returns it or a promise of it; it gets `{ isRefused: true }` if the last token was refused.
+ * `device` is the name of the device; without it, the device has no name.
  */
 export class MobyncTransport {
     constructor({ url, token, device, fetch: ownFetch } = {}) {
@@ -240,7 +240,7 @@ function unreachable(error, signal) {
     return new MobyncError(`the server was not reached: ${error.message}`, { cause: error });
 }
 
-/** The clocks in a stream of Server-Sent Events; `heard` is called for every piece of it. */
+/** The clocks in a stream of Server-Sent Events; `heard` is called for each piece of the stream. */
 async function* clocksOf(body, heard) {
     const reader = body.getReader();
     const decoder = new TextDecoder();

@@ -1,14 +1,14 @@
 // WatermelonDB through mobync: syncWithMobync(database, options).
 //
-// WatermelonDB's own synchronize() does the work; here are its two functions, and what it does not
-// do itself:
+// WatermelonDB's own synchronize() does the work. This file has its two functions, and what
+// WatermelonDB does not do:
 //
-// - The ids of pushes.  WatermelonDB saves what it pulled before it pushes.  A push whose answer
-//   was lost comes again after another pull, and nothing in it says whether it is a retry or a
-//   later, equal edit.  So what is pushed is kept in WatermelonDB's local storage, as edits with
-//   an id each, before it is sent, and until its record is clean.
-// - What the device calls itself, and its end: a person may revoke it; its records are dropped then.
-// - One sync at a time, pauses, tokens, and a server that lost what this phone has.
+// - Ids of pushes. WatermelonDB stores what it pulled before it pushes. A push whose answer was
+//   lost comes again after another pull, and nothing in it says whether it is a retry or a later
+//   equal edit. So this package stores what it pushes in WatermelonDB's local storage, as edits
+//   with ids, from before the push until the record is clean.
+// - The name of the device, and revoked devices: their records are deleted.
+// - One sync at a time, pauses, tokens, and a server that was restored from a backup.
 
 import * as Q from '@nozbe/watermelondb/QueryDescription/index.js';
 import { hasUnsyncedChanges, synchronize } from '@nozbe/watermelondb/sync/index.js';
@@ -22,7 +22,7 @@ const LAST_PULLED_SCHEMA_VERSION = '__watermelon_last_pulled_schema_version';
 const PART_CHARACTERS = 1_000_000; // of a push; what is longer goes in several
 const SETTLE_MS = 100; // after an edit, in which others of the same moment come
 
-/** Ends of the last sync of each database, that the next one waits for. */
+/** The end of each database's last sync; the next sync waits for it. */
 const lastSync = new WeakMap();
 
 /** See watermelon.d.ts. */
@@ -117,8 +117,8 @@ class Sync {
         } catch (error) {
             if (error.code !== 'clock_ahead' || !asked.lastPulledAt) throw error;
         }
-        // The server was restored from a backup, or cannot tell what this phone does not have.  What
-        // it has now replaces what was pulled from it; what was not pushed yet stays, and is pushed.
+        // The server was restored from a backup, or cannot know what this phone lacks. Its records
+        // replace the pulled ones. Unsent edits stay, and are pushed.
         const again = await this.changes({ ...asked, lastPulledAt: null, migration: null });
         return { ...again, experimentalStrategy: 'replacement' };
     }
@@ -167,7 +167,7 @@ class Sync {
             throw error;
         }
         if (Object.keys(rejected).length > 0) {
-            // What is refused is not in the log; it comes again as the record is by then.
+            // Refused edits are not in the log; the record is pushed again as it is then.
             this.outbox.forget(rejected);
             (this.options.onRejected ?? warn)(rejected);
         }
@@ -211,9 +211,9 @@ class Sync {
 }
 
 /**
- * What was pushed of records that are not clean since: by table and record its edits, in order.
+ * The pushed edits of records that are not clean yet, by table and record, in order.
  *
- * An edit has an id, what it did, the lastPulledAt and the time when it was sent first.
+ * An edit has an id, its content, and the lastPulledAt and the time of its first push.
  */
 class Outbox {
     static async of(database) {
@@ -293,7 +293,7 @@ class Outbox {
     }
 }
 
-/** A sync whenever the log has moved, or an edit was made here, until the signal is aborted. */
+/** Syncs whenever the log has grown, or an edit was made here, until the signal is aborted. */
 class Live {
     constructor(sync) {
         this.sync = sync;
@@ -358,7 +358,7 @@ class Live {
     }
 }
 
-/** What a device calls itself by default: a random text in the local storage. */
+/** The default name of a device: a random text in the local storage. */
 async function nameOf(database) {
     let name = await database.localStorage.get(DEVICE);
     if (!name) {
@@ -368,7 +368,7 @@ async function nameOf(database) {
     return name;
 }
 
-/** What a record's state adds to the edits that were sent of it; null if nothing. */
+/** What a record's state adds to its edits that were sent; null if nothing. */
 function editAfter(edits, type, columns) {
     const last = edits.at(-1);
     if (type === 'delete') return last?.type === 'delete' ? null : { type, columns };
@@ -380,7 +380,7 @@ function editAfter(edits, type, columns) {
     return changed.length === 0 ? null : { type: 'update', columns: Object.fromEntries(changed) };
 }
 
-/** The edits of records in parts that are short enough, as far as single records are. */
+/** The edits of records in parts that are short enough; a single record is not divided. */
 function partsOf(records) {
     const parts = [];
     let left = 0;
@@ -409,7 +409,7 @@ function onTheWire({ at, ...edit }) {
     return { ...edit, age: Math.max(0, Date.now() - at) };
 }
 
-/** Whether a server said that it has taken nothing, and never will. */
+/** Whether the server has refused a request for good. */
 function isFinal(error) {
     return error instanceof MobyncError && [400, 403, 404, 413, 415].includes(error.status);
 }

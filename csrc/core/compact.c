@@ -141,6 +141,7 @@ mb_status mb_compact(mb_compaction *compaction, const mb_diffs *piece, mb_arena 
 {
     const mb_diff **in_order;
     mb_compacted *made = mb_arena_get_array(arena, piece->count, sizeof *made);
+    mb_forget_model(&compaction->objects);
     if (made == NULL || mb_log_order(piece, arena, &in_order) != MB_OK)
         return MB_NO_MEMORY;
     for (size_t i = piece->count; i-- > 0;) {

@@ -300,7 +300,7 @@ void mb_diffs_limit_skew(mb_diffs *diffs, int64_t now_ms, int64_t max_skew_ms)
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-/* In their usual order. */
+/* The fields, in their usual order. */
 enum { ID, OWNER, LOGICAL_CLOCK, UTC_TIMESTAMP, TYPE, MODEL, JSON_DATA, FIELDS };
 
 static const mb_text field_names[FIELDS] = {
@@ -651,8 +651,8 @@ static mb_status read_request_diffs(mb_json *json, const diff_reader *reader, mb
     return MB_OK;
 }
 
-/* Reads one member of a request's body; of duplicates the last counts.  What must be a string and is
- * none is an empty text, which the caller refuses if it is of use to him. */
+/* Reads one member of a request's body; of duplicates the last counts. If a member must be a
+ * string and is not, its text is empty; the caller refuses that if it needs the member. */
 static mb_status read_request_member(mb_json *json, mb_text name, const diff_reader *reader,
                                      mb_request *request, size_t *index)
 {
@@ -728,7 +728,7 @@ static char *put_integer(char *at, int64_t value)
                                 "75767778798081828384858687888990919293949596979899";
     char digits[20];
     size_t first = sizeof digits;
-    uint64_t left = (uint64_t)value; /* never negative, and sooner divided so */
+    uint64_t left = (uint64_t)value; /* never negative; dividing an unsigned number is faster */
     for (; left >= 10; left /= 100) {
         first -= 2;
         memcpy(digits + first, &pairs[left % 100 * 2], 2);

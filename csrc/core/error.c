@@ -13,7 +13,7 @@ const mb_error mb_other_object = {
     .code = MB_OTHER_OBJECT, .field = "id", .reason = OTHER_OBJECT, .of_whole_field = true};
 
 static const char *const reasons[MB_CODES] = {
-    [MB_LONE_SURROGATE] = "a lone surrogate",
+    [MB_LONE_SURROGATE] = "has a lone surrogate",
     [MB_ZERO_CHARACTER] = "U+0000 cannot be stored",
     [MB_NOT_AN_OBJECT] = "a diff must be a JSON object",
     [MB_MISSING] = "is missing",

@@ -84,6 +84,7 @@ mb_status mb_folding_new(bool keeps_times, mb_arena *arena, mb_folding **folding
 mb_status mb_folding_expect(mb_folding *f, const mb_diff *diff)
 {
     mb_slot *slot;
+    mb_forget_model(&f->objects);
     if (mb_find_object(&f->objects, diff->model, diff->object_id, f->arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
     if (slot->item != NULL)
@@ -330,6 +331,7 @@ mb_status mb_fold(mb_folding *f, const mb_diffs *piece, int64_t holds_clock, mb_
     mb_fold_result made = {.create_count = 0};
     folded_object **of = mb_arena_get_array(arena, piece->count, sizeof *of);
     folded_object *changed;
+    mb_forget_model(&f->objects);
     made.dropped = mb_arena_get_array(arena, piece->count, sizeof *made.dropped);
     if (of == NULL || made.dropped == NULL ||
         fold_piece(f, piece, arena, made.dropped, of, &changed) != MB_OK ||

@@ -332,7 +332,7 @@ static size_t decode_short_escapes(mb_text text, const char *escape, char *decod
         if (end - at >= MB_BLOCK) {
             const mb_block block = mb_block_load(at);
             const size_t plain = mb_bytes_before(mark_backslashes(block));
-            mb_block_put(decoded + size, block); /* there is room: decoded, a text is no longer */
+            mb_block_put(decoded + size, block); /* there is room: decoding adds no bytes */
             at += plain;
             size += plain;
             if (plain == MB_BLOCK)
@@ -356,7 +356,7 @@ mb_status mb_json_decode_string(mb_text quoted, mb_arena *arena, mb_text *decode
         *decoded = inside;
         return MB_OK;
     }
-    char *made = mb_arena_get(arena, inside.size); /* decoded, a string is shorter */
+    char *made = mb_arena_get(arena, inside.size); /* a decoded string is shorter */
     if (made == NULL)
         return MB_NO_MEMORY;
     size_t size = decode_short_escapes(inside, escape, made);
@@ -372,19 +372,31 @@ mb_status mb_json_decode_string(mb_text quoted, mb_arena *arena, mb_text *decode
     return MB_OK;
 }
 
-static char *put_escape(char *at, unsigned char c)
+/* The letter of each byte's escape: u for one of six bytes, 0 for a byte that needs none. */
+static const char escape_letter[256] = {
+    'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'b',         't',          'n', 'u',
+    'f', 'r', 'u', 'u', 'u', 'u', 'u', 'u', 'u',         'u',          'u', 'u',
+    'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', ['"'] = '"', ['\\'] = '\\'};
+
+static char *put_escape(char *at, char c)
 {
-    static const char letters[] = {['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\f'] = 'f',
-                                   ['\r'] = 'r', ['"'] = '"',  ['\\'] = '\\'};
     static const char digits[] = "0123456789abcdef";
+    const unsigned char byte = (unsigned char)c;
     *at++ = '\\';
-    if (letters[c] != '\0') {
-        *at++ = letters[c];
-        return at;
+    *at++ = escape_letter[byte];
+    if (escape_letter[byte] == 'u') {
+        at = mb_text_put(at, MB_TEXT("00"));
+        *at++ = digits[byte >> 4];
+        *at++ = digits[byte & 0xf];
     }
-    at = mb_text_put(at, MB_TEXT("u00"));
-    *at++ = digits[c >> 4];
-    *at++ = digits[c & 0xf];
+    return at;
+}
+
+static inline char *put_character(char *at, char c)
+{
+    if (escape_letter[(unsigned char)c] != '\0')
+        return put_escape(at, c);
+    *at++ = c;
     return at;
 }
 
@@ -393,30 +405,17 @@ char *mb_json_put_string(char *at, mb_text text)
     const char *from = text.at;
     const char *end = from + text.size;
     *at++ = '"';
-    while (from < end) {
-        size_t plain;
-        if (end - from >= MB_BLOCK) {
-            const mb_block block = mb_block_load(from);
-            plain = mb_bytes_before(mark_to_escape(block));
-            mb_block_put(at, block); /* there is room, since as much is left of the text */
-        } else {
-            plain = mb_unmarked_bytes(text.at, from, end, mark_to_escape);
-            memcpy(at, from, plain);
-        }
+    while (end - from >= MB_BLOCK) {
+        const mb_block block = mb_block_load(from);
+        const size_t plain = mb_bytes_before(mark_to_escape(block));
+        mb_block_put(at, block); /* there is room, since as much is left of the text */
         at += plain;
         from += plain;
-        if (plain == MB_BLOCK || from == end)
-            continue;
-        const unsigned char c = (unsigned char)*from++;
-        if (c == '"') {
-            *at++ = '\\';
-            *at++ = '"';
-        } else if (c < 0x20 || c == '\\') {
-            at = put_escape(at, c);
-        } else {
-            *at++ = (char)c;
-        }
+        if (plain != MB_BLOCK)
+            at = put_character(at, *from++);
     }
+    while (from < end)
+        at = put_character(at, *from++);
     *at++ = '"';
     return at;
 }
@@ -464,7 +463,7 @@ static mb_status skip_literal(mb_json *json, mb_text literal)
 bool mb_json_read_integer(mb_text value, int64_t *integer)
 {
     enum { MOST_DIGITS = 16 };
-    if (mb_text_equal(value, MB_TEXT("-0"))) /* which is 0 to every JSON parser with integers */
+    if (mb_text_equal(value, MB_TEXT("-0"))) /* -0 is 0 for every JSON parser with integers */
         value = MB_TEXT("0");
     if (value.size == 0 || value.size > MOST_DIGITS)
         return false;
@@ -642,13 +641,18 @@ mb_status mb_json_read_value(mb_json *json, mb_text *value)
     return read_value(json, value);
 }
 
-mb_status mb_json_enter(mb_json *json, char bracket)
+static inline mb_status enter(mb_json *json, char bracket)
 {
     skip_space(json);
     if (!take(json, bracket))
         return fail(json, bracket == '{' ? "expected a JSON object" : "expected a JSON array");
     deepen(json);
     return MB_OK;
+}
+
+mb_status mb_json_enter(mb_json *json, char bracket)
+{
+    return enter(json, bracket);
 }
 
 /* Goes to the next item between brackets, or closes them. */
@@ -688,17 +692,10 @@ static bool take_name(mb_json *json, mb_text name, mb_text *quoted)
     return true;
 }
 
-static inline mb_status next_member(mb_json *json, mb_text guess, mb_arena *arena, size_t *read,
-                                    bool *more, mb_member *name)
+/* Reads `"name":` at the reader. */
+static mb_status read_name(mb_json *json, mb_arena *arena, mb_member *name)
 {
-    mb_status status = next_item(json, '}', "expected ',' or '}'", read, more);
-    if (status != MB_OK || !*more)
-        return status;
-    if (guess.size != 0 && take_name(json, guess, &name->quoted)) {
-        name->name = guess;
-        return MB_OK;
-    }
-    status = skip_name(json, &name->quoted);
+    const mb_status status = skip_name(json, &name->quoted);
     if (status != MB_OK)
         return status;
     if (json->escaped)
@@ -710,7 +707,59 @@ static inline mb_status next_member(mb_json *json, mb_text guess, mb_arena *aren
 mb_status mb_json_next_member(mb_json *json, mb_text guess, mb_arena *arena, size_t *read,
                               bool *more, mb_member *name)
 {
-    return next_member(json, guess, arena, read, more, name);
+    const mb_status status = next_item(json, '}', "expected ',' or '}'", read, more);
+    if (status != MB_OK || !*more)
+        return status;
+    if (guess.size != 0 && take_name(json, guess, &name->quoted)) {
+        name->name = guess;
+        return MB_OK;
+    }
+    return read_name(json, arena, name);
+}
+
+/* The quote that ends a string of plain bytes; NULL if the string has other bytes. */
+static inline const char *plain_string_end(const mb_json *json, const char *at)
+{
+    size_t plain = MB_BLOCK;
+    for (; plain == MB_BLOCK && at < json->end; at += plain)
+        plain = mb_unmarked_bytes(json->start, at, json->end, mark_not_plain);
+    return at < json->end && *at == '"' ? at : NULL;
+}
+
+/* Reads members of an object that was entered, as long as they are as most are: without a byte in a
+ * string that needs a look, without brackets, and with at most one space between two parts. What
+ * follows is left to the reader that takes all forms, and what is wrong is found there.
+ *
+ * Returns whether the object was closed.
+ */
+static bool take_usual_members(mb_json *json, size_t most, member_list *list)
+{
+    enum { SHORTEST = 4 /* from the quote behind a name: `":1}` */ };
+    const char *at = json->at;
+    while (list->count < list->room && list->count < most && at < json->end && *at == '"') {
+        const char *before = json->at;
+        const char *name_end = plain_string_end(json, at + 1);
+        if (name_end == NULL || json->end - name_end < SHORTEST || name_end[1] != ':')
+            return false;
+        const char *value = json->at = name_end + 2 + (name_end[2] == ' ');
+        if ((*value == '"' ? skip_string(json) : skip_scalar(json)) != MB_OK ||
+            json->at == json->end) {
+            json->at = before;
+            return false;
+        }
+        list->all[list->count++] = (mb_member){.name = {at + 1, (size_t)(name_end - at) - 1},
+                                               .quoted = {at, (size_t)(name_end - at) + 1},
+                                               .value = {value, (size_t)(json->at - value)}};
+        if (take(json, '}')) {
+            json->depth--;
+            return true;
+        }
+        if (*json->at != ',')
+            return false;
+        at = json->at + 1;
+        at += at < json->end && *at == ' ';
+    }
+    return false;
 }
 
 /* Copies the members that were collected on the stack into the arena. */
@@ -729,25 +778,26 @@ static mb_status keep_members(member_list *list, mb_arena *arena)
 mb_status mb_json_read_object(mb_json *json, size_t most, mb_arena *arena,
                               const mb_member **members, size_t *count)
 {
-    const mb_text no_guess = {NULL, 0};
     member_list list;
     list.all = list.few;
     list.room = sizeof list.few / sizeof *list.few;
     list.count = 0;
-    size_t read = 0;
-    bool more = true;
 
-    mb_status status = mb_json_enter(json, '{');
+    mb_status status = enter(json, '{');
+    bool more = status == MB_OK && !take_usual_members(json, most, &list);
+    size_t read = list.count;
     while (status == MB_OK && more) {
+        status = next_item(json, '}', "expected ',' or '}'", &read, &more);
+        if (status != MB_OK || !more)
+            continue;
         mb_member *member = next_place(&list, arena);
         if (member == NULL)
             return MB_NO_MEMORY;
-        status = next_member(json, no_guess, arena, &read, &more, member);
-        if (status != MB_OK || !more)
-            continue;
-        if (list.count++ == most)
+        status = read_name(json, arena, member);
+        if (status == MB_OK && list.count++ == most)
             return mb_refuse(json->error, MB_TOO_MANY_FIELDS, NULL);
-        status = read_value(json, &member->value);
+        if (status == MB_OK)
+            status = read_value(json, &member->value);
     }
     if (status == MB_OK)
         status = keep_members(&list, arena);

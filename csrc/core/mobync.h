@@ -39,18 +39,18 @@ typedef struct {
 /* The kind of rule that was broken. */
 typedef enum {
     MB_BAD_JSON,       /* the text is not JSON: the reason says why */
-    MB_LONE_SURROGATE, /* half of a character */
+    MB_LONE_SURROGATE, /* half of a surrogate pair */
     MB_ZERO_CHARACTER, /* U+0000 */
-    MB_NOT_AN_OBJECT,  /* a diff is another JSON value */
+    MB_NOT_AN_OBJECT,  /* a diff that is JSON, but not an object */
     MB_MISSING,        /* the field is not there */
     MB_NOT_A_STRING,
-    MB_NOT_AN_INTEGER, /* of 0 ... MB_MAX_INTEGER */
+    MB_NOT_AN_INTEGER, /* not an integer from 0 to MB_MAX_INTEGER */
     MB_NOT_A_TYPE,
     MB_EMPTY,
-    MB_TOO_LONG,      /* over MB_MAX_JSON_DATA */
-    MB_NOT_UTF8,      /* or with U+0000 */
+    MB_TOO_LONG,      /* longer than MB_MAX_JSON_DATA */
+    MB_NOT_UTF8,      /* or it contains U+0000 */
     MB_NO_OBJECT_ID,  /* json_data has no "id" */
-    MB_BAD_OBJECT_ID, /* or one that is not a string, or an empty one */
+    MB_BAD_OBJECT_ID, /* its "id" is not a string, or is empty */
     MB_OTHER_OBJECT,  /* the log has the diff's id for another model or object */
 
     /* What one caller does not allow. */
@@ -67,12 +67,12 @@ typedef enum {
 
 typedef struct {
     mb_code code;
-    const char *field;   /* what of a diff or a request, or NULL; static or the caller's rules' */
+    const char *field;   /* the name of the field, or NULL; static, or from the caller's rules */
     const char *reason;  /* for a person to read; static */
-    bool of_whole_field; /* no byte is at fault: the reason says what the field must be or is */
-    size_t offset;       /* otherwise bytes from the start of the text in which it was found */
-    const size_t *limit; /* the one of the caller's rules that was passed, or NULL */
-    mb_text diff_id;     /* of the diff at fault, where one was read from JSON and has an id */
+    bool of_whole_field; /* the reason is about the field as a whole, not about one byte */
+    size_t offset;       /* otherwise: of the wrong byte, from the start of the text */
+    const size_t *limit; /* the limit in the caller's rules that was exceeded, or NULL */
+    mb_text diff_id;     /* of the wrong diff, if it was read from JSON and has an id */
 } mb_error;
 
 /* Fills in an error about a whole field, with the library's text for its code, so that a caller
@@ -129,8 +129,8 @@ typedef enum { MB_CREATE, MB_UPDATE, MB_DELETE } mb_type;
 /* A member of a JSON object: its name, and the exact text of its value. "1.50" stays "1.50". */
 typedef struct {
     mb_text name;   /* decoded */
-    mb_text quoted; /* the name as it stood, with quotes and escapes */
-    mb_text value;  /* as it stood, without the white space around it */
+    mb_text quoted; /* the name as in the document, with quotes and escapes */
+    mb_text value;  /* as in the document, without the white space around it */
 } mb_member;
 
 /* One edit of one object. The texts are borrowed and must outlive the results in the arena. A
@@ -149,8 +149,8 @@ struct mb_diff {
     bool is_utf8; /* id, owner and model are known to be UTF-8 */
 
     /* Set if the diff was read from JSON, else empty; the same for is_whole. */
-    mb_text text;             /* the whole diff as it stood: its texts are known to be UTF-8 */
-    mb_text quoted_json_data; /* json_data as it stood, a JSON string */
+    mb_text text;             /* the whole diff as in the document; known to be UTF-8 */
+    mb_text quoted_json_data; /* json_data as in the document, a JSON string */
 
     /* For a folded row of the log (mb_fold), else empty: a JSON object from field names to the
      * times when they were written, for fields whose time is not utc_timestamp. */
@@ -158,16 +158,16 @@ struct mb_diff {
 
     /* Set by mb_diff_check and mb_log_row_check. */
     mb_text object_id;        /* decoded; with the model it names the object */
-    const mb_member *members; /* of json_data, "id" included, in the order in which they stand; NULL
-                               * after mb_log_row_check */
+    const mb_member *members; /* of json_data, including "id", in their order; NULL after
+                               * mb_log_row_check */
     size_t member_count;
     bool has_fields; /* json_data has a member beside the "id" */
-    bool is_whole;   /* of JSON: the first seven are all that it had; who changes one clears it */
+    bool is_whole;   /* read from JSON with exactly the seven fields; cleared if one is changed */
 
     /* Set by mb_recognize. */
     bool known;    /* the other list has it too */
-    bool repeated; /* the same id is earlier in the request: does not count */
-    bool retried;  /* set by mb_know_all: known with all that it says, whatever the log has */
+    bool repeated; /* the same id occurs earlier in the request, so this diff does not count */
+    bool retried;  /* set by mb_know_all: the whole diff is known, whatever the log has */
     bool excluded; /* set by mb_select, mb_exclude_dead or the caller, cleared by mb_recognize
                             * unless malformed: the merge passes over it; the window's diff of its id,
                             * if any, stays known */
@@ -200,13 +200,13 @@ mb_text mb_type_name(mb_type type);
 typedef struct {
     const char *const *reserved; /* keys that no diff may have; the last is NULL */
     mb_text log_model;           /* the model that no diff may have; empty: all are allowed */
-    size_t diffs;                /* as many at most */
-    size_t json_data_bytes;      /* of one diff; so the next */
-    size_t fields;               /* members of json_data, "id" and duplicates included */
+    size_t diffs;                /* how many a request may have */
+    size_t json_data_bytes;      /* of one diff, like the next two */
+    size_t fields;               /* members of json_data, including "id" and duplicates */
     size_t depth;                /* levels of nesting of json_data */
 
     /* For the members of a diff, read from JSON, beyond its seven fields. */
-    size_t extra_bytes; /* names and values, as they stand */
+    size_t extra_bytes; /* of names and values, as in the document */
     size_t extra_depth; /* levels of nesting of one such value */
 } mb_request_rules;
 
@@ -267,16 +267,16 @@ mb_status mb_diffs_read(mb_text text, mb_arena *arena, mb_diffs *diffs, size_t *
 
 /* A sync request as it came in JSON. */
 typedef struct {
-    mb_text logical_clock; /* the value's text; of a string, what is in it */
-    mb_text limit;         /* likewise; empty where there is none, or null */
+    mb_text logical_clock; /* the value's text; for a string, its content */
+    mb_text limit;         /* likewise; empty if it is missing or null */
     mb_text cursor;
-    mb_text device; /* so the next two, of a device that names itself */
+    mb_text device; /* this and the next two: only from a device that names itself */
     mb_text number; /* the member "request" */
     mb_text mark;
-    mb_text part;       /* this and the next two of a request in parts */
-    mb_text more_diffs; /* as it stands, a string with its quotes */
+    mb_text part;       /* this and the next two: only in a request in parts */
+    mb_text more_diffs; /* as in the document; a string with its quotes */
     mb_text upload;
-    mb_text diffs_text; /* the array as it stands */
+    mb_text diffs_text; /* the array as in the document */
     mb_diffs diffs;
 } mb_request;
 
@@ -393,7 +393,7 @@ typedef struct {
     size_t source; /* index in the list that it came from */
     mb_type type;
     int64_t utc_timestamp;
-    mb_text json_data; /* points to the source's own where nothing was changed */
+    mb_text json_data; /* points to the text of the source if nothing was changed */
 } mb_outcome;
 
 typedef struct {
@@ -404,9 +404,9 @@ typedef struct {
 typedef struct {
     mb_outcomes upstream;   /* from the request, in its order */
     mb_outcomes downstream; /* from the window, in log order */
-    bool *unlogged; /* for each diff of the request, by index: it says something that the log's diff
-                     * of that id does not say with just that text; so does each unknown diff */
-    bool *written;  /* and something of that goes upstream, by itself or folded into a create */
+    bool *unlogged;   /* for each diff of the request, by index: whether the log lacks some of its
+                     * values in exactly that text, as it does for each unknown diff */
+    bool *written;    /* likewise: whether such a value goes upstream, alone or in a create */
     size_t conflicts; /* fields that both sides wrote, and objects that one side deleted and the
                        * other edited */
 } mb_merge_result;
@@ -583,9 +583,9 @@ mb_status mb_folding_expect(mb_folding *folding, const mb_diff *diff);
 /* The new form of a create of the log. */
 typedef struct {
     mb_text id;            /* of the create */
-    int64_t utc_timestamp; /* the latest of its fields' */
+    int64_t utc_timestamp; /* the latest time of its fields */
     mb_text json_data;
-    mb_text field_times; /* JSON; empty: all fields have that time */
+    mb_text field_times; /* JSON; empty: all fields have utc_timestamp */
     size_t bytes_before; /* of both texts, as the log has them */
 } mb_folded;
 

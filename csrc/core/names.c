@@ -30,18 +30,17 @@ mb_status mb_objects_init(mb_objects *objects, size_t expected, mb_arena *arena)
     return mb_table_init(&objects->table, expected, arena);
 }
 
-mb_status mb_find_hashed_object(mb_objects *objects, uint64_t hash, mb_text model, mb_text id,
-                                mb_arena *arena, mb_slot **slot)
+void mb_forget_model(mb_objects *objects)
 {
-    const mb_object_name key = {.model = model, .id = id};
-    return mb_table_find(&objects->table, hash, same_object, &key, arena, slot);
+    objects->last = (mb_last_model){.hash = 0};
 }
 
 mb_status mb_find_object(mb_objects *objects, mb_text model, mb_text id, mb_arena *arena,
                          mb_slot **slot)
 {
     const uint64_t hash = mb_hash_object(&objects->last, model, id, arena);
-    return mb_find_hashed_object(objects, hash, model, id, arena, slot);
+    const mb_object_name key = {.model = model, .id = id};
+    return mb_table_find(&objects->table, hash, same_object, &key, arena, slot);
 }
 
 static bool same_field(const void *item, const void *key)
@@ -56,9 +55,4 @@ mb_status mb_find_field(mb_table *fields, size_t object, mb_text field, mb_arena
     const mb_field_name key = {object, field};
     const uint64_t hash = mb_text_hash(field, mb_arena_hash_seed(arena) + object);
     return mb_table_find(fields, hash, same_field, &key, arena, slot);
-}
-
-bool mb_is_id(const mb_member *member)
-{
-    return mb_text_equal(member->name, MB_TEXT("id"));
 }

@@ -39,10 +39,8 @@ typedef struct {
 /* Makes a table of objects, like mb_table_init. Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_objects_init(mb_objects *objects, size_t expected, mb_arena *arena);
 
-/* Finds the slot of an object whose name is already hashed, like mb_table_find. Returns MB_OK or
- * MB_NO_MEMORY. */
-mb_status mb_find_hashed_object(mb_objects *objects, uint64_t hash, mb_text model, mb_text id,
-                                mb_arena *arena, mb_slot **slot);
+/* Forgets the model that was hashed last: its text may have ended. */
+void mb_forget_model(mb_objects *objects);
 
 /* Finds the slot of an object, like mb_table_find. Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_find_object(mb_objects *objects, mb_text model, mb_text id, mb_arena *arena,
@@ -53,6 +51,9 @@ mb_status mb_find_field(mb_table *fields, size_t object, mb_text field, mb_arena
                         mb_slot **slot);
 
 /* Whether a member of json_data is the object's id and not a field. */
-bool mb_is_id(const mb_member *member);
+static inline bool mb_is_id(const mb_member *member)
+{
+    return member->name.size == 2 && member->name.at[0] == 'i' && member->name.at[1] == 'd';
+}
 
 #endif

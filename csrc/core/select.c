@@ -292,7 +292,7 @@ uint64_t mb_request_fingerprint(const mb_diffs *request)
 {
     uint64_t fingerprint = request->count;
     for (size_t i = 0; i < request->count; i++)
-        fingerprint = mb_text_hash(request->items[i].id, fingerprint);
+        fingerprint = mb_text_fingerprint(request->items[i].id, fingerprint);
     return fingerprint;
 }
 
@@ -308,7 +308,7 @@ uint64_t mb_request_content(const mb_diffs *request)
                                   diff->json_data,
                                   {(const char *)numbers, sizeof numbers}};
         for (size_t n = 0; n < sizeof texts / sizeof *texts; n++)
-            content = mb_text_hash(texts[n], content);
+            content = mb_text_fingerprint(texts[n], content);
     }
     return content;
 }

@@ -22,8 +22,11 @@ static inline char *mb_text_put(char *at, mb_text text)
     return at + text.size;
 }
 
-/* SipHash-1-3 of the bytes with a 64-bit key. Someone who does not know the key cannot cause
- * collisions. */
+/* A hash of the bytes for tables. The key is secret; nobody is known to cause collisions without
+ * it. */
 uint64_t mb_text_hash(mb_text text, uint64_t key);
+
+/* A hash that is the same in every version: SipHash-1-3 of the bytes with a 64-bit key. */
+uint64_t mb_text_fingerprint(mb_text text, uint64_t key);
 
 #endif

@@ -6,11 +6,18 @@
  *     synchronizer  the app: its seven methods, and which optional ones it has
  *     request       one sync request: its diffs, its clock, its page
  *     validate      the app's rules, and which diffs are refused along with one
+ *     attempt       the attempts of a sync, each with a store
+ *     pull          a request without diffs, answered without the owner's lock
  *     sync          one sync inside the owner's transaction: the order of the protocol
+ *     device        what kind of request of a device it is, and what is stored about it
+ *     window        what a device has not seen
  *     filled        the server's part of a sync: what rows have that no diff said
  *     reply         what the device gets
  *     mobync        the type that apps use
  *     compaction    a log compacted piece by piece
+ *
+ * Where nothing else is said, a function that returns an int returns 0, or -1 with an exception; one
+ * that returns an object returns a new reference, or NULL with an exception.
  */
 #ifndef MOBYNC_BINDING_H
 #define MOBYNC_BINDING_H
@@ -58,14 +65,13 @@ typedef struct {
             PyObject *logical_clock_error, *page_error, *shown;
 
             /* mobync.types */
-            PyObject *operation_type, *read_filter;
-            PyObject *filter_types[3]; /* equal, majorOrEqual, minor */
+            PyObject *operation_types[3], *filter_types[3]; /* equal, majorOrEqual, minor */
+            PyObject *read_filter;
 
             PyObject *json_loads, *json_dumps, *make_uuid;
 
             /* mobync._sync and mobync.synchronizer, imported when the first Mobync is made, since these modules import this */
-            PyObject *begin_again, *one_moment, *locks_of, *attempts, *check_synchronizer, *admit,
-                *poll;
+            PyObject *begin_again, *one_moment, *attempts, *admit, *poll;
             PyObject *admit_nameless, *poll_nameless, *begin_log, *take_part, *apply_part;
             PyObject *begin_filling;
             PyObject *default_methods[OPTIONAL_METHODS]; /* of mobync.Synchronizer */
@@ -73,7 +79,7 @@ typedef struct {
             /* Interned: the seven fields, the types, and what is called or looked up. */
             PyObject *id, *owner, *logical_clock, *utc_timestamp, *type, *model, *json_data;
             PyObject *type_names[3], *rule_names[3], *optional_names[OPTIONAL_METHODS];
-            PyObject *name, *read, *throw_, *ahead, *index, *diff_id, *others, *reason;
+            PyObject *read, *throw_, *ahead, *index, *diff_id, *others, *reason;
             PyObject *now_ms, *tell, *field_times, *filled_models, *finish;
 
             PyObject *fields; /* a tuple of the seven, in the order of a diff */
@@ -91,10 +97,10 @@ extern PyType_Spec synchronizer_spec;
 extern PyType_Spec mobync_spec;
 extern PyType_Spec compaction_spec;
 
-/* Imports what the calls of a Mobync need from the package. Returns 0, or -1 with an exception. */
+/* Imports what the calls of a Mobync need from the package. */
 int import_package(module_state *state);
 
-/* An arena for one call. Returns 0, or -1 with MemoryError. */
+/* An arena for one call. */
 int take_arena(module_state *state, mb_arena **arena);
 
 /* Ends the use of an arena: it is stored for the next call, or freed. NULL is allowed for both. */
@@ -106,35 +112,30 @@ module_state *state_of_type(PyTypeObject *type);
 
 /* ---- errors -------------------------------------------------------------------------------- */
 
-/* Raises InvalidDiffError(reason, index, diff_id).  `id` may be NULL; `index` -1 means none.
- * Always returns -1. */
-int raise_invalid(module_state *state, Py_ssize_t index, PyObject *id, const char *format, ...);
-
-/* Raises InvalidDiffError or UnauthorizedError with a reason, which may be NULL with an exception
- * set; takes the reference to the reason. The rest is as above. */
-int raise_at(PyObject *type, Py_ssize_t index, PyObject *id, PyObject *reason);
-
 /* Raises an exception, and takes the reference to it. It may be NULL if an exception is set that
- * says why. Always returns -1. */
+ * says why. Always returns -1, like all of these. */
 int raise_made(PyObject *exception);
 
-/* Raises for a status that is not MB_OK. Always returns -1. */
-int raise_status(module_state *state, mb_status status, Py_ssize_t index, PyObject *id,
-                 const mb_error *error);
+/* Raises InvalidDiffError or UnauthorizedError with a reason; takes the reference to that, which may
+ * be NULL with an exception set.
+ *
+ * index    of the diff; -1: it is not about one
+ * id       of the diff; empty: it has none
+ */
+int raise_at(PyObject *type, Py_ssize_t index, mb_text id, PyObject *reason);
 
-/* The same for a field that breaks a rule. */
-int raise_rule(module_state *state, mb_code code, const char *field, Py_ssize_t index,
-               PyObject *id);
+/* Raises InvalidDiffError with a text; `diff` may be NULL. */
+int raise_invalid(module_state *state, Py_ssize_t index, const mb_diff *diff, const char *format,
+                  ...);
 
-/* The same for a diff in which the core found a mistake, with its index, or SIZE_MAX. */
-int raise_read_status(module_state *state, mb_status status, size_t index, const mb_error *error);
+/* Raises for a status of the core that is not MB_OK, about the diff at an index, or SIZE_MAX. */
+int raise_status(module_state *state, mb_status status, size_t index, const mb_error *error);
 
 /* Raises an error with a text, and replaces one that is set. Without memory for the text, it raises
- * MemoryError; before Python 3.12, PyErr_Format would then raise an error without a text. Always
- * returns -1. */
+ * MemoryError; before Python 3.12, PyErr_Format would then raise an error without a text. */
 int raise_format(PyObject *type, const char *format, ...);
 
-/* Raises MemoryError unless the status is MB_OK.  Returns 0 or -1. */
+/* Raises MemoryError unless the status is MB_OK. */
 int check_memory(mb_status status);
 
 /* Raises one of mobync.errors with the text that Python shows for a value: `format` has one %S for
@@ -186,7 +187,7 @@ int diff_list_append(diff_list *list, diff_list *more);
  * its real items count, whatever its methods return. */
 PyObject *snapshot(PyObject *sequence);
 
-/* Makes room for `count` diffs that come as dicts. Returns 0, or -1 with MemoryError. */
+/* Makes room for `count` diffs that come as dicts. */
 int diff_list_new(diff_list *list, Py_ssize_t count);
 
 /* Keys that a diff of a request cannot have, because they are arguments of validate_* itself; ends
@@ -205,23 +206,25 @@ extern const char *const reserved_keys[];
 int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, const mb_request_rules *rules,
               mb_arena *arena, diff_list *list, PyObject **copy);
 
-/* Reads rows.
- *
- * rows            JSON text (str or bytes) or an iterable of mappings
- * log_model       the log that read() was called with, for the error; NULL for rows that are an argument
- * with_members    keep the members of each json_data; everything except mb_merge needs them
- * list            out; the caller clears it, on failure too
- *
- * Returns 0, or -1 with InvalidDiffError for a row that is not a diff, TypeError for something that
- * has no rows, MemoryError, or what the iterable raised.
- */
-int read_rows(module_state *state, PyObject *rows, PyObject *log_model, bool with_members,
-              mb_arena *arena, diff_list *list);
+/* How rows are read. */
+typedef struct {
+    module_state *state;
+    PyObject
+        *log_model;    /* that read() was called with, for errors; NULL: the rows are an argument */
+    bool with_members; /* keep those of each json_data; everything except mb_merge needs them */
+    bool skip_times;   /* of fields: only a merge with diffs of a request needs them */
+    mb_arena *arena;
+    diff_list *list; /* empty; the caller clears it, on failure too */
+} rows_reader;
+
+/* Reads rows from JSON text (str or bytes) or an iterable of mappings. Returns 0, or -1 with
+ * InvalidDiffError for a row that is not a diff, TypeError for something that has no rows,
+ * MemoryError, or what the iterable raised. */
+int read_rows(const rows_reader *reader, PyObject *rows);
 
 /* Reads rows from read_log(): an iterable of sequences of the seven fields. Each row is read and
- * released before the next one is requested. Everything else is as in read_rows. */
-int read_value_rows(module_state *state, PyObject *rows, PyObject *log_model, bool with_members,
-                    mb_arena *arena, diff_list *list);
+ * released before the next one is requested. Returns like read_rows. */
+int read_value_rows(const rows_reader *reader, PyObject *rows);
 
 /* Checks that rows are what was requested: of that owner, and from that clock on. If a store did
  * not filter, diffs of other owners would be merged, or old diffs would count as concurrent.
@@ -232,12 +235,18 @@ int check_window(const diff_list *window, mb_text owner, int64_t first_clock, Py
 /* The highest logical clock of diffs; -1 if there are none. */
 int64_t highest_of(const mb_diffs *diffs);
 
+/* Copies the diffs of a list with a clock from first to before end, because a store may not support
+ * the filter for that. */
+int diffs_between(const mb_diffs *all, int64_t first, int64_t end, mb_arena *arena,
+                  mb_diffs *found);
+
+/* Reads an int of 0 or more that a function of the package returned; takes the reference to it,
+ * which may be NULL. */
+int take_number(PyObject *given, int64_t *number);
+
 /* The UTF-8 of a str, which stays valid as long as the str does.  Returns 0, or -1 with MemoryError or,
  * for a lone surrogate, UnicodeEncodeError. */
 int borrow_text(PyObject *str, mb_text *text);
-
-/* Whether the exception that is set means that a str has a lone surrogate; then it is cleared. */
-bool forget_lone_surrogate(void);
 
 /* The text of JSON that came as str or bytes; borrowed. Returns 0, or -1 with TypeError, or with
  * InvalidDiffError for a str that is not Unicode. */
@@ -253,8 +262,7 @@ void put_item(PyObject **list, size_t place, PyObject *item);
 PyObject *diff_text(diff_list *list, size_t index, diff_text_name which);
 PyObject *outcome_json_data(const mb_outcome *outcome, diff_list *list);
 
-/* The fields of an outcome of the list, in the order of state->fields: new references.
- * Returns 0, or -1 with MemoryError. */
+/* The fields of an outcome of the list, in the order of state->fields: new references. */
 int outcome_values(module_state *state, const mb_outcome *outcome, diff_list *list,
                    PyObject *values[FIELDS]);
 
@@ -281,9 +289,10 @@ int open_store(module_state *state, PyObject *object, store *opened);
 /* Whether a Synchronizer overrides an optional method. Returns 1, 0, or -1. */
 int has_own(module_state *state, PyObject *object, optional_method which);
 
-/* Calls a method of a store with arguments[1 .. count]; arguments[0] is room for the call. Returns
- * a new reference to its plain_answer(), or NULL with an exception. */
-PyObject *call_store(const store *app, PyObject *method, PyObject **arguments, size_t count);
+/* Calls method(where, last) of a store, or method(last) if `where` is NULL. Takes the reference to
+ * `last`, which may be NULL with an exception set. Returns a new reference to the method's
+ * plain_answer(), or NULL with an exception. */
+PyObject *call_store(const store *app, PyObject *method, PyObject *where, PyObject *last);
 
 /* The answer of an app's method. An answer that must be awaited would count as a yes, and nothing
  * would be done. So the store's `_waiting` awaits it if it can, or raises TypeError.
@@ -291,41 +300,8 @@ PyObject *call_store(const store *app, PyObject *method, PyObject **arguments, s
  * app       the object with the method
  * answer    takes the reference; may be NULL
  * method    the name of the method
- *
- * Returns a new reference, or NULL with an exception. */
+ */
 PyObject *plain_answer(const store *app, PyObject *answer, PyObject *method);
-
-/* What to read from an owner's log: rows, rows with the members of their json_data, or only deletes
- * (a store may return all rows all the same). */
-typedef enum { LOG_ROWS, LOG_MEMBERS, LOG_DELETES } log_part;
-
-/* Reads an owner's diffs of the log with a clock from first to before end; end -1: to the last.
- *
- * rows           out: checked; the caller clears it, on failure too
- *
- * Returns 0, or -1 with ValueError for rows that are not a log of this owner, or what read() raised.
- */
-typedef struct {
-    PyObject *log_model;
-    PyObject *owner_id;
-    mb_text owner;
-} log_name;
-
-int read_log(module_state *state, const store *app, const log_name *log, int64_t first, int64_t end,
-             log_part part, mb_arena *arena, diff_list *rows);
-
-/* Asks a store for an owner's highest logical clock.
- *
- * highest   out: -1 for an empty log; -2 if the store does not have the method
- *
- * Returns 0, or -1 with an exception.
- */
-int ask_highest_clock(module_state *state, const store *app, const log_name *log, int64_t *highest);
-
-/* Finds an owner's highest logical clock, -1 for an empty log: the store's own answer, or the one
- * from reading the log from a clock on. Returns 0, or -1 with an exception. */
-int find_highest_clock(module_state *state, const store *app, const log_name *log, int64_t from,
-                       mb_arena *arena, int64_t *highest);
 
 /* ---- a Mobync and its syncs ---------------------------------------------------------------- */
 
@@ -334,21 +310,12 @@ typedef struct {
     PyObject *diffs_model_name;
     mb_text log_model; /* the same */
     PyObject *locks;   /* of its owners */
-    Py_ssize_t max_clock_skew_ms;
-    double lock_timeout_s;
-    Py_ssize_t max_diffs;
-    Py_ssize_t max_json_data_bytes;
-    Py_ssize_t max_depth;
-    Py_ssize_t max_fields;
-    Py_ssize_t max_reply_bytes;
-    Py_ssize_t max_pull_diffs;
-    Py_ssize_t max_request_bytes;
-    double device_retention_s;
-    double first_pull_retention_s;
-    Py_ssize_t max_devices;
-    bool refuses_nameless; /* anonymous_devices=False */
-    bool skips;            /* on_refusal */
-    PyObject *noted;       /* of mobync/_sync/devices.py: owners whose nameless devices are noted */
+    PyObject *noted;   /* of mobync/_sync/devices.py: owners whose nameless devices are noted */
+    Py_ssize_t max_clock_skew_ms, max_diffs, max_json_data_bytes, max_depth, max_fields;
+    Py_ssize_t max_reply_bytes, max_pull_diffs, max_request_bytes, max_devices;
+    double lock_timeout_s, device_retention_s, first_pull_retention_s;
+    unsigned char anonymous_devices; /* this and the next: 0 or 1 */
+    unsigned char skips;             /* on_refusal */
 } mobync_object;
 
 /* The paging of a request. */
@@ -380,7 +347,8 @@ typedef struct {
     mobync_object *server;
     bool skips;    /* a refused diff is excluded and the sync goes on */
     bool is_whole; /* the request came in parts, and this is all of it */
-    log_name log;
+    PyObject *owner_id;
+    mb_text owner;     /* the same */
     mb_arena *arena;   /* of the request, and of the first attempt */
     mb_arena *scratch; /* of the current attempt: the same, or one of its own */
     mb_arena *retried; /* the one of its own, or NULL */
@@ -444,19 +412,16 @@ typedef struct {
  * s        all zero except state and server; the caller ends it with end_sync, on failure too
  * clock ... mark   as the caller passed them
  * body     str or bytes
- *
- * Returns 0, or -1 with an exception.
  */
-typedef struct {
-    PyObject *clock;
-    PyObject *limit; /* this and the rest: or None */
-    PyObject *cursor;
-    PyObject *device;
-    PyObject *number;
-    PyObject *mark;
-    PyObject *part;
-    PyObject *more_diffs;
-    PyObject *upload;
+enum { HEAD_MEMBERS = 9 };
+
+typedef union {
+    PyObject *members[HEAD_MEMBERS];
+    struct {
+        PyObject *clock;
+        PyObject *limit, *cursor, *device, *number, *mark, *part, *more_diffs,
+            *upload; /* or None */
+    };
 } request_head;
 
 int begin_sync(sync_state *s, PyObject *diffs, PyObject *owner_id, const request_head *head);
@@ -473,8 +438,8 @@ void end_sync(sync_state *s);
  * -1 with TypeError or ValueError. */
 int check_text(const char *name, PyObject *text, mb_text *utf8);
 
-/* Sets the name of the owner's log and takes an arena: the part of a sync that needs no request. */
-int name_log(sync_state *s, PyObject *owner_id);
+/* Sets the owner and takes an arena: the part of a sync that needs no request. */
+int take_owner(sync_state *s, PyObject *owner_id);
 
 /* The cursor for the next page: a new str. */
 PyObject *write_cursor(const sync_state *s);
@@ -494,24 +459,89 @@ int run_sync(sync_state *s, in_transaction work);
 int sync_in_transaction(sync_state *s, const store *app);
 int push_in_transaction(sync_state *s, const store *app);
 
-/* Merges the request with the window.  Returns 0, or -1 with an exception. */
+/* Begins an attempt: forgets the one before. */
+int begin_attempt(sync_state *s);
+
+/* Releases what an attempt has read and made. */
+void forget_attempt(sync_state *s);
+
+/* Does `work` with each store that a generator yields; takes the reference to the generator, which
+ * may be NULL. Returns 0 when the generator has ended, or -1 with an exception. */
+int run_attempts(sync_state *s, PyObject *attempts, in_transaction work);
+
+/* What to read from an owner's log: rows, rows without the times of their fields, rows with the
+ * members of their json_data, or only deletes (a store may return all rows all the same). */
+typedef enum { LOG_ROWS, LOG_UNTIMED, LOG_MEMBERS, LOG_DELETES } log_part;
+
+/* Reads the owner's diffs with a clock from first to before end; end -1: to the last.
+ *
+ * rows   out: checked; the caller clears it, on failure too
+ *
+ * Returns 0, or -1 with an exception: ValueError for rows that are not a log of this owner. So do all
+ * of these.
+ */
+int read_log(sync_state *s, const store *app, int64_t first, int64_t end, log_part part,
+             diff_list *rows);
+
+/* Asks the store for the owner's highest clock: -1 for an empty log, -2 if the store has no answer. */
+int ask_highest_clock(sync_state *s, const store *app);
+
+/* Finds the owner's highest clock, -1 for an empty log: the store's own answer, or the one from reading
+ * the log from a clock on. */
+int find_highest_clock(sync_state *s, const store *app, int64_t from);
+
+/* The same after the window was read from a clock on. */
+int find_highest(sync_state *s, const store *app, int64_t read_from);
+
+/* Reads the window like read_log. */
+int read_window(sync_state *s, const store *app, int64_t first, int64_t end);
+
+/* Finds out which diffs of the request are in the window. */
+int recognize(sync_state *s);
+
+/* Reads what the device has not seen, or a page before the last of it: then next_page is its end. */
+int load_window(sync_state *s, const store *app);
+
+/* Whether the store keeps devices. */
+bool keeps_devices(const store *app);
+
+/* Finds out what kind of request (turn) of a named device it is. */
+int admit_device(sync_state *s, const store *app);
+
+/* Finds out whether a device without a name is too far behind, after the window was read. */
+int admit_nameless(sync_state *s, const store *app);
+
+/* Excludes what the first try of a retry did. */
+int exclude_again(sync_state *s);
+
+/* Stores what the next request of a named device must be, or the clock of its next page. */
+int keep_turn(sync_state *s);
+int keep_page(sync_state *s);
+
+/* Stores that the owner's log begins now. */
+int begin_log(sync_state *s, const store *app);
+
+/* Merges the request with the window. */
 int merge_request(sync_state *s);
 
 /* Asks the rules about everything that is new in the request, or about what a retry would write. If
- * the server skips, refused diffs are excluded. Returns 0, or -1 with an exception. */
+ * the server skips, refused diffs are excluded. */
 int validate_new(sync_state *s, const store *app);
 
-/* Asks the rule about one diff, and excludes it if the rule refuses it and the server skips.
- * Returns 0, or -1 with an exception. */
+/* Asks the rule about one diff, and excludes it if the rule refuses it and the server skips. */
 int check_rule(sync_state *s, const store *app, size_t index);
 
 /* If a create or a delete is excluded, excludes the device's later diffs of the object too. */
 void take_along(sync_state *s, const mb_diff *excluded);
 
-/* Adds to an error which diff of the request it is about. Returns 0, or -1 with an exception. */
+/* Adds to an error which diff of the request it is about. */
 int name_diff(sync_state *s, PyObject *error, size_t index);
 
-/* Writes the rows of the models, then the log.  Return 0, or -1 with an exception. */
+/* A new list of a row for each of these places in the merge's upstream; NULL: for all of it. */
+typedef PyObject *(*make_row)(sync_state *s, size_t place);
+PyObject *make_rows(sync_state *s, const size_t *places, size_t count, make_row row);
+
+/* Writes the rows of the models, then the log. */
 int write_models(sync_state *s, const store *app);
 int append_log(sync_state *s, const store *app);
 
@@ -529,22 +559,28 @@ int send_filled(sync_state *s);
  * becomes BeginAgain if another attempt can do without the row. Always returns -1. */
 int note_misfit(sync_state *s);
 
-/* Makes a new id, in arena.  Returns 0, or -1 with an exception. */
+/* Makes a new id, in arena. */
 int make_id(module_state *state, mb_arena *arena, mb_text *id);
 
 /* The owner's logical clock after the sync; on a page before the last, the device's own. */
 int64_t reply_clock(const sync_state *s);
 
+/* The clock that the device must store. */
+int64_t clock_of_device(const sync_state *s);
+
 /* Whether the reply tells a named device to drop its rows and pull from clock 0. */
 bool resets(const sync_state *s);
 
-/* How many diffs were accepted, and how many are sent to the device. */
+/* How many diffs were accepted. */
 size_t accepted_count(const sync_state *s);
-size_t sent_count(const sync_state *s);
 
-/* Sets the new clocks in the caller's dicts; then tells the listeners.  Returns 0 or -1. */
+/* What is sent to the device, and the list that it is from. */
+mb_outcomes *downstream_of(sync_state *s);
+diff_list *source_of(sync_state *s);
+
+/* Sets the new clocks in the caller's dicts; then tells the listeners. */
 int acknowledge(const sync_state *s);
-int tell_listeners(const sync_state *s);
+int tell_listeners(sync_state *s);
 
 /* The reply: a new dict, or bytes. */
 PyObject *make_reply(sync_state *s);

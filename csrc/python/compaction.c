@@ -6,6 +6,8 @@
  */
 #include "binding.h"
 
+#include <structmember.h>
+
 typedef struct {
     PyObject_HEAD mb_arena *arena;
     mb_compaction *compaction; /* NULL after a failure that left it half done; so the next */
@@ -43,22 +45,6 @@ static void compaction_dealloc(Compaction *self)
     give_back_arena(state_of_type(type), self->arena);
     type->tp_free(self);
     Py_DECREF(type);
-}
-
-/* The diffs of a list that are earlier than a clock. A store may not support the filter for that,
- * and return more. */
-static mb_status earlier_than(const mb_diffs *all, int64_t end_clock, mb_arena *arena,
-                              mb_diffs *earlier)
-{
-    mb_diffs found;
-    if (mb_diffs_new(arena, all->count, &found) != MB_OK)
-        return MB_NO_MEMORY;
-    found.count = 0;
-    for (size_t i = 0; i < all->count; i++)
-        if (all->items[i].logical_clock < end_clock)
-            found.items[found.count++] = all->items[i];
-    *earlier = found;
-    return MB_OK;
 }
 
 static long long bytes_of(const mb_diff *diff, mb_text json_data)
@@ -169,11 +155,6 @@ static PyObject *describe_fold(const mb_diffs *piece, const mb_fold_result *fold
             Py_CLEAR(dropped);
         Py_XDECREF(id);
     }
-    if (creates == NULL || dropped == NULL) {
-        Py_XDECREF(creates);
-        Py_XDECREF(dropped);
-        return NULL;
-    }
     return Py_BuildValue("(NNnLn)", creates, dropped, (Py_ssize_t)piece->count, bytes,
                          (Py_ssize_t)fold->unfolded);
 }
@@ -198,11 +179,12 @@ static PyObject *read_piece(Compaction *self, const piece_head *head, on_piece w
                             mb_arena *arena)
 {
     diff_list list = {.json = NULL};
+    const rows_reader reader = {state_of_type(Py_TYPE(self)), NULL, true, false, arena, &list};
     mb_diffs piece = {.count = 0};
     PyObject *result = NULL;
-    if (read_rows(state_of_type(Py_TYPE(self)), head->rows, NULL, true, arena, &list) == 0 &&
+    if (read_rows(&reader, head->rows) == 0 &&
         check_window(&list, head->owner, head->first_clock, NULL, NULL) == 0 &&
-        check_memory(earlier_than(&list.diffs, head->end_clock, arena, &piece)) == 0) {
+        diffs_between(&list.diffs, head->first_clock, head->end_clock, arena, &piece) == 0) {
         if (self->compaction == NULL)
             raise_format(PyExc_RuntimeError, "a Compaction that ran out of memory is over");
         else
@@ -253,20 +235,15 @@ static PyObject *compaction_fold(Compaction *self, PyObject *args)
     return work_on_piece(self, args, "Os#LL:fold", fold_piece);
 }
 
-static PyObject *compaction_expects(Compaction *self, void *Py_UNUSED(closure))
-{
-    return PyBool_FromLong(self->expects);
-}
-
 static PyMethodDef compaction_methods[] = {
     {"piece", (PyCFunction)compaction_piece, METH_VARARGS, piece_doc},
     {"fold", (PyCFunction)compaction_fold, METH_VARARGS, fold_doc},
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef compaction_attributes[] = {
-    {"expects_folds", (getter)compaction_expects, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
+static PyMemberDef compaction_members[] = {
+    {"expects_folds", T_BOOL, offsetof(Compaction, expects), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
 };
 
 PyDoc_STRVAR(compaction_doc, "Compaction(horizon=0, keeps_times=False, keeps_clock=False)\n--\n\n"
@@ -277,7 +254,7 @@ static PyType_Slot compaction_slots[] = {
     {Py_tp_new, SLOT_FUNCTION(compaction_new)},
     {Py_tp_dealloc, SLOT_FUNCTION(compaction_dealloc)},
     {Py_tp_methods, compaction_methods},
-    {Py_tp_getset, compaction_attributes},
+    {Py_tp_members, compaction_members},
     {0, NULL},
 };
 

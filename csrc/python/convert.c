@@ -53,64 +53,46 @@ PyObject *snapshot(PyObject *sequence)
     return PySequence_Tuple(sequence);
 }
 
-int diff_list_new(diff_list *list, Py_ssize_t count)
-{
-    mb_diff *items = PyMem_Calloc((size_t)count, sizeof *items);
-    diff_objects *objects = PyMem_Calloc((size_t)count, sizeof *objects);
-    if (items == NULL || objects == NULL) {
-        PyMem_Free(items);
-        PyMem_Free(objects);
-        PyErr_NoMemory();
-        return -1;
-    }
-    *list = (diff_list){.diffs = {items, (size_t)count}, .owns_diffs = true, .objects = objects};
-    return 0;
-}
-
-/* Makes room for more diffs, without counting them in.  The diffs may move. */
+/* Makes room for more diffs, all zero, without counting them in. The diffs may move, from an arena
+ * into memory of the list's own. */
 static int make_room(diff_list *list, size_t room)
 {
+    const size_t count = list->diffs.count, had = list->objects == NULL ? 0 : count;
     if (room > PY_SSIZE_T_MAX / sizeof(mb_diff))
         return check_memory(MB_NO_MEMORY);
-    mb_diff *items = PyMem_Realloc(list->diffs.items, room * sizeof *items);
-    if (items != NULL)
-        list->diffs.items = items;
+    mb_diff *old = list->diffs.items;
+    mb_diff *items = PyMem_Realloc(list->owns_diffs ? old : NULL, room * sizeof *items);
+    if (items == NULL)
+        return check_memory(MB_NO_MEMORY);
+    if (!list->owns_diffs && count > 0)
+        memcpy(items, old, count * sizeof *items);
+    memset(&items[count], 0, (room - count) * sizeof *items);
+    list->diffs.items = items;
     list->owns_diffs = true;
     diff_objects *objects = PyMem_Realloc(list->objects, room * sizeof *objects);
-    if (objects != NULL)
-        list->objects = objects;
-    return check_memory(items == NULL || objects == NULL ? MB_NO_MEMORY : MB_OK);
+    if (objects == NULL)
+        return check_memory(MB_NO_MEMORY);
+    memset(&objects[had], 0, (room - had) * sizeof *objects);
+    list->objects = objects;
+    return 0;
 }
 
-/* Room for the diffs of a list and `more` behind them, in memory of the list's own. */
-static int own_room(diff_list *list, size_t more)
+int diff_list_new(diff_list *list, Py_ssize_t count)
 {
-    const size_t count = list->diffs.count;
-    diff_list room = {.json = NULL};
-    if (diff_list_new(&room, (Py_ssize_t)(count + more)) < 0)
-        return -1;
-    if (count > 0)
-        memcpy(room.diffs.items, list->diffs.items, count * sizeof *room.diffs.items);
-    if (count > 0 && list->objects != NULL)
-        memcpy(room.objects, list->objects, count * sizeof *room.objects);
-    if (list->owns_diffs)
-        PyMem_Free(list->diffs.items);
-    PyMem_Free(list->objects);
-    list->diffs.items = room.diffs.items;
-    list->owns_diffs = true;
-    list->objects = room.objects;
-    return 0;
+    *list = (diff_list){.json = NULL};
+    const int result = make_room(list, (size_t)count);
+    list->diffs.count = result < 0 ? 0 : (size_t)count;
+    return result;
 }
 
 int diff_list_append(diff_list *list, diff_list *more)
 {
-    const size_t count = list->diffs.count;
-    if (own_room(list, more->diffs.count) < 0)
+    const size_t count = list->diffs.count, added = more->diffs.count;
+    if (make_room(list, count + added) < 0)
         return -1;
-    memcpy(&list->diffs.items[count], more->diffs.items,
-           more->diffs.count * sizeof *more->diffs.items);
-    memcpy(&list->objects[count], more->objects, more->diffs.count * sizeof *more->objects);
-    list->diffs.count += more->diffs.count;
+    memcpy(&list->diffs.items[count], more->diffs.items, added * sizeof *more->diffs.items);
+    memcpy(&list->objects[count], more->objects, added * sizeof *more->objects);
+    list->diffs.count += added;
     more->diffs.count = 0; /* its references are the other's now */
     diff_list_clear(more);
     return 0;
@@ -128,23 +110,28 @@ void put_item(PyObject **list, size_t place, PyObject *item)
 
 enum { ID, OWNER, LOGICAL_CLOCK, UTC_TIMESTAMP, TYPE, MODEL, JSON_DATA };
 
-static const char *const field_names[FIELDS] = {"id",   "owner", "logical_clock", "utc_timestamp",
-                                                "type", "model", "json_data"};
-
-/* A dict while it is read as a diff. */
+/* The values of a diff's fields while they are read. What reads them runs no code up to the first
+ * mistake, so they are borrowed; the exception is made when all have been read. */
 typedef struct {
     module_state *state;
-    Py_ssize_t index;
-    PyObject *values[FIELDS]; /* references, NULL where a field is missing */
-    bool is_whole;            /* the dict has the fields and no more */
+    PyObject *values[FIELDS]; /* NULL where a field is missing */
     mb_diff *diff;
     PyObject **texts; /* where the list keeps those of the diff */
+    bool is_exact;    /* out: the values are nothing but str and int, not of a subclass */
+    mb_error error;   /* out: of the first field with a mistake */
 } reading;
 
-/* Raises the error of the core for a rule that the diff breaks. Always returns -1. */
-static int refuse(const reading *r, mb_code code, const char *field)
+/* Raises for a status of a diff that is not MB_OK.  Always returns -1. */
+static int raise_reading(reading *r, mb_status status, size_t index)
 {
-    return raise_rule(r->state, code, field, r->index, r->texts[ID_TEXT]);
+    r->error.diff_id = r->diff->id;
+    return raise_status(r->state, status, index, &r->error);
+}
+
+/* Notes the rule that the diff breaks.  Returns MB_INVALID. */
+static mb_status refuse(reading *r, mb_code code, const char *field)
+{
+    return mb_refuse(&r->error, code, field);
 }
 
 int borrow_text(PyObject *str, mb_text *text)
@@ -161,71 +148,23 @@ int borrow_text(PyObject *str, mb_text *text)
     return 0;
 }
 
-bool forget_lone_surrogate(void)
+int take_number(PyObject *given, int64_t *number)
+{
+    *number = given == NULL ? -1 : PyLong_AsLongLong(given);
+    Py_XDECREF(given);
+    if (*number < 0 && !PyErr_Occurred())
+        return raise_format(PyExc_ValueError, "a number of 0 or more was expected, not %lld",
+                            (long long)*number);
+    return *number < 0 ? -1 : 0;
+}
+
+/* Clears the exception that a str has no UTF-8. Returns false if it is another one. */
+static bool forget_lone_surrogate(void)
 {
     if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
         return false;
     PyErr_Clear();
     return true;
-}
-
-static void release_values(reading *r, int count)
-{
-    for (int i = 0; i < count; i++)
-        Py_XDECREF(r->values[i]);
-}
-
-/* Whether a key is a field; false for one whose comparison would run code. */
-static bool is_plain_key(PyObject *key, PyObject *field)
-{
-    return key == field || (PyUnicode_CheckExact(key) && PyUnicode_Compare(key, field) == 0);
-}
-
-/* Takes references to the values of a dict whose first keys are the fields in their order, as those of
- * most stores and devices are: to walk along takes less than to look each key up, and runs no code. */
-static bool take_values_in_order(reading *r, PyObject *dict)
-{
-    PyObject *key, *value;
-    Py_ssize_t position = 0;
-    int taken = 0;
-    while (taken < FIELDS && PyDict_Next(dict, &position, &key, &value) &&
-           is_plain_key(key, PyTuple_GET_ITEM(r->state->fields, taken)))
-        r->values[taken++] = Py_NewRef(value);
-    r->is_whole = taken == FIELDS && PyDict_GET_SIZE(dict) == FIELDS;
-    if (taken < FIELDS)
-        release_values(r, taken);
-    return taken == FIELDS;
-}
-
-/* Takes references to the values of the fields.  Returns 0, or -1 with what a strange key raised. */
-static int take_values(reading *r, PyObject *dict)
-{
-    if (take_values_in_order(r, dict))
-        return 0;
-    for (int i = 0; i < FIELDS; i++) {
-        r->values[i] = PyDict_GetItemWithError(dict, PyTuple_GET_ITEM(r->state->fields, i));
-        if (r->values[i] == NULL && PyErr_Occurred()) {
-            release_values(r, i);
-            return -1;
-        }
-        Py_XINCREF(r->values[i]);
-    }
-    return 0;
-}
-
-/* Takes the values of a dict that has nothing but the seven fields, in their order, as nothing but str
- * and int.  That runs no code, so such a dict need not be copied. */
-static bool take_plain_values(reading *r, PyObject *dict)
-{
-    if (!take_values_in_order(r, dict))
-        return false;
-    bool is_plain = r->is_whole;
-    for (int i = 0; i < FIELDS; i++)
-        is_plain &= i == LOGICAL_CLOCK || i == UTC_TIMESTAMP ? PyLong_CheckExact(r->values[i])
-                                                             : PyUnicode_CheckExact(r->values[i]);
-    if (!is_plain)
-        release_values(r, FIELDS);
-    return is_plain;
 }
 
 /* The place of one of a diff's texts. */
@@ -241,110 +180,152 @@ static mb_text *text_of(mb_diff *diff, diff_text_name which)
     return (mb_text *)((char *)diff + offsets[which]);
 }
 
-static int take_text(const reading *r, PyObject *value, const char *field, diff_text_name which)
+/* What borrow_text() raised, as a status. */
+static mb_status refuse_unread(reading *r, const char *field)
 {
+    return forget_lone_surrogate() ? refuse(r, MB_LONE_SURROGATE, field) : MB_NO_MEMORY;
+}
+
+static inline mb_status read_text(reading *r, PyObject *value, const char *field,
+                                  diff_text_name which)
+{
+    PyObject *exact;
     if (value == NULL)
         return refuse(r, MB_MISSING, field);
-    if (!PyUnicode_Check(value))
-        return refuse(r, MB_NOT_A_STRING, field);
-    PyObject *exact = PyUnicode_CheckExact(value) ? Py_NewRef(value) : PyUnicode_FromObject(value);
-    if (exact == NULL)
-        return -1;
-    if (borrow_text(exact, text_of(r->diff, which)) < 0) {
-        Py_DECREF(exact);
-        return forget_lone_surrogate() ? refuse(r, MB_LONE_SURROGATE, field) : -1;
+    if (PyUnicode_CheckExact(value)) {
+        exact = Py_NewRef(value);
+    } else {
+        if (!PyUnicode_Check(value))
+            return refuse(r, MB_NOT_A_STRING, field);
+        exact = PyUnicode_FromObject(value);
+        r->is_exact = false;
+    }
+    if (exact == NULL || borrow_text(exact, text_of(r->diff, which)) < 0) {
+        Py_XDECREF(exact);
+        return refuse_unread(r, field);
     }
     r->texts[which] = exact;
-    return 0;
+    return MB_OK;
 }
 
-static int read_text(const reading *r, int field, diff_text_name which)
+static inline mb_status read_integer(reading *r, PyObject *value, const char *field,
+                                     int64_t *integer)
 {
-    return take_text(r, r->values[field], field_names[field], which);
-}
-
-/* Reads the field that only a folded row of the log has: text, or None. */
-static int take_times(const reading *r, PyObject *times)
-{
-    return times == Py_None ? 0 : take_text(r, times, "field_times", FIELD_TIMES_TEXT);
-}
-
-static int take_times_in(const reading *r, PyObject *dict)
-{
-    if (PyDict_GET_SIZE(dict) <= FIELDS)
-        return 0;
-    PyObject *times = PyDict_GetItemWithError(dict, r->state->field_times);
-    if (times == NULL)
-        return PyErr_Occurred() ? -1 : 0;
-    Py_INCREF(times);
-    const int result = take_times(r, times);
-    Py_DECREF(times);
-    return result;
-}
-
-static int read_integer(const reading *r, int field, int64_t *integer)
-{
-    PyObject *value = r->values[field];
     int overflow = 0;
     if (value == NULL)
-        return refuse(r, MB_MISSING, field_names[field]);
-    const bool is_integer = PyLong_Check(value) && !PyBool_Check(value);
-    *integer = is_integer ? PyLong_AsLongLongAndOverflow(value, &overflow) : -1;
-    if (*integer == -1 && PyErr_Occurred())
-        return -1;
+        return refuse(r, MB_MISSING, field);
+    if (!PyLong_CheckExact(value)) {
+        if (!PyLong_Check(value) || PyBool_Check(value))
+            return refuse(r, MB_NOT_AN_INTEGER, field);
+        r->is_exact = false;
+    }
+    *integer = PyLong_AsLongLongAndOverflow(value, &overflow);
     if (overflow != 0 || *integer < 0 || *integer > MB_MAX_INTEGER)
-        return refuse(r, MB_NOT_AN_INTEGER, field_names[field]);
-    return 0;
+        return refuse(r, MB_NOT_AN_INTEGER, field);
+    return MB_OK;
 }
 
 /* A type is its name; a row may also have the member of OperationType. */
-static int read_type(const reading *r, mb_type *type)
+static inline mb_status read_type(reading *r, PyObject *value)
 {
-    PyObject *value = r->values[TYPE];
+    mb_text name;
     if (value == NULL)
         return refuse(r, MB_MISSING, "type");
-    PyObject *name = Py_IS_TYPE(value, (PyTypeObject *)r->state->operation_type)
-                         ? PyObject_GetAttr(value, r->state->name)
-                         : Py_NewRef(value);
-    if (name == NULL)
-        return -1;
-    int result = -1;
-    mb_text text = {NULL, 0};
-    if (!PyUnicode_Check(name))
-        refuse(r, MB_NOT_A_STRING, "type");
-    else if (borrow_text(name, &text) < 0)
-        result = forget_lone_surrogate() ? refuse(r, MB_LONE_SURROGATE, "type") : -1;
-    else
-        result = mb_type_read(text, type) ? 0 : refuse(r, MB_NOT_A_TYPE, "type");
-    Py_DECREF(name);
-    return result;
+    if (!PyUnicode_CheckExact(value))
+        r->is_exact = false;
+    for (mb_type type = MB_CREATE; type <= MB_DELETE; type++)
+        if (value == r->state->type_names[type] || value == r->state->operation_types[type]) {
+            r->diff->type = type; /* interned names nearly always end here */
+            return MB_OK;
+        }
+    if (!PyUnicode_Check(value))
+        return refuse(r, MB_NOT_A_STRING, "type");
+    if (borrow_text(value, &name) < 0)
+        return refuse_unread(r, "type");
+    return mb_type_read(name, &r->diff->type) ? MB_OK : refuse(r, MB_NOT_A_TYPE, "type");
 }
 
-/* Reads the fields in the order in which people read them: the error names the first bad one. */
-static int read_fields(const reading *r)
+/* Reads the fields in the order in which people read them: the error is that of the first bad one.
+ */
+static mb_status read_fields(reading *r)
 {
-    if (read_text(r, ID, ID_TEXT) < 0 || read_text(r, OWNER, OWNER_TEXT) < 0 ||
-        read_integer(r, LOGICAL_CLOCK, &r->diff->logical_clock) < 0 ||
-        read_integer(r, UTC_TIMESTAMP, &r->diff->utc_timestamp) < 0 ||
-        read_type(r, &r->diff->type) < 0 || read_text(r, MODEL, MODEL_TEXT) < 0)
-        return -1;
-    return read_text(r, JSON_DATA, JSON_DATA_TEXT);
+    PyObject *const *values = r->values;
+    mb_diff *diff = r->diff;
+    mb_status status = read_text(r, values[ID], "id", ID_TEXT);
+    if (status == MB_OK)
+        status = read_text(r, values[OWNER], "owner", OWNER_TEXT);
+    if (status == MB_OK)
+        status = read_integer(r, values[LOGICAL_CLOCK], "logical_clock", &diff->logical_clock);
+    if (status == MB_OK)
+        status = read_integer(r, values[UTC_TIMESTAMP], "utc_timestamp", &diff->utc_timestamp);
+    if (status == MB_OK)
+        status = read_type(r, values[TYPE]);
+    if (status == MB_OK)
+        status = read_text(r, values[MODEL], "model", MODEL_TEXT);
+    return status == MB_OK ? read_text(r, values[JSON_DATA], "json_data", JSON_DATA_TEXT) : status;
 }
 
 /* Reads the fields of a refused diff that name its object, after the field with the mistake. If a
- * request continues without the diff, that object is restored. Keeps the exception that is set. */
-static void read_object_anyway(const reading *r)
+ * request continues without the diff, that object is restored. The values must be held: to make the
+ * exception for a lone surrogate can start the garbage collector, which runs code. */
+static void read_object_anyway(reading *r)
 {
-    PyObject *exception = take_exception();
-    if (r->texts[MODEL_TEXT] == NULL && read_text(r, MODEL, MODEL_TEXT) < 0)
-        PyErr_Clear();
-    if (r->texts[JSON_DATA_TEXT] == NULL && read_text(r, JSON_DATA, JSON_DATA_TEXT) < 0)
-        PyErr_Clear();
-    restore_exception(exception);
+    const mb_error first = r->error;
+    if (r->texts[MODEL_TEXT] == NULL)
+        read_text(r, r->values[MODEL], "model", MODEL_TEXT);
+    if (r->texts[JSON_DATA_TEXT] == NULL)
+        read_text(r, r->values[JSON_DATA], "json_data", JSON_DATA_TEXT);
+    PyErr_Clear();
+    r->error = first;
+}
+
+/* ---- the values of a diff ------------------------------------------------------------------ */
+
+/* Whether a key is a field; false for one whose comparison would run code. */
+static bool is_plain_key(PyObject *key, PyObject *field)
+{
+    return key == field || (PyUnicode_CheckExact(key) && PyUnicode_Compare(key, field) == 0);
+}
+
+/* Finds the values of a diff as it nearly always comes: a dict that has the seven fields in their
+ * order and no more. To walk along takes less than to look each key up, and runs no code. */
+static bool find_plain_values(reading *r, PyObject *dict)
+{
+    PyObject *key, *const *fields = &PyTuple_GET_ITEM(r->state->fields, 0);
+    Py_ssize_t position = 0;
+    if (!PyDict_CheckExact(dict) || PyDict_GET_SIZE(dict) != FIELDS)
+        return false;
+    for (int i = 0; i < FIELDS; i++)
+        if (!PyDict_Next(dict, &position, &key, &r->values[i]) || !is_plain_key(key, fields[i]))
+            return false;
+    return true;
+}
+
+/* Finds the values of a dict that nobody else has. Returns 0, or -1 with what a strange key raised.
+ */
+static int find_values(reading *r, PyObject *dict)
+{
+    for (int i = 0; i < FIELDS; i++) {
+        r->values[i] = PyDict_GetItemWithError(dict, PyTuple_GET_ITEM(r->state->fields, i));
+        if (r->values[i] == NULL && PyErr_Occurred())
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- a diff of a request ------------------------------------------------------------------- */
+
+static void begin_reading(reading *r, module_state *state, size_t index, const diff_list *list)
+{
+    r->state = state;
+    r->diff = &list->diffs.items[index];
+    r->diff->is_utf8 = true; /* as CPython gives it */
+    r->texts = list->objects[index].texts;
+    r->is_exact = true;
 }
 
 /* Checks the keys of a request's diff: each is a str, and none is reserved. */
-static int check_keys(const reading *r, PyObject *dict)
+static int check_keys(reading *r, PyObject *dict, Py_ssize_t index)
 {
     PyObject *key;
     Py_ssize_t position = 0;
@@ -352,47 +333,45 @@ static int check_keys(const reading *r, PyObject *dict)
         if (!PyUnicode_Check(key)) {
             PyObject *shown = PyObject_CallOneArg(r->state->shown, key);
             if (shown != NULL)
-                raise_invalid(r->state, r->index, r->texts[ID_TEXT], "a key must be a str, not %S",
-                              shown);
+                raise_invalid(r->state, index, r->diff, "a key must be a str, not %S", shown);
             Py_XDECREF(shown);
             return -1;
         }
         for (const char *const *name = reserved_keys; *name != NULL; name++)
-            if (PyUnicode_CompareWithASCIIString(key, *name) == 0)
-                return refuse(r, MB_RESERVED_KEY, *name);
+            if (PyUnicode_CompareWithASCIIString(key, *name) == 0) {
+                refuse(r, MB_RESERVED_KEY, *name);
+                return raise_reading(r, MB_INVALID, (size_t)index);
+            }
     }
     return 0;
 }
 
-static reading begin_reading(module_state *state, Py_ssize_t index, const diff_list *list)
+/* Copies the dict of a request's diff, and finds its values in the copy. Returns 0, or -1 with an
+ * exception. */
+static int hold_values(reading *r, PyObject *dict, PyObject **copy)
 {
-    mb_diff *diff = &list->diffs.items[index];
-    diff->is_utf8 = true; /* as CPython gives it */
-    return (reading){
-        .state = state, .index = index, .diff = diff, .texts = list->objects[index].texts};
+    *copy = PyDict_Copy(dict);
+    return *copy == NULL ? -1 : find_values(r, *copy);
 }
 
 int read_diff(module_state *state, PyObject *dict, Py_ssize_t index, const mb_request_rules *rules,
               mb_arena *arena, diff_list *list, PyObject **copy)
 {
-    reading r = begin_reading(state, index, list);
-    if (!take_plain_values(&r, dict)) {
-        *copy = PyDict_Copy(dict);
-        if (*copy == NULL || take_values(&r, *copy) < 0)
-            return -1;
-    }
-    const int result = read_fields(&r);
-    if (result < 0)
-        read_object_anyway(&r);
-    release_values(&r, FIELDS);
-    if (result < 0)
+    reading r;
+    begin_reading(&r, state, (size_t)index, list);
+    if (!find_plain_values(&r, dict) && hold_values(&r, dict, copy) < 0)
         return -1;
-
-    mb_error error;
-    const mb_status status = mb_diff_check(r.diff, rules, arena, &error);
+    mb_status status = read_fields(&r);
+    const bool must_hold = status == MB_INVALID || (status == MB_OK && !r.is_exact);
+    if (must_hold && *copy == NULL && hold_values(&r, dict, copy) < 0)
+        return -1;
+    if (status == MB_INVALID)
+        read_object_anyway(&r);
+    else if (status == MB_OK)
+        status = mb_diff_check(r.diff, rules, arena, &r.error);
     if (status != MB_OK)
-        return raise_status(state, status, index, r.texts[ID_TEXT], &error);
-    return r.is_whole ? 0 : check_keys(&r, *copy);
+        return raise_reading(&r, status, (size_t)index);
+    return *copy == NULL ? 0 : check_keys(&r, *copy, index);
 }
 
 /* ---- the rows of a window ------------------------------------------------------------------ */
@@ -413,50 +392,82 @@ int borrow_json(module_state *state, PyObject *json, mb_text *text)
                : -1;
 }
 
-/* Reading the members again takes longer than storing them, unless there are many. */
-static mb_status check_row(mb_diff *diff, bool with_members, size_t index, mb_arena *arena,
-                           mb_error *error)
+/* Checks the form of a row. Reading the members again takes longer than storing them, unless there
+ * are many. */
+static mb_status check_row(const rows_reader *reader, mb_diff *diff, size_t index, mb_error *error)
 {
     enum { FEW = 1000 };
-    return with_members || index < FEW ? mb_diff_check(diff, NULL, arena, error)
-                                       : mb_log_row_check(diff, arena, error);
+    return reader->with_members || index < FEW ? mb_diff_check(diff, NULL, reader->arena, error)
+                                               : mb_log_row_check(diff, reader->arena, error);
 }
 
-static int read_json_rows(module_state *state, PyObject *rows, bool with_members, mb_arena *arena,
-                          mb_diffs *diffs)
+static int read_json_rows(const rows_reader *reader, PyObject *rows)
 {
+    mb_diffs *diffs = &reader->list->diffs;
     mb_text text = {NULL, 0};
-    if (borrow_json(state, rows, &text) < 0)
-        return -1;
-
     mb_error error;
     size_t index;
-    mb_status status = mb_diffs_read(text, arena, diffs, &index, &error);
+    reader->list->json = Py_NewRef(rows);
+    if (borrow_json(reader->state, rows, &text) < 0)
+        return -1;
+    mb_status status = mb_diffs_read(text, reader->arena, diffs, &index, &error);
     for (size_t i = 0; status == MB_OK && i < diffs->count; i++) {
         index = i;
-        status = check_row(&diffs->items[i], with_members, i, arena, &error);
+        status = check_row(reader, &diffs->items[i], i, &error);
         error.diff_id = diffs->items[i].id;
     }
-    return status == MB_OK ? 0 : raise_read_status(state, status, index, &error);
+    return status == MB_OK ? 0 : raise_status(reader->state, status, index, &error);
 }
 
-/* A row as an exact dict: a new reference. */
-static PyObject *row_to_dict(PyObject *row, Py_ssize_t index)
+/* Reads the fields of a row, and the times that only a folded one has: text, or None. */
+static mb_status read_row(reading *r, PyObject *times)
 {
-    if (PyDict_CheckExact(row))
-        return Py_NewRef(row);
-    PyObject *dict = PyDict_New();
-    if (dict == NULL)
-        return NULL;
-    if (PyDict_Update(dict, row) < 0) {
-        if (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError))
-            raise_format(PyExc_TypeError, "row %zd must be a dict, not %.100s", index,
-                         Py_TYPE(row)->tp_name);
-        Py_CLEAR(dict);
-    }
-    return dict;
+    const mb_status status = times == NULL || times == Py_None
+                                 ? MB_OK
+                                 : read_text(r, times, "field_times", FIELD_TIMES_TEXT);
+    return status == MB_OK ? read_fields(r) : status;
 }
 
+/* Checks the row that was read with this status. */
+static int end_row(const rows_reader *reader, reading *r, mb_status status, size_t index)
+{
+    if (status == MB_OK)
+        status = check_row(reader, r->diff, index, &r->error);
+    return status == MB_OK ? 0 : raise_reading(r, status, index);
+}
+
+/* A copy of a row as an exact dict: a new reference. */
+static PyObject *row_to_dict(PyObject *row, size_t index)
+{
+    PyObject *dict = PyDict_New();
+    if (dict == NULL || PyDict_Update(dict, row) == 0)
+        return dict;
+    if (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError))
+        raise_format(PyExc_TypeError, "row %zu must be a dict, not %.100s", index,
+                     Py_TYPE(row)->tp_name);
+    Py_DECREF(dict);
+    return NULL;
+}
+
+static int read_dict_row(const rows_reader *reader, PyObject *row, size_t index)
+{
+    reading r;
+    PyObject *dict = NULL, *times = NULL;
+    begin_reading(&r, reader->state, index, reader->list);
+    if (!find_plain_values(&r, row)) {
+        dict = row_to_dict(row, index);
+        times = dict == NULL ? NULL : PyDict_GetItemWithError(dict, reader->state->field_times);
+        if (dict == NULL || PyErr_Occurred() || find_values(&r, dict) < 0) {
+            Py_XDECREF(dict);
+            return -1;
+        }
+    }
+    const mb_status status = read_row(&r, times);
+    Py_XDECREF(dict);
+    return end_row(reader, &r, status, index);
+}
+
+/* Raises for something that has no rows. Always returns -1. */
 static int refuse_rows(PyObject *rows, PyObject *log_model)
 {
     static const char wanted[] = "JSON text or a sequence of dicts, not";
@@ -466,73 +477,40 @@ static int refuse_rows(PyObject *rows, PyObject *log_model)
     return raise_format(PyExc_TypeError, "read(%R) must return %s %.100s", log_model, wanted, type);
 }
 
-/* Reads the fields from the values that were taken, and releases those. */
-static int read_row(reading *r, bool with_members, mb_arena *arena)
+int read_rows(const rows_reader *reader, PyObject *rows)
 {
-    mb_error error;
-    const int result = read_fields(r);
-    release_values(r, FIELDS);
-    if (result < 0)
-        return -1;
-    const mb_status status = check_row(r->diff, with_members, (size_t)r->index, arena, &error);
-    return status == MB_OK ? 0
-                           : raise_status(r->state, status, r->index, r->texts[ID_TEXT], &error);
-}
-
-static int read_dict_row(module_state *state, PyObject *row, Py_ssize_t index, bool with_members,
-                         mb_arena *arena, diff_list *list)
-{
-    reading r = begin_reading(state, index, list);
-    PyObject *dict = row_to_dict(row, index);
-    const bool taken = dict != NULL && take_times_in(&r, dict) == 0 && take_values(&r, dict) == 0;
-    Py_XDECREF(dict);
-    return taken ? read_row(&r, with_members, arena) : -1;
-}
-
-int read_rows(module_state *state, PyObject *rows, PyObject *log_model, bool with_members,
-              mb_arena *arena, diff_list *list)
-{
-    if (PyUnicode_Check(rows) || PyBytes_Check(rows)) {
-        list->json = Py_NewRef(rows);
-        return read_json_rows(state, rows, with_members, arena, &list->diffs);
-    }
-
+    if (PyUnicode_Check(rows) || PyBytes_Check(rows))
+        return read_json_rows(reader, rows);
     PyObject *taken = snapshot(rows);
     if (taken == NULL) {
         const bool no_rows =
             PyErr_ExceptionMatches(PyExc_TypeError) && Py_TYPE(rows)->tp_iter == NULL;
-        return no_rows ? refuse_rows(rows, log_model) : -1;
+        return no_rows ? refuse_rows(rows, reader->log_model) : -1;
     }
     const Py_ssize_t count = PyTuple_GET_SIZE(taken);
-    int result = diff_list_new(list, count);
+    int result = diff_list_new(reader->list, count);
     for (Py_ssize_t i = 0; result == 0 && i < count; i++)
-        result = read_dict_row(state, PyTuple_GET_ITEM(taken, i), i, with_members, arena, list);
+        result = read_dict_row(reader, PyTuple_GET_ITEM(taken, i), (size_t)i);
     Py_DECREF(taken);
     return result;
 }
 
-/* Takes references to the values of a row. */
-static int take_row_values(reading *r, PyObject *row, PyObject *log_model)
+/* The values of a row: a new reference to a tuple of seven, or eight with the times. */
+static PyObject *take_values(const rows_reader *reader, PyObject *row, size_t index)
 {
-    if (!PySequence_Check(row))
-        return raise_format(PyExc_TypeError,
-                            "read_log(%R) gave row %zd, which is %.100s, not a tuple", log_model,
-                            r->index, Py_TYPE(row)->tp_name);
+    if (!PySequence_Check(row)) {
+        raise_format(PyExc_TypeError, "read_log(%R) gave row %zu, which is %.100s, not a tuple",
+                     reader->log_model, index, Py_TYPE(row)->tp_name);
+        return NULL;
+    }
     PyObject *values = PySequence_Tuple(row);
-    if (values == NULL)
-        return -1;
-    const Py_ssize_t count = PyTuple_GET_SIZE(values);
-    int result = 0;
-    if (count == FIELDS + 1)
-        result = take_times(r, PyTuple_GET_ITEM(values, FIELDS));
-    else if (count != FIELDS)
-        result =
-            raise_format(PyExc_TypeError, "read_log(%R) gave row %zd, which has %zd values, not %d",
-                         log_model, r->index, count, FIELDS);
-    for (Py_ssize_t i = 0; result == 0 && i < FIELDS; i++)
-        r->values[i] = Py_NewRef(PyTuple_GET_ITEM(values, i));
+    const Py_ssize_t count = values == NULL ? FIELDS : PyTuple_GET_SIZE(values);
+    if (count == FIELDS || count == FIELDS + 1)
+        return values;
+    raise_format(PyExc_TypeError, "read_log(%R) gave row %zu, which has %zd values, not %d",
+                 reader->log_model, index, count, FIELDS);
     Py_DECREF(values);
-    return result;
+    return NULL;
 }
 
 /* Stores a text once if it equals that of the row before. */
@@ -546,15 +524,23 @@ static void share_text(diff_list *list, size_t index, diff_text_name which)
     Py_SETREF(list->objects[index].texts[which], Py_NewRef(list->objects[index - 1].texts[which]));
 }
 
-/* Reads a row as the next diff of the list. */
-static int add_value_row(module_state *state, PyObject *row, PyObject *log_model, bool with_members,
-                         mb_arena *arena, diff_list *list)
+/* Reads a row as the next diff of the list, which has room for it. */
+static int add_row(const rows_reader *reader, PyObject *row)
 {
-    const size_t index = list->diffs.count++;
-    list->diffs.items[index] = (mb_diff){.members = NULL};
-    list->objects[index] = (diff_objects){{NULL}};
-    reading r = begin_reading(state, (Py_ssize_t)index, list);
-    if (take_row_values(&r, row, log_model) < 0 || read_row(&r, with_members, arena) < 0)
+    diff_list *list = reader->list;
+    const size_t index = list->diffs.count;
+    PyObject *values = take_values(reader, row, index);
+    if (values == NULL)
+        return -1;
+    list->diffs.count++;
+    reading r;
+    PyObject *const *items = PySequence_Fast_ITEMS(values);
+    begin_reading(&r, reader->state, index, list);
+    memcpy(r.values, items, sizeof r.values);
+    const bool has_times = PyTuple_GET_SIZE(values) > FIELDS && !reader->skip_times;
+    const mb_status status = read_row(&r, has_times ? items[FIELDS] : NULL);
+    Py_DECREF(values);
+    if (end_row(reader, &r, status, index) < 0)
         return -1;
     if (index > 0) {
         share_text(list, index, OWNER_TEXT);
@@ -563,20 +549,18 @@ static int add_value_row(module_state *state, PyObject *row, PyObject *log_model
     return 0;
 }
 
-int read_value_rows(module_state *state, PyObject *rows, PyObject *log_model, bool with_members,
-                    mb_arena *arena, diff_list *list)
+int read_value_rows(const rows_reader *reader, PyObject *rows)
 {
-    enum { FIRST_ROOM = 8 };
-    size_t room = FIRST_ROOM;
+    size_t room = 8;
     PyObject *row, *iterator = PyObject_GetIter(rows);
     if (iterator == NULL)
         return -1;
-    int result = make_room(list, room);
+    int result = make_room(reader->list, room);
     while (result == 0 && (row = PyIter_Next(iterator)) != NULL) {
-        if (list->diffs.count == room)
-            result = make_room(list, room *= 2);
+        if (reader->list->diffs.count == room)
+            result = make_room(reader->list, room *= 2);
         if (result == 0)
-            result = add_value_row(state, row, log_model, with_members, arena, list);
+            result = add_row(reader, row);
         Py_DECREF(row);
     }
     Py_DECREF(iterator);
@@ -614,6 +598,17 @@ int check_window(const diff_list *window, mb_text owner, int64_t first_clock, Py
     return 0;
 }
 
+int diffs_between(const mb_diffs *all, int64_t first, int64_t end, mb_arena *arena, mb_diffs *found)
+{
+    if (check_memory(mb_diffs_new(arena, all->count, found)) < 0)
+        return -1;
+    found->count = 0;
+    for (size_t i = 0; i < all->count; i++)
+        if (all->items[i].logical_clock >= first && all->items[i].logical_clock < end)
+            found->items[found->count++] = all->items[i];
+    return 0;
+}
+
 int64_t highest_of(const mb_diffs *diffs)
 {
     int64_t highest = -1;
@@ -630,31 +625,37 @@ PyObject *text_to_str(mb_text text)
     return PyUnicode_DecodeUTF8(text.at, (Py_ssize_t)text.size, NULL);
 }
 
-/* Makes the object of a text that came as JSON, at the first use. If the text equals that of the diff
- * before, its object is used, because owners and models mostly are the same. */
+/* Makes the object of a text that came as JSON; where the list has objects, only at the first use. If
+ * the text equals that of the diff before, its object is used, because owners and models mostly are
+ * the same. */
 static PyObject *make_text(diff_list *list, size_t index, diff_text_name which)
 {
     mb_diff *diff = &list->diffs.items[index];
-    diff_objects *objects = &list->objects[index];
     const mb_text text = *text_of(diff, which);
+    if (list->objects == NULL)
+        return text_to_str(text);
+    diff_objects *objects = &list->objects[index];
     PyObject *before = index == 0 ? NULL : objects[-1].texts[which];
     const bool is_same = before != NULL && mb_text_equal(text, *text_of(diff - 1, which));
     objects->texts[which] = is_same ? Py_NewRef(before) : text_to_str(text);
     return Py_XNewRef(objects->texts[which]);
 }
 
+static inline PyObject *text_at(diff_list *list, size_t index, diff_text_name which)
+{
+    PyObject *text = list->objects == NULL ? NULL : list->objects[index].texts[which];
+    return text != NULL ? Py_NewRef(text) : make_text(list, index, which);
+}
+
 PyObject *diff_text(diff_list *list, size_t index, diff_text_name which)
 {
-    if (list->objects == NULL)
-        return text_to_str(*text_of(&list->diffs.items[index], which));
-    PyObject *text = list->objects[index].texts[which];
-    return text != NULL ? Py_NewRef(text) : make_text(list, index, which);
+    return text_at(list, index, which);
 }
 
 PyObject *outcome_json_data(const mb_outcome *outcome, diff_list *list)
 {
     if (outcome->json_data.at == list->diffs.items[outcome->source].json_data.at)
-        return diff_text(list, outcome->source, JSON_DATA_TEXT);
+        return text_at(list, outcome->source, JSON_DATA_TEXT);
     return text_to_str(outcome->json_data);
 }
 
@@ -662,19 +663,19 @@ int outcome_values(module_state *state, const mb_outcome *outcome, diff_list *li
                    PyObject *values[FIELDS])
 {
     const size_t source = outcome->source;
-    values[ID] = diff_text(list, source, ID_TEXT);
-    values[OWNER] = diff_text(list, source, OWNER_TEXT);
+    values[ID] = text_at(list, source, ID_TEXT);
+    values[OWNER] = text_at(list, source, OWNER_TEXT);
     values[LOGICAL_CLOCK] = PyLong_FromLongLong(list->diffs.items[source].logical_clock);
     values[UTC_TIMESTAMP] = PyLong_FromLongLong(outcome->utc_timestamp);
     values[TYPE] = Py_NewRef(state->type_names[outcome->type]);
-    values[MODEL] = diff_text(list, source, MODEL_TEXT);
+    values[MODEL] = text_at(list, source, MODEL_TEXT);
     values[JSON_DATA] = outcome_json_data(outcome, list);
-    bool has_all = true;
+    if (values[ID] != NULL && values[OWNER] != NULL && values[LOGICAL_CLOCK] != NULL &&
+        values[UTC_TIMESTAMP] != NULL && values[MODEL] != NULL && values[JSON_DATA] != NULL)
+        return 0;
     for (int i = 0; i < FIELDS; i++)
-        has_all = has_all && values[i] != NULL;
-    for (int i = 0; !has_all && i < FIELDS; i++)
         Py_CLEAR(values[i]);
-    return has_all ? 0 : -1;
+    return -1;
 }
 
 static PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome, diff_list *list)

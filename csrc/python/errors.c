@@ -15,62 +15,48 @@ int raise_made(PyObject *exception)
     return -1;
 }
 
-int raise_at(PyObject *type, Py_ssize_t index, PyObject *id, PyObject *reason)
+int raise_at(PyObject *type, Py_ssize_t index, mb_text id, PyObject *reason)
 {
-    if (reason == NULL)
-        return -1;
     PyObject *number = index >= 0 ? PyLong_FromSsize_t(index) : Py_NewRef(Py_None);
-    if (number != NULL) {
-        const bool is_id = id != NULL && PyUnicode_Check(id) && PyUnicode_GetLength(id) > 0;
-        raise_made(PyObject_CallFunctionObjArgs(type, reason, number, is_id ? id : Py_None, NULL));
-        Py_DECREF(number);
-    }
-    Py_DECREF(reason);
+    PyObject *name = id.size > 0 ? text_to_str(id) : Py_NewRef(Py_None);
+    if (reason != NULL && number != NULL && name != NULL)
+        raise_made(PyObject_CallFunctionObjArgs(type, reason, number, name, NULL));
+    Py_XDECREF(number);
+    Py_XDECREF(name);
+    Py_XDECREF(reason);
     return -1;
 }
 
-int raise_invalid(module_state *state, Py_ssize_t index, PyObject *id, const char *format, ...)
+int raise_invalid(module_state *state, Py_ssize_t index, const mb_diff *diff, const char *format,
+                  ...)
 {
     va_list arguments;
     va_start(arguments, format);
     PyObject *reason = PyUnicode_FromFormatV(format, arguments);
     va_end(arguments);
-    return raise_at(state->invalid_diff_error, index, id, reason);
+    return raise_at(state->invalid_diff_error, index, diff != NULL ? diff->id : (mb_text){NULL, 0},
+                    reason);
 }
 
-int raise_status(module_state *state, mb_status status, Py_ssize_t index, PyObject *id,
-                 const mb_error *error)
+/* What the core says about a mistake, as people read it. */
+static PyObject *reason_of(const mb_error *error)
+{
+    const char *field = error->field, *reason = error->reason;
+    if (field == NULL)
+        return PyUnicode_FromFormat("%s (at byte %zu)", reason, error->offset);
+    if (!error->of_whole_field)
+        return PyUnicode_FromFormat("%s: %s (at byte %zu)", field, reason, error->offset);
+    if (error->limit != NULL)
+        return PyUnicode_FromFormat("%s %s: %zu are allowed", field, reason, *error->limit);
+    return PyUnicode_FromFormat("%s %s", field, reason);
+}
+
+int raise_status(module_state *state, mb_status status, size_t index, const mb_error *error)
 {
     if (status == MB_NO_MEMORY)
         return check_memory(status);
-    if (error->field == NULL)
-        return raise_invalid(state, index, id, "%s (at byte %zu)", error->reason, error->offset);
-    if (!error->of_whole_field)
-        return raise_invalid(state, index, id, "%s: %s (at byte %zu)", error->field, error->reason,
-                             error->offset);
-    if (error->limit != NULL)
-        return raise_invalid(state, index, id, "%s %s: %zu are allowed", error->field,
-                             error->reason, *error->limit);
-    return raise_invalid(state, index, id, "%s %s", error->field, error->reason);
-}
-
-int raise_rule(module_state *state, mb_code code, const char *field, Py_ssize_t index, PyObject *id)
-{
-    mb_error error;
-    return raise_status(state, mb_refuse(&error, code, field), index, id, &error);
-}
-
-int raise_read_status(module_state *state, mb_status status, size_t index, const mb_error *error)
-{
-    PyObject *id = NULL;
-    if (status == MB_INVALID && error->diff_id.size != 0) {
-        id = PyUnicode_DecodeUTF8(error->diff_id.at, (Py_ssize_t)error->diff_id.size, NULL);
-        if (id == NULL)
-            return -1;
-    }
-    raise_status(state, status, index == SIZE_MAX ? -1 : (Py_ssize_t)index, id, error);
-    Py_XDECREF(id);
-    return -1;
+    return raise_at(state->invalid_diff_error, index == SIZE_MAX ? -1 : (Py_ssize_t)index,
+                    error->diff_id, reason_of(error));
 }
 
 int raise_format(PyObject *type, const char *format, ...)

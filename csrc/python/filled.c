@@ -17,22 +17,14 @@
 
 /* ---- before the writes --------------------------------------------------------------------- */
 
-static PyObject *timed_operation(sync_state *s, const mb_outcome *outcome)
+/* The type, model, json_data and time of what goes upstream. */
+static PyObject *timed_operation(sync_state *s, size_t place)
 {
+    const mb_outcome *outcome = &s->result.upstream.items[place];
     return Py_BuildValue("(ONNL)", s->state->type_names[outcome->type],
                          diff_text(&s->request, outcome->source, MODEL_TEXT),
                          outcome_json_data(outcome, &s->request),
                          (long long)outcome->utc_timestamp);
-}
-
-/* A list of the type, model, json_data and time of all that goes upstream. */
-static PyObject *timed_operations(sync_state *s)
-{
-    const mb_outcomes *upstream = &s->result.upstream;
-    PyObject *operations = PyList_New((Py_ssize_t)upstream->count);
-    for (size_t i = 0; operations != NULL && i < upstream->count; i++)
-        put_item(&operations, i, timed_operation(s, &upstream->items[i]));
-    return operations;
 }
 
 int begin_filling(sync_state *s, const store *app, bool is_push)
@@ -43,11 +35,11 @@ int begin_filling(sync_state *s, const store *app, bool is_push)
     Py_XDECREF(models);
     if (models == NULL || models == Py_None)
         return models == NULL ? -1 : 0;
-    PyObject *operations = timed_operations(s);
+    PyObject *operations = make_rows(s, NULL, accepted_count(s), timed_operation);
     if (operations == NULL)
         return -1;
     s->filling = PyObject_CallFunction(s->state->begin_filling, "OOOOi", s->server, app->object,
-                                       s->log.owner_id, operations, is_push);
+                                       s->owner_id, operations, is_push);
     Py_DECREF(operations);
     if (s->filling == Py_None)
         Py_CLEAR(s->filling);
@@ -64,9 +56,9 @@ int fill_in(sync_state *s)
     PyObject *rows =
         clock == NULL ? NULL : PyObject_CallMethodOneArg(s->filling, s->state->finish, clock);
     Py_XDECREF(clock);
-    const int result = rows == NULL ? -1
-                                    : read_value_rows(s->state, rows, s->log.log_model, false,
-                                                      s->scratch, &s->filled);
+    const rows_reader reader = {s->state,  s->server->diffs_model_name, false, false, s->scratch,
+                                &s->filled};
+    const int result = rows == NULL ? -1 : read_value_rows(&reader, rows);
     Py_XDECREF(rows);
     s->filled_count = s->filled.diffs.count;
     return result;
@@ -77,8 +69,8 @@ int send_filled(sync_state *s)
     const size_t count = s->filled.diffs.count;
     if (count == 0 || resets(s))
         return 0;
-    mb_outcomes *downstream = s->is_restored ? &s->restored_downstream : &s->result.downstream;
-    diff_list *source = s->is_restored ? &s->restored : &s->window;
+    mb_outcomes *downstream = downstream_of(s);
+    diff_list *source = source_of(s);
     const size_t sent = downstream->count, first = source->diffs.count;
     mb_outcome *items = mb_arena_get_array(s->scratch, sent + count, sizeof *items);
     if (items == NULL)

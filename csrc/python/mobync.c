@@ -1,6 +1,6 @@
 /* mobync.c - the type that apps use: its settings, and the entry into a sync.
  *
- * mobync.Mobync is this type with documentation and with everything that is not a sync (adopt,
+ * mobync.Mobync is this type with checked settings and with everything that is not a sync (adopt,
  * compact, listen). Each method here reads its arguments, runs one sync (sync.c) and returns the
  * result.
  */
@@ -9,168 +9,32 @@
 #include <structmember.h>
 #include <time.h>
 
-/* ---- settings ------------------------------------------------------------------------------ */
+/* ---- an object ------------------------------------------------------------------------------ */
 
-enum { MOST_DEPTH = 1000 /* what cJSON is built for */ };
-
-/* A setting that is a count; without an argument the old value stays. */
-static int check_count(const char *name, PyObject *given, Py_ssize_t most, Py_ssize_t *count)
+/* Takes what mobync.Mobync passes, all of it checked: the synchronizer, the name of its log, the
+ * locks of its owners, and the Settings of mobync/_sync/settings.py. */
+static int mobync_init(mobync_object *self, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    if (given == NULL)
-        return 0;
-    if (!PyLong_Check(given) || PyBool_Check(given))
-        return raise_format(PyExc_TypeError, "%s must be an int, not %.100s", name,
-                            Py_TYPE(given)->tp_name);
-    *count = PyLong_AsSsize_t(given);
-    if (*count < 0 || *count > most)
-        return raise_format(PyExc_ValueError, "%s must be of 0 to %zd", name, most);
-    return 0;
-}
-
-static int check_seconds(const char *name, PyObject *given, double *seconds)
-{
-    if (given == NULL)
-        return 0;
-    if ((!PyFloat_Check(given) && !PyLong_Check(given)) || PyBool_Check(given))
-        return raise_format(PyExc_TypeError, "%s must be a number (seconds)", name);
-    *seconds = PyFloat_AsDouble(given);
-    if (!(*seconds >= 0 && *seconds <= (double)PY_TIMEOUT_MAX / 1e6))
-        return raise_format(PyExc_ValueError, "%s must be finite and not negative", name);
-    return 0;
-}
-
-static int check_anonymous(PyObject *given, bool *refuses)
-{
-    if (given == NULL)
-        return 0;
-    if (!PyBool_Check(given))
-        return raise_format(PyExc_TypeError, "anonymous_devices must be True or False");
-    *refuses = given == Py_False;
-    return 0;
-}
-
-static int check_on_refusal(module_state *state, PyObject *given, bool *skips)
-{
-    if (given == NULL)
-        return 0;
-    *skips = PyUnicode_Check(given) && PyUnicode_CompareWithASCIIString(given, "skip") == 0;
-    if (*skips || (PyUnicode_Check(given) && PyUnicode_CompareWithASCIIString(given, "raise") == 0))
-        return 0;
-    return raise_shown(state, PyExc_ValueError, "on_refusal must be 'raise' or 'skip', not %S",
-                       given);
-}
-
-enum { SETTINGS = 14 };
-
-/* Reads the settings in the order of the arguments. If one is refused, the earlier ones stay set;
- * they have no effect without a synchronizer. */
-static int read_settings(module_state *state, mobync_object *self, PyObject *const given[SETTINGS])
-{
-    if (check_count("max_clock_skew_ms", given[0], MB_MAX_INTEGER, &self->max_clock_skew_ms) < 0 ||
-        check_seconds("lock_timeout_s", given[1], &self->lock_timeout_s) < 0 ||
-        check_count("max_diffs", given[2], PY_SSIZE_T_MAX, &self->max_diffs) < 0 ||
-        check_count("max_json_data_bytes", given[3], MB_MAX_JSON_DATA, &self->max_json_data_bytes) <
-            0 ||
-        check_count("max_depth", given[4], MOST_DEPTH, &self->max_depth) < 0 ||
-        check_count("max_fields", given[5], PY_SSIZE_T_MAX, &self->max_fields) < 0 ||
-        check_count("max_reply_bytes", given[6], PY_SSIZE_T_MAX, &self->max_reply_bytes) < 0 ||
-        check_count("max_pull_diffs", given[7], PY_SSIZE_T_MAX, &self->max_pull_diffs) < 0 ||
-        check_on_refusal(state, given[8], &self->skips) < 0 ||
-        check_seconds("device_retention_s", given[9], &self->device_retention_s) < 0 ||
-        check_seconds("first_pull_retention_s", given[10], &self->first_pull_retention_s) < 0 ||
-        check_anonymous(given[11], &self->refuses_nameless) < 0 ||
-        check_count("max_request_bytes", given[12], PY_SSIZE_T_MAX, &self->max_request_bytes) < 0 ||
-        check_count("max_devices", given[13], PY_SSIZE_T_MAX, &self->max_devices) < 0)
-        return -1;
-    if (self->max_pull_diffs == 0)
-        return raise_format(PyExc_ValueError, "max_pull_diffs must be 1 or more");
-    if (self->max_devices == 0)
-        return raise_format(PyExc_ValueError, "max_devices must be 1 or more");
-    return 0;
-}
-
-/* Sets the synchronizer. Python code checks that it is usable, and makes the locks. */
-static int take_synchronizer(module_state *state, mobync_object *self, PyObject *synchronizer,
-                             PyObject *log_model)
-{
-    PyObject *checked =
-        PyObject_CallFunctionObjArgs(state->check_synchronizer, synchronizer, log_model, NULL);
-    Py_XDECREF(checked);
-    PyObject *locks = checked == NULL ? NULL : PyObject_CallOneArg(state->locks_of, synchronizer);
-    Py_XSETREF(self->locks, locks);
-    Py_XSETREF(self->noted, locks == NULL ? NULL : PyDict_New());
-    if (self->noted == NULL)
-        return -1;
-    const int keeps_devices = has_own(state, synchronizer, READ_DEVICES);
-    if (keeps_devices < 0)
-        return -1;
-    if (!keeps_devices && self->refuses_nameless)
-        return raise_format(PyExc_ValueError,
-                            "anonymous_devices=False needs a synchronizer that keeps devices: "
-                            "read_devices and write_devices");
-    self->diffs_model_name = Py_NewRef(log_model);
-    self->synchronizer = Py_NewRef(synchronizer);
-    return 0;
-}
-
-static int mobync_init(mobync_object *self, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"synchronizer",
-                            "diffs_model_name",
-                            "max_clock_skew_ms",
-                            "lock_timeout_s",
-                            "max_diffs",
-                            "max_json_data_bytes",
-                            "max_depth",
-                            "max_fields",
-                            "max_reply_bytes",
-                            "max_pull_diffs",
-                            "on_refusal",
-                            "device_retention_s",
-                            "first_pull_retention_s",
-                            "anonymous_devices",
-                            "max_request_bytes",
-                            "max_devices",
-                            NULL};
+    PyObject *synchronizer, *log_model, *locks;
     module_state *state = state_of_type(Py_TYPE(self));
-    PyObject *synchronizer, *log_model = NULL, *given[SETTINGS] = {NULL};
     if (self->synchronizer != NULL) /* what a running sync borrows must stay */
         return raise_format(PyExc_RuntimeError, "Mobync.__init__() was called before");
     if (state == NULL || import_package(state) < 0 ||
-        !PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O|O$OOOOOOOOOOOOOO:Mobync", names, &synchronizer, &log_model, &given[0],
-            &given[1], &given[2], &given[3], &given[4], &given[5], &given[6], &given[7], &given[8],
-            &given[9], &given[10], &given[11], &given[12], &given[13]))
+        !PyArg_ParseTuple(args, "OOO(ndnnnnnnbddbnn):Mobync", &synchronizer, &log_model, &locks,
+                          &self->max_clock_skew_ms, &self->lock_timeout_s, &self->max_diffs,
+                          &self->max_json_data_bytes, &self->max_depth, &self->max_fields,
+                          &self->max_reply_bytes, &self->max_pull_diffs, &self->skips,
+                          &self->device_retention_s, &self->first_pull_retention_s,
+                          &self->anonymous_devices, &self->max_request_bytes, &self->max_devices) ||
+        check_text("diffs_model_name", log_model, &self->log_model) < 0)
         return -1;
-    log_model = log_model == NULL ? PyUnicode_FromString("diffs") : Py_NewRef(log_model);
-    const int result = log_model == NULL ||
-                               check_text("diffs_model_name", log_model, &self->log_model) < 0 ||
-                               read_settings(state, self, given) < 0
-                           ? -1
-                           : take_synchronizer(state, self, synchronizer, log_model);
-    Py_XDECREF(log_model);
-    return result;
-}
-
-static PyObject *mobync_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
-                            PyObject *Py_UNUSED(kwargs))
-{
-    mobync_object *self = (mobync_object *)type->tp_alloc(type, 0);
-    if (self == NULL)
-        return NULL;
-    self->max_clock_skew_ms = 300000;
-    self->lock_timeout_s = 10;
-    self->max_diffs = 200000;
-    self->max_json_data_bytes = (Py_ssize_t)16 * 1024 * 1024;
-    self->max_depth = MOST_DEPTH;
-    self->max_fields = 10000;
-    self->max_reply_bytes = (Py_ssize_t)256 * 1024 * 1024;
-    self->max_pull_diffs = 50000;
-    self->max_request_bytes = (Py_ssize_t)256 * 1024 * 1024;
-    self->device_retention_s = 90.0 * 24 * 60 * 60;
-    self->first_pull_retention_s = 24.0 * 60 * 60;
-    self->max_devices = 1000;
-    return (PyObject *)self;
+    self->noted = PyDict_New();
+    if (self->noted == NULL)
+        return -1;
+    self->diffs_model_name = Py_NewRef(log_model);
+    self->locks = Py_NewRef(locks);
+    self->synchronizer = Py_NewRef(synchronizer);
+    return 0;
 }
 
 static int mobync_traverse(mobync_object *self, visitproc visit, void *arg)
@@ -230,46 +94,49 @@ PyDoc_STRVAR(
     apply_doc,
     "apply($self, logical_clock, diffs, owner_id, *, limit=None, cursor=None, device=None,\n"
     "      request=None, mark=None, part=None, more_diffs=False, upload=None)\n--\n\n"
-    "Merge what a device did with what the other devices of its owner did meanwhile.\n\n"
-    "Writes the app's tables and the log, all or nothing where the Synchronizer has\n"
-    "transactions.  Calling again with the same request is always right.  Each of the dicts\n"
-    "in ``diffs`` that went upstream gets its new ``logical_clock`` once all is written.\n\n"
+    "Merge a device's edits with the edits of its owner's other devices.\n\n"
+    "Writes the app's tables and the log. If the Synchronizer has transactions, it writes\n"
+    "everything or nothing. The same request may always be sent again. When everything is\n"
+    "written, each dict in ``diffs`` that went upstream gets its new ``logical_clock``.\n\n"
     "Args:\n"
-    "    logical_clock: the clock of the reply to the device's last sync, 0 before the first;\n"
-    "        an int, or its digits.\n"
+    "    logical_clock: the clock of the last reply that the device has applied, 0 before the\n"
+    "        first; an int, or its digits as a str.\n"
     "    diffs: a list of dicts: the device's edits, in the order in which it made them.\n"
     "    owner_id: the authenticated owner; everything is stored for this owner, whatever the\n"
     "        diffs say.\n"
     "    limit: about how many diffs the reply may have; the rest comes in further pages\n"
     "        (docs/protocol.md, \"Pages\").\n"
-    "    cursor: of the last reply, if that said that there is more.\n"
+    "    cursor: the ``cursor`` of the last reply, if its ``more`` was True.\n"
     "    device: the name that the device gave itself (docs/protocol.md, \"Named devices\"); a\n"
-    "        Synchronizer that keeps no devices does not look at it.\n"
-    "    request: of a named device the number of its requests with diffs that were answered, and "
-    "one.\n"
-    "    mark: of a named device the ``mark`` of the last reply.\n"
-    "    part: of a named device, whose diffs do not fit one request, which part of them these\n"
-    "        are, from 1 (docs/protocol.md, \"A request in parts\"); their dicts stay as they "
-    "are.\n"
+    "        Synchronizer that does not store devices ignores it.\n"
+    "    request: for a named device: how many of its requests with diffs were answered, plus "
+    "1.\n"
+    "    mark: for a named device: the ``mark`` of the last reply.\n"
+    "    part: for a named device that sends a request in parts: the number of this part, from\n"
+    "        1 (docs/protocol.md, \"A request in parts\"). The dicts of parts get no new clock.\n"
     "    more_diffs: whether another part follows.\n"
-    "    upload: a name that all parts have, and that the device takes again only for the same.\n\n"
+    "    upload: a random text, the same for all parts of a request and for nothing else.\n\n"
     "Returns:\n"
     "    A dict: ``success`` (True), ``message`` (''), the new ``logical_clock``, and the\n"
-    "    ``diffs`` that the device must apply; with a limit or a cursor also ``more``, and the\n"
-    "    next ``cursor`` if there is more; with on_refusal='skip' also ``refused``;\n"
-    "    for a named device ``mark``, and ``reset`` (True) if it must drop its rows and pull\n"
-    "    from 0; for a part its number, ``part``, and before the last nothing else that counts.\n\n"
+    "    ``diffs`` that the device must apply. With a limit or a cursor, it also has ``more``,\n"
+    "    and the next ``cursor`` if there is more. With on_refusal='skip' it has ``refused``.\n"
+    "    For a named device it has ``mark``, and ``reset`` (True) if the device must drop its\n"
+    "    rows and pull from 0. For a part it has ``part``, the number of the part; for a part\n"
+    "    before the last, nothing else in the dict means anything.\n\n"
     "Raises:\n"
     "    InvalidDiffError: a diff is malformed, or the app's tables refuse it.\n"
     "    UnauthorizedError: a rule of the app refused a diff.\n"
-    "    LogicalClockError: the clock is not an int of 0 or more, or ahead of the server.\n"
-    "    UnknownDeviceError: a named device is not as the server knows it: it takes a new name.\n"
-    "    PartsMissingError: the last part came, and not all before it are there.\n"
-    "    RequestTooLargeError: the parts are longer than ``max_request_bytes`` in all.\n"
-    "    NoPartsError: the store cannot keep parts.\n"
-    "    DeviceRevokedError: a person has ended the device.\n"
-    "    TooManyDevicesError: the device is new, and its owner has ``max_devices``.\n"
-    "    PageError: ``limit`` or ``cursor`` cannot be right, or the reply is too large for one\n"
+    "    LogicalClockError: the clock is not an int of 0 or more, or it is ahead of the server.\n"
+    "    UnknownDeviceError: what a named device says about itself does not match what the\n"
+    "        server has stored. The device takes a new name.\n"
+    "    PartsMissingError: the last part arrived, but earlier parts are missing.\n"
+    "    RequestTooLargeError: the parts together are longer than ``max_request_bytes``.\n"
+    "    NoPartsError: the Synchronizer cannot store parts.\n"
+    "    DeviceRevokedError: a person has revoked the device, or the owner was erased.\n"
+    "    OwnerMovedError: the data of the device belongs to another owner now.\n"
+    "    OtherOwnerError: the device has the rows of another owner.\n"
+    "    TooManyDevicesError: the device is new, and its owner already has ``max_devices``.\n"
+    "    PageError: ``limit`` or ``cursor`` is not valid, or the reply is too large for one\n"
     "        page.\n"
     "    BusyError: another sync of this owner took too long.\n"
     "    TypeError, ValueError: ``owner_id`` is not text, or a method of the Synchronizer\n"
@@ -290,8 +157,8 @@ static PyObject *mobync_apply(mobync_object *self, PyObject *args, PyObject *kwa
     static char *names[] = {"logical_clock", "diffs", "owner_id", "limit",      "cursor", "device",
                             "request",       "mark",  "part",     "more_diffs", "upload", NULL};
     PyObject *diffs, *owner_id, *reply = NULL;
-    request_head head = {NULL,    Py_None, Py_None, Py_None, Py_None,
-                         Py_None, Py_None, Py_None, Py_None};
+    request_head head = {
+        {NULL, Py_None, Py_None, Py_None, Py_None, Py_None, Py_None, Py_None, Py_None}};
     sync_state s;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$OOOOOOOO:apply", names, &head.clock,
                                      &diffs, &owner_id, &head.limit, &head.cursor, &head.device,
@@ -313,15 +180,14 @@ PyDoc_STRVAR(
     "Do what apply() does, from the body of a request to the body of the reply.\n\n"
     "Only what is passed to the Synchronizer becomes a Python object.\n\n"
     "Args:\n"
-    "    body: the request as JSON, str or bytes: an object with ``logical_clock`` and ``diffs``,\n"
-    "        perhaps ``limit`` and ``cursor``, and ``device``, ``request`` and ``mark``, and\n"
-    "        ``part``, ``more_diffs`` and ``upload``; whatever else it has is the app's own\n"
-    "        business.\n"
-    "    owner_id: whom the app authenticated.\n\n"
+    "    body: the request as JSON, str or bytes: an object with ``logical_clock`` and ``diffs``.\n"
+    "        It may also have the other arguments of apply(), from ``limit`` to ``upload``.\n"
+    "        Other members are for the app.\n"
+    "    owner_id: the authenticated owner.\n\n"
     "Returns:\n"
     "    The reply as JSON: bytes of UTF-8.\n\n"
     "Raises:\n"
-    "    InvalidDiffError: the body is malformed, or a diff in it.\n"
+    "    InvalidDiffError: the body, or a diff in it, is malformed.\n"
     "    TypeError: ``body`` is neither str nor bytes.\n"
     "    The other exceptions of apply().\n");
 
@@ -431,15 +297,14 @@ static PyObject *mobync_logical_clock(mobync_object *self, PyObject *args, PyObj
 {
     static char *names[] = {"owner_id", NULL};
     PyObject *owner_id, *clock = NULL;
-    int64_t highest;
     store app;
     sync_state s;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:logical_clock", names, &owner_id) ||
         open_sync(self, &s) < 0)
         return NULL;
-    if (name_log(&s, owner_id) == 0 && open_store(s.state, self->synchronizer, &app) == 0 &&
-        find_highest_clock(s.state, &app, &s.log, 0, s.arena, &highest) == 0)
-        clock = PyLong_FromLongLong(highest + 1);
+    if (take_owner(&s, owner_id) == 0 && begin_attempt(&s) == 0 &&
+        open_store(s.state, self->synchronizer, &app) == 0 && find_highest_clock(&s, &app, 0) == 0)
+        clock = PyLong_FromLongLong(s.highest + 1);
     end_sync(&s);
     return clock;
 }
@@ -457,15 +322,6 @@ static PyObject *mobync_now_ms(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ig
         return NULL;
     }
     return PyLong_FromLongLong((long long)now.tv_sec * 1000 + now.tv_nsec / 1000000);
-}
-
-static PyObject *mobync_reduce(PyObject *self, PyObject *Py_UNUSED(protocol))
-{
-    raise_format(PyExc_TypeError,
-                 "a %.100s holds locks and cannot be pickled or copied: make another one of the "
-                 "same Synchronizer",
-                 Py_TYPE(self)->tp_name);
-    return NULL;
 }
 
 static PyObject *mobync_synchronizer(mobync_object *self, void *Py_UNUSED(closure))
@@ -489,7 +345,6 @@ static PyMethodDef mobync_methods[] = {
     {"logical_clock", KEYWORDS(mobync_logical_clock), logical_clock_doc},
     {"_push_diffs", (PyCFunction)mobync_push, METH_VARARGS, push_doc},
     {"_now_ms", mobync_now_ms, METH_NOARGS, now_ms_doc},
-    {"__reduce_ex__", mobync_reduce, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -512,36 +367,21 @@ static PyMemberDef mobync_members[] = {
     SETTING(device_retention_s, T_DOUBLE),
     SETTING(first_pull_retention_s, T_DOUBLE),
     SETTING(max_devices, T_PYSSIZET),
+    SETTING(anonymous_devices, T_BOOL),
     {"_noted", T_OBJECT_EX, offsetof(mobync_object, noted), READONLY, NULL},
     {"_locks", T_OBJECT_EX, offsetof(mobync_object, locks), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyObject *mobync_anonymous_devices(mobync_object *self, void *Py_UNUSED(closure))
-{
-    return PyBool_FromLong(!self->refuses_nameless);
-}
-
 static PyGetSetDef mobync_attributes[] = {
-    {"anonymous_devices", (getter)mobync_anonymous_devices, NULL, NULL, NULL},
     {"synchronizer", (getter)mobync_synchronizer, NULL, NULL, NULL},
     {"on_refusal", (getter)mobync_on_refusal, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(
-    mobync_doc,
-    "Mobync(synchronizer, diffs_model_name='diffs', *, max_clock_skew_ms=300000, "
-    "lock_timeout_s=10.0, max_diffs=200000, max_json_data_bytes=16777216, max_depth=1000, "
-    "max_fields=10000, max_reply_bytes=268435456, max_pull_diffs=50000, on_refusal='raise', "
-    "device_retention_s=7776000.0, first_pull_retention_s=86400.0, anonymous_devices=True, "
-    "max_request_bytes=268435456, max_devices=1000)\n"
-    "--\n\n"
-    "The server half of mobync over one Synchronizer; apps use mobync.Mobync.");
-
 static PyType_Slot mobync_slots[] = {
-    {Py_tp_doc, (void *)mobync_doc},
-    {Py_tp_new, SLOT_FUNCTION(mobync_new)},
+    {Py_tp_doc, "Mobync(synchronizer, diffs_model_name, locks, settings, /)\n--\n\n"
+                "The base of mobync.Mobync, which apps use."},
     {Py_tp_init, SLOT_FUNCTION(mobync_init)},
     {Py_tp_traverse, SLOT_FUNCTION(mobync_traverse)},
     {Py_tp_clear, SLOT_FUNCTION(mobync_clear)},

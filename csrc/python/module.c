@@ -109,17 +109,17 @@ static const imported at_once[] = {
     {"mobync.errors", NULL, "InvalidDiffError"}, {"mobync.errors", NULL, "IdTakenError"},
     {"mobync.errors", NULL, "UnauthorizedError"}, {"mobync.errors", NULL, "LogicalClockError"},
     {"mobync.errors", NULL, "PageError"}, {"mobync.errors", NULL, "shown"},
-    {"mobync.types", NULL, "OperationType"}, {"mobync.types", NULL, "ReadFilter"},
+    {"mobync.types", "OperationType", "create"}, {"mobync.types", "OperationType", "update"},
+    {"mobync.types", "OperationType", "delete"},
     {"mobync.types", "FilterType", "equal"}, {"mobync.types", "FilterType", "majorOrEqual"},
-    {"mobync.types", "FilterType", "minor"},
+    {"mobync.types", "FilterType", "minor"}, {"mobync.types", NULL, "ReadFilter"},
     {"json", NULL, "loads"}, {"json", NULL, "dumps"}, {"uuid", NULL, "uuid4"},
 };
 
 static const imported with_package[] = {
     {"mobync._sync.attempts", NULL, "BeginAgain"}, {"mobync._sync.attempts", NULL, "one_moment"},
-    {"mobync._sync.owner_locks", NULL, "locks_of"}, {"mobync._sync.attempts", NULL, "attempts"},
-    {"mobync.synchronizer", NULL, "check_synchronizer"}, {"mobync._sync.devices", NULL, "admit"},
-    {"mobync._sync.devices", NULL, "poll"},
+    {"mobync._sync.attempts", NULL, "attempts"},
+    {"mobync._sync.devices", NULL, "admit"}, {"mobync._sync.devices", NULL, "poll"},
     {"mobync._sync.devices", NULL, "admit_nameless"}, {"mobync._sync.devices", NULL, "poll_nameless"},
     {"mobync._sync.devices", NULL, "begin_log"},
     {"mobync._sync.parts", NULL, "take_part"}, {"mobync._sync.parts", NULL, "apply_part"},
@@ -132,7 +132,7 @@ static const char *const names[] = {
     "transaction", "write_order", "highest_logical_clock", "create_many", "update_many",
     "delete_many", "check_written", "append_log", "read_log", "reading",
     "read_devices", "write_devices",
-    "name", "read", "throw", "ahead", "index", "diff_id", "others", "reason", "_now_ms", "_tell",
+    "read", "throw", "ahead", "index", "diff_id", "others", "reason", "_now_ms", "_tell",
     "field_times", "filled_models", "finish",
 };
 /* clang-format on */
@@ -320,7 +320,7 @@ static PyObject *module_members(PyObject *module, PyObject *text)
     if (status == MB_OK)
         list = members_to_list(members, count);
     else
-        raise_status(state, status, -1, NULL, &error);
+        raise_status(state, status, SIZE_MAX, &error);
     give_back_arena(state, arena);
     return list;
 }
@@ -373,8 +373,8 @@ static PyObject *module_check_log(PyObject *module, PyObject *args)
         return NULL;
     owner.size = (size_t)size;
     PyObject *highest = NULL;
-    if (read_rows(state, rows, NULL, false, arena, &list) == 0 &&
-        check_window(&list, owner, first_clock, NULL, NULL) == 0)
+    const rows_reader reader = {state, NULL, false, false, arena, &list};
+    if (read_rows(&reader, rows) == 0 && check_window(&list, owner, first_clock, NULL, NULL) == 0)
         highest = PyLong_FromLongLong(highest_of(&list.diffs));
     diff_list_clear(&list);
     give_back_arena(state, arena);
@@ -389,14 +389,15 @@ static PyObject *merged_lists(sync_state *s, PyObject *server_diffs)
 {
     size_t index = SIZE_MAX;
     mb_error error;
-    if (read_rows(s->state, server_diffs, NULL, false, s->arena, &s->window) < 0)
+    const rows_reader reader = {s->state, NULL, false, false, s->arena, &s->window};
+    if (read_rows(&reader, server_diffs) < 0)
         return NULL;
     mb_status status =
         mb_recognize(s->arena, &s->window.diffs, &s->request.diffs, false, &index, &error);
     if (status == MB_OK)
         status = mb_merge(s->arena, &s->window.diffs, &s->request.diffs, &s->result);
     if (status != MB_OK) {
-        raise_read_status(s->state, status, index, &error);
+        raise_status(s->state, status, index, &error);
         return NULL;
     }
     return Py_BuildValue("(NN)", outcomes_to_list(s->state, &s->result.upstream, &s->request),

@@ -5,23 +5,17 @@
  */
 #include "binding.h"
 
-static const mb_outcomes *downstream_of(const sync_state *s)
+mb_outcomes *downstream_of(sync_state *s)
 {
     return s->is_restored ? &s->restored_downstream : &s->result.downstream;
 }
 
-static diff_list *source_of(sync_state *s)
+diff_list *source_of(sync_state *s)
 {
     return s->is_restored ? &s->restored : &s->window;
 }
 
-size_t sent_count(const sync_state *s)
-{
-    return downstream_of(s)->count;
-}
-
-/* The clock that the device must store. */
-static int64_t clock_of_device(const sync_state *s)
+int64_t clock_of_device(const sync_state *s)
 {
     return resets(s) ? 0 : reply_clock(s);
 }
@@ -159,17 +153,17 @@ static bool repeats(const sync_state *s)
     return s->turn == RETRY || s->turn == STARTED_OVER;
 }
 
-int tell_listeners(const sync_state *s)
+int tell_listeners(sync_state *s)
 {
     const bool is_last = s->next_page < 0;
     const Py_ssize_t refused = s->refused == NULL ? 0 : PyList_GET_SIZE(s->refused);
     PyObject *device = s->device == NULL ? Py_None : s->device;
-    PyObject *report = Py_BuildValue("(OLnnnnnOOLO)", s->log.owner_id, (long long)reply_clock(s),
-                                     is_last ? (Py_ssize_t)s->request.diffs.count : 0,
-                                     (Py_ssize_t)accepted_count(s), (Py_ssize_t)sent_count(s),
-                                     (Py_ssize_t)s->result.conflicts, is_last ? refused : 0, device,
-                                     resets(s) ? Py_True : Py_False, (long long)s->client_clock,
-                                     repeats(s) ? Py_True : Py_False);
+    PyObject *report = Py_BuildValue(
+        "(OLnnnnnOOLO)", s->owner_id, (long long)reply_clock(s),
+        is_last ? (Py_ssize_t)s->request.diffs.count : 0, (Py_ssize_t)accepted_count(s),
+        (Py_ssize_t)downstream_of(s)->count, (Py_ssize_t)s->result.conflicts, is_last ? refused : 0,
+        device, resets(s) ? Py_True : Py_False, (long long)s->client_clock,
+        repeats(s) ? Py_True : Py_False);
     PyObject *told = report == NULL
                          ? NULL
                          : PyObject_CallMethodOneArg((PyObject *)s->server, s->state->tell, report);

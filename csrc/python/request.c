@@ -72,7 +72,7 @@ static int refuse_too_many(sync_state *s, const mb_request_rules *rules)
     mb_error error;
     mb_refuse(&error, MB_TOO_MANY_DIFFS, "diffs");
     error.limit = &rules->diffs;
-    return raise_status(s->state, MB_INVALID, -1, NULL, &error);
+    return raise_status(s->state, MB_INVALID, SIZE_MAX, &error);
 }
 
 static int read_diffs(sync_state *s, PyObject *diffs, const mb_request_rules *rules)
@@ -145,7 +145,7 @@ static int read_json_diffs(sync_state *s, PyObject *body, const mb_request_rules
     if (status == MB_INVALID && index != SIZE_MAX)
         status = read_part_anyway(s, text, rules, request);
     if (status != MB_OK)
-        return raise_read_status(s->state, status, index, &error);
+        return raise_status(s->state, status, index, &error);
     s->request.objects = PyMem_Calloc(request->diffs.count, sizeof *s->request.objects);
     if (s->request.objects == NULL)
         return check_memory(MB_NO_MEMORY);
@@ -319,7 +319,7 @@ static bool is_name(PyObject *value)
 /* Reads what a device says about itself. It is ignored if the store does not store devices. */
 static int read_device(sync_state *s, const request_head *head)
 {
-    if (head->device == Py_None && s->server->refuses_nameless)
+    if (head->device == Py_None && !s->server->anonymous_devices)
         return raise_invalid(
             s->state, -1, NULL,
             "device is missing: this server accepts only devices that name themselves");
@@ -385,7 +385,7 @@ static int note_part(sync_state *s, const request_head *head, mb_text diffs)
     if (text == NULL)
         return -1;
     s->part_said =
-        Py_BuildValue("(OOOLOLOOLOON)", s->server, s->log.owner_id, device, (long long)s->number,
+        Py_BuildValue("(OOOLOLOOLOON)", s->server, s->owner_id, device, (long long)s->number,
                       head->mark, (long long)s->client_clock, head->limit, head->cursor,
                       (long long)s->part, more ? Py_True : Py_False, head->upload, text);
     return s->part_said == NULL ? -1 : 0;
@@ -406,11 +406,10 @@ int check_text(const char *name, PyObject *text, mb_text *utf8)
     return 0;
 }
 
-int name_log(sync_state *s, PyObject *owner_id)
+int take_owner(sync_state *s, PyObject *owner_id)
 {
-    s->log = (log_name){.log_model = s->server->diffs_model_name, .owner_id = owner_id};
-    return check_text("owner_id", owner_id, &s->log.owner) < 0 ? -1
-                                                               : take_arena(s->state, &s->arena);
+    s->owner_id = owner_id;
+    return check_text("owner_id", owner_id, &s->owner) < 0 ? -1 : take_arena(s->state, &s->arena);
 }
 
 static int link_objects(sync_state *s)
@@ -435,7 +434,7 @@ static int read_head(sync_state *s, const request_head *head, mb_text diffs)
 int begin_sync(sync_state *s, PyObject *diffs, PyObject *owner_id, const request_head *head)
 {
     const mb_request_rules rules = rules_of(s);
-    if (name_log(s, owner_id) < 0 || read_diffs(s, diffs, &rules) < 0)
+    if (take_owner(s, owner_id) < 0 || read_diffs(s, diffs, &rules) < 0)
         return -1;
     return read_head(s, head, (mb_text){NULL, 0});
 }
@@ -444,7 +443,7 @@ int begin_push(sync_state *s, PyObject *diffs, PyObject *owner_id)
 {
     const mb_request_rules rules = rules_of(s);
     s->skips = false;
-    return name_log(s, owner_id) < 0 ? -1 : read_diffs(s, diffs, &rules);
+    return take_owner(s, owner_id) < 0 ? -1 : read_diffs(s, diffs, &rules);
 }
 
 int begin_merge(sync_state *s, PyObject *diffs, const char *log_model)
@@ -464,24 +463,21 @@ int begin_json_sync(sync_state *s, PyObject *body, PyObject *owner_id)
 {
     const mb_request_rules rules = rules_of(s);
     mb_request request;
-    if (name_log(s, owner_id) < 0 || read_json_diffs(s, body, &rules, &request) < 0)
+    if (take_owner(s, owner_id) < 0 || read_json_diffs(s, body, &rules, &request) < 0)
         return -1;
-    const mb_text members[] = {request.logical_clock, request.limit,      request.cursor,
-                               request.device,        request.number,     request.mark,
-                               request.part,          request.more_diffs, request.upload};
-    enum { MEMBERS = sizeof members / sizeof *members };
-    PyObject *texts[MEMBERS] = {NULL};
+    const mb_text texts[HEAD_MEMBERS] = {request.logical_clock, request.limit,      request.cursor,
+                                         request.device,        request.number,     request.mark,
+                                         request.part,          request.more_diffs, request.upload};
+    request_head head = {{NULL}};
     int result = 0;
-    for (int i = 0; i < MEMBERS && result == 0; i++) {
-        texts[i] = member_or_none(members[i]);
-        result = texts[i] == NULL ? -1 : 0;
+    for (int i = 0; i < HEAD_MEMBERS && result == 0; i++) {
+        head.members[i] = member_or_none(texts[i]);
+        result = head.members[i] == NULL ? -1 : 0;
     }
-    const request_head head = {texts[0], texts[1], texts[2], texts[3], texts[4],
-                               texts[5], texts[6], texts[7], texts[8]};
     if (result == 0)
         result = read_head(s, &head, request.diffs_text);
-    for (int i = 0; i < MEMBERS; i++)
-        Py_XDECREF(texts[i]);
+    for (int i = 0; i < HEAD_MEMBERS; i++)
+        Py_XDECREF(head.members[i]);
     return result;
 }
 
@@ -494,18 +490,11 @@ void end_sync(sync_state *s)
     }
     PyMem_Free(s->notes);
     Py_XDECREF(s->callers);
-    Py_XDECREF(s->refused);
-    Py_XDECREF(s->misfit);
     Py_XDECREF(s->device);
     Py_XDECREF(s->mark);
-    Py_XDECREF(s->turn_taken);
-    Py_XDECREF(s->new_mark);
     Py_XDECREF(s->part_said);
-    Py_XDECREF(s->filling);
-    diff_list *const lists[] = {&s->request, &s->window,   &s->later,
-                                &s->history, &s->restored, &s->filled};
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
-        diff_list_clear(lists[i]);
+    diff_list_clear(&s->request);
+    forget_attempt(s);
     give_back_arena(s->state, s->retried);
     give_back_arena(s->state, s->arena);
 }

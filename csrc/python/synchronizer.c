@@ -113,11 +113,15 @@ PyObject *plain_answer(const store *app, PyObject *answer, PyObject *method)
     return plain;
 }
 
-PyObject *call_store(const store *app, PyObject *method, PyObject **arguments, size_t count)
+PyObject *call_store(const store *app, PyObject *method, PyObject *where, PyObject *last)
 {
-    arguments[0] = app->object;
-    PyObject *answer = PyObject_VectorcallMethod(
-        method, arguments, (count + 1) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    if (last == NULL)
+        return NULL;
+    PyObject *arguments[3] = {app->object, where == NULL ? last : where, last};
+    const size_t count = where == NULL ? 2 : 3;
+    PyObject *answer =
+        PyObject_VectorcallMethod(method, arguments, count | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    Py_DECREF(last);
     return plain_answer(app, answer, method);
 }
 
@@ -139,14 +143,14 @@ static int add_filter(module_state *state, PyObject *filters, PyObject *field, i
     return result;
 }
 
-static PyObject *make_filters(module_state *state, const log_name *log, int64_t first, int64_t end,
-                              bool only_deletes)
+static PyObject *make_filters(const sync_state *s, int64_t first, int64_t end, bool only_deletes)
 {
+    module_state *state = s->state;
     PyObject *filters = PyList_New(0);
     PyObject *clock = state->logical_clock;
     if (filters == NULL)
         return NULL;
-    if (add_filter(state, filters, state->owner, EQUAL, Py_NewRef(log->owner_id)) < 0 ||
+    if (add_filter(state, filters, state->owner, EQUAL, Py_NewRef(s->owner_id)) < 0 ||
         add_filter(state, filters, clock, MAJOR_OR_EQUAL, PyLong_FromLongLong(first)) < 0 ||
         (end >= 0 && add_filter(state, filters, clock, MINOR, PyLong_FromLongLong(end)) < 0) ||
         (only_deletes && add_filter(state, filters, state->type, EQUAL,
@@ -167,47 +171,46 @@ static void blame_log(module_state *state, PyObject *method, PyObject *log_model
     restore_exception(blamed);
 }
 
-int read_log(module_state *state, const store *app, const log_name *log, int64_t first, int64_t end,
-             log_part part, mb_arena *arena, diff_list *rows)
+int read_log(sync_state *s, const store *app, int64_t first, int64_t end, log_part part,
+             diff_list *rows)
 {
+    PyObject *log_model = s->server->diffs_model_name;
     const bool as_values = app->has[READ_LOG];
-    PyObject *method = as_values ? state->optional_names[READ_LOG] : state->read;
-    PyObject *filters = make_filters(state, log, first, end, part == LOG_DELETES);
-    if (filters == NULL)
-        return -1;
-    PyObject *arguments[3] = {NULL, log->log_model, filters};
-    PyObject *given = call_store(app, method, arguments, 2);
-    Py_DECREF(filters);
+    PyObject *method = as_values ? s->state->optional_names[READ_LOG] : s->state->read;
+    PyObject *given =
+        call_store(app, method, log_model, make_filters(s, first, end, part == LOG_DELETES));
     if (given == NULL)
         return -1;
-    const bool with_members = part == LOG_MEMBERS;
-    int result = as_values
-                     ? read_value_rows(state, given, log->log_model, with_members, arena, rows)
-                     : read_rows(state, given, log->log_model, with_members, arena, rows);
+    const rows_reader reader = {.state = s->state,
+                                .log_model = log_model,
+                                .with_members = part == LOG_MEMBERS,
+                                .skip_times = part == LOG_UNTIMED,
+                                .arena = s->scratch,
+                                .list = rows};
+    int result = as_values ? read_value_rows(&reader, given) : read_rows(&reader, given);
     Py_DECREF(given);
     if (result < 0)
-        blame_log(state, method, log->log_model);
+        blame_log(s->state, method, log_model);
     else
-        result = check_window(rows, log->owner, first, method, log->log_model);
+        result = check_window(rows, s->owner, first, method, log_model);
     return result;
 }
 
-int ask_highest_clock(module_state *state, const store *app, const log_name *log, int64_t *highest)
+int ask_highest_clock(sync_state *s, const store *app)
 {
-    *highest = -2;
+    s->highest = -2;
     if (!app->has[HIGHEST_LOGICAL_CLOCK])
         return 0;
-    PyObject *name = state->optional_names[HIGHEST_LOGICAL_CLOCK];
-    PyObject *arguments[2] = {NULL, log->owner_id};
-    PyObject *answer = call_store(app, name, arguments, 1);
+    PyObject *name = s->state->optional_names[HIGHEST_LOGICAL_CLOCK];
+    PyObject *answer = call_store(app, name, NULL, Py_NewRef(s->owner_id));
     if (answer == NULL)
         return -1;
     int result = 0;
     if (answer != Py_None) {
-        *highest = PyLong_Check(answer) ? PyLong_AsLongLong(answer) : -2;
-        if (*highest < -1 || *highest > MB_MAX_INTEGER) {
+        s->highest = PyLong_Check(answer) ? PyLong_AsLongLong(answer) : -2;
+        if (s->highest < -1 || s->highest > MB_MAX_INTEGER) {
             PyErr_Clear();
-            result = raise_shown(state, PyExc_TypeError,
+            result = raise_shown(s->state, PyExc_TypeError,
                                  "highest_logical_clock() must return an int of -1 or more, or "
                                  "None, not %S",
                                  answer);
@@ -217,16 +220,15 @@ int ask_highest_clock(module_state *state, const store *app, const log_name *log
     return result;
 }
 
-int find_highest_clock(module_state *state, const store *app, const log_name *log, int64_t from,
-                       mb_arena *arena, int64_t *highest)
+int find_highest_clock(sync_state *s, const store *app, int64_t from)
 {
-    if (ask_highest_clock(state, app, log, highest) < 0)
+    if (ask_highest_clock(s, app) < 0)
         return -1;
-    if (*highest >= -1)
+    if (s->highest >= -1)
         return 0;
     diff_list rows = {.json = NULL};
-    const int result = read_log(state, app, log, from, -1, LOG_ROWS, arena, &rows);
-    *highest = highest_of(&rows.diffs);
+    const int result = read_log(s, app, from, -1, LOG_ROWS, &rows);
+    s->highest = highest_of(&rows.diffs);
     diff_list_clear(&rows);
     return result;
 }

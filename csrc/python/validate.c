@@ -25,11 +25,8 @@ static PyObject *load_diff(sync_state *s, size_t index)
     if (dict == NULL && (PyErr_ExceptionMatches(PyExc_ValueError) ||
                          PyErr_ExceptionMatches(PyExc_RecursionError))) {
         PyErr_Clear();
-        PyObject *id = diff_text(&s->request, index, ID_TEXT);
-        if (id != NULL)
-            raise_invalid(s->state, (Py_ssize_t)index, id,
-                          "a number too long or nesting too deep for the rules to be asked");
-        Py_XDECREF(id);
+        raise_invalid(s->state, (Py_ssize_t)index, &s->request.diffs.items[index],
+                      "a number too long or nesting too deep for the rules to be asked");
     }
     return dict;
 }
@@ -40,7 +37,7 @@ static PyObject *call_rule_with_fields(sync_state *s, const store *app, PyObject
 {
     const mb_diff *diff = &s->request.diffs.items[index];
     const mb_outcome as_sent = {index, diff->type, s->notes[index].sent_timestamp, diff->json_data};
-    PyObject *arguments[3 + FIELDS] = {NULL, app->object, s->log.owner_id};
+    PyObject *arguments[3 + FIELDS] = {NULL, app->object, s->owner_id};
     if (outcome_values(s->state, &as_sent, &s->request, &arguments[3]) < 0)
         return NULL;
     PyObject *answer = PyObject_VectorcallMethod(
@@ -57,7 +54,7 @@ static PyObject *call_rule_with_dict(sync_state *s, const store *app, PyObject *
     PyObject *diff = sent == NULL ? load_diff(s, index) : Py_NewRef(sent);
     PyObject *method = diff == NULL ? NULL : PyObject_GetAttr(app->object, rule);
     PyObject *answer =
-        method == NULL ? NULL : PyObject_VectorcallDict(method, &s->log.owner_id, 1, diff);
+        method == NULL ? NULL : PyObject_VectorcallDict(method, &s->owner_id, 1, diff);
     Py_XDECREF(method);
     Py_XDECREF(diff);
     return answer;
@@ -127,13 +124,9 @@ static int place_refusal(sync_state *s, size_t index)
 
 static int raise_unauthorized(sync_state *s, size_t index)
 {
-    PyObject *rule = s->state->rule_names[s->request.diffs.items[index].type];
-    PyObject *id = diff_text(&s->request, index, ID_TEXT);
-    if (id != NULL)
-        raise_at(s->state->unauthorized_error, (Py_ssize_t)index, id,
-                 PyUnicode_FromFormat("%U refused it", rule));
-    Py_XDECREF(id);
-    return -1;
+    const mb_diff *diff = &s->request.diffs.items[index];
+    return raise_at(s->state->unauthorized_error, (Py_ssize_t)index, diff->id,
+                    PyUnicode_FromFormat("%U refused it", s->state->rule_names[diff->type]));
 }
 
 /* ---- exclusion ----------------------------------------------------------------------------- */
@@ -198,7 +191,7 @@ static PyObject *malformed_error(sync_state *s, size_t index)
 {
     if (s->notes[index].malformed != NULL)
         return Py_NewRef(s->notes[index].malformed);
-    raise_read_status(s->state, MB_INVALID, index, s->request.diffs.items[index].malformed);
+    raise_status(s->state, MB_INVALID, index, s->request.diffs.items[index].malformed);
     return PyErr_ExceptionMatches(s->state->invalid_diff_error) ? take_exception() : NULL;
 }
 
@@ -249,22 +242,39 @@ static int exclude_malformed(sync_state *s, size_t index)
     return result;
 }
 
+/* Excludes what follows a malformed diff of its object, before a retry is merged. No rule has to be
+ * asked for that, so a retry refuses the same diffs as the first try, whether it would write them or
+ * not. Known diffs stay: the log has them. */
+static void exclude_after_malformed(sync_state *s)
+{
+    mb_diffs *request = &s->request.diffs;
+    for (size_t i = 0; i < request->count; i++)
+        if (request->items[i].malformed != NULL)
+            take_along(s, &request->items[i]);
+    for (size_t i = 0; i < request->count; i++) {
+        mb_diff *diff = &request->items[i];
+        diff->excluded |= s->notes[i].taken_along && !diff->known && !diff->repeated;
+    }
+}
+
 int validate_new(sync_state *s, const store *app)
 {
     const mb_diffs *request = &s->request.diffs;
     bool *to_validate = NULL;
     if (s->skips)
         Py_XSETREF(s->refused, PyList_New(0));
+    exclude_after_malformed(s);
     if ((s->skips && s->refused == NULL) || (s->is_retry && merge_request(s) < 0))
         return -1;
     if (s->is_retry && check_memory(mb_find_to_validate(s->scratch, request, &s->result, s->skips,
                                                         &to_validate)) < 0)
         return -1;
     for (size_t i = 0; i < request->count; i++) {
+        const mb_diff *diff = &request->items[i];
         int result = 0;
-        if (request->items[i].malformed != NULL)
+        if (diff->malformed != NULL)
             result = exclude_malformed(s, i);
-        else if (s->is_retry ? to_validate[i] : !request->items[i].repeated)
+        else if (diff->excluded || (s->is_retry ? to_validate[i] : !diff->repeated))
             result = check_rule(s, app, i);
         if (result < 0)
             return -1;

@@ -74,11 +74,11 @@ static PyObject *log_row_json(sync_state *s, size_t place)
     if (diff == NULL)
         return NULL;
     const int64_t clock = s->highest + 1 + (int64_t)place;
-    const size_t most = mb_log_row_most_bytes(diff, outcome, s->log.owner);
+    const size_t most = mb_log_row_most_bytes(diff, outcome, s->owner);
     char *text = PyMem_Malloc(most);
     if (text == NULL)
         return PyErr_NoMemory();
-    const size_t size = mb_log_row_put(diff, outcome, s->log.owner, clock, text);
+    const size_t size = mb_log_row_put(diff, outcome, s->owner, clock, text);
     PyObject *row = PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, NULL);
     PyMem_Free(text);
     return row;
@@ -94,18 +94,16 @@ static PyObject *log_row_tuple(sync_state *s, size_t place)
     const long long clock = s->highest + 1 + (int64_t)place;
     PyObject *id =
         diff == &renamed ? text_to_str(diff->id) : diff_text(&s->request, outcome->source, ID_TEXT);
-    return Py_BuildValue("(NOLLONN)", id, s->log.owner_id, clock, (long long)outcome->utc_timestamp,
+    return Py_BuildValue("(NOLLONN)", id, s->owner_id, clock, (long long)outcome->utc_timestamp,
                          s->state->type_names[outcome->type],
                          diff_text(&s->request, outcome->source, MODEL_TEXT), model_row(s, place));
 }
 
-typedef PyObject *(*make_row)(sync_state *s, size_t place);
-
-static PyObject *make_rows(sync_state *s, const size_t *places, size_t count, make_row row)
+PyObject *make_rows(sync_state *s, const size_t *places, size_t count, make_row row)
 {
     PyObject *rows = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; rows != NULL && i < count; i++)
-        put_item(&rows, i, row(s, places[i]));
+        put_item(&rows, i, row(s, places == NULL ? i : places[i]));
     return rows;
 }
 
@@ -116,11 +114,9 @@ static PyObject *make_rows(sync_state *s, const size_t *places, size_t count, ma
 static int write_rows(sync_state *s, const store *app, PyObject *method, PyObject *where,
                       const size_t *places, size_t count, PyObject *rows)
 {
-    PyObject *arguments[3] = {NULL, where, rows};
     s->written_places = places;
     s->written_count = count;
-    PyObject *answer = rows == NULL ? NULL : call_store(app, method, arguments, 2);
-    Py_XDECREF(rows);
+    PyObject *answer = call_store(app, method, where, rows);
     Py_XDECREF(answer);
     return answer == NULL ? -1 : 0;
 }
@@ -133,6 +129,20 @@ static bool is_same_run(const sync_state *s, size_t a, size_t b)
            mb_text_equal(diffs[first->source].model, diffs[second->source].model);
 }
 
+/* Writes the rows at these places, which are of one type and model. */
+static int write_run(sync_state *s, const store *app, PyObject *method, const size_t *places,
+                     size_t count, PyObject *rows)
+{
+    PyObject *model = diff_text(&s->request, upstream_at(s, *places)->source, MODEL_TEXT);
+    if (model == NULL) {
+        Py_XDECREF(rows);
+        return -1;
+    }
+    const int result = write_rows(s, app, method, model, places, count, rows);
+    Py_DECREF(model);
+    return result;
+}
+
 static int write_runs(sync_state *s, const store *app)
 {
     const size_t count = accepted_count(s);
@@ -141,15 +151,9 @@ static int write_runs(sync_state *s, const store *app)
         for (end = begin + 1; end < count; end++)
             if (!is_same_run(s, places[0], s->order[end]))
                 break;
-        const mb_outcome *outcome = upstream_at(s, places[0]);
-        PyObject *model = diff_text(&s->request, outcome->source, MODEL_TEXT);
-        if (model == NULL)
-            return -1;
-        const int result =
-            write_rows(s, app, s->state->optional_names[CREATE_MANY + outcome->type], model, places,
-                       end - begin, make_rows(s, places, end - begin, model_row));
-        Py_DECREF(model);
-        if (result < 0)
+        const mb_type type = upstream_at(s, places[0])->type;
+        if (write_run(s, app, s->state->optional_names[CREATE_MANY + type], places, end - begin,
+                      make_rows(s, places, end - begin, model_row)) < 0)
             return -1;
     }
     return 0;
@@ -196,12 +200,8 @@ static int find_order(sync_state *s, const store *app)
         s->order[i] = i;
     if (count == 1 || !app->has[WRITE_ORDER] || !app->has[TRANSACTION])
         return 0;
-    PyObject *operations = make_rows(s, s->order, count, operation_tuple);
-    if (operations == NULL)
-        return -1;
-    PyObject *arguments[2] = {NULL, operations};
-    PyObject *given = call_store(app, s->state->optional_names[WRITE_ORDER], arguments, 1);
-    Py_DECREF(operations);
+    PyObject *given = call_store(app, s->state->optional_names[WRITE_ORDER], NULL,
+                                 make_rows(s, s->order, count, operation_tuple));
     const int result = given == NULL ? -1 : take_order(s, given);
     Py_XDECREF(given);
     return result;
@@ -336,19 +336,13 @@ static int check_clocks(const sync_state *s)
 
 static int write_with_its_log(sync_state *s, const store *app, const size_t *place)
 {
-    const mb_outcome *outcome = upstream_at(s, *place);
-    PyObject *model = diff_text(&s->request, outcome->source, MODEL_TEXT);
-    if (model == NULL)
-        return -1;
-    const int result = write_rows(s, app, s->state->type_names[outcome->type], model, place, 1,
-                                  model_row(s, *place));
-    Py_DECREF(model);
-    if (result < 0)
+    if (write_run(s, app, s->state->type_names[upstream_at(s, *place)->type], place, 1,
+                  model_row(s, *place)) < 0)
         return go_on_without_row(s);
     if (s->has_transaction)
         return 0;
-    return write_rows(s, app, s->state->type_names[MB_CREATE], s->log.log_model, place, 1,
-                      log_row_json(s, *place));
+    return write_rows(s, app, s->state->type_names[MB_CREATE], s->server->diffs_model_name, place,
+                      1, log_row_json(s, *place));
 }
 
 /* Writes row by row, with the log if there is no transaction. One attempt finds all rows that do
@@ -378,16 +372,8 @@ static int check_written(sync_state *s, const store *app)
 {
     if (!app->has[CHECK_WRITTEN] || !s->has_transaction)
         return 0;
-    s->written_places = s->order;
-    s->written_count = accepted_count(s);
-    PyObject *count = PyLong_FromSize_t(s->written_count);
-    PyObject *arguments[2] = {NULL, count};
-    PyObject *answer = count == NULL
-                           ? NULL
-                           : call_store(app, s->state->optional_names[CHECK_WRITTEN], arguments, 1);
-    Py_XDECREF(count);
-    Py_XDECREF(answer);
-    return answer == NULL ? -1 : 0;
+    return write_rows(s, app, s->state->optional_names[CHECK_WRITTEN], NULL, s->order,
+                      accepted_count(s), PyLong_FromSize_t(accepted_count(s)));
 }
 
 int write_models(sync_state *s, const store *app)
@@ -416,7 +402,7 @@ int append_log(sync_state *s, const store *app)
     const make_row row = takes_tuples ? log_row_tuple : log_row_json;
     const size_t step = s->singly ? 1 : count;
     for (const size_t *places = s->order; places < s->order + count; places += step)
-        if (write_rows(s, app, method, s->log.log_model, places, step,
+        if (write_rows(s, app, method, s->server->diffs_model_name, places, step,
                        make_rows(s, places, step, row)) < 0)
             return -1;
     s->writes_log = false;

@@ -29,6 +29,7 @@ from mobync import (
     LogicalClockError,
     Mobync,
     MobyncError,
+    OtherOwnerError,
     OwnerMovedError,
     PartsMissingError,
     ReadFilter,
@@ -139,6 +140,7 @@ def sent_token(body: bytes) -> object:
 STATUSES = {
     UnauthorizedError: 403,
     DeviceRevokedError: 403,
+    OtherOwnerError: 403,
     OwnerMovedError: 403,
     TooManyDevicesError: 403,
     UnknownDeviceError: 409,

@@ -17,14 +17,14 @@ const TASKS = {
     required: ['id', 'name', 'done', 'created'],
 };
 
-/** Open the tasks of a device; `device` tells several in one browser apart. */
+/** Open the tasks of a device; `device` distinguishes several devices in one browser. */
 export async function openTasks(device) {
     const database = await createRxDatabase({ name: `todo-${device}`, storage: getRxStorageDexie() });
     const { todos } = await database.addCollections({ todos: { schema: TASKS, localDocuments: true } });
     return todos;
 }
 
-/** Replicate the tasks; `network.isOn` is asked before each request. */
+/** Replicate the tasks; `network.isOn` is checked before each request. */
 export function replicate(tasks, token, network, onRefused) {
     return replicateWithMobync(tasks, {
         url: new URL('/sync', location.href).href,

@@ -1,4 +1,4 @@
-// Keeps the app's own files, so that it opens without a network.  Data is RxDB's business.
+// Stores the app's own files, so that it opens without a network. RxDB stores the data.
 
 const CACHE = 'todo';
 const FILES = ['./', 'index.html', 'todo.js', 'style.css', 'icon.svg', 'manifest.json'];
@@ -21,7 +21,7 @@ self.addEventListener('fetch', (event) => {
     }
 });
 
-/** The file as the server has it, or as it was the last time. */
+/** The file from the server, or else the stored one. */
 async function newest(request) {
     const cache = await caches.open(CACHE);
     try {

@@ -5,7 +5,7 @@ import { waiting } from 'mobync/rxdb';
 import { openTasks, replicate } from './database.js';
 
 const MOST_EVENTS = 6;
-const CAME_MS = 1600; // for which a task shows that it came from elsewhere
+const CAME_MS = 1600; // how long a task shows that another device changed it
 
 const at = (id) => document.getElementById(id);
 const device = new URLSearchParams(location.search).get('device') ?? '1';
@@ -63,7 +63,7 @@ at('add').addEventListener('submit', (event) => {
 });
 at('second').href = `?device=${Number(device) + 1}`;
 
-/** Show the tasks; one that is there already keeps its element, and so the focus. */
+/** Show the tasks. A task that is already shown keeps its element, and so the focus. */
 function show(documents) {
     const list = at('tasks');
     const items = new Map([...list.children].map((item) => [item.dataset.id, item]));
@@ -101,7 +101,7 @@ function made(id) {
     return item;
 }
 
-/** Look what waits to be sent. */
+/** Find the edits that are not sent yet. */
 async function look() {
     unsent = new Set(await waiting(replication));
     showMarks();
@@ -137,7 +137,7 @@ function tell(sign, text) {
     while (at('events').children.length > MOST_EVENTS) at('events').lastChild.remove();
 }
 
-/** The token: of the link, of the last time, or asked for. */
+/** The token: from the link, from the last visit, or from the user. */
 async function signedIn() {
     const given = location.hash.slice(1);
     if (given) {

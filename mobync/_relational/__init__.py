@@ -1,1 +1,1 @@
-"""What every store in a relational database needs, whatever library talks to the database."""
+"""Shared by all stores in relational databases, whichever library they use."""

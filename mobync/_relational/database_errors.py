@@ -1,8 +1,8 @@
-"""What each database says when it fails, and what that means for a sync.
+"""The error codes of each database, and what they mean for a sync.
 
 One table for all databases: the SQLSTATE of PostgreSQL, the error numbers of MariaDB and MySQL, and
-the result codes of SQLite.  What is not in it is a bug: of mobync, of the app, or of the way that
-the database is set up.  An *original* error is that of the driver, which a library wraps.
+the result codes of SQLite. A code that is not in it is a bug: of mobync, of the app, or of the
+database's setup. An *original* error is the driver's, which a library wraps.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ class Kind(Enum):
     """What an error of a database means.
 
     Attributes:
-        LOCKED: a lock was waited for until the time was up; the device sends its request again.
-        CONFLICT: the same transaction may succeed at once when it is begun again.
+        LOCKED: the wait for a lock took too long; the device sends its request again.
+        CONFLICT: the same transaction may succeed at once if it is started again.
         UNAVAILABLE: the database cannot do it now; the device sends its request again later.
-        SPOILED: as UNAVAILABLE, and this connection will not get better: it leads to a server that
-            takes no writes any more.
-        TOO_LARGE: more than the database takes at once, at every try.
-        MISFIT: a column cannot keep a value, as only the database could know.
+        SPOILED: like UNAVAILABLE, and the connection is useless from now on, because its server no
+            longer accepts writes.
+        TOO_LARGE: the statement is longer than the database accepts, at every try.
+        MISFIT: a column cannot store a value, and only the database could know.
         VIOLATION: a row breaks a constraint.
         BUG: everything else.
     """
@@ -40,7 +40,7 @@ OUTAGES = (Kind.UNAVAILABLE, Kind.SPOILED)
 
 # PostgreSQL: a whole SQLSTATE, or its class, the first two characters.
 _SQLSTATES: dict[str, Kind] = {
-    "08": Kind.UNAVAILABLE,  # the connection; of PgBouncer all of its own errors
+    "08": Kind.UNAVAILABLE,  # the connection; also all errors of PgBouncer itself
     "22": Kind.MISFIT,
     "23": Kind.VIOLATION,
     "25006": Kind.SPOILED,  # read-only: a standby, or a primary that was demoted
@@ -48,7 +48,7 @@ _SQLSTATES: dict[str, Kind] = {
     "25P04": Kind.UNAVAILABLE,  # transaction_timeout
     "40001": Kind.CONFLICT,  # serialization failure
     "40P01": Kind.CONFLICT,  # deadlock
-    "40003": Kind.UNAVAILABLE,  # nobody knows whether the statement was completed
+    "40003": Kind.UNAVAILABLE,  # it is not known whether the statement was completed
     "44": Kind.VIOLATION,  # the check of a view
     "53": Kind.UNAVAILABLE,  # disk full, out of memory, too many connections
     "54000": Kind.MISFIT,  # a row too long for an index
@@ -62,7 +62,7 @@ _SQLSTATES: dict[str, Kind] = {
 _MYSQL_NUMBERS: dict[Kind, tuple[int, ...]] = {
     Kind.LOCKED: (1205,),
     Kind.CONFLICT: (
-        *(1213, 1020),  # a deadlock, a row that the snapshot has older
+        *(1213, 1020),  # a deadlock, a row that changed since the snapshot
         *(1412, 1614, 3101),  # a table that was altered meanwhile, a rollback of XA or of a group
     ),
     Kind.SPOILED: (
@@ -76,7 +76,17 @@ _MYSQL_NUMBERS: dict[Kind, tuple[int, ...]] = {
         *(1040, 1129, 1203, 1226),  # too many connections
         *(1053, 1077, 1079, 1080, 1223),  # shutting down, or being backed up
         *(0, 1158, 1159, 1160, 1161, 1184, 1927, 3169, 4031),  # the connection was ended
-        *(2002, 2003, 2005, 2006, 2012, 2013, 2014, 2026, 2055),  # as its client says it
+        *(
+            2002,
+            2003,
+            2005,
+            2006,
+            2012,
+            2013,
+            2014,
+            2026,
+            2055,
+        ),  # the same, reported by the client library
     ),
     Kind.TOO_LARGE: (1153, 1162, 1301, 2020),  # max_allowed_packet
     Kind.MISFIT: (
@@ -114,7 +124,7 @@ _SQLITE: dict[int, tuple[Kind, str]] = {
 
 
 def kind_of_code(original: BaseException | None) -> Kind | None:
-    """What an error of a driver means by its code; None if that says nothing."""
+    """The meaning of a driver's error by its code; None if the code does not say."""
     code, sqlite_code = code_of_original(original), sqlite_code_of(original)
     if sqlite_code is not None:
         return _SQLITE[sqlite_code][0] if sqlite_code in _SQLITE else None
@@ -138,7 +148,9 @@ def code_of_original(original: Any) -> str | int | None:
 
 
 def is_busy(original: BaseException | None) -> bool:
-    """Whether somebody else had locked the SQLite file; in a transaction that may be at once."""
+    """Whether somebody else has locked the SQLite file; inside a transaction SQLite may not wait at
+    all.
+    """
     return sqlite_code_of(original) in _SQLITE_BUSY
 
 

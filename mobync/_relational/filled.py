@@ -1,4 +1,4 @@
-"""What an app says of columns that only the server writes, or that devices do not know."""
+"""Checks arguments about columns that only the server writes, or that devices do not see."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def check_columns(argument: str, given: Columns, models: Collection[str]) -> Non
 
     Raises:
         TypeError: it does not have that form.
-        ValueError: it names no model.
+        ValueError: it names an unknown model.
     """
     if not isinstance(given, Mapping) or not all(map(_are_names, given.values())):
         raise TypeError(
-            f"{argument} must be a dict of several names by model, "
-            f"as {{'tasks': ['number']}}, not {given!r:.100}"
+            f"{argument} must be a dict with a list of names for each model, "
+            f"such as {{'tasks': ['number']}}, not {given!r:.100}"
         )
     _check_known(argument, given, models)
 
 
 def check_models(argument: str, given: Collection[str], models: Collection[str]) -> None:
-    """Check an argument that names models; raises as check_columns()."""
+    """Check an argument that names models; raises the same errors as check_columns()."""
     if not _are_names(given):
-        raise TypeError(f"{argument} must be several names, not {given!r:.100}")
+        raise TypeError(f"{argument} must be a list of names, not {given!r:.100}")
     _check_known(argument, given, models)
 
 
@@ -52,10 +52,10 @@ def checked_fields(
     """The fields that an argument names of a model.
 
     Args:
-        argument: its name, for the error.
-        model: the model's.
-        given: what the app names.
-        fields: those that there are; no argument may name ``id``.
+        argument: the argument's name, for the error.
+        model: the model's name.
+        given: the fields that the app names.
+        fields: the existing fields; no argument may name ``id``.
 
     Raises:
         ValueError: one is not among them, or is the id.
@@ -68,15 +68,15 @@ def checked_fields(
 
 
 def refuse_fields(rows_json: Sequence[str], fields: Collection[str], where: str) -> None:
-    """Refuse rows that carry fields which only the server writes.
+    """Refuse rows with fields that only the server writes.
 
     Args:
-        rows_json: of a device.
-        fields: of the server.
-        where: what a refusal begins with.
+        rows_json: rows of a device.
+        fields: the fields that only the server writes.
+        where: the beginning of the message of a refusal.
 
     Raises:
-        InvalidDiffError: names the field; says in which rows.
+        InvalidDiffError: a row has such a field; the error names the field and the rows.
     """
 
     def read(rows: Sequence[str]) -> list[None]:

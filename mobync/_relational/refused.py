@@ -1,6 +1,7 @@
 """Why a database refuses a row, in words for the device that sent it.
 
-A reason names constraints and columns.  What a database says besides may be data of other rows.
+A reason names constraints and columns. The rest of a database's message may have data of other
+rows.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ TAKEN = "id cannot be used"
 
 
 class Refusal(Enum):
-    """Why a database refuses a row; the value is what to say, of a column and of a constraint.
+    """Why a database refuses a row. The value has the texts for a column and for a constraint.
 
-    The last text is for where the database names neither.
+    The last text is used if the database names neither.
     """
 
     UNIQUE = (
@@ -69,7 +70,7 @@ _SQLITE = {  # how the message begins; Python 3.10 gives no code
 
 
 def refusal_of_original(original: Any, kind: Kind) -> Refusal | None:
-    """Why the database refused what it was given; None for an error that is no refusal.
+    """Why the database refused a row; None if the error is not a refusal.
 
     Args:
         original: the driver's error.
@@ -86,11 +87,13 @@ def refusal_of_original(original: Any, kind: Kind) -> Refusal | None:
         return refusal
     if kind is Kind.MISFIT:
         return Refusal.MISFIT
-    return Refusal.OTHER if code is not None else Refusal.TRIGGER  # SQLite's says what it likes
+    return (
+        Refusal.OTHER if code is not None else Refusal.TRIGGER
+    )  # the message of a trigger in SQLite can be any text
 
 
 def in_words(refusal: Refusal, fields: Sequence[str], constraint: str | None) -> str:
-    """What to say of fields, or of a constraint, as far as they are known."""
+    """The reason, with the fields or the constraint as far as they are known."""
     of_fields, of_constraint, plain = refusal.value
     if fields and of_fields:
         return str(of_fields.format(", ".join(map(repr, fields))))
@@ -107,7 +110,7 @@ class Said(NamedTuple):
 
 
 _POSTGRESQL_KEY = re.compile(r"\((.*?)\)=\(")
-# Of what stands in quotes the last is meant: a value comes before it, and may be anything.
+# The name is the last text in quotes. A value may come before it, and can be anything.
 _MYSQL_KEY = re.compile(r".*for key '([^']+)'$", re.DOTALL)
 _MYSQL_COLUMN = re.compile(r".*[Cc]olumn (?:`[^`]*`\.){0,2}[`']([^`']+)[`']", re.DOTALL)
 _MYSQL_CONSTRAINT = re.compile(r".*CONSTRAINT `([^`]+)`(?: FOREIGN KEY \(([^)]*)\))?", re.DOTALL)

@@ -1,25 +1,26 @@
-"""Rows of devices as JSON text, which of some does not fit, and how a row differs from a log."""
+"""Reads rows of devices, finds those that do not fit, and compares rows with a log."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import InvalidDiffError
 from ..synchronizer import same_json
 from ..types import Diff
 from .values import DoesNotFit
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _DECODER = json.JSONDecoder(parse_float=Decimal)
 
 
 def read_json(text: str) -> Any:
-    """What ``json.loads`` gives, numbers that are not integers as Decimal."""
-    if text.startswith("{"):  # as it nearly always does: no white space to look for
+    """The same as ``json.loads``, with Decimals for numbers that are not integers."""
+    if text.startswith("{"):  # nearly always: there is no white space to skip
         value, end = _DECODER.raw_decode(text)
         if end == len(text):
             return value
@@ -31,7 +32,7 @@ def read_object(data_json: str, where: str) -> dict[str, Any]:
 
     Args:
         data_json: its JSON text.
-        where: what a refusal begins with.
+        where: the beginning of the message of a refusal.
 
     Raises:
         InvalidDiffError: it cannot be read, or has no id.
@@ -47,22 +48,27 @@ def read_object(data_json: str, where: str) -> dict[str, Any]:
     return members
 
 
-def located(read: Callable[[Sequence[str]], list[T]], rows_json: Sequence[str]) -> list[T]:
-    """What ``read`` makes of rows.  Where it refuses them, each is read alone to say which."""
+def located(
+    read: Callable[Concatenate[Sequence[str], P], list[T]],
+    rows_json: Sequence[str],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> list[T]:
+    """The result of ``read`` for rows. If it refuses them, each is read alone to find which."""
     try:
-        return read(rows_json)
+        return read(rows_json, *args, **kwargs)
     except InvalidDiffError as misfit:
         misfits = []
         for place, row_json in enumerate(rows_json):
             try:
-                read([row_json])
+                read([row_json], *args, **kwargs)
             except InvalidDiffError as alone:
                 misfits.append(InvalidDiffError(alone.reason, place))
         raise first_of(misfits or [misfit]) from None
 
 
 def first_of(misfits: Sequence[InvalidDiffError]) -> InvalidDiffError:
-    """The first one, which knows the others."""
+    """The first error, with the others as its ``others``."""
     misfits[0].others = misfits[1:]
     return misfits[0]
 
@@ -70,16 +76,17 @@ def first_of(misfits: Sequence[InvalidDiffError]) -> InvalidDiffError:
 def changed_fields(
     logged: str, row: Mapping[str, Any], kept: Callable[[str, Any], Any]
 ) -> dict[str, Any]:
-    """The fields of a row that a log has otherwise, or has not and that are not null.
+    """The fields of a row whose value differs from the log's, or is missing there and not null.
 
-    A log keeps what devices sent, to the letter; a column gives back its own form of it.  So a
-    value of the log takes the way that it took when it was written, but for the database itself,
-    which keeps what it is given or refuses it (docs/databases.md, "Values").
+    A log has the exact text that devices sent, and a column returns its own form of a value. So a
+    value of the log is converted as if it were written and read again, without the database, which
+    stores a value exactly or refuses it (docs/databases.md, "Values").
 
     Args:
         logged: the object's JSON text, as the log has it.
         row: the values as they are read.
-        kept: what is read of a field after a value was written to it; raises DoesNotFit.
+        kept: a function that returns what is read after a value was written to a field; it raises
+            DoesNotFit.
     """
     said = json.loads(logged, parse_float=Decimal)
 
@@ -88,7 +95,9 @@ def changed_fields(
             return True
         try:
             return same_json(kept(field, said.get(field)), value)
-        except DoesNotFit:  # as what was written by SQL, and brought into the log as it is
+        except (
+            DoesNotFit
+        ):  # for example, a value that SQL wrote and that was added to the log unchanged
             return False
 
     return {f: value for f, value in row.items() if f != Diff.ID and not is_same(f, value)}

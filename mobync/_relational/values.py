@@ -1,9 +1,9 @@
-"""JSON values of a device, and the columns that they are kept in.
+"""Converts between JSON values of devices and values of columns.
 
-A codec decodes what ``json.loads`` gave (numbers that are not integers as Decimal, so that nothing
-is lost on the way) to what a column takes, and encodes what the column gives to something that
-``json.dumps`` takes.  A value that the column cannot hold is refused, never rounded, cut or bent:
-the device would go on showing something else than the server has.
+A codec decodes a value of ``json.loads`` to a value of a column, and encodes a value of the column
+for ``json.dumps``. Numbers that are not integers are Decimals, so that nothing is lost. A value
+that the column cannot hold is refused, and never rounded or cut, because the device would show
+another value than the server has.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 UTC = dt.timezone.utc
-_MOST_UTF8_BYTES = 4  # of one character
+_MOST_UTF8_BYTES = 4  # of a single character
 
 
 class DoesNotFit(ValueError):
@@ -30,13 +30,13 @@ class DoesNotFit(ValueError):
 
 
 class Codec(NamedTuple):
-    """Between a JSON value, never null, and the value of one column type.
+    """Converts between a JSON value, never null, and the value of one column type.
 
     Attributes:
         decode: from JSON; raises DoesNotFit.
         encode: to JSON.
-        keeps: whether decoding each of several values, at least one, would give the value itself.
-            It may say no where it would: it is there to decode thousands of values at once.
+        keeps: whether decoding each of several values, at least one, gives the value itself. It may
+            wrongly say no. It makes it fast to decode thousands of values.
     """
 
     decode: Callable[[Any], Any]
@@ -53,7 +53,7 @@ def as_is(value: Any) -> Any:
 
 def boolean() -> Codec:
     def decode(value: Any) -> bool:
-        # Where a device keeps its rows in SQLite, its booleans are 0 and 1.
+        # A device that stores its rows in SQLite has 0 and 1 for booleans.
         if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
             return bool(value)
         raise DoesNotFit("must be true or false")
@@ -91,8 +91,8 @@ def floating(single: bool = False, digits: tuple[int, int] | None = None) -> Cod
     """A float.
 
     Args:
-        single: whether of 4 bytes.
-        digits: how many may stand before and after the point, where the column rounds.
+        single: whether it has 4 bytes.
+        digits: how many digits it may have before and after the point, if the column rounds.
     """
 
     def decode(value: Any) -> float:
@@ -111,13 +111,14 @@ def floating(single: bool = False, digits: tuple[int, int] | None = None) -> Cod
 
 
 def _shortest_single(value: Any) -> float:
-    """The shortest number that 4 bytes keep as this one, of which asyncpg gives all digits."""
+    """The shortest number that is equal to this one in 4 bytes. asyncpg returns more digits."""
     kept = struct.pack("f", value)
     shortest = (float(f"{value:.{digits}g}") for digits in range(_SINGLE_DIGITS, 9))
     return next((each for each in shortest if struct.pack("f", each) == kept), float(value))
 
 
-# What every decimal of so many digits survives, within the range; MariaDB and MySQL give no more.
+# A decimal of so many digits, within the range, comes back unchanged; MariaDB and MySQL return no
+# more.
 _SINGLE_DIGITS = 6
 _SINGLE_LEAST, _SINGLE_MOST = Decimal("1.17550e-38"), Decimal("3.40282e38")
 
@@ -138,10 +139,10 @@ def numeric(
     """A decimal.
 
     Args:
-        whole_digits: how many may stand before the point.
+        whole_digits: how many digits it may have before the point.
         scale: how many after it.
-        in_doubles: whether the database keeps them as doubles.
-        written: what the driver is given of one.
+        in_doubles: whether the database stores them as doubles.
+        written: converts a decimal for the driver.
     """
 
     def decode(value: Any) -> Any:
@@ -150,7 +151,7 @@ def numeric(
             raise DoesNotFit("must be a number")
         _check_digits(number, whole_digits, scale)
         if not number:
-            return _ZERO  # not one of a billion decimals, which would be spelled out
+            return _ZERO  # not one with a billion digits, which would be written out
         if in_doubles and Decimal(repr(float(number))) != number:
             raise DoesNotFit("has more digits than SQLite keeps")
         return written(number)
@@ -184,7 +185,7 @@ _DECIMAL = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?", re.ASCII)
 
 
 def _decimal_of_text(text: str) -> Decimal | None:
-    """Decimals often travel as text, because many a client has doubles only."""
+    """Decimals are often sent as text, because many clients have only doubles."""
     return Decimal(text) if _DECIMAL.fullmatch(text) else None
 
 
@@ -224,7 +225,7 @@ def string(most_characters: int | None = None, most_bytes: int | None = None) ->
 
 
 def binary(most_bytes: int | None = None, filled_up: bool = False) -> Codec:
-    """Bytes, as base64; with ``filled_up`` exactly as many as the column has."""
+    """Bytes as base64; with ``filled_up``, exactly as many as the column has."""
 
     def decode(value: Any) -> bytes:
         if not isinstance(value, str):
@@ -255,10 +256,10 @@ def choice(members: Mapping[str, Any]) -> Codec:
 
 
 def uuid_of(made_of: Callable[[str], Any]) -> Codec:
-    """A UUID; ``made_of`` makes what the column takes of its text."""
+    """A UUID; ``made_of`` converts its text for the column."""
 
     def decode(value: Any) -> Any:
-        # One spelling only: two that mean the same row would be two objects to the merge.
+        # Only one spelling, because the merge would take two spellings for two objects.
         if not isinstance(value, str) or not _UUID.fullmatch(value):
             raise DoesNotFit("must be a UUID of 36 lower-case characters")
         return made_of(value)
@@ -278,7 +279,7 @@ _DATETIME = re.compile(_DAY + "[T ]" + _CLOCK + r"(?:([Zz])|([+-])(\d\d):?(\d\d)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
 _MS_A_DAY = 86_400_000
 
-# What can be read again in whatever time zone.
+# The range that can be read again in any time zone.
 SAFE_MOMENTS = dt.datetime.min + dt.timedelta(days=1), dt.datetime.max - dt.timedelta(days=1)
 
 
@@ -286,9 +287,9 @@ def moment(decimals: int, least: dt.datetime, most: dt.datetime, has_zone: bool)
     """A date and time.
 
     Args:
-        decimals: of a second, that the column keeps.
-        least, most: the first and last that it keeps, without a zone.
-        has_zone: whether it keeps moments; else the zone is left out, after a change to UTC.
+        decimals: how many decimals of a second the column stores.
+        least, most: the first and last time that it stores, without a zone.
+        has_zone: whether it stores the zone; otherwise the time is converted to UTC first.
     """
 
     def decode(value: Any) -> dt.datetime:
@@ -306,7 +307,7 @@ def moment(decimals: int, least: dt.datetime, most: dt.datetime, has_zone: bool)
         return read.replace(tzinfo=UTC if has_zone else None)
 
     def encode(value: dt.datetime) -> str:
-        if has_zone:  # SQLite and MySQL give back what they were given without its zone
+        if has_zone:  # SQLite and MySQL return the time without its zone
             value = value.astimezone(UTC) if value.tzinfo is not None else value.replace(tzinfo=UTC)
         return value.isoformat()
 
@@ -350,7 +351,7 @@ def date() -> Codec:
                 return dt.date(*map(int, match.groups()))
         except (ValueError, OverflowError):
             pass
-        raise DoesNotFit("must be a date (YYYY-MM-DD, or milliseconds since 1970 of a midnight)")
+        raise DoesNotFit("must be a date (YYYY-MM-DD, or milliseconds since 1970, at midnight UTC)")
 
     return Codec(decode, dt.date.isoformat)
 
@@ -374,11 +375,11 @@ def time(decimals: int) -> Codec:
 
 
 def json_value(most_levels: Callable[[], int], in_sqlite: bool) -> Codec:
-    """JSON; how deep it may be is asked for each value."""
+    """JSON; the allowed depth is looked up for each value."""
 
     def decode(value: Any) -> Any:
         most = most_levels()
-        # SQLite keeps a JSON text that is a number as a number of its own.
+        # SQLite would store a JSON text that is a number as a number of its own.
         if in_sqlite and isinstance(value, int) and abs(value) >= 2**63:
             raise DoesNotFit("is too large")
         return _plain_json(value, most, most)
@@ -398,7 +399,7 @@ def json_depth(is_mysql: bool, is_mariadb: bool) -> int:
 
 
 def _plain_json(value: Any, levels_left: int, most: int) -> Any:
-    """The value with floats where it has Decimals, if they say the same."""
+    """The value with floats in place of Decimals, if they are equal."""
     if isinstance(value, dict | list) and levels_left == 0:
         raise DoesNotFit(f"is nested deeper than {most} levels")
     if isinstance(value, dict):

@@ -1,11 +1,10 @@
-"""In which order rows are written: as foreign keys need it, and each document once.
+"""The order in which rows are written: as foreign keys need it, and with few runs.
 
-The merge folds a device's later edits into its create: one that made a task, then a project, and
-then filed the task under it sends the task first, which refers to the project already.  So a
-create that something before it refers to is written before that.  With deletes it is the other way
-round: what still refers to a row is deleted, or changed, before the row is.  All else stays as it
-came, and rows of one kind and model stay together: before each run comes what its rows need, by
-models.
+The merge folds a device's later edits into its create. Suppose a device creates a task, then a
+project, and then moves the task into the project. It sends the task first, which already refers to
+the project. So a create is written before earlier rows that refer to it. Deletes work the other
+way: rows that refer to a row are deleted or changed before it. All else keeps its order, and rows
+of one kind and model stay together: before each run come the rows that it needs, model by model.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ def write_order(
 ) -> Sequence[int]:
     """The places of the operations in the order in which to write them.
 
-    A row that can only be written after itself, by way of others, stays where it was among them.
-    Takes time in proportion to the operations.
+    Rows that refer to each other in a circle keep their order. The time is proportional to the
+    number of operations.
 
     Args:
         operations: type, model and row of each.
-        references: by model, what its rows refer to.
-        read_fields: reads what rows that are to be changed refer to now.
+        references: the references of each model's rows.
+        read_fields: reads the current references of rows that are to be changed.
     """
     if references and not references.keys().isdisjoint(model for _, model, _ in operations):
         return list(_Order(operations, references, read_fields).places())
@@ -51,7 +50,7 @@ def write_order(
 
 
 def document_order(operations: Sequence[Operation]) -> Sequence[int]:
-    """The order for objects that stand alone: as few runs as each object's own order allows."""
+    """The order for objects without references: as few runs as each object's own order allows."""
     turns: dict[_Object, tuple[int, str]] = {}
     runs: dict[tuple[int, str, str], list[int]] = {}
     for place, (kind, model, row) in enumerate(operations):
@@ -82,7 +81,7 @@ class _Order:
         self._leaving = self._find_leaving(read_fields)
 
     def _find_leaving(self, read_fields: ReadFields) -> dict[_Object, list[int]]:
-        """By object that is deleted, the later changes and deletes of rows that refer to it."""
+        """For each deleted object, the later changes and deletes of rows that refer to it."""
         first_delete: dict[str, int] = {}
         for (model, _), place in self._deletes.items():
             first_delete[model] = min(first_delete.get(model, place), place)
@@ -120,7 +119,9 @@ class _Order:
         return kind, model
 
     def _needs_of(self, run: Iterable[int]) -> dict[int, list[int]]:
-        """For each of a run, and of what they need in turn, what must be written before it."""
+        """For each row of a run, and for each row that it needs, the rows that must be written
+        before it.
+        """
         needs: dict[int, list[int]] = {}
         found = list(run)
         while found:
@@ -144,11 +145,13 @@ class _Order:
                 continue
             delete = self._deletes.get(object_, create)
             if delete < create and not self._written[delete]:
-                continue  # what is referred to is the row that still lives
+                continue  # the reference is to the row that still exists
             yield create
 
     def _sorted(self, needs: dict[int, list[int]]) -> Iterator[int]:
-        """Each place after those that it needs, with as few runs as a look ahead of one gives."""
+        """Each place after those that it needs, with few runs: the next row continues a run if it
+        can.
+        """
         waits_for = {place: len(needed) for place, needed in needs.items()}
         needed_by: dict[int, list[int]] = defaultdict(list)
         ready: dict[tuple[str, str], list[int]] = {}

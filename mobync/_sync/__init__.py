@@ -1,1 +1,1 @@
-"""What is around a sync, and is nobody's business outside of mobync."""
+"""What surrounds a sync: locks, attempts, devices, the backend's edits, compaction. Private."""

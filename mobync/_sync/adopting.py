@@ -72,7 +72,7 @@ def _adopt(
     after: str | None,
     seen_before: int,
 ) -> AdoptedPiece:
-    answer = log.store.create_many(alive.model, [])  # refused where a push would be
+    answer = log.store.create_many(alive.model, [])  # refused wherever a push would be refused
     plain_answer("create_many", answer)
     if rows is None:
         owned = log.store.owned_rows(log.owner_id, alive.model, after)
@@ -98,7 +98,7 @@ def _adopt(
 def creating(model: str, id_: str, row: Row, is_updated: bool) -> list[Operation]:
     """The diffs that add a row to a log that has no create of its object.
 
-    A create that follows updates of the same life would reach the devices as one more update; so a
+    A create that follows updates of the same life would reach devices as one more update. So a
     delete ends that life first.
 
     Args:
@@ -114,7 +114,7 @@ def creating(model: str, id_: str, row: Row, is_updated: bool) -> list[Operation
 def log_rows_of(
     operations: Iterable[Operation], log: OwnerLog, now_ms: int, first_clock: int
 ) -> list[LogRow]:
-    """The rows of the log that say what the backend did, at ``now_ms``, to rows of the models.
+    """The rows of the log for edits that the backend made at ``now_ms``.
 
     Raises:
         InvalidDiffError: an operation is malformed.
@@ -136,7 +136,7 @@ _values = itemgetter(*LOG_FIELDS)
 class _LiveObjects:
     """Which objects of one model an owner's log says are alive.
 
-    Of some a log may know updates only: they were edited before they were adopted.
+    If an object was edited before it was adopted, the log has only updates of it.
     """
 
     def __init__(self, model: str) -> None:
@@ -146,7 +146,7 @@ class _LiveObjects:
         self._only_updated: set[str] = set()
 
     def follow(self, log: OwnerLog) -> None:
-        """Take in what a device would be sent that had seen everything before ``next_clock``."""
+        """Read the part of the log that is new since ``next_clock``."""
         rows = log.read(self.next_clock)
         rows = rows if isinstance(rows, str | bytes) else list(rows)
         highest = _core.check_log(rows, log.owner_id, self.next_clock)
@@ -166,7 +166,7 @@ class _LiveObjects:
         self.next_clock = max(self.next_clock, highest + 1, 0 if head is None else head + 1)
 
     def missing(self, rows: Iterable[Row]) -> list[Operation]:
-        """What brings each row into the log whose object it does not have, or not whole."""
+        """The diffs that add a row to the log if the log lacks its object, or has only a part."""
         new = {id_: row for row in rows if (id_ := object_id(row)) not in self._created}
         return [
             operation

@@ -1,6 +1,6 @@
 """The transactions of an owner: one at a time in a process, started again after transient errors.
 
-A sync is C (csrc/python/sync.c). The lock, the transaction and the decision to start again are
+A sync is C (csrc/python/attempt.c). The lock, the transaction and the decision to start again are
 here, as a generator that yields a store for each attempt. The C code does its work with the store.
 Then it resumes the generator, which commits, or throws the exception into it, which rolls back.
 """
@@ -8,12 +8,12 @@ Then it resumes the generator, which commits, or throws the exception into it, w
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .._plain import refuse_awaitable
+from .._waiting import RETRY_PAUSES_S, about
 from ..errors import BusyError, InvalidDiffError
 from ..synchronizer import Rows, Synchronizer, WriteCarefully
 from ..types import Diff, FilterType, ReadFilter
@@ -21,14 +21,13 @@ from ..types import Diff, FilterType, ReadFilter
 if TYPE_CHECKING:
     from .._core import Mobync
 
-RETRY_PAUSES_S = (0.02, 0.1, 0.5)  # about; after an error that the Synchronizer calls transient
-MOST_RESTARTS = 100  # after a row that does not fit, without which the next attempt can do
+MOST_RESTARTS = 100  # after a row that does not fit, which the next attempt leaves out
 
 T = TypeVar("T")
 
 
 class BeginAgain(Exception):
-    """An attempt found a row that does not fit, and another attempt can do without it."""
+    """An attempt found a row that does not fit, and another attempt can leave it out."""
 
     def __init__(self, misfit: InvalidDiffError) -> None:
         super().__init__(misfit)
@@ -47,7 +46,7 @@ def attempts(
         server: the Mobync with the synchronizer, the locks and the timeout.
         owner_id: the owner of the data.
         retries: whether to start again after an error that the Synchronizer calls transient.
-        device: a device whose state is read in it in any case; None: no device.
+        device: a device whose state is read in the same transaction; None: no device.
 
     Raises:
         BusyError: another transaction of this owner took too long, or the last attempt too ended
@@ -101,7 +100,7 @@ def pause_before_again(server: Mobync, error: Exception, pauses_s: Iterator[floa
     pause_s = next(pauses_s, None)
     if pause_s is None:
         raise BusyError("other transactions were in the way at every try") from error
-    synchronizer._waiting.sleep(pause_s * random.uniform(0.5, 1.5))
+    synchronizer._waiting.sleep(about(pause_s))
     return True
 
 
@@ -118,13 +117,13 @@ def one_moment(
 
 
 def plain_answer(method: str, answer: T) -> T:
-    """The answer of a method of the app, unless it would have to be awaited."""
+    """The answer of a method of the app; an awaitable is refused."""
     refuse_awaitable(method, answer)
     return answer
 
 
 def _is_true(answer: object, method: str) -> bool:
-    """The app's answer to a question; a coroutine is true, and must not count as a yes."""
+    """The app's answer to a question. A coroutine would be true, so it is refused."""
     if not isinstance(answer, bool):
         refuse_awaitable(method, answer)
         raise TypeError(f"{method}() must return True or False, not {type(answer).__name__}")
@@ -163,6 +162,28 @@ class OwnerLog(NamedTuple):
     def damaged(self, damage: InvalidDiffError) -> ValueError:
         """The error for rows that are not a log: no device can have caused it."""
         return ValueError(f"read({self.model!r}) gave an {damage}")
+
+
+def without_lock(server: Mobync, owner_id: str) -> AbstractContextManager[OwnerLog] | None:
+    """Open an owner's log to read only: nothing is written or locked, not even for an owner whom
+    nobody knows.  It shows one moment if the Synchronizer can.
+
+    Returns:
+        A context manager; None: only a transaction of the app's own can read.
+    """
+    store = server.synchronizer
+    reading = plain_answer("reading", store.reading(owner_id))
+    if reading is None and not store._reads_alone():
+        return None
+    return _opened(server, owner_id, nullcontext(store) if reading is None else reading)
+
+
+@contextmanager
+def _opened(
+    server: Mobync, owner_id: str, reading: AbstractContextManager[Synchronizer]
+) -> Iterator[OwnerLog]:
+    with reading as store:
+        yield OwnerLog(store, server.diffs_model_name, owner_id)
 
 
 def in_transaction(

@@ -14,7 +14,7 @@ from ..types import DiffDict
 from .upserts import plain_edits
 
 PIECE_EDITS = 5_000  # in one transaction, while the owner's devices wait
-MOST_LOOKS = 100  # at what is there already, before a push with upserts
+MOST_LOOKS = 100  # how often to read the existing objects before a push with upserts
 
 Operation = tuple[str, str, Mapping[str, Any] | str]
 
@@ -43,13 +43,13 @@ def _push(server: _core.Mobync, owner_id: str, diffs: Sequence[DiffDict]) -> int
         try:
             with naming_rows([("", "", diff["json_data"]) for diff in diffs], plain.places):
                 return server._push_diffs(plain.diffs, owner_id, plain.clock)
-        except LogicalClockError:  # somebody has synced since it was looked at
+        except LogicalClockError:  # somebody has synced since the objects were read
             continue
     raise BusyError("other transactions were in the way at every try")
 
 
 def diffs_of(operations: Iterable[Operation], owner_id: str, now_ms: int) -> list[DiffDict]:
-    """Make a diff of each ``(type, model, data)``, all of one moment.
+    """Make a diff from each ``(type, model, data)``, all with the same time.
 
     Raises:
         InvalidDiffError: an operation is not of that form.
@@ -81,11 +81,11 @@ def diffs_of(operations: Iterable[Operation], owner_id: str, now_ms: int) -> lis
 def naming_rows(
     operations: Sequence[Operation], places: Sequence[int] | None = None
 ) -> Iterator[None]:
-    """Have an InvalidDiffError name the row that it means: nobody knows the ids made above.
+    """Let an InvalidDiffError name the row, because nobody knows the ids that were made above.
 
     Args:
         operations: what is checked or written meanwhile.
-        places: of the row of each, if the caller counts otherwise.
+        places: the place of each operation's row, if the caller counts in another way.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What is kept of a device of a client beside what is kept of any: mobync/clients/_devices.py."""
+"""The additional state of a device of RxDB or WatermelonDB; mobync/clients/_devices.py uses it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .owner_state import OwnerState
 
 @dataclass
 class Pull:
-    """What a device pulls of one collection, or of all.
+    """How far a device has pulled one collection, or all of them.
 
     Attributes:
-        hold: the clock from which on it needs the log.
-        given: where pulls ended, as it was told: a mark, if its protocol has one, and a clock.
-        is_whole: whether it has come to the end of the log, since it began.
-        folds: how often the log had been folded when it began.
-        seen_ms: when it was pulled last; that of a poll is not always noted.
+        hold: the clock from which on the device needs the log.
+            given: where its pulls ended: a mark, if its protocol has marks, and a clock.
+            is_whole: whether it has reached the end of the log since it began.
+            folds: how many times the log had been folded when it began.
+            seen_ms: when it last pulled; for polls this is not always stored.
     """
 
     hold: int = 0
@@ -29,13 +29,13 @@ class Pull:
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Pull:
-        """What was kept as JSON."""
+        """The state from its JSON."""
         pull = cls(**{name: kept[name] for name in cls.__dataclass_fields__ if name in kept})
         pull.given = [(mark, clock) for mark, clock in pull.given]
         return pull
 
     def is_sound(self) -> bool:
-        """Whether each member is what a server keeps."""
+        """Whether each member has a valid value."""
         numbers = [self.hold, self.folds, self.seen_ms, *(clock for _, clock in self.given)]
         return (
             all(type(number) is int for number in numbers)
@@ -44,18 +44,20 @@ class Pull:
         )
 
     def is_behind(self, clock: int, owner: OwnerState) -> bool:
-        """Whether what comes after a clock was folded away, or into what the device has."""
+        """Whether the log after a clock was folded: dropped, or joined with rows that the device
+        has.
+        """
         return clock < owner.horizon and (self.is_whole or self.folds != owner.folds)
 
 
 def clock_of_client(kept: Mapping[str, Any]) -> int:
-    """The clock up to which a device was given everything that it pulls; 0: nothing yet."""
+    """The clock up to which a device has everything that it pulls; 0: nothing yet."""
     pulls = map(Pull.of, kept.get("pulls", {}).values())
     return min((pull.given[-1][1] if pull.given else 0 for pull in pulls), default=0)
 
 
 def is_sound_client(kept: Mapping[str, Any]) -> bool:
-    """Whether this is what a server keeps of a device's client; a text may say anything."""
+    """Whether this is a valid state; a stored text may contain anything."""
     if not {"name", "pulls", "done"} <= kept.keys():
         return False
     pulls = kept["pulls"].values()

@@ -1,7 +1,7 @@
-"""Compaction of an owner's log, in pieces between which the owner's devices sync.
+"""Compaction of an owner's log, in pieces. The owner's devices can sync between two pieces.
 
-First the log is walked from its end to its beginning, and what no device can need is dropped.  Then
-it is walked from its beginning to the horizon, and folded (folding.py).
+The first walk goes from the end of the log to its beginning, and drops what no device can need. The
+second walk goes from the beginning to the horizon, and folds (folding.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from .. import _core
 from .._waiting import Waiting
 from ..errors import InvalidDiffError
 from ..types import MAX_LOGICAL_CLOCK, CompactResult, Diff, FilterType, ReadFilter
-from .attempts import OwnerLog, in_transaction, plain_answer
+from .attempts import OwnerLog, in_transaction, plain_answer, without_lock
 from .backend_edits import json_text
-from .folding import Horizon, fold_piece, plan_horizon
+from .devices import keeps_devices, read_states
+from .folding import Horizon, fold_piece, is_empty, plan_horizon
 
 COMPACT_PIECE_CLOCKS = 10_000
 COMPACT_LARGEST_PIECE_CLOCKS = 160_000  # across gaps; rows fit in memory if there are none
@@ -36,13 +37,15 @@ def compact_log(server: _core.Mobync, owner_id: str) -> CompactResult:
         BusyError: another transaction of this owner took too long.
         ValueError: the Synchronizer gave rows that are no log of this owner.
     """
+    if _has_nothing(server, owner_id):
+        return CompactResult(0, 0, 0, 0)
     plan = in_transaction(server, owner_id, partial(plan_horizon, server))
     compaction = _core.Compaction(plan.horizon, plan.keeps_times, plan.keeps_clock)
     totals = [0, 0, 0, 0]
     waiting = server.synchronizer._waiting
     for piece in _pieces_from_the_end(plan, waiting):
         compact = partial(_compact_piece, compaction, *piece)
-        # A second try would take what the first one saw for later diffs.
+        # A second try would see the diffs of the first try as later ones.
         counts = in_transaction(server, owner_id, compact, retries=False)
         totals = [total + count for total, count in zip(totals, counts, strict=True)]
         piece.rows = counts[0]
@@ -61,8 +64,19 @@ def compact_log(server: _core.Mobync, owner_id: str) -> CompactResult:
     )
 
 
+def _has_nothing(server: _core.Mobync, owner_id: str) -> bool:
+    """Whether there is certainly nothing of an owner; then nothing shall be written either."""
+    reading = without_lock(server, owner_id)
+    if reading is None:
+        return False
+    with reading as log:
+        if keeps_devices(log.store) and read_states(log.store, owner_id):
+            return False
+        return is_empty(log, log.highest_clock())
+
+
 class _Piece:
-    """Clocks of the log, from the first to before the end, and the rows that they have."""
+    """A range of clocks of the log, without its end, and the rows in it."""
 
     def __init__(self, first_clock: int, end_clock: int) -> None:
         self.first_clock = first_clock
@@ -86,7 +100,7 @@ def _pieces_from_the_end(plan: Horizon, waiting: Waiting) -> Iterator[_Piece]:
 def _pieces_to_the_horizon(
     plan: Horizon, expects_folds: bool, waiting: Waiting
 ) -> Iterator[_Piece]:
-    """The pieces in which a log is folded; only the end of it where there is nothing to fold."""
+    """The pieces in which a log is folded; only its end if there is nothing to fold."""
     first_clock = 0 if expects_folds else plan.horizon
     size = MAX_LOGICAL_CLOCK if plan.highest is None else COMPACT_PIECE_CLOCKS
     while first_clock < plan.horizon or plan.reached < plan.horizon:
@@ -97,11 +111,11 @@ def _pieces_to_the_horizon(
 
 
 def _next_size(size: int, piece: _Piece, waiting: Waiting, *, is_last: bool) -> int:
-    """Let others in after a piece that had rows; a gap is crossed in growing steps."""
+    """Pause after a piece that had rows, so that others can sync; cross gaps in growing steps."""
     if piece.rows == 0:
         return min(size * 2, COMPACT_LARGEST_PIECE_CLOCKS)
     if not is_last:
-        # Locks are seldom fair: who waits for it shall have it.
+        # Locks are seldom fair: this pause lets a waiting sync have it.
         waiting.sleep(COMPACT_PAUSE_S)
     return COMPACT_PIECE_CLOCKS
 

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def names_to_forget(server: Mobync, devices: Mapping[str, Device]) -> list[str]:
-    """Which devices of an owner to forget, so that there may be one more.
+    """Which devices of an owner to forget, so that one more has room.
 
-    Who was silent for longer than the retention says, the one seen longest ago first: it holds
-    nothing any more, and when it comes again it starts over.  Revoked devices do not count, and are
-    not forgotten: they must stay refused.
+    These are devices that were silent for longer than the retention, the one seen longest ago
+    first. They hold nothing any more, and start over when they come again. Revoked devices do not
+    count, and are not forgotten, because they must stay refused.
 
     Args:
         server: whose settings.
-        devices: all of the owner, by their names.
+        devices: all devices of the owner, by their names.
 
     Raises:
         TooManyDevicesError: there are ``max_devices``, and too few can be forgotten.

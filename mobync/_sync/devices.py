@@ -1,13 +1,13 @@
-"""Which request of a named device this is: docs/protocol.md, "Named devices".
+"""Finds out what kind of request of a named device it is: docs/protocol.md, "Named devices".
 
-The store keeps a text for each device of an owner.  It says which request of the device was the
-last with diffs, and which marks the next one may carry, each with the clock that was given with it.
-So a retry, a request that was overtaken, a copy of the device, and a server that was restored from
-a backup are told apart, none of which the log alone can do.  It also says from which clock on the
-device needs the log as it was (its hold): the horizon, below which compaction folds the log, is the
-lowest of these.
+The store has a text for each device of an owner. It says which request of the device was the last
+with diffs, and which marks the next request may have, each with the clock of its reply. So the
+server can recognize a retry, a late request, a copy of the device, and that it was itself restored
+from a backup. The log alone cannot tell these apart. The text also has the clock from which on the
+device needs the log unchanged (its hold). The lowest hold is the horizon, below which compaction
+folds the log.
 
-What is kept of the owner itself stands in owner_state.py.
+The state of the owner is in owner_state.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ..errors import (
     DeviceRevokedError,
@@ -31,38 +31,38 @@ from ..synchronizer import Synchronizer
 from .attempts import plain_answer
 from .client_state import is_sound_client
 from .device_limit import names_to_forget
+from .marks import check_owner, new_mark
 from .owner_state import OWNER, OwnerState, first_state, is_stale, known_members, ms
 from .uploads import is_over
 
 if TYPE_CHECKING:
     from .._core import Mobync
 
-# What a request is, in the numbers of csrc/python/binding.h.
+# The kinds of requests, with the numbers of csrc/python/binding.h.
 NEXT, RETRY, STARTS_OVER, STARTED_OVER, POLL = range(5)
 
-MARK_BYTES = 12
-STAMP_BITS = 50  # of what is no clock but stands among clocks
-HEAD_UNREAD = -2  # in place of a clock; also in csrc/python/sync.c
-MOST_MARKS = 32  # replies to one request; a device that asks more often gets a later one
+STAMP_BITS = 50  # for a value among clocks that is not a clock
+HEAD_UNREAD = -2  # in place of a clock; also in csrc/python/pull.c
+MOST_MARKS = 32  # replies to one request whose marks are stored; the oldest goes first
 MOST_OF_REFUSALS = 100_000  # characters
-MOST_NOTED = 10_000  # owners, in the memory of a process
+MOST_NOTED = 10_000  # owners that a process remembers
 REMEMBERED_MS = 60_000  # not longer: another process may erase an owner, or import one
 
 Mark = tuple[str | None, int]  # with the clock that was given with it
 
 
 class Asked(NamedTuple):
-    """What a request of a named device says.
+    """The members of a request of a named device.
 
     Attributes:
-        number: of the request.
-        mark: that it carries.
-        clock: that it carries.
+        number: the request's number.
+        mark: its mark.
+        clock: its clock.
         content: a fingerprint of its diffs.
-        diffs: how many they are.
-        highest: the owner's highest clock, -1 for none, if it may be a poll; else -2.
+        diffs: the number of its diffs.
+        highest: the owner's highest clock, -1 for none, if the request may be a poll; else -2.
         first_clock: where its page begins.
-        stamp: of its page; 0: it is the first.
+        stamp: the stamp of its page; 0: it is the first page.
     """
 
     number: int
@@ -77,30 +77,30 @@ class Asked(NamedTuple):
 
 @dataclass
 class Device:
-    """What is kept of a device between its requests.
+    """The state of a device that the server stores between its requests.
 
     Attributes:
-        number: of its last request with diffs; 0: there was none.
-        content: what that said, as a fingerprint.
-        marks: those that its next request may carry.
-        pulled: the mark of its last request, if that had no diffs; None: it had.
-        refusals: what of that request was refused, as _packed() has it; empty: nothing.
-        label: what a person calls it.
-        first_ms, seen_ms: when it was seen first and last, in milliseconds since 1970; polls are
-            not always noted.
-        revoked: whether a person has ended it.
-        hold: the clock from which on it needs the log as it was; None: it pulls all of it again.
-        has_pulled: whether it has been told all that there was, since it began.
-        page_asked: the stamp of the page that it asked for last; 0: that of a first page.
-        page_stamps: random numbers, one of which its next page carries: those of the answers.
-        pull_folds: how often the log had been folded when that pull began.
-        moved: by how much its clocks are behind those of this log, whose owner got it from
-            another one (moving.py), until it pulls again; None: they are of this log.
-        left: whether it went on under another owner.
-        upload: what is kept of a request that comes in parts (uploads.py); empty: nothing.
-        answered: whether it ever was; else only parts of its first request have come.
-        client: of a device of a client (mobync/clients), what its protocol needs; empty: it is
-            none.
+        number: the number of its last request with diffs; 0: there was none.
+        content: the fingerprint of that request's content.
+        marks: the marks that its next request may have.
+        pulled: the mark of its last request, if that had no diffs; else None.
+        refusals: the refused diffs of that request, as _packed() writes them; empty: none.
+        label: its label for people.
+        first_ms, seen_ms: when it was first and last seen, in milliseconds since 1970; for polls
+            this is not always stored.
+        revoked: whether a person has revoked it.
+        hold: the clock from which on it needs the log unchanged; None: it pulls everything again.
+        has_pulled: whether it has finished its first pull.
+        page_asked: the stamp of the page that it last asked for; 0: it was a first page.
+        page_stamps: the stamps of the answers; its next page must have one of them.
+        pull_folds: how many times the log had been folded when that pull began.
+        moved: if the device came with another owner's data (moving.py), by how much its clocks
+            are behind those of this log, until it pulls again; None: its clocks are of this log.
+        left: whether it continues under another owner.
+        upload: the state of a request in parts (uploads.py); empty: there is none.
+        answered: whether a request of it was ever answered; if not, only parts have come.
+        client: the state for the protocol of RxDB or WatermelonDB (mobync/clients); empty: it is
+            another device.
     """
 
     number: int = 0
@@ -129,7 +129,7 @@ class Device:
 
     @classmethod
     def of_text(cls, text: str) -> Device:
-        """What was kept as a text."""
+        """The state from a stored text."""
         kept = known_members(cls, text)
         kept["marks"] = [(mark, clock) for mark, clock in kept.get("marks", ())]
         pulled = kept.get("pulled")
@@ -153,7 +153,7 @@ class Device:
         return bool(carried == [asked.mark, asked.clock])
 
     def is_sound(self) -> bool:
-        """Whether each member is what a server keeps; a text from elsewhere may say anything."""
+        """Whether each member has a valid value; a text from elsewhere may contain anything."""
         whole = [self.number, self.first_ms, self.seen_ms, self.page_asked, self.pull_folds]
         clocks = [clock for _, clock in self.marks]
         names = [mark for mark, _ in self.marks]
@@ -176,33 +176,33 @@ class Device:
         )
 
     def retention_ms(self, server: Mobync) -> int:
-        """How long it may be silent and still hold."""
+        """How long it may be silent and keep its hold."""
         return ms(server.device_retention_s if self.has_pulled else server.first_pull_retention_s)
 
     def must_be_noted(self, server: Mobync, clock: int) -> bool:
-        """Whether a request from this clock, of which nothing else is kept, is to be noted."""
+        """Whether a request from this clock changes the hold or the time, and must be stored."""
         is_higher = self.hold is None or self.hold < clock
         return is_higher or is_stale(server, self.seen_ms, self.retention_ms(server))
 
     def holds(self, server: Mobync, now_ms: int) -> bool:
-        """Whether the log must stay as it was from ``hold`` on."""
+        """Whether the log must stay unchanged from ``hold`` on."""
         return self.hold is not None and not self.is_silent(server, now_ms)
 
     def is_silent(self, server: Mobync, now_ms: int) -> bool:
-        """Whether it was silent for longer than it may hold."""
+        """Whether it was silent for longer than the retention."""
         return now_ms - self.seen_ms > self.retention_ms(server)
 
 
 class LetIn(NamedTuple):
-    """What lets a device in during a merge, in place of :func:`admit`: the protocols of clients
-    have no numbers of requests.
+    """Admits a device during a merge, in place of :func:`admit`, for clients whose protocols do not
+    number requests.
 
     Attributes:
-        merging: what merges.  For another one, owner or device, as of a sync that a listener or a
-            rule of the app begins meanwhile, this says nothing.
-        owner_id: whose device.
-        name: of the device.
-        admit: gives its turn.
+        merging: the Mobync that merges. Syncs of another Mobync, owner or device, which a listener
+            or a rule may start meanwhile, are not affected.
+        owner_id: the owner of the device.
+        name: the name of the device.
+        admit: returns its turn.
     """
 
     merging: Mobync
@@ -216,7 +216,7 @@ LETS_IN: ContextVar[LetIn | None] = ContextVar("mobync_lets_in", default=None)
 
 @dataclass
 class Turn:
-    """A request that was let in.
+    """A request that was admitted.
 
     Attributes:
         kind: one of the numbers above.
@@ -228,20 +228,21 @@ class Turn:
     _owner_id: str
     _name: str
     _device: Device
-    _owner: OwnerState | None  # None: nothing is kept of the owner yet
+    _owner: OwnerState | None  # None: the owner has no state yet
     _asked: Asked
     _content: str  # empty: it has no diffs
 
     @property
     def refused(self) -> tuple[list[int], list[dict[str, Any]]]:
-        """Of a retry: the places of the diffs that were refused, and what was said of them."""
+        """For a retry: the places of the refused diffs, and the refusals of the first answer."""
         return _unpacked(self._device.refusals)
 
     @property
     def seen_clock(self) -> int:
-        """How far of this owner's log the device has seen, whatever log its clock is of.
+        """How much of this owner's log the device has seen, even if its clock belongs to another
+        log.
 
-        One that nobody knows may be a copy of one that came with another owner's log.
+        An unknown device may be a copy of a device that came with another owner's log.
         """
         clock, owner = self._asked.clock, self._owner
         if clock == 0:
@@ -253,18 +254,18 @@ class Turn:
     def keep(
         self, clock: int, excluded: list[int], refused: list[dict[str, Any]] | None, highest: int
     ) -> str:
-        """Have the store keep what comes next.
+        """Store what the next request of the device may be.
 
         Args:
-            clock: that the reply gives.
-            excluded: the places of the diffs that were refused by themselves.
+            clock: the clock of the reply.
+            excluded: the places of the diffs that were refused on their own.
             refused: what the reply says of them.
             highest: the owner's highest clock before the request, -1 for none.
 
         Returns:
             The mark of the reply.
         """
-        device, new = self._device, (secrets.token_urlsafe(MARK_BYTES), clock)
+        device, new = self._device, (new_mark(self._owner_id), clock)
         carried = self._asked.mark, self._asked.clock
         self._hold(clock)
         if not self._content:
@@ -283,8 +284,9 @@ class Turn:
         return new[0]
 
     def _hold(self, reply_clock: int) -> None:
-        """Note from where on the device needs the log: where it asked from, since the answer may be
-        lost and the same be asked again; who asks from 0 has nothing, and gets all."""
+        """Set the device's hold. It is the clock of the request, because the answer may be lost and
+        the request come again. A device that pulls from 0 has nothing, and gets everything.
+        """
         device, clock = self._device, self._asked.clock
         if self.kind in (STARTS_OVER, STARTED_OVER):
             device.hold = None
@@ -296,7 +298,7 @@ class Turn:
             device.hold = clock
 
     def keep_page(self, highest: int) -> int:
-        """Have the store keep which page comes next, and from where on the device needs the log.
+        """Store which page comes next, and from which clock on the device needs the log.
 
         Returns:
             The stamp of the next page, for the cursor.
@@ -314,7 +316,7 @@ class Turn:
         return stamp
 
     def poll(self) -> None:
-        """Note that a device has everything, where that says more than what is kept."""
+        """Store that a device has everything, if that is new."""
         device, clock = self._device, self._asked.clock
         if device.must_be_noted(self._server, clock):
             device.hold = max(device.hold if device.hold is not None else 0, clock)
@@ -352,8 +354,8 @@ def poll(
             page after the first, which is no poll.
 
     Returns:
-        The highest clock of the owner's log.  None: a transaction must find out what it is.
-        -2: the database keeps no devices, and the name counts for nothing.
+        The highest clock of the owner's log. None: a transaction must find out what the request is.
+        -2: the database does not store devices, so the name is ignored.
 
     Raises:
         RuntimeError: devices without a name are refused, and the database keeps none.
@@ -376,9 +378,9 @@ def poll(
 
 
 def _packed(excluded: list[int], refused: list[dict[str, Any]]) -> str:
-    """What was refused, as a text that is short and takes no time to pass over.
+    """The refusals as a short text that is fast to read.
 
-    A request can have 200,000 diffs that are wrong.  Of so many, only the places are kept.
+    A request can have 200,000 refused diffs. If there are so many, only their places are stored.
 
     Args:
         excluded: the places of the diffs that were refused by themselves.
@@ -403,30 +405,31 @@ def _unpacked(refusals: str) -> tuple[list[int], list[dict[str, Any]]]:
 
 
 def check_may_be_nameless(server: Mobync) -> None:
-    """Raise a RuntimeError if devices without a name are refused, and no others can be told."""
+    """Raise a RuntimeError if devices need a name and the database does not store names."""
     if not server.anonymous_devices:
-        raise RuntimeError("anonymous_devices=False, but the database keeps no devices")
+        raise RuntimeError("anonymous_devices=False, but the database does not store devices")
 
 
 def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: Any) -> Any:
-    """Find out what a request of a named device is, inside of the owner's transaction.
+    """Find out what kind of request of a named device it is, inside the owner's transaction.
 
     Args:
-        server: whose settings.
-        store: what keeps the device.
-        owner_id: whose it is.
-        name: what it calls itself.
+        server: the Mobync with the settings.
+        store: the store of the device.
+        owner_id: the owner.
+        name: the name of the device.
         said: an ``Asked``.
 
     Returns:
-        A ``Turn``, or what stands for one (``LETS_IN``).  None: the database keeps no devices, and
-        the name counts for nothing.
+        A ``Turn``, or its replacement (``LETS_IN``). None: the database does not store devices, so
+        the name is ignored.
 
     Raises:
         UnknownDeviceError: it is neither the next request of the device, nor a retry of the last.
-        DeviceRevokedError: the device was ended.
-        OwnerMovedError: the owner's rows are another owner's now, and so is the device.
-        TooManyDevicesError: it is new, and its owner may have no more.
+        DeviceRevokedError: the device was revoked.
+        OwnerMovedError: the owner's data belongs to another owner now, and so does the device.
+        OtherOwnerError: the device has the rows of another owner.
+        TooManyDevicesError: the device is new, and its owner may have no more.
         RuntimeError: devices without a name are refused, and the database keeps none.
     """
     asked = Asked(*said)
@@ -443,11 +446,11 @@ def admit(server: Mobync, store: Synchronizer, owner_id: str, name: str, *said: 
     check_is_here(name, device)
     content = json.dumps([asked.content, asked.mark, asked.clock]) if asked.diffs else ""
     is_retry = device.has_done(asked, content)
+    knows = owner or OwnerState()
     if not is_retry and not device.expects(asked, is_known=device.answered):
-        raise unknown_device(name)
+        refuse(name, asked.mark, owner_id, device, knows)
     if text is None:
         make_room(server, store, owner_id)
-    knows = owner or OwnerState()
     if any(reason(asked, is_retry, device, knows) for reason in REASONS_TO_START_OVER):
         kind = STARTED_OVER if is_retry else STARTS_OVER
     elif is_retry:
@@ -472,16 +475,25 @@ def check_is_here(name: str, device: Device) -> None:
         raise moved_away(name)
 
 
-def unknown_device(name: str) -> UnknownDeviceError:
-    """What to raise for a device that is not as it must be."""
-    return UnknownDeviceError(
+def refuse(
+    name: str, mark: str | None, owner_id: str, device: Device, owner: OwnerState
+) -> NoReturn:
+    """Refuse a device whose request does not match the stored state.
+
+    Raises:
+        OtherOwnerError: its mark is of another owner.
+        UnknownDeviceError: it is not.
+    """
+    given = [each for each, _ in device.marks]
+    check_owner(name, mark, owner_id, owner.predecessors, given)
+    raise UnknownDeviceError(
         f"device {name!r:.100} does not match what the server has stored: take a new name, and "
         "send the unsent edits as request 1, without a mark"
     )
 
 
 def without_upload(text: str) -> str:
-    """What is kept of a device, but for what it says of parts, for where these do not go."""
+    """The state of a device without its parts, which do not move to another owner."""
     device = Device.of_text(text)
     if not device.upload:
         return text
@@ -490,12 +502,12 @@ def without_upload(text: str) -> str:
 
 
 def refusal(name: str) -> DeviceRevokedError:
-    """What a device is told that was revoked."""
+    """The error for a revoked device."""
     return DeviceRevokedError(f"device {name!r:.100} was revoked: drop the rows of its owner")
 
 
 def moved_away(name: str) -> OwnerMovedError:
-    """What a device is told whose owner's data went to another owner."""
+    """The error for a device whose owner's data belongs to another owner now."""
     return OwnerMovedError(
         f"the rows of device {name!r:.100} are another owner's now: keep them, sign in as that "
         "owner, and send the same again"
@@ -506,36 +518,37 @@ def moved_away(name: str) -> OwnerMovedError:
 
 
 def has_no_mark(asked: Asked, is_retry: bool, device: Device, owner: OwnerState) -> bool:
-    """It has rows, and nobody knows from where."""
+    """The device has rows, and the server cannot know which."""
     return asked.mark is None and asked.clock > 0
 
 
 def is_below_horizon(asked: Asked, is_retry: bool, device: Device, owner: OwnerState) -> bool:
-    """Its window was folded."""
+    """The window of the device was folded."""
     return 0 < asked.clock < owner.horizon
 
 
 def repeats_what_was_folded(
     asked: Asked, is_retry: bool, device: Device, owner: OwnerState
 ) -> bool:
-    """A retry from clock 0 brings its device all that lives; but not the death of what it has made,
-    once that was folded away."""
+    """A retry from clock 0 returns all live objects. If an object that the device created was
+    deleted and folded, the device would not learn of the delete.
+    """
     return is_retry and asked.clock == 0 < owner.horizon
 
 
 def was_not_led_here(asked: Asked, is_retry: bool, device: Device, owner: OwnerState) -> bool:
-    """Another server, of which this one is a backup, gave the pages before this one."""
+    """This server gave no cursor for the page: it was restored from a backup."""
     is_later_page = asked.first_clock > asked.clock
     return is_later_page and asked.stamp not in (device.page_asked, *device.page_stamps)
 
 
 def has_folds_behind(asked: Asked, is_retry: bool, device: Device, owner: OwnerState) -> bool:
-    """What its next pages would have brought may be in rows that it has."""
+    """The log after the page was folded, so its edits may be in rows of earlier pages."""
     return owner.has_folded_behind(asked.clock, asked.first_clock, device.pull_folds)
 
 
 def came_with_another_log(asked: Asked, is_retry: bool, device: Device, owner: OwnerState) -> bool:
-    """Its clock is one of the log of another owner, which became a part of this one."""
+    """The clock of the device belongs to another owner's log, which was moved into this one."""
     return device.moved is not None and (is_retry or asked.clock > 0)
 
 
@@ -562,23 +575,24 @@ def admit_nameless(
     highest: int,
     pages: bool,
 ) -> int:
-    """Let in a device without a name, and note that there is one.
+    """Admit a device without a name, and store that there is one.
 
     Args:
-        server: whose settings.
-        store: what keeps the owner's state.
-        owner_id: whose device.
-        clock: that the request carries.
+        server: the Mobync with the settings.
+        store: the store of the owner's state.
+        owner_id: the owner.
+        clock: the clock of the request.
         first_clock: where its page begins.
-        folds: how often the log had been folded when its pull began.
+        folds: how many times the log had been folded when its pull began.
         highest: the owner's highest clock, -1 for none.
         pages: whether it pulls in pages.
 
     Returns:
-        How often the owner's log has been folded; 0 where that does not matter.
+        How many times the owner's log has been folded; 0 if that does not matter.
 
     Raises:
-        LogicalClockError: what it has not seen was folded: it pulls everything again.
+        LogicalClockError: the log that it has not seen was folded, so it must pull everything
+            again.
     """
     noted = _is_remembered(server, owner_id)
     is_behind = 0 < clock <= highest
@@ -607,16 +621,16 @@ def admit_nameless(
 
 
 def poll_nameless(server: Mobync, store: Synchronizer, owner_id: str) -> int | None:
-    """Find out without a transaction whether devices without a name have been noted of an owner.
+    """Find out without a transaction whether the owner is known to have devices without a name.
 
     Args:
-        server: that remembers it for a while.
+        server: the Mobync, which remembers this for a while.
         store: outside of a transaction.
-        owner_id: of whom.
+        owner_id: the owner.
 
     Returns:
-        The highest clock of the owner's log, if the statement that found out said that too; -2: it
-        is not known.  None: they have to be noted.
+        The highest clock of the owner's log, if the same statement read it; -2: the clock was not
+        read. None: it must be stored that the owner has such devices.
     """
     if _is_remembered(server, owner_id):
         return HEAD_UNREAD
@@ -630,12 +644,12 @@ def poll_nameless(server: Mobync, store: Synchronizer, owner_id: str) -> int | N
 
 
 def is_noted(server: Mobync, owner_id: str, store: Synchronizer) -> bool:
-    """Whether devices without a name have been noted of an owner.
+    """Whether the owner is known to have devices without a name.
 
     Args:
-        server: that remembers it for a while.
-        owner_id: of whom.
-        store: to be asked where the server does not remember.
+        server: the Mobync, which remembers this for a while.
+        owner_id: the owner.
+        store: the store to ask if the server does not remember.
     """
     return _is_remembered(server, owner_id) or _notes_nameless(
         server, owner_id, read_states(store, owner_id, OWNER)
@@ -649,7 +663,7 @@ def _is_remembered(server: Mobync, owner_id: str) -> bool:
 
 
 def _notes_nameless(server: Mobync, owner_id: str, states: Mapping[str, str] | None) -> bool:
-    """Whether the states of an owner say it, or there are none to say it in; this is remembered."""
+    """Whether the owner's state says so, or the database has no states; remembers the answer."""
     seen_ms = OwnerState.of_text(states[OWNER]).nameless_ms if states and OWNER in states else None
     retention_ms = ms(server.device_retention_s)
     if states is None or (seen_ms is not None and not is_stale(server, seen_ms, retention_ms)):
@@ -665,7 +679,7 @@ def _remember(server: Mobync, owner_id: str) -> None:
 
 
 def begin_log(store: Synchronizer, owner_id: str) -> None:
-    """Note that an owner's log begins now, so that no device can know anything of it."""
+    """Store that an owner's log begins now, so no device can know anything of it."""
     kept = read_states(store, owner_id, OWNER)
     if kept is not None and OWNER not in kept:
         state = {OWNER: OwnerState().to_text()}
@@ -673,10 +687,10 @@ def begin_log(store: Synchronizer, owner_id: str) -> None:
 
 
 def make_room(server: Mobync, store: Synchronizer, owner_id: str) -> None:
-    """Make sure that an owner may have one more device, inside of the owner's transaction.
+    """Make sure that an owner may have one more device, inside the owner's transaction.
 
     Raises:
-        TooManyDevicesError: there are as many as may be, and none can be forgotten.
+        TooManyDevicesError: there are ``max_devices``, and none can be forgotten.
     """
     kept = read_states(store, owner_id) or {}
     if len(kept) < server.max_devices:
@@ -691,12 +705,12 @@ def make_room(server: Mobync, store: Synchronizer, owner_id: str) -> None:
 
 
 def keeps_devices(store: Synchronizer) -> bool:
-    """Whether a Synchronizer has the methods for devices."""
+    """Whether a Synchronizer stores devices."""
     methods = ("read_devices", "write_devices")
     return all(getattr(type(store), name) is not getattr(Synchronizer, name) for name in methods)
 
 
 def read_states(store: Synchronizer, owner_id: str, *names: str) -> Mapping[str, str] | None:
-    """What a store keeps of devices, of all of them if none is named; None if it keeps none."""
+    """The stored texts of devices, of all of them if none is named; None if it stores none."""
     kept = store.read_devices(owner_id, list(names) if names else None)
     return plain_answer("read_devices", kept)

@@ -1,4 +1,4 @@
-"""An owner erased: rows, log, and what is kept of the devices."""
+"""Erases an owner: rows, log, and the state of the devices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIECE = 1000
 
 
 def erase_owner(server: _core.Mobync, owner_id: str) -> tuple[EraseReceipt, tuple[str, ...]]:
-    """Delete all that is an owner's in one transaction, and refuse the owner's devices from now on.
+    """Delete all data of an owner in one transaction, and refuse the owner's devices from now on.
 
     Returns:
         The receipt, and the names of the devices.
@@ -45,8 +45,7 @@ def _erase(log: OwnerLog) -> tuple[EraseReceipt, tuple[str, ...]]:
 
 
 def _revoke_all(log: OwnerLog) -> tuple[str, ...]:
-    """Have the store keep of the devices only that they are refused.  They hear of it, and drop
-    their rows."""
+    """Store only that the devices are refused. They get this answer, and drop their rows."""
     if not keeps_devices(log.store):
         return ()
     kept = plain_answer("read_devices", log.store.read_devices(log.owner_id, None))
@@ -59,10 +58,10 @@ def _revoke_all(log: OwnerLog) -> tuple[str, ...]:
 
 
 def erase_by_log(log: OwnerLog) -> Counter[str]:
-    """Erase what the log knows of: all objects that are alive by it, and the log.
+    """Erase all objects that are alive in the log, and the log itself.
 
     Returns:
-        By model, and by the name of the log, how many rows went.
+        How many rows were deleted of each model, and of the log.
     """
     objects: dict[tuple[str, str], None] = {}
     rows = sorted(log.rows(0), key=lambda row: int(row[Diff.LOGICAL_CLOCK]))
@@ -73,7 +72,7 @@ def erase_by_log(log: OwnerLog) -> Counter[str]:
         else:
             objects[thing] = None
     counts = Counter(model for model, _ in objects)
-    for model in reversed(counts):  # what others refer to was made first
+    for model in reversed(counts):  # the oldest last, because newer objects may refer to them
         _delete(log.store, model, [{Diff.ID: i} for m, i in reversed(objects) if m == model])
     _delete(log.store, log.model, [{n: row[n] for n in (Diff.ID, Diff.OWNER)} for row in rows])
     counts[log.model] = len(rows)

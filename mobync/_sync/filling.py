@@ -1,12 +1,12 @@
-"""The server's part of a sync: what rows have after a write that no diff said.
+"""The server's part of a sync: values that rows have after a write and that no diff contained.
 
-A database fills in defaults, computes columns and has triggers.  Of models where that is so, the
-rows that a sync or a push has written are read back in its transaction, and compared with what the
-log says of them by then.  What differs goes into the log behind the diffs that it followed from,
-with the time of these, and down to the device that pushed (docs/protocol.md, "The server's part").
+A database fills in defaults, computes columns and has triggers. If a model has such values, the
+rows that a sync or a push has written are read back in its transaction, and compared with the log.
+The differences are added to the log after the diffs that caused them, with their time, and are sent
+to the device that pushed (docs/protocol.md, "The server's part").
 
-What the log says of an object that is updated is taken from its row before the update: to look for
-it in the log would take longer the longer that is.
+For an object that is updated, the row before the update stands for the log's state, because a
+search of the log would take longer as the log grows.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class _Written:
     time_ms: int = 0  # of the latest
 
     def said(self, before: Members | None) -> Members | None:
-        """What the log says of it in the end; None: it is dead.
+        """The log's state of the object after the edits; None: it is dead.
 
         Args:
-            before: what it said before; None: nothing.
+            before: the state before the edits; None: there was no object.
         """
         said = before
         for kind, json_data in self.edits:
@@ -57,12 +57,12 @@ class _Written:
 
 
 class Filling:
-    """The server's part of a sync, from before its writes to behind them.
+    """The server's part of a sync; it begins before the writes and is finished after them.
 
     Args:
-        log: of the owner whose transaction is open.
+        log: the log of the owner whose transaction is open.
         written: the objects whose rows are to be read back.
-        giver: of the owner who has the rows before; None: the same.
+        giver: the log of the owner who had the rows before; None: the same owner.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Filling:
         return log_rows
 
     def _rows(self, keys: Iterable[Key], log: OwnerLog) -> dict[Key, Any]:
-        """The rows that there are of some objects of an owner."""
+        """The existing rows of some objects of an owner."""
         by_model: dict[str, list[str]] = {}
         for model, id_ in keys:
             by_model.setdefault(model, []).append(id_)
@@ -114,7 +114,7 @@ class Filling:
         }
 
     def _operations(self, key: Key, written: _Written, row: Any) -> Sequence[Operation]:
-        """What has to go into the log of an object."""
+        """The edits of an object that must be added to the log."""
         model, id_ = key
         said = written.said(self._before.get(key))
         if row is UNREADABLE:
@@ -135,17 +135,14 @@ def members_text(members: Members) -> str:
 def begin_filling(
     server: _core.Mobync, store: Synchronizer, owner_id: str, edits: Sequence[Edit], is_push: bool
 ) -> Filling | None:
-    """Note, before edits are written, what will have to be read back.
+    """Find out, before edits are written, which rows must be read back.
 
     Args:
-        server: whose settings.
+        server: the Mobync with the settings.
         store: the Synchronizer, in a transaction of the owner.
-        owner_id: whose rows.
-        edits: what goes upstream.
+        owner_id: the owner of the rows.
+        edits: the diffs that go upstream.
         is_push: whether the edits are the backend's own.
-
-    Returns:
-        None: nothing.
     """
     store._writes_as_server = is_push
     models = store.filled_models
@@ -164,7 +161,7 @@ def begin_filling(
 
 
 def begin_giving(old: OwnerLog, new: OwnerLog, lives: Mapping[Key, int]) -> Filling | None:
-    """Note, before rows are given to another owner, what a trigger might change with that.
+    """Find out, before rows are given to another owner, which values a trigger may change then.
 
     Args:
         old: of the owner who has them.

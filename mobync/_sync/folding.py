@@ -1,8 +1,8 @@
-"""Where an owner's horizon is, and the log below it, folded in pieces: csrc/core/horizon.c.
+"""Finds an owner's horizon, and folds the log below it in pieces: csrc/core/horizon.c.
 
-The horizon moves with each piece, in the transaction that writes what the piece becomes.  So the
-log is folded just up to it at any time, whatever interrupts, and a second compaction that comes in
-between is noticed.
+The horizon moves with each piece, in the transaction that writes the folded piece. So the log is
+always folded exactly up to the horizon, even after an interruption, and a second compaction at the
+same time is noticed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Horizon:
     """How far an owner's log is to be folded.
 
     Attributes:
-        highest: the highest clock of the log, -1 if it is empty; None: the store does not say.
+        highest: the highest clock of the log, -1 if it is empty; None: the store does not know it.
         horizon: the clock below which it is to be folded.
-        held_by: what keeps that from being higher.
-        keeps_times: whether the log keeps the times of single fields.
+        held_by: what stops the horizon from being higher.
+        keeps_times: whether the log stores the times of single fields.
         keeps_clock: whether the owner's clock outlives the last row of the log.
-        reached: the clock below which it is folded by now.
-        folds: how often it was.
+        reached: the clock below which it is folded so far.
+        folds: how many times it was folded.
     """
 
     highest: int | None
@@ -51,10 +51,11 @@ class Folded(NamedTuple):
     """The result of folding a piece of the log.
 
     Attributes:
-        dropped: rows that went.
-        rows: that there were.
+        dropped: how many rows were deleted.
+        rows: how many rows there were.
         bytes: by how much the log has grown.
-        unfolded: objects that stay as they are, since the times of their fields cannot be kept.
+        unfolded: objects that were not folded, because the log cannot store the times of their
+            fields.
     """
 
     dropped: int
@@ -74,7 +75,7 @@ def plan_horizon(server: _core.Mobync, log: OwnerLog) -> Horizon:
     if OWNER in kept:
         owner = OwnerState.of_text(kept[OWNER])
     else:
-        owner = first_state(now_ms, log_is_empty=_is_empty(log, plan.highest))
+        owner = first_state(now_ms, log_is_empty=is_empty(log, plan.highest))
         states = {OWNER: owner.to_text()}
         plain_answer("write_devices", log.store.write_devices(log.owner_id, states))
     plan.reached, plan.folds = owner.horizon, owner.folds
@@ -92,7 +93,8 @@ def plan_horizon(server: _core.Mobync, log: OwnerLog) -> Horizon:
     return plan
 
 
-def _is_empty(log: OwnerLog, highest: int | None) -> bool:
+def is_empty(log: OwnerLog, highest: int | None) -> bool:
+    """Whether a log has no diffs, whose highest clock the store says, or says not."""
     return (_core.check_log(log.read(0), log.owner_id) if highest is None else highest) < 0
 
 
@@ -102,7 +104,7 @@ def _nameless_hold(server: _core.Mobync, owner: OwnerState, now_ms: int) -> bool
 
 
 def _holds(server: _core.Mobync, kept: Mapping[str, str], now_ms: int) -> dict[str, int]:
-    """The clock at which each device holds the horizon that does."""
+    """The clock at which each device holds the horizon, for the devices that do."""
     devices = {name: Device.of_text(text) for name, text in kept.items() if name != OWNER}
     return {
         name: device.hold
@@ -117,13 +119,13 @@ def fold_piece(
     """Fold a piece of the log, in a transaction of the owner; the horizon moves to its end.
 
     Args:
-        compaction: that has seen the whole log.
-        plan: how far the log is to be folded; notes how far it is.
-        first_clock, end_clock: where the piece begins, and before which clock it ends.
-        log: the owner's.
+        compaction: the compaction, which has seen the whole log.
+        plan: how far to fold the log; this function updates how far it is folded.
+        first_clock, end_clock: the first clock of the piece, and the first one after it.
+        log: the owner's log.
 
     Returns:
-        None: something else has folded the log meanwhile, and nothing was done.
+        None: another compaction has folded the log meanwhile, and nothing was done.
     """
     kept = read_states(log.store, log.owner_id, OWNER)
     if kept is None or OWNER not in kept:
@@ -138,8 +140,8 @@ def fold_piece(
         raise log.damaged(damage) from damage
     owner.horizon = max(owner.horizon, end_clock)
     owner.folds += bool(creates or dropped)
-    # In this order, since a store need not have transactions: who has not passed the horizon starts
-    # over, and what a create has taken in may stand in the log twice.
+    # In this order, because a store need not have transactions. If it stops in between, devices
+    # below the horizon start over, and a create may have values that the log still has as updates.
     states = {OWNER: owner.to_text()}
     plain_answer("write_devices", log.store.write_devices(log.owner_id, states))
     _write(log, creates, dropped, plan.keeps_times)

@@ -1,33 +1,39 @@
-"""An owner's devices as a person sees them, and what a person can do with one."""
+"""An owner's devices as people see them, and what people can do with a device."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from .. import _core
 from ..synchronizer import Synchronizer
 from ..types import Diff, KnownDevice
-from .attempts import OwnerLog, in_transaction, plain_answer
+from .attempts import OwnerLog, in_transaction, plain_answer, without_lock
 from .client_state import clock_of_client
 from .devices import Device, keeps_devices, read_states, refusal
 from .owner_state import OWNER
 from .parts import drop_parts
+from .uploads import Upload
 
 LONGEST_LABEL = 255
 LONGEST_NAME = 255
+_LEAST_BEGINNING = 4  # characters of a device's name that are enough to find it
 
 
 def known_devices(server: _core.Mobync, owner_id: str) -> list[KnownDevice]:
-    """The devices that a store knows of an owner, the last seen first.
+    """The stored devices of an owner, the most recently seen first.
 
     Raises:
         NotImplementedError: the store keeps no devices.
-        BusyError: another transaction of this owner took too long.
+        BusyError: only a transaction can read, and another one of this owner took too long.
     """
     _check_keeps(server.synchronizer)
-    return in_transaction(server, owner_id, partial(_known, server))
+    reading = without_lock(server, owner_id)
+    if reading is None:
+        return in_transaction(server, owner_id, partial(_known, server))
+    with reading as log:
+        return _known(server, log)
 
 
 def _known(server: _core.Mobync, log: OwnerLog) -> list[KnownDevice]:
@@ -49,6 +55,8 @@ def _described(name: str, device: Device, end: int, holds: bool) -> KnownDevice:
     clock = clock_of_client(device.client)
     if device.marks:
         clock = device.marks[-1][1] + (device.moved or 0)
+    upload = Upload.of_text(device.upload) if device.upload else None
+    parts = () if upload is None else (len(upload.sizes), upload.bytes, upload.kept_ms)
     return KnownDevice(
         name,
         device.label,
@@ -58,11 +66,39 @@ def _described(name: str, device: Device, end: int, holds: bool) -> KnownDevice:
         max(0, end - clock),
         holds,
         device.revoked,
+        *parts,
     )
 
 
+def device_meant(known: Iterable[KnownDevice], owner_id: str, said: str) -> str:
+    """The name of the device that a person means: by its name, its label, or the beginning of its
+    name.
+
+    Args:
+        known: the devices of the owner.
+        owner_id: the owner, for the message.
+        said: what the person said.
+
+    Raises:
+        ValueError: no device matches, or several do.
+    """
+    devices = list(known)
+    means = [
+        [each.name for each in devices if each.name == said],
+        [each.name for each in devices if each.label == said],
+        [each.name for each in devices if each.name.startswith(said)],
+    ]
+    if len(said) < _LEAST_BEGINNING:
+        means.pop()
+    found = next((names for names in means if names), [])
+    if len(found) == 1:
+        return found[0]
+    many = "has no device" if not found else "has several devices"
+    raise ValueError(f"owner {owner_id!r:.100} {many} {said!r:.100}")
+
+
 def is_name(given: str) -> bool:
-    """Whether a device may call itself so."""
+    """Whether this may be the name of a device."""
     return 0 < len(given) <= LONGEST_NAME and _is_text(given)
 
 
@@ -71,7 +107,7 @@ def _is_text(given: str) -> bool:
 
 
 def revoke(server: _core.Mobync, owner_id: str, name: str) -> None:
-    """Refuse a device from now on; its name is kept for that, and nothing else of it."""
+    """Refuse a device from now on; only its name stays stored."""
     _change(server, owner_id, name, lambda device: revoked(device).to_text())
 
 
@@ -92,19 +128,19 @@ def clock_of_listener(server: _core.Mobync, owner_id: str, name: str) -> int:
 
 
 def revoked(device: Device) -> Device:
-    """What is kept of a device that is refused."""
+    """The stored state of a revoked device."""
     return Device(
         label=device.label, first_ms=device.first_ms, seen_ms=device.seen_ms, revoked=True
     )
 
 
 def forget(server: _core.Mobync, owner_id: str, name: str) -> None:
-    """Keep nothing of a device: it takes a new name when it comes again."""
+    """Delete the state of a device; it takes a new name when it comes again."""
     _change(server, owner_id, name, lambda device: None)
 
 
 def label(server: _core.Mobync, owner_id: str, name: str, given: str) -> None:
-    """Give a device a name that a person knows it by."""
+    """Give a device a label for people."""
     if not isinstance(given, str):
         raise TypeError(f"label must be a str, not {type(given).__name__}")
     if len(given) > LONGEST_LABEL or not _is_text(given):
@@ -137,7 +173,7 @@ def _changed(name: str, change: Callable[[Device], str | None], log: OwnerLog) -
 
 
 def states_of(log: OwnerLog, *names: str) -> dict[str, str]:
-    """What a store keeps of an owner's devices; of all, if none is named.
+    """The stored texts of an owner's devices; of all of them if none is named.
 
     Raises:
         NotImplementedError: its database keeps none.

@@ -1,4 +1,4 @@
-"""What an owner's log says of each live object, followed as the log grows."""
+"""The state of each live object by an owner's log, followed as the log grows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Key = tuple[str, str]
 class LoggedObjects:
     """The live objects of an owner's log: all of them, or those of one model.
 
-    Memory grows with the live objects, whatever the length of the log.
+    Memory grows with the live objects, and not with the length of the log.
 
     Args:
         model: the model; None for all.
@@ -44,13 +44,13 @@ class LoggedObjects:
         self._ids = ids
 
     def follow(self, log: OwnerLog, end_clock: int | None = None) -> tuple[int, set[Key]]:
-        """Take in what the log has from ``next_clock`` on, up to ``end_clock``, or all of it.
+        """Read the log from ``next_clock`` on, up to ``end_clock`` or to its end.
 
         Returns:
-            How many diffs these were, and of which objects.
+            How many diffs there were, and of which objects.
 
         Raises:
-            ValueError: the Synchronizer gave rows that are no log of this owner.
+            ValueError: the Synchronizer returned rows that are not a log of this owner.
         """
         before = [] if end_clock is None else [_before(end_clock)]
         rows = log.rows(self.next_clock, *before)
@@ -69,7 +69,7 @@ class LoggedObjects:
     def follow_to_end(
         self, run: RunWork[Any], progress: Callable[[int, int], object] | None = None
     ) -> None:
-        """Take in the rest of the log, in pieces where the store can read one alone.
+        """Read the rest of the log, in pieces if the store can read pieces.
 
         Args:
             run: does some work with the log, in a transaction of the owner.
@@ -88,7 +88,7 @@ class LoggedObjects:
                 progress(end, highest + 1)
 
     def take_in(self, rows: Iterable[Mapping[str, Any]], owner_id: str) -> int:
-        """Take in rows of the log that come after all that were taken in before.
+        """Apply rows of the log that come after all rows so far.
 
         Returns:
             The highest clock among them, -1 if there are none.
@@ -109,7 +109,7 @@ class LoggedObjects:
         )
 
     def _note(self, row: Mapping[str, Any], key: Key, edits: list[Mapping[str, Any]]) -> None:
-        """Note an edit of an object, unless it reaches no device.
+        """Add an edit of an object, unless it reaches no device.
 
         A create that follows updates of the same life reaches devices as one more update.
         """
@@ -126,7 +126,7 @@ class LoggedObjects:
             edits.append(row)
 
     def _fold(self, edits: Mapping[Key, list[Mapping[str, Any]]]) -> None:
-        """Have the core make one text of each object's create and what followed it."""
+        """Let the core make one text from each object's create and its later edits."""
         diffs: list[DiffDict] = []
         keys: list[Key] = []
         for key, rows in edits.items():

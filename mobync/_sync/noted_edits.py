@@ -1,8 +1,8 @@
-"""Notes of rows that something else than mobync has written, turned into diffs.
+"""Turns notes of rows that something other than mobync has written into diffs.
 
-At the start of an owner's transaction, before anything of the log is read: so a sync merges with
-what the rows say by then.  A note says which row; what was changed is found by comparing the row
-with what the log says of its object.
+This happens at the start of an owner's transaction, before the log is read, so that a sync merges
+with the current rows. A note only names a row. The change is found by comparing the row with the
+log's state of the object.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Report = tuple[str, int, int, int]
 
 
 def log_noted(server: _core.Mobync, store: Synchronizer, owner_id: str) -> Report | None:
-    """Bring what was noted of an owner's rows into the log, and drop the notes.
+    """Add the noted edits of an owner's rows to the log, and drop the notes.
 
-    A row that can be no diff is passed over, with a line in the app's log: what an admin wrote must
-    not end the syncs of the owner's devices.
+    A row that cannot become a diff is skipped, with a line in the app's log, because an admin's
+    edit must not stop the syncs of the owner's devices.
 
     Args:
         server: whose settings.
@@ -69,19 +69,19 @@ def log_noted(server: _core.Mobync, store: Synchronizer, owner_id: str) -> Repor
 def log_edits(
     server: _core.Mobync, store: Synchronizer, owner_id: str, operations: Sequence[Operation]
 ) -> Report:
-    """Bring edits that the app's own code has made of an owner's rows into the log.
+    """Add edits of an owner's rows that the app's own code has made to the log.
 
     Args:
         server: whose settings.
         store: the Synchronizer, in a transaction of the owner.
         owner_id: whose rows.
-        operations: what was done, at least one.
+        operations: the edits, at least one.
 
     Returns:
         What to tell the listeners when it is committed.
 
     Raises:
-        InvalidDiffError: a row cannot be a diff.
+        InvalidDiffError: a row cannot become a diff.
     """
     log = OwnerLog(store, server.diffs_model_name, owner_id)
     highest = log.highest_clock()
@@ -95,7 +95,7 @@ def log_edits(
 
 
 def _compare(log: OwnerLog, model: str, ids: list[str]) -> Iterator[Found]:
-    """What has to go into the log of each object, if anything."""
+    """The edits of each object that must be added to the log, if any."""
     remaining = iter(ids)
     logged = _logged(log, model, ids)
     while piece := list(islice(remaining, PIECE_ROWS)):
@@ -108,7 +108,7 @@ def _compare(log: OwnerLog, model: str, ids: list[str]) -> Iterator[Found]:
 
 
 def _logged(log: OwnerLog, model: str, ids: Sequence[str]) -> LoggedObjects:
-    """What the log says of some objects."""
+    """The log's state of some objects."""
     logged = LoggedObjects(model, frozenset(ids))
     rows = log.store.capture.logged(log.store, log.owner_id, model, ids)
     if rows is None:
@@ -119,7 +119,8 @@ def _logged(log: OwnerLog, model: str, ids: Sequence[str]) -> LoggedObjects:
 
 
 UNREADABLE: Any = object()
-# An app's own column type may make objects, of which the codec of its impl raises the last ones.
+# An app's own column type may make any objects; for these, the codec of its impl raises the last
+# two errors.
 _UNREADABLE_ERRORS = (
     *(ValueError, LookupError, ArithmeticError),
     *(TypeError, AttributeError, InvalidDiffError),
@@ -127,13 +128,13 @@ _UNREADABLE_ERRORS = (
 
 
 def read_rows(log: OwnerLog, model: str, ids: Sequence[str]) -> dict[str, Any]:
-    """The rows that there are, by id."""
+    """The existing rows, by id."""
     rows = log.store.find_owned_rows(log.owner_id, model, ids)
     return {object_id(row): row for row in plain_answer("find_owned_rows", rows)}
 
 
 def find_rows(log: OwnerLog, model: str, ids: Sequence[str]) -> dict[str, Any]:
-    """The rows that there are, by id; one by one where some cannot be read."""
+    """The existing rows, by id; one by one if some cannot be read."""
     try:
         return read_rows(log, model, ids)
     except _UNREADABLE_ERRORS:

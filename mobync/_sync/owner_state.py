@@ -6,7 +6,7 @@ It is stored like the state of a device, under a name that no device can have.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 OWNER = ""  # the name
 
-_FRESH_PART = 10  # of a retention: for so long, that somebody was seen is not written again
+MOST_PREDECESSORS = 100  # owners whose devices may come although they are not known
+
+_FRESH_PART = 10  # a part of the retention: how long the time of the last sync is not stored again
 
 
 @dataclass
@@ -29,6 +31,7 @@ class OwnerState:
         nameless_from: the clock from which on a device without a name may ask; below it, its clock
             may be one of another owner's log (moving.py).
         moved: by how much clocks of a log that this owner got may be behind those of this one.
+        predecessors: fingerprints of owners whose data became this owner's (marks.py).
     """
 
     horizon: int = 0
@@ -36,6 +39,7 @@ class OwnerState:
     nameless_ms: int | None = None
     nameless_from: int = 0
     moved: int = 0
+    predecessors: list[str] = field(default_factory=list)
 
     def to_text(self) -> str:
         """The text that a store keeps."""
@@ -50,7 +54,15 @@ class OwnerState:
         """Whether each member has a valid value; a text from elsewhere may contain anything."""
         known = 0 if self.nameless_ms is None else self.nameless_ms
         numbers = self.horizon, self.folds, known, self.nameless_from, self.moved
-        return all(type(number) is int for number in numbers)
+        names = self.predecessors
+        return all(type(number) is int for number in numbers) and (
+            isinstance(names, list) and all(type(name) is str for name in names)
+        )
+
+    def succeed(self, *fingerprints: str) -> None:
+        """Store that data of other owners became this owner's."""
+        known = dict.fromkeys([*self.predecessors, *fingerprints])
+        self.predecessors = list(known)[-MOST_PREDECESSORS:]
 
     def refuses(self, clock: int, first_clock: int, folds: int) -> bool:
         """Whether a device without a name cannot get what it has not seen."""

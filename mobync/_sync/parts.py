@@ -1,18 +1,19 @@
-"""A request that comes in parts: docs/protocol.md, "A request in parts".
+"""A request in parts: docs/protocol.md, "A request in parts".
 
-Each part before the last is kept in the database, in a transaction of the owner.  With the last one
-they become the body of one request, which is done like any other.  Of what the diffs say nothing is
-looked at before that.
+Each part before the last is stored in the database, in a transaction of the owner. When the last
+part arrives, all parts become the body of one request, which is handled like any other. The diffs
+are not read before that.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from functools import partial
 from io import BytesIO
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,8 +26,8 @@ from ..errors import (
 from ..synchronizer import Synchronizer
 from .attempts import OwnerLog, in_transaction, plain_answer
 from .device_limit import names_to_forget
-from .devices import Asked, Device, check_is_here, keeps_devices, read_states, unknown_device
-from .owner_state import OWNER
+from .devices import Asked, Device, check_is_here, keeps_devices, read_states, refuse
+from .owner_state import OWNER, OwnerState
 from .uploads import Size, Upload, size_of
 
 if TYPE_CHECKING:
@@ -34,22 +35,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mobync")
 
-PIECE_CHARACTERS = 200_000  # of a part, in one row: under MariaDB's max_allowed_packet
-OWNERS_SHARE = 4  # an owner's devices may have so many times max_request_bytes of parts
+PIECE_CHARACTERS = 200_000  # characters of a part in one row: below MariaDB's max_allowed_packet
+OWNERS_SHARE = 4  # times max_request_bytes: what the parts of an owner's devices may have
+
+HOLDS: ContextVar[Callable[[int], None]] = ContextVar("mobync_holds", default=lambda size: None)
+"""Is told how many bytes a request will have that is put together now, before they are read: what
+answers requests makes sure that there is room for them, or raises."""
 
 States = Mapping[str, str]
 
 
 class Part(NamedTuple):
-    """What a part says.
+    """The members of a part.
 
     Attributes:
-        device: what the device calls itself; None: the store keeps no devices.
-        number, mark, clock: of the request.
-        limit, cursor: of its page, as they came; they count with the last part.
-        part: which one it is, from 1.
-        has_more: whether others follow.
-        upload: what the device calls all of them; None: nothing.
+        device: the name of the device; None: the store does not store devices.
+        number, mark, clock: those of the request.
+        limit, cursor: those of its page, as they came; only those of the last part count.
+        part: its number, from 1.
+        has_more: whether other parts follow.
+        upload: the device's name for all parts together; None: there is none.
         diffs: the text of the JSON array.
     """
 
@@ -66,21 +71,23 @@ class Part(NamedTuple):
 
 
 def take_part(server: Mobync, owner_id: str, *said: Any) -> tuple[bytes | None, bytes | None]:
-    """Keep a part; with the last one, put the whole together.
+    """Store a part; when it is the last one, join all parts.
 
     Args:
-        server: whose settings.
-        owner_id: whose device.
+        server: the Mobync with the settings.
+        owner_id: the owner of the device.
         said: a ``Part``.
 
     Returns:
-        The reply to a part before the last; or, behind None, the body of the whole request.
+        The reply to a part before the last, and None; for the last part None, and the body of the
+        whole request.
 
     Raises:
-        NoPartsError: the store cannot keep parts.
-        PartsMissingError: this is the last one, and not all before it are there.
-        RequestTooLargeError: they are too long in all.
-        UnknownDeviceError, DeviceRevokedError, OwnerMovedError: as for a whole request.
+        NoPartsError: the store cannot store parts.
+        PartsMissingError: this is the last part, and others before it are missing.
+        RequestTooLargeError: all parts together are too long.
+        UnknownDeviceError, DeviceRevokedError, OwnerMovedError, OtherOwnerError: as for a whole
+            request.
         BusyError: another sync of this owner took too long.
     """
     sent = Part(*said)
@@ -90,20 +97,24 @@ def take_part(server: Mobync, owner_id: str, *said: Any) -> tuple[bytes | None, 
     check_size(server, size[0])
     if sent.has_more:
         in_transaction(server, owner_id, partial(_keep, server, sent, size))
+        server._note_part(is_last=False)  # type: ignore[attr-defined]  # of mobync.Mobync
         logger.info("part owner=%a part=%d bytes=%d", owner_id, sent.part, size[0])
         plain = {"success": True, "message": "", "logical_clock": sent.clock, "diffs": []}
         return json.dumps({**plain, "part": sent.part}).encode(), None
     if sent.part == 1:
-        return None, _whole(sent, [sent.diffs])
-    return None, in_transaction(server, owner_id, partial(_put_together, server, sent, size))
+        whole = _whole(sent, [sent.diffs])
+    else:
+        whole = in_transaction(server, owner_id, partial(_put_together, server, sent, size))
+    server._note_part(is_last=True)  # type: ignore[attr-defined]  # of mobync.Mobync
+    return None, whole
 
 
 def apply_part(server: Mobync, owner_id: str, clock: Any, diffs: Any, *said: Any) -> dict[str, Any]:
-    """Do what apply() does with a part: by way of JSON, which is what is kept.
+    """Handle a part of apply(): as JSON, because parts are stored as JSON.
 
     Raises:
-        InvalidDiffError: there is no device, or the diffs are no JSON.
-        What else apply_json() raises.
+        InvalidDiffError: there is no device, or the diffs are not JSON.
+        Exception: what else apply_json() raises.
     """
     names = "limit", "cursor", "device", "request", "mark", "part", "more_diffs", "upload"
     given = dict(zip(names, said, strict=True))
@@ -122,15 +133,15 @@ def apply_part(server: Mobync, owner_id: str, clock: Any, diffs: Any, *said: Any
 
 
 def no_parts(store: Synchronizer) -> NoPartsError:
-    """What to raise where parts cannot be kept."""
+    """The error if parts cannot be stored."""
     why = "the database has no table for parts (docs/databases.md)"
     if not keeps_devices(store):
-        why = f"{type(store).__name__} keeps no devices"
+        why = f"{type(store).__name__} does not store devices"
     return NoPartsError(f"this server takes no request in parts: {why}; send fewer diffs at a time")
 
 
 def check_size(server: Mobync, size: int) -> None:
-    """Check how long the parts of a request are in all.
+    """Check how long the parts of a request are together.
 
     Raises:
         RequestTooLargeError: too long.
@@ -181,17 +192,26 @@ def _put_together(server: Mobync, sent: Part, size: Size, log: OwnerLog) -> byte
     missing = upload.missing_before(sent.part)
     if missing:
         raise PartsMissingError(missing)
+    HOLDS.get()(upload.bytes + size[0])
     read = log.store.read_parts(log.owner_id, sent.device or "")
-    kept = _parts_of(plain_answer("read_parts", read))
-    texts = {part: text for part, text in kept if part < sent.part}
-    lost = [part for part in range(1, sent.part) if part not in texts]
-    if lost:
-        raise PartsMissingError(lost)
-    return _whole(sent, [texts[part] for part in range(1, sent.part)] + [sent.diffs])
+    pieces = plain_answer("read_parts", read)
+    return _whole(sent, chain(_before(sent.part, pieces), [sent.diffs]))
+
+
+def _before(last: int, pieces: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """The parts before the last one; each is read when the one before it was taken."""
+    came = 0
+    for part, text in _parts_of(pieces):
+        if part != came + 1 or part == last:
+            break
+        came = part
+        yield text
+    if came + 1 < last:  # the rows went by another way than drop_parts()
+        raise PartsMissingError(list(range(came + 1, last)))
 
 
 def _admitted(sent: Part, log: OwnerLog) -> tuple[States, Device]:
-    """What is kept of the owner's devices, and the one that sends, if it may."""
+    """The stored texts of the owner's devices, and the device that sends, if it may."""
     states = read_states(log.store, log.owner_id)
     if states is None or not plain_answer("keeps_parts", log.store.keeps_parts()):
         raise no_parts(log.store)
@@ -200,12 +220,13 @@ def _admitted(sent: Part, log: OwnerLog) -> tuple[States, Device]:
     check_is_here(sent.device or "", device)
     asked = Asked(sent.number, sent.mark, sent.clock, 0, 1, -2, sent.clock, 0)
     if not device.expects(asked, is_known=device.answered) and not device.may_repeat(asked):
-        raise unknown_device(sent.device or "")
+        owner = OwnerState.of_text(states[OWNER]) if OWNER in states else OwnerState()
+        refuse(sent.device or "", sent.mark, log.owner_id, device, owner)
     return states, device
 
 
 def _upload_of(sent: Part, device: Device) -> Upload:
-    """What is kept of the request that a part is of; nothing yet, if it is the first to come."""
+    """The state of the request of a part; empty if no part of it has come before."""
     upload = Upload(sent.upload, sent.number, sent.mark, sent.clock)
     kept = Upload.of_text(device.upload) if device.upload else upload
     return kept if kept.is_of(upload) else upload
@@ -221,7 +242,7 @@ def _parts_of(pieces: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
         yield part, "".join(piece for _, piece in rows)
 
 
-def _whole(sent: Part, arrays: list[str]) -> bytes:
+def _whole(sent: Part, arrays: Iterable[str]) -> bytes:
     """The body of the whole request."""
     head = {
         "logical_clock": sent.clock,
@@ -234,14 +255,15 @@ def _whole(sent: Part, arrays: list[str]) -> bytes:
     }
     body = BytesIO()
     body.write(json.dumps(head)[:-1].encode())
-    separator = b', "diffs": ['
+    body.write(b', "diffs": [')
+    separator = b""
     for array in arrays:
-        elements = array.strip()[1:-1].strip()
+        elements = array[array.index("[") + 1 : array.rindex("]")].strip()
         if elements:
             body.write(separator)
             body.write(elements.encode())
             separator = b", "
-    body.write(b"]}" if separator == b", " else separator + b"]}")
+    body.write(b"]}")
     return body.getvalue()
 
 
@@ -250,7 +272,8 @@ def _whole(sent: Part, arrays: list[str]) -> bytes:
 
 def _make_room(server: Mobync, upload: Upload, others: States, log: OwnerLog) -> dict[str, str]:
     """Drop parts of an owner's other devices: those that are too old, and the oldest if the owner
-    has too many; these devices send them again.  Returns what is to be kept of them."""
+    has too many. These devices send them again. Returns the new states of these devices.
+    """
     found = [(name, Device.of_text(text)) for name, text in others.items()]
     uploads = [(Upload.of_text(each.upload), name, each) for name, each in found if each.upload]
     uploads.sort(key=lambda one: one[0].kept_ms)
@@ -267,7 +290,7 @@ def _make_room(server: Mobync, upload: Upload, others: States, log: OwnerLog) ->
 
 
 def drop_stale_parts(server: Mobync, log: OwnerLog, states: States) -> States:
-    """Drop the parts that are too old, of all devices; gives what is kept of these then."""
+    """Drop the parts that are too old, of all devices; return the states of the devices then."""
     now_ms, gone = server._now_ms(), {}
     for name, text in states.items():
         device = None if name == OWNER else Device.of_text(text)
@@ -281,5 +304,5 @@ def drop_stale_parts(server: Mobync, log: OwnerLog, states: States) -> States:
 
 
 def drop_parts(store: Synchronizer, owner_id: str, device: str | None) -> None:
-    """Drop the parts of a device, or of all of an owner's."""
+    """Drop the parts of one device, or of all devices of an owner."""
     plain_answer("drop_parts", store.drop_parts(owner_id, device))

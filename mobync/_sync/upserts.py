@@ -1,7 +1,7 @@
-"""Upserts of the backend, as the creates and updates that they come to.
+"""Turns upserts of the backend into creates and updates.
 
-What an object is by now is looked at first, without the owner's lock where the store can.  The push
-is then made for the clock of that look: if somebody syncs in between, it is looked at again.
+The current objects are read first, without the owner's lock if the store can do that. The push is
+then made for the clock of that moment. If somebody syncs in between, the objects are read again.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ..types import Diff, DiffDict
 from .attempts import OwnerLog, in_transaction, plain_answer
 from .logged_objects import Key, LoggedObjects
 
-_CREATED: Any = object()  # in place of a row, of an object that this push creates
+_CREATED: Any = object()  # stands for the row of an object that this push creates
 
 
 class PlainEdits(NamedTuple):
-    """What a push with upserts comes to.
+    """The edits of a push, without upserts.
 
     Attributes:
-        diffs: without upserts.
-        places: of each in the push.
-        clock: the owner's next one, when it was looked at.
+        diffs: creates, updates and deletes.
+        places: the place of each in the push.
+        clock: the owner's next clock when the objects were read.
     """
 
     diffs: list[DiffDict]
@@ -35,12 +35,12 @@ class PlainEdits(NamedTuple):
 
 
 def plain_edits(server: _core.Mobync, owner_id: str, diffs: Sequence[DiffDict]) -> PlainEdits:
-    """Make of each upsert a create, an update with the fields that differ, or nothing.
+    """Turn each upsert into a create, an update with the fields that differ, or nothing.
 
     Args:
-        server: whose synchronizer.
-        owner_id: whose rows.
-        diffs: of types 'create', 'update', 'delete' and 'upsert'.
+        server: the Mobync with the synchronizer.
+        owner_id: the owner of the rows.
+        diffs: diffs of the types 'create', 'update', 'delete' and 'upsert'.
 
     Raises:
         InvalidDiffError: an upsert is malformed.
@@ -69,13 +69,13 @@ def _check(diff: DiffDict, index: int, log_model: str) -> None:
 
 
 class _Look:
-    """What the objects of a push are, as of one moment and of the edits before."""
+    """The objects of a push, as of one moment, with the earlier edits of the push applied."""
 
     def __init__(self, log: OwnerLog, diffs: Sequence[DiffDict]) -> None:
         self._log = log
         self._diffs = diffs
-        self._now: dict[Key, Any] = {}  # an object as its row, None where there is none
-        self._set: dict[Key, dict[str, Any]] = {}  # fields that an edit before has set
+        self._now: dict[Key, Any] = {}  # the object's row, None if there is none
+        self._set: dict[Key, dict[str, Any]] = {}  # fields that an earlier edit has set
 
     def plain(self) -> PlainEdits:
         self._find()
@@ -100,7 +100,7 @@ class _Look:
         return highest + 1
 
     def _find(self) -> None:
-        """Look at the objects that are upserted, in the rows, or in the log where need be."""
+        """Find the upserted objects in the rows, or else in the log."""
         ids: dict[str, dict[str, None]] = {}
         for diff in self._diffs:
             if diff["type"] == "upsert":
@@ -138,7 +138,7 @@ class _Look:
             logged = json.dumps({**rest, Diff.ID: key[1]})
             edits = self._log.store.edits_between(diff["model"], logged, row)
             differing |= {name for _, changed in edits for name in _object(changed)} & rest.keys()
-            if isinstance(row, Mapping):  # the write refuses by name what is no field
+            if isinstance(row, Mapping):  # the write refuses unknown fields by name
                 differing |= {n for n, value in rest.items() if n not in row and value is not None}
         differing.discard(Diff.ID)
         if not differing:
@@ -147,7 +147,7 @@ class _Look:
         return {**diff, "type": "update", "json_data": "{" + ", ".join(kept) + "}"}
 
     def _follow(self, diff: DiffDict, data: dict[str, Any]) -> None:
-        """Have the next upsert of the object see this edit."""
+        """Let the next upsert of the object see this edit."""
         key = _key(diff)
         if key not in self._now:
             return
@@ -166,7 +166,7 @@ def _key(diff: DiffDict) -> Key:
 
 
 def _members(diff: DiffDict) -> list[tuple[str, str]]:
-    """The members of its object: the name, and the member as it was given."""
+    """The members of a JSON object, by their names: each as it was given."""
     return [
         (name, f"{json.dumps(name, ensure_ascii=False)}: {text}")
         for name, text in _core.members(diff["json_data"])

@@ -1,8 +1,8 @@
 """The device's SQLite file, and the one way to change it: a transaction for each step.
 
-A device can be killed at any moment.  So whatever belongs together is written together: an edit
-with its place in the outbox, a reply's rows with the clock that they lead to.  After a kill the
-file is as it was before the step or as it is after it.
+A device can be killed at any moment. So things that belong together are written together: an edit
+and its entry in the outbox, the rows of a reply and its clock. After a kill, the file is as it was
+before the step or as it is after it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 FORMAT = 3
 BUSY_TIMEOUT_S = 30  # another process of the device may be in a transaction
 
-# mobync_state has one row.  `turn` counts answered and changed requests, so that a reply to an
-# earlier one is known as late.  `cursor` is that of the page that was applied last.  `device`,
-# `request` and `mark` are what the device says of itself (docs/protocol.md, "Named devices"), and
-# `upload` what it calls the parts in which it sends the request that is open.
+# mobync_state has one row. `turn` counts answered and changed requests, so that a late reply to an
+# earlier request is recognized. `cursor` belongs to the page that was applied last. `device`,
+# `request` and `mark` name the device and its request (docs/protocol.md, "Named devices"). `upload`
+# is the name of the parts of the open request.
 SCHEMA = f"""
 CREATE TABLE mobync_state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -65,7 +65,7 @@ CREATE TABLE mobync_refused (
 """
 
 
-# A device that had no name takes one, and goes on with the rows and the clock that it has.
+# A device without a name takes one, and continues with its rows and its clock.
 FROM_FORMAT_1 = """
 ALTER TABLE mobync_state RENAME COLUMN request TO turn;
 ALTER TABLE mobync_state ADD COLUMN device TEXT NOT NULL DEFAULT '';
@@ -78,29 +78,35 @@ ALTER TABLE mobync_state ADD COLUMN upload TEXT;
 UPDATE mobync_state SET format = {FORMAT};
 """
 
+# A mobync that does not know this index can read the file too.
+OUTBOX_BY_OBJECT = """
+CREATE INDEX IF NOT EXISTS mobync_outbox_by_object
+ON mobync_outbox (model, object_id, utc_timestamp)
+"""
+
 
 class ForeignKeys(Enum):
     """When the foreign keys of the app's tables are checked in a transaction."""
 
     AT_ONCE = auto()  # an edit of the user
-    AT_THE_END = auto()  # a reply: it may name a row before it creates it
-    NOT_YET = auto()  # a page: what it names may come with a later one
+    AT_THE_END = auto()  # a reply: it may refer to a row before it creates it
+    NOT_YET = auto()  # a page: a row that it refers to may come with a later page
     ALL_AT_THE_END = auto()  # the last page: every row, since earlier pages were not checked
 
 
 class State(NamedTuple):
-    """What a device knows of its syncs.
+    """The state of a device between its syncs.
 
     Attributes:
-        logical_clock: that of the last reply that was applied.
+        logical_clock: the clock of the last reply that was applied.
         turn: counts the requests that were answered or changed.
-        cursor: from which the next page is asked for; None between pulls.
-        starts_over: whether the rows must be pulled again, all of them.
-        device: what the device calls itself.
-        request: the number of the request with diffs that is open, or comes next.
-        mark: that of the last reply; None where the server gave none.
-        upload: what the parts of the open request are called; None: it is sent as a whole, or no
-            part was sent yet.
+        cursor: the cursor for the next page; None between pulls.
+        starts_over: whether all rows must be pulled again.
+        device: the name of the device.
+        request: the number of the open request with diffs, or of the next one.
+        mark: the mark of the last reply; None if the server gave none.
+        upload: the name of the parts of the open request; None: it is sent as a whole, or no part
+            was sent yet.
     """
 
     logical_clock: int
@@ -113,19 +119,20 @@ class State(NamedTuple):
     upload: str | None = None
 
     def renamed(self) -> State:
-        """The state of a device that nobody knows yet."""
+        """The state of a new device, unknown to the server."""
         return self._replace(device=new_name(), request=1, mark=None)
 
 
 class Database:
-    """One connection to the file; its transactions exclude each other, also those of threads.
+    """One connection to the file. Its transactions exclude each other, also those of several
+    threads.
 
     Args:
-        path: of the file; ``:memory:`` for none.
-        tables: SQL that makes the app's own tables (:class:`Device` says what they are).
+        path: the path of the file; ``:memory:`` for no file.
+        tables: SQL that makes the app's own tables (see :class:`Device`).
 
     Raises:
-        ValueError: the file is of a later mobync, or the tables cannot hold rows.
+        ValueError: a later version of mobync made the file, or the tables cannot hold rows.
         sqlite3.Error: the file is not a database, or the SQL is wrong.
     """
 
@@ -151,6 +158,8 @@ class Database:
                 self._execute_all(FROM_FORMAT_1)
             if found in (1, 2):
                 self._execute_all(FROM_FORMAT_2)
+            if found <= FORMAT:
+                self.execute(OUTBOX_BY_OBJECT)
             state = None if found > FORMAT else self.state()
             if state is not None and not state.device:
                 self.set_state(state.renamed())
@@ -163,16 +172,16 @@ class Database:
             self.execute(statement)
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement and fetch all that it gives."""
+        """Run one statement and fetch all its rows."""
         with self._lock:
             return self.connection.execute(sql, parameters).fetchall()
 
     @contextmanager
     def transaction(self, foreign_keys: ForeignKeys = ForeignKeys.AT_ONCE) -> Iterator[None]:
-        """Commit what is done inside, all of it or, if anything raises, nothing.
+        """Commit the changes inside the ``with``, or none of them if anything raises.
 
         Raises:
-            sqlite3.IntegrityError: a row names another one that is not there.
+            sqlite3.IntegrityError: a row refers to a missing row.
         """
         unchecked = foreign_keys in (ForeignKeys.NOT_YET, ForeignKeys.ALL_AT_THE_END)
         with self._lock:
@@ -214,11 +223,11 @@ class Database:
         )
 
     def close(self) -> None:
-        """Close the file once no transaction is under way."""
+        """Close the file when no transaction is running."""
         with self._lock:
             self.connection.close()
 
 
 def new_name() -> str:
-    """A name that no other device has, nor this one before."""
+    """A name that no device has or had."""
     return str(uuid.uuid4())

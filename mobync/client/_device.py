@@ -14,7 +14,7 @@ from typing import Any
 
 from ..types import DiffDict
 from ._database import Database
-from ._errors import DeviceRevokedError
+from ._errors import DeviceRevokedError, OtherOwnerError
 from ._live import Live
 from ._replica import Kind, RefusedEdit, Replica, Request
 from ._rows import Name
@@ -23,8 +23,8 @@ from ._transport import Answer, HttpTransport, Transport
 
 PAGE_SIZE = 1_000
 PATIENCE_S = 60.0
-MOST_NEW_NAMES = 3  # in one sync; a server that takes none would be asked for ever
-MOST_UPLOADS = 5  # tries to send the parts that are missing, likewise
+MOST_NEW_NAMES = 3  # in one sync, or a server that accepts none would be asked without end
+MOST_UPLOADS = 5  # tries to send missing parts, for the same reason
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Device:
         self._server = Server(transport, token, patience_s)
         self._replica = Replica(Database(path, tables), page_size)
         self._syncing = threading.Lock()
-        self._new_names = 0  # that a sync has taken
+        self._new_names = 0  # that a sync has sent
         self._now_ms = now_ms
         self._on_edit: Callable[[], None] = lambda: None
 
@@ -195,9 +195,10 @@ class Device:
             OfflineError: the server did not answer, or was always busy.
             TokenError: the server does not accept the token.
             ServerError: the server answered something that waiting does not help.
-            DeviceRevokedError: a person has ended this device; its rows are gone.
+            DeviceRevokedError: a person has revoked this device; its rows are gone.
+            OtherOwnerError: the rows of the file belong to another owner than the token.
             sqlite3.IntegrityError: a foreign key of the app's tables forbids the server's rows.
-            The exceptions of ``token``.
+            Exception: what ``token`` raises.
         """
         with self._syncing:
             result = SyncResult()
@@ -217,7 +218,7 @@ class Device:
         return first is not None and first <= place
 
     def _sync_once(self, result: SyncResult) -> bool:
-        """Send one request and do what its answer asks for; whether another one must follow."""
+        """Send one request and handle its answer; return whether another request must follow."""
         if self._replica.database.state().starts_over:
             self._start_over(result)
             return True
@@ -238,17 +239,19 @@ class Device:
         return bool(more)
 
     def _ask(self, request: Request) -> tuple[Request, Answer]:
-        """Send a request, in parts if it has some; the answer, and the request that it is to.
+        """Send a request, in parts if it has several; return the answer, and the request that it
+        answers.
 
-        Parts may be there from before the device was killed.  So the server says which are missing,
-        as answer to the last one.  The first goes before it: a server that knows no parts takes
-        what comes for a whole request, and edits must not come before those that they build on.
+        The server may already have parts, from before the device was killed. So the device sends
+        the last part, and the answer says which parts are missing. It sends the first part before
+        that: a server that does not know parts handles each part as a whole request, so edits must
+        arrive in their order.
         """
         last = len(request.sizes)
         if last == 1:
             return request, self._server.ask(request.body())
         missing = list(range(1, last)) if request.is_new else [1]
-        if request.cursor is not None:  # the server has them all
+        if request.cursor is not None:  # the server has all parts
             missing = []
         for _ in range(MOST_UPLOADS):
             for number in (*missing, last):
@@ -264,7 +267,7 @@ class Device:
         return request, answer
 
     def _take_error(self, request: Request, answer: Answer) -> None:
-        """Do what a refusal asks of the device; after that the next request is another one."""
+        """Handle a refusal. The next request is then another one."""
         found = answer.json()
         code, message = str(found.get("code", "")), str(found.get("message", ""))
         index = refused_index(request, answer)
@@ -284,7 +287,7 @@ class Device:
             self._take_error_of_name(request, answer, code)
 
     def _take_error_of_name(self, request: Request, answer: Answer, code: str) -> None:
-        """Do what is asked of a device by its name."""
+        """Handle an answer that concerns the name of the device."""
         if code == "unknown_device" and self._new_names < MOST_NEW_NAMES:
             self._new_names += 1
             self._replica.take_new_name(request, self._new_diff_id)
@@ -293,13 +296,15 @@ class Device:
             raise DeviceRevokedError(
                 "this device was revoked: its rows and unsent edits are gone", 403, code
             )
+        elif code == "other_owner":
+            raise OtherOwnerError(str(error_of(answer)), answer.status, code)
         else:
             raise error_of(answer)
 
     def _start_over(self, result: SyncResult) -> None:
-        """Pull everything, and put it in the place of the rows; the outbox stays.
+        """Pull everything, and replace the rows with it; the outbox stays.
 
-        No page is kept before the last has come.  A pull that breaks off begins again.
+        No page is stored before the last one arrives. A pull that breaks off begins again.
         """
         first = request = self._replica.first_pull()
         pulled: list[DiffDict] = []
@@ -310,7 +315,7 @@ class Device:
                 self._take_error_of_name(first, answer, str(answer.json().get("code", "")))
                 return
             reply = answer.json()
-            if reply.get("reset", False):  # what was pulled is too old by now
+            if reply.get("reset", False):  # the pulled pages are too old by now
                 self._replica.take_reset(first, reply)
                 return
             pulled += reply["diffs"]

@@ -1,26 +1,26 @@
-"""What a sync can end with, beside its result."""
+"""The errors of a sync."""
 
 from __future__ import annotations
 
 
 class ClientError(Exception):
-    """A sync of a :class:`Device` did not come to its end.  Nothing is lost: call it again."""
+    """A sync of a :class:`Device` did not finish. Nothing is lost: call it again."""
 
 
 class OfflineError(ClientError):
-    """The server gives no answer, or none now.  It may in a while."""
+    """The server does not answer, or is busy. It may answer later."""
 
 
 class TokenError(ClientError):
-    """The server does not take the token, and asking for another one did not help."""
+    """The server does not accept the token, nor a new one."""
 
 
 class ServerError(ClientError):
-    """An answer after which trying again is of no use: somebody has to fix something.
+    """An answer after which another try does not help: somebody has to fix something.
 
     Attributes:
-        status: of HTTP.
-        code: what the server calls it; empty if it is no answer of mobync.
+        status: the HTTP status.
+        code: the server's code; empty if the answer is not from mobync.
     """
 
     def __init__(self, message: str, status: int, code: str = "") -> None:
@@ -29,5 +29,13 @@ class ServerError(ClientError):
         self.code = code
 
 
+class OtherOwnerError(ServerError):
+    """The token is another owner's than the rows of this file. Nothing was sent, and nothing has
+    changed: sync with a token of the first owner, or in another file.
+    """
+
+
 class DeviceRevokedError(ServerError):
-    """A person has ended this device.  Its rows are gone, and what waited; it may not sync."""
+    """A person has revoked this device. Its rows and its unsent edits are gone, and it may not
+    sync.
+    """

@@ -1,7 +1,7 @@
-"""Syncing at once: when the server tells of news, and when the user edits.
+"""Syncs at once: when the server has news, and when the user edits.
 
-Two threads.  One holds a stream of events open and reads it; the other syncs when it is woken, by
-an event, by an edit, or by a pause that has passed.
+It has two threads. One holds a stream of events open and reads it. The other syncs when it is
+woken: by an event, by an edit, or at the end of a pause.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from ._transport import Events
 if TYPE_CHECKING:
     from ._device import Device, SyncResult
 
-RECONNECT_S = 3.0  # until a server has said what it wishes
+RECONNECT_S = 3.0  # until a server has sent ``retry``
 LONGEST_PAUSE_S = 60.0
 
 
 class Live:
-    """A device that syncs by itself; made by :meth:`Device.live`.
+    """A device that syncs by itself; :meth:`Device.live` makes it.
 
     Attributes:
-        error: what ended it before it was closed, None if nothing has.  Being offline does not.
+        error: the error that ended it before it was closed; None if there was none. Being offline
+            is not an error.
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class Live:
             thread.start()
 
     def close(self) -> None:
-        """End it.  A sync that is under way comes to its end first; call it in another thread.
+        """End it, after a running sync has finished. Call it in another thread.
 
         Raises:
-            What had ended it before, as ``error`` has it.
+            Exception: the ``error`` that ended it before.
         """
         self._end()
         for thread in self._threads:
@@ -93,7 +94,7 @@ class Live:
     # ---- the thread that listens -------------------------------------------------------------
 
     def _hold_a_stream(self) -> None:
-        """Listen until the stream ends, and pause before the next."""
+        """Listen until the stream ends, and pause before the next one."""
         pause_s = self._reconnect_s
         try:
             events = self._device._server.listen(str(self._device.logical_clock), self._device.name)
@@ -101,11 +102,11 @@ class Live:
                 self._read(events)
             elif events.answer.status == 404:
                 self._is_told = False
-                self._woken.set()  # whoever waits without an end
+                self._woken.set()  # for those who wait without a limit
                 pause_s = LONGEST_PAUSE_S
             else:
                 if events.answer.status == 403:
-                    self._woken.set()  # the sync hears why
+                    self._woken.set()  # the answer of the sync says why
                 pause_s += events.answer.retry_after_s() or 0.0
         except OfflineError:
             pass
@@ -126,7 +127,7 @@ class Live:
         finally:
             with self._lock:
                 self._events = None
-            self._woken.set()  # the stream may have ended before it told of something
+            self._woken.set()  # the stream may have ended before an event
 
     # ---- the thread that syncs ---------------------------------------------------------------
 
@@ -146,7 +147,7 @@ class Live:
 
 
 def fields_of(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """What of a stream of Server-Sent Events a device needs: ``retry``, and ``data`` of a clock."""
+    """The fields of Server-Sent Events that a device needs: ``retry``, and ``data`` of a clock."""
     event = ""
     for line in lines:
         name, _, value = line.partition(":")

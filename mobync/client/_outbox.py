@@ -1,8 +1,8 @@
 """The edits that no reply has confirmed, in the order in which they were made.
 
-Some of them are *sent*: they are the request that is open.  They stay as they are, and are sent
-again and again, until the server has answered; what the user does meanwhile waits behind them.  An
-edit leaves by its id, never by its clock: it is gone when a reply, or a refusal, says so.
+Some of them are *sent*: they belong to the open request. They do not change, and are sent again and
+again until the server answers. New edits of the user wait behind them. An edit leaves the outbox by
+its id, and never by its clock: when a reply or a refusal says so.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ OWNER = "me"  # the server puts the authenticated owner here
 
 @dataclass(frozen=True)
 class Edit:
-    """What a user did.
+    """An edit of the user.
 
     Attributes:
-        place: counts the device's edits; no two have the same.
-        id: of the diff, unique for ever.
-        utc_timestamp: when, in milliseconds since 1970 by the device's clock.
+        place: the number of the edit on this device; each edit has its own.
+        id: the id of the diff, which is never used again.
+        utc_timestamp: its time, in milliseconds since 1970 by the device's clock; at least that of
+            the edits of the same object that waited when it was made.
         type: ``create``, ``update`` or ``delete``.
-        name: of which object.
+        name: the object.
         json_data: the object's id, and the fields that were set, as the text of a JSON object.
-        sent: whether it belongs to the request that is open.
+        sent: whether it belongs to the open request.
     """
 
     place: int
@@ -42,23 +43,29 @@ class Edit:
         return row_of(self.json_data)
 
     def as_update(self, row: Row) -> Edit:
-        """This edit, if all that it does is to set these fields."""
+        """This edit as an update of these fields."""
         if self.type == "update" and row == self.row():
             return self
         return replace(self, type="update", json_data=text_of(row))
 
 
 class Outbox:
-    """The edits that wait."""
+    """The waiting edits."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, diff_id: str, now_ms: int, kind: str, name: Name, json_data: str) -> None:
+        """Add an edit.
+
+        If the clock was set back, it gets the time of an earlier edit of its object. Otherwise an
+        edit of another device could win over this one and lose to the earlier one.
+        """
         self._database.execute(
             "INSERT INTO mobync_outbox (id, utc_timestamp, type, model, object_id, json_data, sent)"
-            " VALUES (?, ?, ?, ?, ?, ?, 0)",
-            (diff_id, now_ms, kind, *name, json_data),
+            " SELECT ?, max(?, ifnull(max(utc_timestamp), 0)), ?, ?, ?, ?, 0"
+            " FROM mobync_outbox WHERE model = ? AND object_id = ?",
+            (diff_id, now_ms, kind, *name, json_data, *name),
         )
 
     def edits(self) -> list[Edit]:
@@ -88,7 +95,7 @@ class Outbox:
         return int(found[0][0]) if found else None
 
     def mark_sent(self, edits: Iterable[Edit]) -> None:
-        """Make these edits the request that is open, and no others."""
+        """Make these edits, and no others, the open request."""
         self._database.execute("UPDATE mobync_outbox SET sent = 0 WHERE sent = 1")
         for edit in edits:
             self._database.execute(
@@ -96,14 +103,14 @@ class Outbox:
             )
 
     def mark_answered(self, edits: Iterable[Edit]) -> None:
-        """The server has these; they are kept until the rows have been pulled with them."""
+        """Mark edits that the server has; they stay until the rows with them were pulled."""
         for edit in edits:
             self._database.execute(
                 "UPDATE mobync_outbox SET sent = 2 WHERE place = ?", (edit.place,)
             )
 
     def take_answered(self) -> set[str]:
-        """The ids of those that the server has; they are gone then."""
+        """Remove the edits that the server has, and return their ids."""
         found = self._database.execute("SELECT id FROM mobync_outbox WHERE sent = 2")
         self._database.execute("DELETE FROM mobync_outbox WHERE sent = 2")
         return {diff_id for (diff_id,) in found}
@@ -118,7 +125,7 @@ class Outbox:
         )
 
     def rename(self, edit: Edit, diff_id: str) -> None:
-        """Give an edit another id, as if it had never been sent."""
+        """Give an edit a new id, as if it had never been sent."""
         self._database.execute(
             "UPDATE mobync_outbox SET id = ? WHERE place = ?", (diff_id, edit.place)
         )

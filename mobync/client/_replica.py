@@ -1,6 +1,6 @@
-"""What a device does with edits and answers: all of the client but the network.
+"""Applies edits and answers: a whole client without the network.
 
-Each method is one local transaction.  docs/writing-a-client.md says why each rule is there.
+Each method is one local transaction. docs/writing-a-client.md has the reason for each rule.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from ._rows import Name, Row, Rows, row_of
 
 Kind: TypeAlias = Literal["create", "update", "delete"]
 
-MAX_DIFFS = 5_000  # of a request, or of a part of one
-MAX_BYTES = 4 * 1024 * 1024  # of the json_data in it, if it has more than one diff
+MAX_DIFFS = 5_000  # of a request, or of a part
+MAX_BYTES = 4 * 1024 * 1024  # of its json_data, if it has more than one diff
 MOST_PARTS = 1_000
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent to the server, again and again until it is answered.
+    """A request, which is sent again and again until it is answered.
 
     Attributes:
-        state: of the device, as it was when this was made.
-        logical_clock: that of the last reply that was applied; 0 to start over.
+        state: the state of the device when the request was made.
+        logical_clock: the clock of the last reply that was applied; 0 to start over.
         diffs: the edits.
-        limit: diffs of the log that a page may have.
-        cursor: from which the page is asked for; None for the first.
-        sizes: how many diffs each part has; one part is the whole request.
-        is_new: whether none of the parts can have been sent before.
+        limit: how many diffs of the log a page may have.
+        cursor: the cursor of the page; None for the first page.
+        sizes: how many diffs each part has; a single part is the whole request.
+        is_new: whether no part can have been sent before.
         asked: the part that was sent last.
     """
 
@@ -50,28 +50,29 @@ class Request:
     asked: int = 1
 
     def at(self, cursor: str) -> Request:
-        """The same request for the page that begins here."""
+        """The same request for the page with this cursor."""
         return replace(self, cursor=cursor)
 
     def of_part(self, number: int) -> slice:
-        """Which of the diffs a part has."""
+        """The range of diffs of a part."""
         begins = [0, *accumulate(self.sizes)]
         return slice(begins[number - 1], begins[number])
 
     def body_of_part(self, number: int) -> dict[str, Any]:
-        """The JSON of a part, but for the token."""
+        """The JSON of a part, without the token."""
         told = {"part": number, "upload": self.upload, "more_diffs": number < len(self.sizes)}
         return {**self.body(), "diffs": self.diffs[self.of_part(number)], **told}
 
     @property
     def upload(self) -> str:
-        """What all parts are called.  Where the edits are cut belongs to it: a device that was
-        killed may cut them in another way, and the server must not mix the two."""
+        """The name of all parts together. It depends on where the edits are cut: a device that was
+        killed may cut them in another way, and the server must not mix the two.
+        """
         cut = hashlib.blake2b(repr(self.sizes).encode(), digest_size=8).hexdigest()
         return f"{self.state.upload}.{cut}"
 
     def body(self) -> dict[str, Any]:
-        """The JSON that is posted, but for the token."""
+        """The JSON of the whole request, without the token."""
         state = self.state
         body = {
             "logical_clock": self.logical_clock,
@@ -86,15 +87,15 @@ class Request:
 
 @dataclass(frozen=True)
 class RefusedEdit:
-    """An edit that the server did not take.  The row is what the server has.
+    """An edit that the server refused. The row is now the server's.
 
     Attributes:
-        id: of the diff.
-        code: the server's (docs/protocol.md), or ``depends_on_refused`` for a later edit of an
+        id: the id of the diff.
+        code: the server's code (docs/protocol.md), ``depends_on_refused`` for a later edit of an
             object whose create was refused, or ``too_large``.
-        message: why, for people.
+        message: the reason, for people.
         type: ``create``, ``update`` or ``delete``.
-        model: of the object.
+        model: the model of the object.
         row: the object's id, and the fields that were set.
     """
 
@@ -107,10 +108,10 @@ class RefusedEdit:
 
 
 class Draft:
-    """Rows as they will be, of the objects that a reply touches.
+    """The future rows of the objects that a reply changes.
 
-    They are written when all is decided: so each row is written once, and none is deleted that is
-    there in the end.
+    They are written when everything is decided. So each row is written once, and no row is deleted
+    that exists in the end.
     """
 
     def __init__(self, rows: Rows) -> None:
@@ -128,7 +129,7 @@ class Draft:
         self._now[name] = row
 
     def change(self, kind: str, name: Name, fields: Row) -> None:
-        """Do an edit.  An update or delete of a row that is not there does nothing."""
+        """Apply an edit. An update or delete of a missing row does nothing."""
         row = self.get(name)
         if kind == "delete":
             self.set(name, None)
@@ -143,10 +144,10 @@ class Draft:
 
 @dataclass
 class News:
-    """What a reply brought that this device had not seen.
+    """The diffs of a reply that this device had not seen.
 
     Attributes:
-        times: when a field was written, in milliseconds since 1970.
+        times: when each field was written, in milliseconds since 1970.
         born: objects that another device created.
     """
 
@@ -154,22 +155,23 @@ class News:
     born: set[Name] = field(default_factory=set)
 
     def note(self, diff: DiffDict, name: Name, fields: Row) -> None:
-        """Note a diff of another device."""
+        """Add a diff of another device."""
         if diff["type"] == "create":
             self.born.add(name)
         for each in fields:
             self.times[name, each] = diff["utc_timestamp"]
 
     def left_of(self, edit: Edit, *, exists: bool) -> Edit | None:
-        """What is left of an edit that the user made before this news came.
+        """The part of a waiting edit that this news leaves.
 
-        The same rules as between two devices on the server: a delete wins, the later of two values
-        of a field wins, and who edited a row that is gone did not mean the one that has its id now.
+        The rules are those between two devices on the server: a delete wins, the later of two
+        values of a field wins, and an edit of a deleted row does not count for a new row with its
+        id.
         """
         if not exists:
             return edit if edit.type == "create" else None
         if edit.type == "create":
-            self.born.discard(edit.name)  # both made it: the rows merge
+            self.born.discard(edit.name)  # both devices created it: the rows are merged
         elif edit.name in self.born:
             return None
         if edit.type == "delete":
@@ -186,13 +188,13 @@ class Replica:
     """The device's rows and its outbox.
 
     Args:
-        database: where both are.
-        page_size: diffs of the log that a reply may have before it ends with a cursor.
+        database: the database of both.
+        page_size: how many diffs of the log a page may have.
 
     Attributes:
-        part_diffs: edits that a body may have, as far as the server has said yet.
-        request_diffs: the same of a request in all its parts; None: it said nothing.
-        sends_parts: whether the server takes a request in parts.
+        part_diffs: how many edits a body may have, by what the server has refused so far.
+        request_diffs: the same for a request with all its parts; None: there is no limit yet.
+        sends_parts: whether the server accepts requests in parts.
     """
 
     def __init__(self, database: Database, page_size: int) -> None:
@@ -212,8 +214,8 @@ class Replica:
         """Change a row, and put the edit into the outbox.
 
         Raises:
-            InvalidDiffError: the server would not take it.
-            KeyError: the row to update or delete is not there, or that to create is.
+            InvalidDiffError: the server would not accept it.
+            KeyError: the row to update or delete does not exist, or the row to create does.
             sqlite3.IntegrityError: a rule of the app's table forbids it.
             TypeError, ValueError: a value is not JSON.
         """
@@ -235,10 +237,10 @@ class Replica:
     # ---- requests ----------------------------------------------------------------------------
 
     def next_request(self) -> Request:
-        """The request that is open; else one of what waits, which is open from now on.
+        """The open request; if there is none, a new one from the waiting edits, which is then open.
 
-        What is sent is written down before it is sent.  A request with a cursor goes on with the
-        edits that its first page was asked for with, be they none.
+        The sent edits are marked before they are sent. A request with a cursor has the same edits
+        as the request for its first page, even if it had none.
         """
         with self.database.transaction():
             sent = self._to_send(self.outbox.edits())
@@ -253,9 +255,9 @@ class Replica:
             return Request(state, clock, diffs, self.page_size, state.cursor, sizes, is_new)
 
     def _to_send(self, edits: Sequence[Edit]) -> list[Edit]:
-        """The edits of the request that is open; of a new one, if none is.
+        """The edits of the open request, or of a new one if there is none.
 
-        It becomes a smaller one if the server has said meanwhile that it is too much.
+        The request becomes smaller if the server has answered that it is too large.
         """
         sent = [edit for edit in edits if edit.sent]
         if not sent and self.database.state().cursor is not None:
@@ -271,15 +273,15 @@ class Replica:
         return fitting
 
     def is_open(self, request: Request) -> bool:
-        """Whether the answer to a request still counts: another process may have got one."""
+        """Whether the answer to a request still counts; another process may have handled one."""
         return self.database.state().turn == request.state.turn
 
     # ---- replies -----------------------------------------------------------------------------
 
     def take_reply(self, request: Request, reply: dict[str, Any]) -> bool:
-        """Apply a reply; whether it counted.
+        """Apply a reply; return whether it counted.
 
-        On a page before the last the server has not looked at the edits yet: they stay.
+        With a page before the last, the server has not handled the edits yet, so they stay.
 
         Raises:
             sqlite3.IntegrityError: a row names another one that is not there.
@@ -309,7 +311,9 @@ class Replica:
             return True
 
     def take_reset(self, request: Request, reply: dict[str, Any]) -> bool:
-        """The server took the edits, and has the device start over; whether the answer counted."""
+        """Note that the server has the edits and that the device must start over; return whether it
+        counted.
+        """
         with self.database.transaction():
             if not self.is_open(request):
                 return False
@@ -317,7 +321,9 @@ class Replica:
             self._note_refused(sent, reply.get("refused", []))
             self.outbox.mark_answered(sent)
             state = told(self.database.state(), request, reply)
-            seen_clock = reply.get("seen_clock", state.logical_clock)  # of another log, if given
+            seen_clock = reply.get(
+                "seen_clock", state.logical_clock
+            )  # if given, the data is in another owner's log now
             self.database.set_state(state._replace(logical_clock=seen_clock))
             self._change_request(gives_up_rows=True)
             return True
@@ -330,11 +336,12 @@ class Replica:
         *,
         seen_clock: int,
     ) -> None:
-        """Make the rows of what the server sends and what waits.
+        """Make the rows from the server's diffs and the waiting edits.
 
-        First the objects as the server had them.  Then the edits that the server has merged, since
-        its reply says only what differs from them.  Then the reply, in its order: that is the new
-        base.  On top of it what waits, as far as the reply leaves anything of it.
+        First, go back to the objects as the server had them. Then apply the edits that the server
+        has merged, because its reply has only the differences from these. Then apply the reply, in
+        its order: this is the new base. Finally apply the waiting edits on top, as far as the reply
+        leaves anything of them.
         """
         touched = {edit.name for edit in answered} | {name_of(diff) for diff in diffs}
         draft = Draft(self.rows)
@@ -349,7 +356,7 @@ class Replica:
     def _lay_on_top(
         self, draft: Draft, touched: Iterable[Name], waiting: Sequence[Edit], news: News
     ) -> list[Edit]:
-        """Do what waits once more, on the new bases; the edits of which nothing is left."""
+        """Apply the waiting edits to the new bases; return the edits of which nothing is left."""
         again = [edit for edit in waiting if edit.name in set(touched)]
         for name in touched:
             self.rows.drop_base(name)
@@ -357,7 +364,7 @@ class Replica:
             self.rows.set_base(name, draft.get(name))
         gone = []
         for edit in again:
-            # What is sent stays as it is; no page has anything of its objects.
+            # Sent edits do not change; no page has diffs of their objects.
             left = (
                 edit if edit.sent else news.left_of(edit, exists=draft.get(edit.name) is not None)
             )
@@ -387,9 +394,10 @@ class Replica:
     # ---- what else the server may say --------------------------------------------------------
 
     def take_refusal(self, request: Request, index: int, code: str, message: str) -> bool:
-        """Take an edit out that had the whole request refused; whether the answer counted.
+        """Remove an edit for which the whole request was refused; return whether the answer
+        counted.
 
-        Its row goes back to what the server has, with what else waits on top.
+        Its row becomes the server's again, with the other waiting edits on top.
         """
         with self.database.transaction(ForeignKeys.AT_THE_END):
             if not self.is_open(request):
@@ -398,7 +406,7 @@ class Replica:
             refused = [edit for edit in edits if edit.sent][index]
             self.outbox.remove(refused)
             self._keep_refused(refused, code, message)
-            # The request is another one now, so what is left of it may be changed.
+            # This is now another request, so its other edits may change.
             waiting = [replace(edit, sent=False) for edit in edits if edit != refused]
             draft = Draft(self.rows)
             draft.set(refused.name, self.rows.base(refused.name))
@@ -409,9 +417,9 @@ class Replica:
             return True
 
     def send_fewer(self, request: Request) -> bool:
-        """Halve what a body has; False if that is one edit, which can only be refused.
+        """Halve the edits of a body; return False if it has one edit, which can only be refused.
 
-        From then on a request has more parts, or fewer edits if the server takes no parts.
+        Then a request has more parts, or fewer edits if the server does not accept parts.
         """
         with self.database.transaction():
             longest = max(request.sizes)
@@ -421,11 +429,11 @@ class Replica:
             return longest > 1
 
     def send_fewer_in_all(self, request: Request) -> None:
-        """Halve what a request has in all its parts."""
+        """Halve the edits of a request with all its parts."""
         self.request_diffs = max(1, len(request.diffs) // 2)
 
     def narrowed(self, request: Request, number: int) -> Request:
-        """The request as it is for a server that knows no parts: it has taken one for the whole."""
+        """The request for a server without parts, which took one part for the whole request."""
         self.sends_parts = False
         with self.database.transaction():
             if not self.is_open(request):
@@ -437,11 +445,11 @@ class Replica:
             return replace(request, diffs=diffs, sizes=(len(diffs),), asked=1)
 
     def _change_request(self, gives_up_rows: bool = False) -> None:
-        """Give the open request, which was changed, another number.
+        """Go to the next turn, because the open request has changed.
 
-        A cursor is good for the very edits that its first page was asked for with.  Rows that pages
-        were applied to are no base to pull from again: of what came and went since, the server
-        would not tell.  So they are pulled from the start.
+        A cursor is valid only with the edits of the request for its first page. Rows with applied
+        pages cannot be the start of another pull, because it would not mention objects that were
+        created and deleted since. So everything is pulled again.
         """
         state = self.database.state()
         self.database.set_state(
@@ -454,23 +462,23 @@ class Replica:
         )
 
     def give_up_rows(self, request: Request) -> None:
-        """The rows are not what the server has, and cannot be made so: pull them from the start."""
+        """Pull everything again, because the rows differ from the server's."""
         with self.database.transaction():
             if self.is_open(request):
                 self._change_request(gives_up_rows=True)
 
     def first_pull(self) -> Request:
-        """The request to start over with: it says nothing, so that nothing is taken for old."""
+        """The request to start over, without edits, which would count as old with clock 0."""
         state = self.database.state()
         return Request(state, 0, [], self.page_size)
 
     def start_over(
         self, request: Request, pulled: Sequence[DiffDict], reply: dict[str, Any]
     ) -> bool:
-        """Replace the rows by what was pulled from 0, and keep the outbox; whether it counted.
+        """Replace the rows with the pull from 0, and keep the outbox; return whether it counted.
 
         Args:
-            request: that of :meth:`first_pull`.
+            request: the request of :meth:`first_pull`.
             pulled: the diffs of all pages.
             reply: the last page.
         """
@@ -480,7 +488,7 @@ class Replica:
             arrived = {diff["id"] for diff in pulled}
             edits = self.outbox.edits()
             for edit in edits:
-                if edit.id in arrived:  # only the reply was lost
+                if edit.id in arrived:  # they had arrived, and only the reply was lost
                     self.outbox.remove(edit)
             self.outbox.mark_sent([])
             waiting = [replace(edit, sent=False) for edit in edits if edit.id not in arrived]
@@ -503,9 +511,9 @@ class Replica:
             return True
 
     def take_new_name(self, request: Request, new_diff_id: Callable[[], str]) -> bool:
-        """The server does not know the device like this: go on as one that nobody knows.
+        """Take a new name, because the server does not recognize the device.
 
-        What waits is sent as if it had never been sent.
+        The waiting edits get new ids, as if they had never been sent.
         """
         with self.database.transaction():
             if not self.is_open(request):
@@ -517,7 +525,7 @@ class Replica:
             return True
 
     def drop_all(self, request: Request) -> bool:
-        """A person has ended this device: drop the rows, and what waits."""
+        """Drop the rows and the waiting edits, because a person has revoked this device."""
         with self.database.transaction(ForeignKeys.AT_THE_END):
             if not self.is_open(request):
                 return False
@@ -535,7 +543,7 @@ class Replica:
     # ---- refused edits -----------------------------------------------------------------------
 
     def refused(self) -> list[tuple[int, RefusedEdit]]:
-        """The refused edits that nobody has dismissed, each with its place."""
+        """The refused edits that were not dismissed, each with its place."""
         found = self.database.execute(
             "SELECT place, id, code, message, type, model, json_data FROM mobync_refused"
             " ORDER BY place"
@@ -553,9 +561,9 @@ class Replica:
 
 
 def told(state: State, request: Request, reply: dict[str, Any]) -> State:
-    """The state of a device after a reply to a whole request, as far as it is of its name.
+    """The state of a device after a reply to a whole request: its request number and its mark.
 
-    A server that gives no mark keeps no devices, and counts nothing.
+    A server that gives no mark does not store devices, so the number stays.
     """
     mark = reply.get("mark")
     if not isinstance(mark, str):
@@ -564,7 +572,7 @@ def told(state: State, request: Request, reply: dict[str, Any]) -> State:
 
 
 def as_diff(edit: Edit, logical_clock: int) -> DiffDict:
-    """An edit as it travels."""
+    """An edit as a diff of the request."""
     return {
         "id": edit.id,
         "owner": OWNER,
@@ -577,19 +585,19 @@ def as_diff(edit: Edit, logical_clock: int) -> DiffDict:
 
 
 def name_of(diff: DiffDict) -> Name:
-    """Of which object a diff is."""
+    """The object of a diff."""
     return Name(diff["model"], json.loads(row_of(diff["json_data"])["id"]))
 
 
 def apply(draft: Draft, diffs: Sequence[DiffDict], seen_clock: int, own: set[str]) -> News:
-    """Apply what the server sends, in its order.
+    """Apply the server's diffs, in their order.
 
     Args:
-        seen_clock: the device has seen what has a lower logical clock.
-        own: ids of its own diffs.
+        seen_clock: the device has seen the log below this clock.
+        own: the ids of its own diffs.
 
     Returns:
-        What of it the device had not seen.
+        The diffs that the device had not seen.
     """
     news = News()
     for diff in diffs:
@@ -601,7 +609,7 @@ def apply(draft: Draft, diffs: Sequence[DiffDict], seen_clock: int, own: set[str
 
 
 def parts_of(edits: Iterable[Edit], most: int) -> Iterator[list[Edit]]:
-    """The edits, as many together as fit a body, and no more than so many."""
+    """The edits in groups that fit a body, each with at most so many edits."""
     part: list[Edit] = []
     size = 0
     for edit in edits:

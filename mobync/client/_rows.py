@@ -1,11 +1,11 @@
-"""The rows of the device, and what they were before the edits that wait in the outbox.
+"""The rows of the device, and their state before the waiting edits.
 
-A row is kept as the text of a JSON object, and changed by the text of its members: a value leaves
-as it came, whether 1.0 or 9007199254740993.
+A row is stored as the text of a JSON object, and changed by the texts of its members. So a value
+leaves as it came, for example 1.0 or 9007199254740993.
 
-The rows that the app sees have the user's edits in them.  For each object that the outbox has an
-edit of, its *base* is kept besides: the row as the server has it, as far as this device knows.
-What the server sends is applied to the base; the edits that still wait are laid on top of it.
+The app's rows include the user's edits. If the outbox has an edit of an object, the object also has
+a *base*: the row as the server has it, as far as this device knows. The server's diffs are applied
+to the base, and the waiting edits on top of that.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ Row = dict[str, str]
 
 
 class Name(NamedTuple):
-    """What an object is known by."""
+    """The name of an object: its model and its id."""
 
     model: str
     id: str
 
 
 def row_of(json_data: str) -> Row:
-    """Take a JSON object apart."""
+    """Split a JSON object into its members."""
     return dict(members(json_data))
 
 
 def text_of(row: Row) -> str:
-    """Put a JSON object together."""
+    """Join members to a JSON object."""
     inside = ", ".join(f"{json.dumps(name)}: {value}" for name, value in row.items())
     return f"{{{inside}}}"
 
@@ -42,10 +42,10 @@ def text_of(row: Row) -> str:
 class Rows:
     """The rows of all models.
 
-    A model for which the app has made a table is kept there, any other in `mobync_rows`.
+    If the app has made a table for a model, its rows are there; all others are in `mobync_rows`.
 
     Raises:
-        ValueError: a table of the app cannot hold rows; says why.
+        ValueError: a table of the app cannot hold rows; the message says why.
     """
 
     def __init__(self, database: Database) -> None:
@@ -69,7 +69,7 @@ class Rows:
             if {on_update, on_delete} != {"NO ACTION"}:
                 raise ValueError(
                     f"{table}.{column} REFERENCES {parent} must have no ON DELETE or ON UPDATE: "
-                    "what it would do here no other device would hear of"
+                    "other devices would not hear of the rows that it changes"
                 )
 
     def get(self, name: Name) -> Row | None:
@@ -79,12 +79,12 @@ class Rows:
         return row_of(found[0][0]) if found else None
 
     def set(self, name: Name, row: Row | None) -> None:
-        """Make the row of an object this one, or none."""
+        """Set the row of an object, or remove it."""
         where, key = self._place(name)
         if row is None:
             self._database.execute(f"DELETE FROM {where}", key)
         elif self._database.execute(f"SELECT 1 FROM {where}", key):
-            # Not REPLACE, which deletes first: a foreign key may lead here.
+            # Not REPLACE, which deletes first: a foreign key may refer to this row.
             table, _, condition = where.partition(" ")
             self._database.execute(f"UPDATE {table} SET data = ? {condition}", (text_of(row), *key))
         elif name.model in self._own_tables:
@@ -103,7 +103,7 @@ class Rows:
         return "mobync_rows WHERE model = ? AND id = ?", name
 
     def of_model(self, model: str) -> list[dict[str, Any]]:
-        """All rows of a model by their ids, as Python has JSON."""
+        """All rows of a model by their ids, as Python values."""
         if model in self._own_tables:
             found = self._database.execute(f"SELECT data FROM {_quoted(model)} ORDER BY id")
         else:
@@ -130,7 +130,7 @@ class Rows:
     # ---- bases -------------------------------------------------------------------------------
 
     def base(self, name: Name) -> Row | None:
-        """The row as the server has it: the base, or the row itself where no edit waits."""
+        """The row as the server has it: the base, or the row itself if no edit waits."""
         found = self._database.execute(
             "SELECT data FROM mobync_base WHERE model = ? AND id = ?", name
         )
@@ -139,7 +139,7 @@ class Rows:
         return None if found[0][0] is None else row_of(found[0][0])
 
     def keep_base(self, name: Name) -> None:
-        """Before an edit: keep the row as it is, unless an earlier edit of it waits already."""
+        """Before an edit, store the row as the base, unless an earlier edit of it already waits."""
         row = self.get(name)
         self._database.execute(
             "INSERT INTO mobync_base VALUES (?, ?, ?) ON CONFLICT DO NOTHING",

@@ -1,4 +1,4 @@
-"""The server as a device sees it: asked until there is an answer that waiting does not change."""
+"""The server as a device sees it: repeats a request until there is a final answer."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Token: TypeAlias = str | Callable[[], str] | None
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 LONGEST_ECHO = 200  # characters of an answer that an error repeats
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may be others in a while
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may change after a pause
 
 
 class Server:
-    """A transport, with the token and the patience that it takes.
+    """A transport with a token and a limit for pauses.
 
     Args:
-        transport: the way there.
-        token: the owner's, or a function that gives one.
-        patience_s: seconds that all pauses of one `ask` may take together.
+        transport: the way to the server.
+        token: the owner's token, or a function that returns one.
+        patience_s: how many seconds all pauses of one `ask` may take together.
     """
 
     wait: Callable[[float], object] = staticmethod(time.sleep)
@@ -44,22 +44,24 @@ class Server:
             A reply of mobync, or the answer that refuses.
 
         Raises:
-            OfflineError: the patience is at its end.
+            OfflineError: there was no final answer in that time.
             TokenError: a 401, and also with a new token.
         """
         return self._insist(lambda token: self._post(body, token))
 
     def _post(self, body: dict[str, Any], token: str | None) -> Answer:
-        if token is not None and not token.isascii():  # servers do not agree on such headers
+        if (
+            token is not None and not token.isascii()
+        ):  # servers treat such headers in different ways
             body = {**body, "auth_token": token}
         answer = self._transport.post(json.dumps(body).encode(), token)
         if answer.status == 200 and not is_reply(answer.json()):
-            # A network that wants one to sign in answers every request with a page of its own.
+            # A network that wants a sign-in answers every request with its own page.
             raise OfflineError(f"the answer is not from mobync: {shown(answer)}")
         return answer
 
     def listen(self, last_event_id: str, device: str) -> Events:
-        """Begin to listen, once; asks for a new token if it must.
+        """Begin to listen, with one try; get a new token if needed.
 
         Raises:
             OfflineError: no answer came.
@@ -85,8 +87,8 @@ class Server:
                 asked_s = answer.retry_after_s() or 0.0
             except OfflineError as error:
                 failed, asked_s = error, 0.0
-            # At random, so that devices that failed together do not come again together; longer
-            # each time; and never sooner than the server asks for.
+            # Random, so that devices that failed together do not come again together. Longer each
+            # time, and never shorter than the server asks for.
             wait_s = asked_s + random.uniform(0, pause_s)
             if wait_s > patience_s:
                 raise failed
@@ -118,14 +120,14 @@ def is_reply(found: dict[str, Any]) -> bool:
 
 
 def missing_parts(answer: Answer, last: int) -> list[int]:
-    """The parts that a server says it lacks, of those before the last; all if it does not say."""
+    """The missing parts before the last one, by the server's answer; all if it does not say."""
     said = answer.json().get("missing")
     known = [part for part in range(1, last) if isinstance(said, list) and part in said]
     return known or list(range(1, last))
 
 
 def refused_index(request: Request, answer: Answer) -> int | None:
-    """The place of the diff for which a whole request was refused; None if it was not for one."""
+    """The place of the diff for which a whole request was refused; None if there is none."""
     found = answer.json()
     index = found.get("index")
     if answer.status not in (400, 403) or not isinstance(index, int):
@@ -134,14 +136,14 @@ def refused_index(request: Request, answer: Answer) -> int | None:
 
 
 def error_of(answer: Answer) -> ClientError:
-    """The error for an answer of which the device can make nothing."""
+    """The error for an answer that the device cannot handle."""
     code = answer.json().get("code")
     message = f"{answer.status}: {shown(answer)}"
     return ServerError(message, answer.status, code if isinstance(code, str) else "")
 
 
 def shown(answer: Answer) -> str:
-    """What an answer says, for people."""
+    """The message of an answer, for people."""
     message = answer.json().get("message")
     if isinstance(message, str) and message:
         return message

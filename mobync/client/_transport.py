@@ -1,4 +1,4 @@
-"""The way to the server: HTTP by urllib3, and what stands for it in a test."""
+"""The way to the server: HTTP with urllib3; tests have other transports."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SILENCE_S = 45  # three heartbeats of the server
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server said.
+    """An answer of the server.
 
     Attributes:
-        status: of HTTP.
-        body: as it came, without its coding.
-        headers: by their names in lower case.
+        status: the HTTP status.
+        body: the body, decompressed.
+        headers: the headers, by their names in lower case.
     """
 
     status: int
@@ -38,7 +38,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
-        """The JSON object in the body; empty if it is none, a proxy's page perhaps."""
+        """The JSON object in the body; empty if it is not one, for example a proxy's page."""
         try:
             found = json.loads(self.body)
         except ValueError:
@@ -46,7 +46,7 @@ class Answer:
         return found if isinstance(found, dict) else {}
 
     def retry_after_s(self) -> float | None:
-        """The seconds that the server asks to wait; None if it says nothing that can be read."""
+        """The seconds to wait by ``Retry-After``; None if it is missing or cannot be read."""
         text = self.headers.get("retry-after", "").strip()
         if text.isascii() and text.isdecimal():
             return float(text)
@@ -59,37 +59,37 @@ class Answer:
 
 
 class Events(Protocol):
-    """A stream of events that is open, or the answer that refuses one.
+    """An open stream of events, or the answer that refuses one.
 
     Attributes:
-        answer: the status and the headers; the body where the status is not 200.
+        answer: the status and the headers; also the body if the status is not 200.
     """
 
     answer: Answer
 
     def lines(self) -> Iterator[str]:
-        """The lines of the stream as they come; ends when it does.
+        """The lines of the stream as they come, until it ends.
 
         Raises:
             OfflineError: the connection broke, or nothing came for too long.
         """
 
     def close(self) -> None:
-        """End the stream; any thread may, also while another one waits in `lines`."""
+        """End the stream. Any thread may call it, also while another one waits in `lines`."""
 
 
 class Transport(Protocol):
-    """What a device needs of a network; tests have others than HTTP."""
+    """What a device needs from a network. Tests can have one without HTTP."""
 
     def post(self, body: bytes, token: str | None) -> Answer:
         """Send a sync.
 
         Raises:
-            OfflineError: no answer came; the server may have got it all the same.
+            OfflineError: no answer came; the server may still have got the request.
         """
 
     def events(self, token: str | None, last_event_id: str, device: str) -> Events:
-        """Begin to listen, as the device of a name.
+        """Begin to listen, as the device with this name.
 
         Raises:
             OfflineError: no answer came.
@@ -97,13 +97,13 @@ class Transport(Protocol):
 
 
 class HttpTransport:
-    """HTTP to a server of mobync.
+    """HTTP to a mobync server.
 
     Args:
-        url: of the sync route, ``https://example.org/sync``.
+        url: the URL of the sync route, such as ``https://example.org/sync``.
 
     Raises:
-        ValueError: it is no URL of HTTP.
+        ValueError: it is not a URL of HTTP.
     """
 
     def __init__(self, url: str) -> None:
@@ -154,7 +154,7 @@ class HttpEvents:
     def lines(self) -> Iterator[str]:
         rest = b""
         try:
-            while piece := self._response.read1(4096):  # what is there, and no wait for more
+            while piece := self._response.read1(4096):  # what has arrived, without waiting for more
                 *whole, rest = (rest + piece).replace(b"\r\n", b"\n").split(b"\n")
                 for line in whole:
                     yield line.decode("utf-8", "replace")

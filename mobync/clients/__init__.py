@@ -1,8 +1,8 @@
-"""The languages of offline databases that apps use already, over the same merge and the same log.
+"""Protocols of offline databases that apps already use, over the same merge and the same log.
 
-Each client has a module: it takes the request of its own protocol, has :class:`mobync.Mobync`
-merge it, and answers in that protocol.  It knows no HTTP; ``mobync.http`` serves it beside
-``/sync`` and asks before who it is.
+Each client has a module: it reads a request of its own protocol, lets :class:`mobync.Mobync` merge
+it, and answers in that protocol. It knows no HTTP: ``mobync.http`` authenticates, and serves it
+beside ``/sync``.
 """
 
 from ._client import Client

@@ -1,4 +1,4 @@
-"""What a client's protocol is to those who serve it."""
+"""The interface of a client's protocol to the code that serves it."""
 
 from __future__ import annotations
 
@@ -34,28 +34,26 @@ class Client(abc.ABC):
 
         Args:
             route: one of ``routes``.
-            mobync: what merges.
-            owner_id: who was authenticated.
-            body: as it was sent, without gzip; it may be anything.
-            device: what the device calls itself; None: it has no name.
+            mobync: the Mobync that merges.
+            owner_id: the authenticated owner.
+            body: the body as it was sent, decompressed; it may be anything.
+            device: the name of the device; None: it has none.
 
         Returns:
             The reply, as JSON.
 
         Raises:
-            MobyncError: the request is refused.  An InvalidDiffError without an index says that
-                the request itself is malformed.
-            What else the Synchronizer raises.
+            MobyncError: the request is refused. An InvalidDiffError without an index means that the
+                request itself is malformed.
+            Exception: what else the Synchronizer raises.
         """
 
 
 class Replication(abc.ABC):
-    """What is served of one ``Mobync`` to clients that pull and push documents.
+    """Serves one ``Mobync`` to clients that pull and push documents.
 
     Args:
-        mobync: what merges.
-
-    Attributes:
+        mobync: the Mobync that merges.:
         client: the name of their protocol.
     """
 
@@ -83,7 +81,7 @@ class Replication(abc.ABC):
         *,
         begins: bool = False,
     ) -> Visit | None:
-        """The request of a device that names itself; None: it does not, or names do not count."""
+        """The visit of a named device; None: it has no name, or names are ignored."""
         if device is None or not keeps_devices(self._mobync.synchronizer):
             return None
         return Visit(self._mobync, owner_id, self.client, device, key, at, begins=begins)
@@ -97,23 +95,23 @@ class Replication(abc.ABC):
         *,
         are_edits: bool = True,
     ) -> Reply:
-        """Merge what a device did that had seen the log up to a clock."""
+        """Merge the edits of a device that had seen the log up to a clock."""
         if visit is None or not visit.counts:
             return self._merging.apply(clock, diffs, owner_id)
         return visit.merge(self._merging, clock, diffs, are_edits=are_edits)
 
 
 class ReplicatingClient(Client):
-    """A protocol of pulls and pushes."""
+    """A protocol with pulls and pushes."""
 
     routes = ("pull", "push")
 
     def __init__(self) -> None:
-        self._served: dict[Mobync, Replication] = {}  # one, that of the endpoint
+        self._served: dict[Mobync, Replication] = {}  # one, the endpoint's
 
     @abc.abstractmethod
     def replicate(self, mobync: Mobync) -> Replication:
-        """Make what is served of a ``Mobync``."""
+        """Make the Replication of a ``Mobync``."""
 
     def answer(
         self, route: str, mobync: Mobync, owner_id: str, body: bytes, device: str | None = None
@@ -125,7 +123,7 @@ class ReplicatingClient(Client):
 
 
 def skipping(mobync: Mobync) -> Mobync:
-    """The same server, but one that leaves out what a rule refuses and goes on without it."""
+    """The same server, but it skips refused diffs."""
     if mobync.on_refusal == "skip":
         return mobync
     made = Mobync(

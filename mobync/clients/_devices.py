@@ -1,25 +1,24 @@
-"""Named devices of clients: what is kept of them between their requests.
+"""Named devices of clients: their state between requests.
 
-A client's protocol has no numbers of requests and, but for RxDB's checkpoint, no place for a mark.
-What it says is where its last pull ended.  So these are kept of a device, in the row that a device
-of mobync's own protocol has:
+A client's protocol does not number requests and, except for RxDB's checkpoint, has no place for a
+mark. A request says where the device's last pull ended. So the server stores this for a device, in
+the same row as for a device of mobync's own protocol:
 
-- of each collection that it pulls, the ends of pulls that it was given.  One that is not among
-  them is one of another server, which this one is a backup of, or of a device that was forgotten;
-  and one below the horizon cannot be gone on from.  Then the device starts over.
-- from where on it needs the log (its hold), as of any device that names itself.
-- of its last edits the ids, as short hashes, so that a retry is known whatever compaction has
-  dropped from the log.
+- For each collection, the ends of its pulls. If a request has another end, this server was restored
+  from a backup, or the device was forgotten. From an end below the horizon, the server cannot
+  continue either. Then the device starts over.
+- The clock from which on the device needs the log (its hold), as for any named device.
+- The ids of its last edits, as short hashes, so that a retry is recognized even if compaction has
+  dropped the edit from the log.
 
-The merge of what it pushes, and the note that it was done, are one transaction: the edits go
-through ``apply`` under the device's name, and ``Turn`` stands for what ``devices.admit`` would say.
+The merge of a push and the stored state change in one transaction: the edits go through ``apply``
+with the device's name, and ``Turn`` replaces the answer of ``devices.admit``.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -29,7 +28,6 @@ from .._sync.attempts import OwnerLog, in_transaction, plain_answer
 from .._sync.client_state import Pull
 from .._sync.devices import (
     LETS_IN,
-    MARK_BYTES,
     NEXT,
     STARTS_OVER,
     Asked,
@@ -42,13 +40,16 @@ from .._sync.devices import (
     refusal,
 )
 from .._sync.known_devices import LONGEST_NAME, is_name
+from .._sync.marks import check_owner, new_mark
 from .._sync.owner_state import OWNER, OwnerState, first_state, is_stale, ms
 from ..errors import InvalidDiffError, LogicalClockError, UnknownDeviceError
 from ..sync import Mobync
 from ..synchronizer import Synchronizer
 from ..types import DiffDict, Reply
 
-MOST_GIVEN = 32  # ends of pulls of one collection; RxDB asks for pages before it has stored others
+MOST_GIVEN = (
+    32  # ends of pulls of one collection; RxDB asks for pages before it has stored earlier ones
+)
 MOST_PULLS = 200  # collections
 MOST_DONE = 1000  # edits
 DONE_BYTES = 6  # of the hash of an edit's id
@@ -59,8 +60,8 @@ class End(NamedTuple):
     """Where a pull ended.
 
     Attributes:
-        mark: random; None in a protocol that has no place for it.
-        clock: up to which the device has everything.
+        mark: a random text; None if the protocol has no place for it.
+        clock: the clock up to which the device has everything.
     """
 
     mark: str | None
@@ -68,7 +69,7 @@ class End(NamedTuple):
 
 
 class Kept:
-    """What is kept of an owner and of one device, as it was read."""
+    """The stored state of an owner and of one device."""
 
     def __init__(self, states: Mapping[str, str], name: str, client: str) -> None:
         text = states.get(name)
@@ -88,7 +89,7 @@ class Kept:
         self.done: str = said["done"]
 
     def note(self, server: Mobync, key: str, now_ms: int) -> str:
-        """Note that the device was seen; gives the text to keep."""
+        """Set the time when the device was seen; return the text to store."""
         device = self.device
         self.pulls[key].seen_ms = now_ms
         fresh_ms = now_ms - ms(server.device_retention_s)
@@ -104,25 +105,25 @@ class Kept:
 
 
 class Visit:
-    """A request of a device that names itself.
+    """A request of a named device.
 
     Args:
-        server: whose settings and store; it keeps devices.
-        owner_id: who was authenticated.
+        server: the Mobync with the settings and the store; the store stores devices.
+        owner_id: the authenticated owner.
         client: the protocol.
-        name: what the device calls itself.
-        key: what it pulls or pushes: a collection, or the empty text for all.
-        at: where its last pull ended, as it says; None: it does not say.
-        begins: whether it pulls from the beginning, wherever it was.
+        name: the name of the device.
+        key: the collection that it pulls or pushes; the empty text for all.
+        at: where its last pull ended, by the request; None: the request does not say.
+        begins: whether it pulls from the beginning.
 
     Attributes:
-        counts: whether the database keeps devices after all.  If it does not, the device is one
+        counts: whether the database really stores devices. If not, the device counts as one
             without a name.
-        may_be_dead: whether an object that the log does not have may have been deleted, and
-            folded away since the device knew it: it is taken for dead.
+        may_be_dead: whether an object that the log lacks may have been deleted and folded since
+            the device pulled it; then it counts as dead.
 
     Raises:
-        InvalidDiffError: that is no name.
+        InvalidDiffError: the name is not valid.
     """
 
     def __init__(
@@ -154,17 +155,18 @@ class Visit:
     # ---- being let in ------------------------------------------------------------------------
 
     def admit(self, store: Synchronizer, clock: int) -> bool:
-        """Let the device in, once; says whether its name counts.
+        """Admit the device, once; return whether its name counts.
 
         Args:
-            store: to read with, perhaps outside of a transaction.
-            clock: how far the log goes.
+            store: the store, which may be outside a transaction.
+            clock: the owner's clock.
 
         Raises:
-            DeviceRevokedError: it was revoked.
-            OwnerMovedError: it is another owner's now.
-            UnknownDeviceError: its name is one of another protocol.
-            LogicalClockError: it starts over.
+            DeviceRevokedError: the device was revoked.
+            OwnerMovedError: the data belongs to another owner now.
+            OtherOwnerError: the device has the rows of another owner.
+            UnknownDeviceError: the name belongs to a device of another protocol.
+            LogicalClockError: the device must start over.
         """
         if self.counts and self._kept is None:
             states = read_states(store, self._owner_id, OWNER, self._name)
@@ -176,7 +178,7 @@ class Visit:
         return self.counts
 
     def polls(self) -> bool:
-        """Whether the device has everything, and nothing is to be noted; asks one number.
+        """Whether the device has everything, and nothing must be stored; reads one number.
 
         Raises:
             As :meth:`admit`.
@@ -187,11 +189,15 @@ class Visit:
         clock = known[0] + 1
         self._let_in(known[1], clock)
         polled = self._at.clock == clock and not self._must_note(self._at)
-        self._kept = None  # the log is read later, and may be folded meanwhile: let in again then
+        self._kept = None  # the log is read later, and may be folded meanwhile: admit it again then
         return polled
 
     def _let_in(self, states: Mapping[str, str], clock: int) -> None:
         kept = Kept(states, self._name, self._client)
+        if self._at is not None:
+            given = (mark for pull in kept.pulls.values() for mark, _ in pull.given)
+            known = kept.owner.predecessors
+            check_owner(self._name, self._at.mark, self._owner_id, known, given)
         if not self._begins and self._is_behind(kept, clock):
             self._start_over()
         self.may_be_dead = kept.owner.horizon > 0
@@ -201,12 +207,12 @@ class Visit:
         self._done = frozenset(done[begin : begin + DONE_CHARACTERS] for begin in pieces)
 
     def _is_behind(self, kept: Kept, clock: int) -> bool:
-        """Whether the device must start over before it goes on."""
+        """Whether the device must start over."""
         pull, said = kept.pulls.get(self._key), self._at
         if said is None:
             return pull is not None and pull.is_behind(pull.hold, kept.owner)
         if said.clock > clock:
-            return False  # it is told that it is ahead
+            return False  # the answer is that its clock is ahead
         return pull is None or said not in pull.given or pull.is_behind(said.clock, kept.owner)
 
     def _start_over(self) -> NoReturn:
@@ -223,27 +229,27 @@ class Visit:
         """The end of the pull that this request is.
 
         Args:
-            clock: up to which it brings everything.
-            is_same: whether it ends where the one before did.
+            clock: the clock up to which it returns everything.
+            is_same: whether it ends where the last pull ended.
         """
         if is_same and self._at is not None:
             return self._at
         assert self._kept is not None
         pull = self._kept.pulls.get(self._key)
         before = [End(*each) for each in pull.given if each[1] == clock] if pull else []
-        return before[-1] if before else End(secrets.token_urlsafe(MARK_BYTES), clock)
+        return before[-1] if before else End(new_mark(self._owner_id), clock)
 
     def note_pull(self, end: End, *, is_whole: bool, tells_of_dead: bool = False) -> None:
-        """Keep where a pull ended, in a transaction; not if it brought nothing.
+        """Store where a pull ended, in a transaction; not if it returned nothing.
 
         Args:
-            end: that is given.
+            end: the end of the pull.
             is_whole: whether it is the end of the log.
-            tells_of_dead: whether a pull from the beginning tells of what is dead, too.
+            tells_of_dead: whether a pull from the beginning also returns deletes.
 
         Raises:
-            DeviceRevokedError, LogicalClockError: as :meth:`admit`, meanwhile.
-            TooManyDevicesError: it is new, and its owner may have no more.
+            DeviceRevokedError, LogicalClockError: as in :meth:`admit`, because of a change since.
+            TooManyDevicesError: the device is new, and its owner may have no more.
         """
         if not self.counts or (end == self._at and not self._must_note(end)):
             return
@@ -275,7 +281,7 @@ class Visit:
             ):
                 hold = min(hold, before.hold)
             assert self._kept is not None
-            # A client that has stored nothing of a pull begins again; an answer may be late.
+            # A client that has stored nothing of a pull begins again; this answer may be late.
             given = before.given if before is not None else []
             above = [each for each in given if each[1] >= kept.owner.horizon]
             folds = self._kept.owner.folds
@@ -285,7 +291,7 @@ class Visit:
     # ---- pushes ------------------------------------------------------------------------------
 
     def has_done(self, diff_id: str) -> bool:
-        """Whether an edit of this device was done, whatever the log has kept of it."""
+        """Whether an edit of this device was done before, even if the log no longer has it."""
         return _hashed(diff_id) in self._done
 
     def merge(
@@ -296,13 +302,13 @@ class Visit:
         *,
         are_edits: bool = True,
     ) -> Reply:
-        """Merge what the device did, and note that it was done.
+        """Merge the edits of the device, and store that they were done.
 
         Args:
-            merging: what merges.
-            clock: up to which the device had seen the log.
+            merging: the Mobync that merges.
+            clock: the clock up to which the device had seen the log.
             diffs: its edits.
-            are_edits: whether they may come again.
+            are_edits: whether they may come again, in a retry.
         """
         turn = Turn(self, [each["id"] for each in diffs] if are_edits else [])
         reset = LETS_IN.set(LetIn(merging, self._owner_id, self._name, turn.admit))
@@ -312,7 +318,7 @@ class Visit:
             LETS_IN.reset(reset)
 
     def _read(self, store: Synchronizer) -> Kept:
-        """Read what is kept, in a transaction; there is room for the device afterwards."""
+        """Read the stored state, in a transaction, and make room for a new device."""
         states = read_states(store, self._owner_id, OWNER, self._name)
         kept = Kept(states or {}, self._name, self._client)
         if kept.is_new:
@@ -328,17 +334,17 @@ class Visit:
 
 
 class Turn:
-    """What ``devices.admit`` says of the edits of a device of a client: they are done now.
+    """The turn of a push: it replaces the answer of ``devices.admit`` for the edits of a client's
+    device.
 
     Args:
         visit: the request.
-        ids: those of the edits, in the order of the diffs; none, if they are none that may come
-            again.
+        ids: the ids of the edits, in the order of the diffs; empty if the edits cannot come again.
 
     Attributes:
-        kind: one of the numbers of ``devices``.  Edits that were made below the horizon are merged
-            as those of a device that starts over; nobody is told to.
-        seen_clock: how far the device had seen the log when it made them.
+        kind: one of the numbers of ``devices``. Edits that were made below the horizon are merged
+            like those of a device that starts over, but the device is not told to start over.
+        seen_clock: the clock up to which the device had seen the log when it made them.
     """
 
     kind = NEXT
@@ -360,7 +366,7 @@ class Turn:
     def keep(
         self, clock: int, excluded: list[int], refused: list[dict[str, Any]] | None, highest: int
     ) -> str:
-        """Note what was done; as of ``devices.Turn``, but the mark means nothing."""
+        """Store what was done, as in ``devices.Turn``; the returned mark is ignored."""
         kept, key = self._kept, self._visit._key
         assert kept is not None
         assert self._store is not None
@@ -374,8 +380,9 @@ class Turn:
 
 
 def _latest(given: Sequence[tuple[str | None, int]], *used: End) -> list[tuple[str | None, int]]:
-    """Ends of pulls, those used last behind the others: a client may come again from one that it
-    has stored, however often it was told a later one."""
+    """The ends of pulls, the most recently used ones last. A client may come again from an older
+    end that it has stored, even if it was told later ones.
+    """
     others = [each for each in given if each not in used]
     return [*others, *used][-MOST_GIVEN:]
 

@@ -1,11 +1,10 @@
-"""The rows of an owner as documents, whole, as the log has them.
+"""An owner's rows as whole documents, made from the log.
 
-A client that is no device of mobync's protocol asks for whole documents, and what it sends is
-compared with them.  They come from the log, which is read once and then followed: a later request
-reads only what was added since.  So a process keeps the documents of those owners that it served
-last, up to a number of bytes.
+A client with another protocol asks for whole documents, and its edits are compared with them. They
+come from the log, which is read once and then followed: a later request reads only new entries. So
+a process caches the documents of the owners that it served last, up to a number of bytes.
 
-Nothing here decides what an edit does; the log has been merged by then.
+Nothing here decides the result of an edit, because the log is already merged.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from ..sync import Mobync
 from ..types import FIELD_TIMES, Diff
 from ._devices import Visit
 
-MAX_BYTES = 64 * 1024 * 1024  # of json_data and what is kept beside it, in one process
-ENTRY_BYTES = 500  # about what a row of the log costs beside its text
+MAX_BYTES = 64 * 1024 * 1024  # of json_data and its overhead, in one process
+ENTRY_BYTES = 500  # about the overhead of a row of the log
 STALE_CHANGES = 1000  # that a collection may have beside as many as it has documents
 
 _ALL = ("",)  # no owner's id
@@ -39,9 +38,9 @@ class Field(NamedTuple):
     """A member of a document.
 
     Attributes:
-        text: its value, as it stands in the log.
-        time_ms: when it was edited last; as late as any of its writers in this life.
-        original: whether the create wrote it, and nothing since.
+        text: the text of its value in the log.
+        time_ms: when it was last edited: the latest time of its writers in this life.
+        original: whether only the create wrote it.
     """
 
     text: str
@@ -53,11 +52,11 @@ class Document:
     """One object of the log.
 
     Attributes:
-        fields: by name, without ``id``; empty if it is dead.
-        clock: of the last diff that changed it.
-        alive: whether it is there.
+        fields: the fields by name, without ``id``; empty if it is dead.
+        clock: the clock of the last diff that changed it.
+        alive: whether it exists.
         reborn: whether it was deleted before this life.
-        ended_ms: when it was deleted last; 0 if it never was.
+        ended_ms: when it was last deleted; 0 if it never was.
     """
 
     __slots__ = ("alive", "clock", "ended_ms", "fields", "id", "reborn")
@@ -77,13 +76,13 @@ class Document:
         time_ms: int,
         times_ms: Mapping[str, int] = MappingProxyType({}),
     ) -> bool:
-        """Take in a diff; says whether it changed anything: an update of what is dead does not.
+        """Apply a diff; return whether it changed anything. An update of a dead object does not.
 
         Args:
             kind: its type.
-            members: that it wrote.
-            time_ms: when.
-            times_ms: of those members of which it was another time, since it was folded.
+            members: the members that it wrote.
+            time_ms: its time.
+            times_ms: the times of members that have another time, because the diff was folded.
         """
         if kind == "delete":
             self.fields = {}
@@ -104,11 +103,13 @@ class Document:
 
 
 class Collection:
-    """The objects of one model, in the order in which they changed last."""
+    """The objects of one model, in the order of their last changes."""
 
     def __init__(self) -> None:
         self.documents: dict[str, Document] = {}
-        self._changes: list[tuple[int, str]] = []  # in order; what a later one replaced is stale
+        self._changes: list[
+            tuple[int, str]
+        ] = []  # in order; entries that a later one replaced are stale
 
     def take(
         self,
@@ -119,7 +120,7 @@ class Collection:
         clock: int,
         times_ms: Mapping[str, int] = MappingProxyType({}),
     ) -> Document:
-        """Take in the next diff of the log."""
+        """Apply the next diff of the log."""
         document = self.documents.get(id_)
         if document is None:
             document = self.documents[id_] = Document(id_)
@@ -146,21 +147,21 @@ class OwnerDocuments:
     """All objects of one owner, up to a clock.
 
     Attributes:
-        clock: how far the log has been followed; what a sync would answer.
-        size: about how many bytes this takes.
+        clock: how far the log has been followed; the clock of a reply.
+        size: about how many bytes this uses.
     """
 
     def __init__(self) -> None:
         self.clock = 0
         self.size = 0
-        self.next_read = 0  # from the last known diff on, to see that it is still it
+        self.next_read = 0  # from the last known diff on, to check that it is still the same
         self._last_id: str | None = None
         self._collections: dict[str, Collection] = {}
         self._by_diff: dict[str, Document] = {}
 
     @property
     def models(self) -> list[str]:
-        """The models that the log has something of."""
+        """The models in the log."""
         return list(self._collections)
 
     def collection(self, model: str) -> Collection:
@@ -168,24 +169,23 @@ class OwnerDocuments:
         return self._collections.get(model) or Collection()
 
     def has_diff(self, diff_id: str, document: Document | None) -> bool:
-        """Whether the log has this diff, and of this object."""
+        """Whether the log has this diff, for this object."""
         return document is not None and self._by_diff.get(diff_id) is document
 
     def follow(
         self, rows: Sequence[Mapping[str, Any]], highest: int | None, horizon: int = 0
     ) -> bool:
-        """Take in rows of the log, those from ``next_read`` on in any order.
+        """Apply rows of the log, from ``next_read`` on and in any order.
 
         Args:
-            rows: of the log.
-            highest: the log's highest clock, whose row may have been folded away; None: that of
-                the last row.
+            rows: rows of the log.
+            highest: the log's highest clock, whose row may have been folded; None: that of the
+                last row.
             horizon: the clock below which the log is folded.
 
         Returns:
-            Whether they go on where this ends.  If they do not, nothing was taken in: another log
-            was put in place of this one, what this ends with was compacted, or what comes after it
-            was folded into what comes before.
+            Whether they continue these documents. If not, nothing was applied: the log was
+            replaced, its last known row was compacted, or later rows were folded into earlier ones.
         """
         if highest is not None and highest + 1 < self.clock:
             return False
@@ -206,7 +206,7 @@ class OwnerDocuments:
         members = dict(_core.members(row[Diff.JSON_DATA]))
         del members[Diff.ID]
         id_ = _core.text_member(row[Diff.JSON_DATA], Diff.ID)
-        assert id_ is not None  # check_log saw to it
+        assert id_ is not None  # check_log has checked this
         collection = self._collections.setdefault(row[Diff.MODEL], Collection())
         clock, time_ms = row[Diff.LOGICAL_CLOCK], row[Diff.UTC_TIMESTAMP]
         times_ms = json.loads(row.get(FIELD_TIMES) or "{}")
@@ -224,14 +224,14 @@ class Documents:
     One object serves any number of threads.
 
     Args:
-        mobync: whose logs.
-        max_bytes: how many bytes about may be kept between requests.
+        mobync: the Mobync of the logs.
+        max_bytes: about how many bytes may be cached between requests.
     """
 
     def __init__(self, mobync: Mobync, max_bytes: int = MAX_BYTES) -> None:
         self._mobync = mobync
         self._max_bytes = max_bytes
-        self._kept: dict[str, OwnerDocuments] = {}  # who was served last stands last
+        self._kept: dict[str, OwnerDocuments] = {}  # the most recently served owner is last
         self._size = 0
         self._locks = OwnerLocks()
 
@@ -239,28 +239,28 @@ class Documents:
     def of(
         self, owner_id: str, at_least: int = 0, visit: Visit | None = None
     ) -> Iterator[OwnerDocuments]:
-        """Give the documents as they are now; they are this thread's until it leaves.
+        """Yield the current documents; only this thread may use them until the ``with`` ends.
 
         Args:
-            owner_id: whose.
-            at_least: a clock that the log has reached for sure, if it is the log of whoever was
-                told that clock: a copy of the database that lags does not do then.  What came
-                before it, the client has seen.
-            visit: whose request it is, of a device that names itself; it is let in here.
+            owner_id: the owner.
+            at_least: a clock that the client was told, so the log must have reached it; a replica
+                that lags is not used then. The client has seen the log below it.
+            visit: the request of a named device, which is admitted here.
 
         Raises:
-            LogicalClockError: what the client has not seen was folded: it pulls everything again.
+            LogicalClockError: the log that the client has not seen was folded, so it must pull
+                everything again.
             BusyError: another request of this owner took too long.
             InvalidDiffError: devices without a name are refused, and this client has none.
-            ValueError: the Synchronizer gave rows that are no log of this owner.
-            What lets a device in that names itself.
+            ValueError: the Synchronizer returned rows that are not a log of this owner.
+            Exception: what the admission of a named device raises.
         """
         if visit is None and not self._mobync.anonymous_devices:
             raise InvalidDiffError(
                 "this server accepts only devices that name themselves, and this client does not"
             )
         with self._held(owner_id):
-            kept = self._taken_out(owner_id)  # and not put back if anything fails
+            kept = self._taken_out(owner_id)  # and not put back if an error occurs
             followed = self._followed(owner_id, kept, at_least, visit)
             yield followed
             self._put_back(owner_id, followed)
@@ -334,7 +334,7 @@ def _admit(
     seen_clock: int,
     visit: Visit | None,
 ) -> None:
-    """Let in a client; to compaction it may be a device without a name."""
+    """Admit a client; for compaction it may count as a device without a name."""
     if visit is not None and visit.admit(log.store, documents.clock):
         return
     if keeps_devices(log.store):

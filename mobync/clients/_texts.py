@@ -1,4 +1,4 @@
-"""JSON taken apart and put together as text, so that no value of it is read and written again."""
+"""Splits and joins JSON as text, so that no value is parsed and printed again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .. import _core
 from ..errors import InvalidDiffError
 from ..types import Diff
 
-MOST_VALUES = 1_000_000  # about, in a request with something that the core does not take
+MOST_VALUES = 1_000_000  # about, in a request with values that the core refuses
 
 _SPACE = " \t\r\n"
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
@@ -36,18 +36,18 @@ def members_of(body: str | bytes, what: str) -> dict[str, str]:
 def members_around(
     body: str | bytes, what: str, unread: Collection[str] | None = None
 ) -> dict[str, str]:
-    """The members of a JSON object, of which some may hold what the core does not take.
+    """The members of a JSON object, some of which may have values that the core refuses.
 
-    That is U+0000, half an emoji, or very deep nesting: nobody checked such a member further than
-    to find its end.
+    Such values contain U+0000, half an emoji, or very deep nesting. Of such a member, only the end
+    was searched, and nothing else was checked.
 
     Args:
         body: the object.
-        what: what should be one, for an error.
-        unread: the names of these members; None: any.
+        what: the name of the value, for an error.
+        unread: the names of members that may have such values; None: all.
 
     Raises:
-        InvalidDiffError: it is no object, or something else of it cannot be read.
+        InvalidDiffError: it is not an object, or another part of it cannot be read.
     """
     try:
         return members_of(body, what)
@@ -64,13 +64,13 @@ def members_around(
 
 
 def unread_members(text: str, what: str) -> dict[str, str]:
-    """The members of a JSON object that the core does not take, each as its text.
+    """The members of a JSON object that the core refuses, each as its text.
 
     Raises:
-        InvalidDiffError: it is no JSON at all.
+        InvalidDiffError: it is not JSON at all.
     """
     try:
-        with suppress(RecursionError):  # JSON, as far as that goes
+        with suppress(RecursionError):  # JSON, as far as this checks
             json.loads(text, parse_constant=_refuse)
         return _split(text)
     except (ValueError, IndexError) as error:
@@ -78,12 +78,12 @@ def unread_members(text: str, what: str) -> dict[str, str]:
 
 
 def is_readable(text: str) -> bool:
-    """Whether the core takes a string."""
+    """Whether the core accepts a string."""
     return is_readable_object(f'{{"text":{json_of(text)}}}')
 
 
 def is_readable_object(text: str) -> bool:
-    """Whether the core takes a text as a JSON object."""
+    """Whether the core accepts a text as a JSON object."""
     try:
         _core.members(text)
     except InvalidDiffError:
@@ -92,10 +92,10 @@ def is_readable_object(text: str) -> bool:
 
 
 def _split(text: str) -> dict[str, str]:
-    """The members of an object by looking for where each ends.
+    """The members of an object, found by searching for the end of each.
 
     Raises:
-        ValueError, IndexError: it is no object, or has too many values.
+        ValueError, IndexError: it is not an object, or has too many values.
     """
     if sum(map(text.count, '[{"')) > MOST_VALUES:
         raise ValueError("too many values")
@@ -124,7 +124,7 @@ def _split(text: str) -> dict[str, str]:
 
 
 def _end_of(text: str, place: int) -> int:
-    """Where the value that begins at a place ends, if it is one."""
+    """Where the value that begins at a place ends."""
     if text[place] not in "[{":
         end = _SINGLE.match(text, place)
         if end is None:
@@ -133,7 +133,7 @@ def _end_of(text: str, place: int) -> int:
     depth = 0
     for step in _STEP.finditer(text, place):
         kind = step[0]
-        if kind == '"':  # or each quote behind it would be tried, to the end of the text
+        if kind == '"':  # otherwise each later quote would be tried, to the end of the text
             raise ValueError("no end of a string")
         depth += (kind in ("[", "{")) - (kind in ("]", "}"))
         if depth == 0:
@@ -146,16 +146,16 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def text_of(request: Mapping[str, str], name: str) -> str:
-    """The member of a name, which must be a string that is not empty.
+    """The member with a name, which must be a non-empty string.
 
     Raises:
-        InvalidDiffError: it is none, or missing.
+        InvalidDiffError: it is missing or not such a string.
     """
     return string_of(request.get(name, "null"), name)
 
 
 def string_of(text: str, what: str) -> str:
-    """The string that a text of JSON is.
+    """The string of a JSON text.
 
     Raises:
         InvalidDiffError: it is none, or is empty; ``what`` says what should be one.
@@ -170,7 +170,7 @@ def string_of(text: str, what: str) -> str:
 
 
 def whole_of(text: str, least: int, most: int) -> int | None:
-    """The integer that a text of JSON is; None if it is none, or outside of these limits."""
+    """The integer of a JSON text; None if it is not one, or is outside these limits."""
     if text.isascii() and text.isdigit() and len(text) <= len(str(most)):
         number = int(text)
         if least <= number <= most:
@@ -179,10 +179,10 @@ def whole_of(text: str, least: int, most: int) -> int | None:
 
 
 def elements(text: str, what: str) -> Iterator[str]:
-    """The elements of a JSON array, each as its text, which may be no JSON if the array is none.
+    """The elements of a JSON array, each as its text. The texts are not checked further.
 
     Raises:
-        InvalidDiffError: it is no array.
+        InvalidDiffError: it is not an array.
     """
     if not text.startswith("["):
         raise InvalidDiffError(f"{what} must be an array, not {text:.100}")
@@ -205,13 +205,13 @@ def _past_space(text: str, place: int) -> int:
 
 
 def joined(id_: str, members: Mapping[str, str]) -> str:
-    """The JSON of an object: its id, and the other members by their texts."""
+    """The JSON of an object from its id and the texts of the other members."""
     texts = {Diff.ID: json_of(id_), **members}
     return "{" + ",".join(f"{json_of(name)}:{text}" for name, text in texts.items()) + "}"
 
 
 def json_of(text: str) -> str:
-    """A string as JSON, which UTF-8 can write."""
+    """A string as JSON that UTF-8 can encode."""
     written = json.dumps(text, ensure_ascii=False)
     try:
         written.encode()
@@ -221,15 +221,15 @@ def json_of(text: str) -> str:
 
 
 def same(text: str, other: str | None) -> bool:
-    """Whether two values are one to a client that reads numbers as JavaScript does.
+    """Whether two values are equal for a client whose numbers are JavaScript's.
 
-    Of 9007199254740993 it has 9007199254740992, and of 1.0 it has 1.
+    For such a client, 9007199254740993 is 9007199254740992, and 1.0 is 1.
     """
     if other is None or text == other:
         return text == other
     try:
         return _as_read(text) == _as_read(other)
-    except RecursionError:  # nested deeper than any log has it
+    except RecursionError:  # nested deeper than any log can have it
         return False
 
 

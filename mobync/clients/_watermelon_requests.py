@@ -1,4 +1,4 @@
-"""What WatermelonDB phones send, taken apart and checked."""
+"""Reads and checks the requests of WatermelonDB."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ._texts import (
 )
 
 CHANGED = "_changed"
-OWN = frozenset((Diff.ID, "_status", CHANGED))  # what a record has that is no column
+OWN = frozenset((Diff.ID, "_status", CHANGED))  # members of a record that are not columns
 KINDS = {"created": "create", "updated": "update", "deleted": "delete"}
 
 Members = dict[str, str]  # values by name, each as its JSON text
@@ -31,13 +31,13 @@ Members = dict[str, str]  # values by name, each as its JSON text
 
 @dataclass(frozen=True)
 class PullRequest:
-    """What a pull asks for.
+    """The request of a pull.
 
     Attributes:
         clock: the owner's clock that the phone has seen.
         is_first: whether the phone has pulled nothing yet.
-        columns: by table what its columns are, as far as the phone says.
-        migrated: tables that the schema of the phone's last pull did not have, or not in full.
+        columns: the columns of each table, as far as the phone says.
+        migrated: tables that are new since the phone's last pull, or that have new columns.
     """
 
     clock: int
@@ -63,20 +63,20 @@ class PullRequest:
 
 
 class Edit(NamedTuple):
-    """What a phone did to a record.
+    """A phone's edit of a record.
 
-    The npm package sends each with an ``id`` that is its own for ever, ``type``, ``table``,
-    ``record`` (its id) and the ``columns`` that it changed; and, where it was sent before,
-    ``lastPulledAt`` as it was then, and ``age``, the milliseconds since.
+    The npm package sends each edit with a unique ``id``, ``type``, ``table``, ``record`` (its id)
+    and the changed ``columns``. If it was sent before, it also has the ``lastPulledAt`` of that
+    time, and ``age``, the milliseconds since then.
 
     Attributes:
-        diff_id: what the diff in the log is called; a retry has the same.
+        diff_id: the id of the diff in the log; a retry has the same id.
         kind: 'create', 'update' or 'delete'.
         base: the owner's clock that the phone had seen when it first sent this.
-        members: what was changed; None if the phone does not say.
-        record: all columns, where the phone sends records.
+        members: the changed columns; None if the phone does not say.
+        record: all columns, if the phone sends records.
         age_ms: how long ago it was first sent.
-        is_unreadable: whether it holds what the core does not take, so that it must be rejected.
+        is_unreadable: whether it has a value that the core refuses, so that it must be rejected.
     """
 
     diff_id: str
@@ -91,18 +91,18 @@ class Edit(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str]:
-        """Which record it is of."""
+        """The record that it edits."""
         return self.table, self.id
 
 
 @dataclass(frozen=True)
 class PushRequest:
-    """What a phone pushes.
+    """The request of a push.
 
     Attributes:
         clock: the owner's clock that the phone has seen.
         has_pulled: whether it has pulled before.
-        edits: in its order.
+        edits: the edits, in its order.
     """
 
     clock: int
@@ -115,7 +115,7 @@ class PushRequest:
 
         Args:
             body: the request.
-            owner_id: whose it is.
+            owner_id: the owner.
             is_synced: whether a table of this name may be pushed.
 
         Raises:
@@ -171,7 +171,7 @@ def _migrated(text: str) -> Iterator[str]:
 
 
 def _edit(text: str, index: int, clock: int) -> Edit:
-    """An edit as the npm package sends it."""
+    """An edit from the npm package."""
     try:
         edit = members_around(text, "an edit", ("columns", "record"))
         kind = text_of(edit, "type")
@@ -202,7 +202,7 @@ def _columns_of(text: str, what: str) -> Members:
 
 
 def _edits_of_table(table: str, text: str, clock: int, owner_id: str) -> Iterator[Edit]:
-    """The edits in WatermelonDB's changes of a table."""
+    """The edits from WatermelonDB's changes of a table."""
     changes = members_around(text, f"changes of {table!r:.100}")
     for name, kind in KINDS.items():
         what = f"{name} of {table!r:.100}"
@@ -232,9 +232,9 @@ def _edit_of_record(text: str, kind: str, table: str, clock: int, what: str) -> 
 
 
 def _id_of(edit: Edit, text: str, owner_id: str) -> str:
-    """An id for an edit that came without one: that of the same content after the same pull.
+    """An id for an edit without one: the same content after the same pull has the same id.
 
-    Who sends a request again as it was sends the same; a later, equal edit follows another pull.
+    So a request that is sent again has the same ids. A later, equal edit follows another pull.
     """
     parts = json.dumps([owner_id, edit.base, edit.kind, edit.table, text])
     return hashlib.sha256(parts.encode()).hexdigest()[:32]

@@ -1,17 +1,18 @@
 """RxDB's replication, by the handlers of ``replicateRxCollection``.
 
-A pull gives whole documents in the order in which they changed last.  Its checkpoint says where it
-ended, the clock of the last change and the id, so it is exact whatever happens between two pages.
+A pull returns whole documents in the order of their last changes. Its checkpoint is the place where
+it ended: the clock of the last change, and the id. So it is exact, whatever happens between two
+pages.
 
-A push has, of each document, what the client took for the server's state and what it has now.  The
-fields that differ are the edit.  A field that the server has as the client knew it was edited by
-nobody else; of one that was, the later edit wins.  What wins becomes a diff of a device that is up
-to date, and goes through the merge: so an edit that another device makes at that very moment is
+A push has, for each document, the state that the client assumed on the server, and its new state.
+The fields that differ are the edit. If the server has a field as the client assumed, nobody else
+has edited it. Otherwise the later edit wins. The winning fields become a diff of a device that is
+up to date, and go through the merge. So an edit that another device makes at the same moment is
 merged like any other.
 
-RxDB takes a document that it pushed for the server's state, and may have passed by, in a pull at
-the same time, what others did to it.  So the answer has every document, whole, that is not now as
-it was pushed.
+RxDB takes a document that it pushed as the server's state, and a pull at the same time may have
+moved past the edits of others. So the answer has each document that now differs from what was
+pushed, completely.
 """
 
 from __future__ import annotations
@@ -56,14 +57,13 @@ class Row:
     """A document that was pushed.
 
     Attributes:
-        assumed: what the client takes for the server's state; None, too, if it knows of none.
-        assumed_deleted: whether it knows that the server has deleted it.
-        new: what the client has now.
-        diff_id: of the edit; whoever sends it again sends the same.  None from a client that makes
-            none.
+        assumed: the state that the client assumes on the server; None if it assumes none.
+        assumed_deleted: whether it assumes that the server has deleted it.
+        new: the client's new state.
+        diff_id: the id of the edit; a retry has the same. None if the client sends none.
         time_ms: when it was edited; None if the client does not say.
-        unanswered: earlier pushes of the document, whose answer never came: their ids and states.
-        unreadable: why the core does not take what the client has; None where it does.
+        unanswered: earlier pushes of the document without an answer: their ids and states.
+        unreadable: why the core refuses the new state; None if it accepts it.
     """
 
     id: str
@@ -79,8 +79,8 @@ class Row:
 class RxDB(ReplicatingClient):
     """Answers the pulls and pushes of RxDB clients.
 
-    A document that a rule refuses never ends a push: it is answered as a conflict, which takes it
-    back on the client.
+    A document that a rule refuses never ends a push. It is answered as a conflict, so that the
+    client takes it back.
     """
 
     name = "rxdb"
@@ -98,18 +98,18 @@ class _Replication(Replication):
         Args:
             body: JSON: ``collection``, ``checkpoint`` (null at first) and ``limit``; or, instead
                 of the last two, ``have``, the ids of documents.
-            owner_id: who was authenticated.
-            device: what the client calls itself.
+            owner_id: the authenticated owner.
+            device: the name of the device.
 
         Returns:
-            JSON: ``documents``, and the ``checkpoint`` that they lead to.  Fewer than ``limit``
-            are all that there are.  Where the request has ``have``: ``gone``, those of the ids
-            that no living document has.
+            JSON: ``documents``, and the ``checkpoint`` after them. Fewer documents than ``limit``
+            are the last ones. If the request has ``have``: ``gone``, the ids that no live document
+            has.
 
         Raises:
             InvalidDiffError, PageError: the request is malformed.
-            LogicalClockError: the checkpoint is ahead: the server has lost what the client has.
-                Or the server cannot tell what it does not have: it starts over.
+            LogicalClockError: the checkpoint is ahead, because the server has lost diffs; or the
+                server cannot know what the client lacks, so the client must start over.
             DeviceRevokedError, TooManyDevicesError: the device may not sync.
             BusyError: another request of this owner took too long.
         """
@@ -127,11 +127,12 @@ class _Replication(Replication):
         with self._documents.of(owner_id, at_least, visit) as documents:
             clock = documents.clock
             after, id_, began, dead, _ = checkpoint or _Checkpoint(0, "", clock, False)
-            if began == 0:  # who pushed before may have what was dead before the first page, too
+            if began == 0:  # who pushed before may have objects that were dead at the first page
                 began, dead = clock, True
             _check_not_ahead(after, clock)
             changed = documents.collection(model).changed_after(after, id_)
-            # What was dead before the first page, nobody else who pulled from the start can have.
+            # No other client that pulled from the start can have objects that were dead before the
+            # first page.
             told = (each for each in changed if each.alive or dead or each.clock >= began)
             page = [(each.clock, each.id, _document(each)) for each in islice(told, limit)]
         after, id_ = page[-1][:2] if len(page) == limit else (clock, "")
@@ -146,7 +147,7 @@ class _Replication(Replication):
         return f'{{"documents":[{texts}],"checkpoint":{at}}}'.encode()
 
     def _gone(self, have: str, model: str, owner_id: str, device: str | None) -> bytes:
-        """Which of a client's documents are not alive here."""
+        """The ids of a client's documents that are not alive here."""
         ids = [string_of(each, "an id in have") for each in elements(have, "have")]
         visit = self._visit(owner_id, device, model, begins=True)
         with self._documents.of(owner_id, 0, visit) as documents:
@@ -155,26 +156,27 @@ class _Replication(Replication):
         return json.dumps({"gone": gone}).encode()
 
     def push(self, body: bytes, owner_id: str, device: str | None = None) -> bytes:
-        """Answer a push: merge edits, and say which documents are not now as they were pushed.
+        """Answer a push: merge edits, and return the documents that now differ from what was
+        pushed.
 
         Args:
             body: JSON: ``collection``, perhaps the ``checkpoint`` of the last pull, and ``rows`` of
                 ``newDocumentState`` and perhaps ``assumedMasterState``; ``id`` of the edit, its
                 ``time`` in milliseconds since 1970, and ``unanswered``, earlier pushes each with
                 its ``id`` and ``newDocumentState``, where the client keeps them.
-            owner_id: who was authenticated.
-            device: what the client calls itself.
+            owner_id: the authenticated owner.
+            device: the name of the device.
 
         Returns:
-            JSON: ``conflicts``, whole documents, and what was ``refused``: of each the document's
+            JSON: ``conflicts``, whole documents, and ``refused``: for each refused document its
             ``id``, a ``code`` and a ``message``.
 
         Raises:
             InvalidDiffError: the request is malformed.
-            LogicalClockError: the device starts over, by a pull, before it pushes.
+            LogicalClockError: the device must start over, by a pull, before it pushes.
             DeviceRevokedError, TooManyDevicesError: the device may not sync.
             BusyError: another request of this owner took too long.
-            What the Synchronizer raises.
+            Exception: what the Synchronizer raises.
         """
         request = members_around(body, "a push", ("rows",))
         model = text_of(request, "collection")
@@ -212,14 +214,15 @@ def _check_not_ahead(checkpoint: int, clock: int) -> None:
 
 
 class _Scene(NamedTuple):
-    """What the rows of a push are compared with.
+    """What the rows of a push are compared to.
 
     Attributes:
-        documents: the owner's, as they are.
-        owner_id: who.
-        model: of the rows.
-        visit: of a device that names itself; None: it does not.
-        of_server: fields that no device may write.  A document has them, too; they are no edit.
+        documents: the owner's current documents.
+        owner_id: the owner.
+        model: the model of the rows.
+        visit: the visit of a named device; None: it has no name.
+        of_server: fields that no device may write. A document contains them, but they are not
+            an edit.
     """
 
     documents: OwnerDocuments
@@ -230,7 +233,7 @@ class _Scene(NamedTuple):
 
 
 class _Edit:
-    """What a row makes of the owner's log."""
+    """The edit of a row."""
 
     def __init__(self, row: Row, scene: _Scene, time_ms: int) -> None:
         self._row = row
@@ -269,8 +272,8 @@ class _Edit:
     def _id_by_content(self) -> str:
         """The id of an edit that came without one.
 
-        Who sends it again sends the same.  An equal edit later follows another that put back what
-        this one did, so it is the next of the equal ones.
+        A retry gets the same id. A later equal edit follows an edit that undid this one, so it
+        counts as the next of the equal ones.
         """
         row = self._row
         states = [None if each is None else sorted(each.items()) for each in (row.assumed, row.new)]
@@ -281,7 +284,7 @@ class _Edit:
 
         if not (self._is_known(made(0)) and self._is_put_back()):
             return made(0)
-        known, unknown = 0, 1  # a field that is switched to and fro has thousands of equal edits
+        known, unknown = 0, 1  # a field that is switched on and off has thousands of equal edits
         while self._is_known(made(unknown)):
             known, unknown = unknown, 2 * unknown
         while unknown - known > 1:
@@ -291,13 +294,13 @@ class _Edit:
         return made(unknown)
 
     def _is_put_back(self) -> bool:
-        """Whether what the client edited is as it was before."""
+        """Whether the edited fields are again as they were before the edit."""
         row, now = self._row, self._now
         is_alive = now is not None and now.alive
         if row.assumed_deleted:
             return not is_alive
         if row.assumed is None or now is None or not is_alive:
-            return False  # who makes a document again knows that it was deleted
+            return False  # a client that creates a document again knows that it was deleted
         for name in {**row.assumed, **(row.new or {})}:
             before, there = row.assumed.get(name), now.fields.get(name)
             is_edited = row.new is None or not _is_equal(before, row.new.get(name))
@@ -306,11 +309,11 @@ class _Edit:
         return True
 
     def _may_create(self, assumed: State, knows_of_delete: bool) -> bool:
-        """Whether a document that is not there comes into being by this push."""
+        """Whether this push may create a document that does not exist."""
         now = self._now
         if now is None:
-            # As the client has it, even if it knew of one: this server lost it, unless what it
-            # knew was folded away.
+            # As the client has it, even if it assumed one: then this server has lost it, unless the
+            # deleted object was folded.
             may_be_dead = self._visit is not None and self._visit.may_be_dead
             return assumed is None or not may_be_dead
         if assumed is not None:
@@ -318,9 +321,9 @@ class _Edit:
         return knows_of_delete or self._time_ms > now.ended_ms
 
     def _won(self, assumed: dict[str, str], new: dict[str, str], now: Document) -> dict[str, str]:
-        """The fields that were edited, and not later by somebody else."""
+        """The edited fields that nobody else has edited later."""
         edited = {name: text for name, text in new.items() if not same(text, assumed.get(name))}
-        # A diff cannot take a field away.
+        # A diff cannot remove a field.
         edited.update({name: "null" for name in assumed if name not in new})
         edited = self._writable(edited)
         return {name: text for name, text in edited.items() if self._wins(name, text, assumed, now)}
@@ -333,14 +336,14 @@ class _Edit:
         if there is None:
             return True
         if same(text, there.text):
-            return False  # it is so already
+            return False  # it already has this value
         untouched = name in assumed and same(assumed[name], there.text)
         return untouched or self._time_ms >= there.time_ms
 
     def _made(self, made_id: str, kind: str, members: Mapping[str, str]) -> DiffDict:
         return {
             Diff.ID: made_id,
-            Diff.OWNER: "rxdb",  # the owner is who was authenticated
+            Diff.OWNER: "rxdb",  # the authenticated owner replaces it
             Diff.LOGICAL_CLOCK: 0,
             Diff.UTC_TIMESTAMP: self._time_ms,
             Diff.TYPE: kind,
@@ -353,9 +356,9 @@ class _Edit:
 
 
 def _is_of_another_life(assumed: Mapping[str, str], now: Document) -> bool:
-    """Whether a client's document was deleted, and made again by somebody else.
+    """Whether a client's document was deleted, and created again by somebody else.
 
-    What only the create of this life wrote, whoever has seen this life has like that.
+    A client that has seen this life has the values that only its create wrote.
     """
     return now.reborn and any(
         there.original and not same(there.text, assumed.get(name))
@@ -364,7 +367,7 @@ def _is_of_another_life(assumed: Mapping[str, str], now: Document) -> bool:
 
 
 def _is_equal(text: str | None, other: str | None) -> bool:
-    """Whether two values are one, of which either may be missing; null is as good as missing."""
+    """Whether two values are equal; null and missing count as equal."""
     return same("null" if text is None else text, "null" if other is None else other)
 
 
@@ -376,9 +379,10 @@ def _document(document: Document) -> str:
 
 
 def _conflict(row: Row, now: Document | None) -> str | None:
-    """The document as it is now, if it is not as it was pushed."""
+    """The current document, if it differs from what was pushed."""
     if now is None or not now.alive:
-        # Whole, as the client's schema wants it; of what is dead the log has the id alone.
+        # The whole document, as the client's schema requires. For a dead object, the log has only
+        # the id.
         return None if row.new is None else joined(row.id, {**row.new, DELETED: "true"})
     pushed, there = row.new or {}, now.fields
     is_same = row.new is not None and row.unreadable is None and pushed.keys() == there.keys()
@@ -390,7 +394,7 @@ def _conflict(row: Row, now: Document | None) -> str | None:
 def _named(
     refused: Sequence[Refusal], rows: Sequence[Row], edits: Sequence[DiffDict | None]
 ) -> Iterator[dict[str, str]]:
-    """What was refused, by the ids of documents."""
+    """The refusals, by the ids of documents."""
     ids = {edit[Diff.ID]: row.id for row, edit in zip(rows, edits, strict=True) if edit is not None}
     for each in refused:
         yield {"id": ids[each["id"]], "code": each["code"], "message": each["message"]}
@@ -414,10 +418,10 @@ class _Checkpoint(NamedTuple):
     """Where a client's last page ended.
 
     Attributes:
-        clock, id: of the last document.
+        clock, id: the clock and the id of the last document.
         began: the log's clock at the first page.
-        dead: whether the client is told of what was dead by then.
-        mark: of the page, if the client has a name.
+        dead: whether the client gets deletes from before the first page.
+        mark: the mark of the page, if the client has a name.
     """
 
     clock: int
@@ -504,7 +508,7 @@ def _unanswered(text: str, id_: str) -> Iterator[tuple[str, State]]:
 
 
 class _State(NamedTuple):
-    """A document as it was sent."""
+    """A document from a request."""
 
     id: str
     state: State
@@ -512,14 +516,14 @@ class _State(NamedTuple):
 
 
 def _new(text: str, name: str = "newDocumentState") -> _State:
-    """A document that the core may not take."""
+    """A document that the core may refuse."""
     try:
         return _state(text, name)
     except InvalidDiffError as error:
         if is_readable_object(text):
             raise
         found = _state_of(unread_members(text, name), name)
-        # Of what is deleted nothing but the id is written.
+        # For a deleted document, only the id is written.
         is_deleted = found.state is None and is_readable(found.id)
         return found if is_deleted else found._replace(unreadable=error.reason)
 
@@ -529,7 +533,7 @@ def _state(text: str, name: str) -> _State:
 
 
 def _state_of(members: dict[str, str], name: str) -> _State:
-    """A document by its members."""
+    """A document from its members."""
     id_ = text_of(members, Diff.ID)
     deleted = members.pop(DELETED, "false")
     if deleted not in ("true", "false"):
@@ -541,5 +545,5 @@ def _state_of(members: dict[str, str], name: str) -> _State:
 
 
 def _time(row: Row, now_ms: int, latest_ms: int) -> int:
-    """When a row was edited; now, if nobody says or if a clock is wrong."""
+    """When a row was edited; now, if the row does not say, or if a clock is wrong."""
     return now_ms if row.time_ms is None or row.time_ms > latest_ms else row.time_ms

@@ -1,19 +1,20 @@
 """WatermelonDB's sync, by the two functions of its ``synchronize()``.
 
-A pull asks for what changed after ``lastPulledAt``, the owner's logical clock and 1 (WatermelonDB
-takes no 0), and gets the records as they are now.
+A pull asks for changes after ``lastPulledAt`` and gets the current records. ``lastPulledAt`` is the
+owner's logical clock plus 1, because WatermelonDB does not accept 0.
 
-A push has records.  Each becomes a diff with the columns that the phone changed, made when the
+A push has records. Each becomes a diff with the columns that the phone changed, made after the
 phone had seen ``lastPulledAt``, and goes through the merge.
 
-WatermelonDB saves ``lastPulledAt`` after it pulled and before it pushes.  So a push whose answer
-was lost comes again with a later one, and what others did meanwhile looks as if the phone had seen
-it before its edit.  The npm package says what really happened: its ``edits`` have an id each, and
-the ``lastPulledAt`` that was there when they were first sent.  The merge then knows a retry, and
-compares as it would have the first time.
+WatermelonDB stores ``lastPulledAt`` after the pull and before the push. If the answer of a push is
+lost, the push comes again with a later ``lastPulledAt``. Then it looks as if the phone had seen the
+edits of others before its own. The npm package prevents this: each of its ``edits`` has an id, and
+the ``lastPulledAt`` of its first push. So the merge recognizes a retry, and compares as it would
+have the first time.
 
-What such an edit lost to stands on every device but this phone, which held on to its own value when
-it pulled.  So the values that stand go into the log once more, and the next pull takes them there.
+If such an edit lost, every device has the winning value except this phone, which kept its own value
+when it pulled. So the server writes the winning values to the log once more, and the phone gets
+them with its next pull.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ._documents import Document, OwnerDocuments
 from ._texts import joined, json_of, same
 from ._watermelon_requests import OWN, Edit, Members, PullRequest, PushRequest
 
-ALL = ""  # what a phone pulls: all tables at once
+ALL = ""  # the key of a phone's pulls, which have all tables
 CREATE, UPDATE, DELETE = (each.name for each in OperationType)
 
 
@@ -42,16 +43,15 @@ class Watermelon(ReplicatingClient):
     A record that a rule refuses never ends a push: it is among the ``experimentalRejectedIds``.
 
     Args:
-        tables: the tables to sync, as names, or with the columns of each, for phones whose request
-            does not name them; None for whatever the log and the phones have.  A column that a
-            record made again under an old id does not have is null on the phone then, and not what
-            the old record had.
-        times: by table the column that has the time of a record's last edit, in milliseconds since
-            1970.  Edits of the others count as made when they arrive.
+        tables: the names of the tables to sync; or names with their columns, for phones whose
+            request does not name the columns; None for all tables. If the columns are known and a
+            record is created again with an old id, columns that it lacks become null on the phone.
+        times: for each table, the column with the time of a record's last edit, in milliseconds
+            since 1970. Edits of other tables count as made when they arrive.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: a name is empty, or ``times`` names what is not there.
+        ValueError: a name is empty, or ``times`` names an unknown table or column.
     """
 
     name = "watermelon"
@@ -75,10 +75,10 @@ class Watermelon(ReplicatingClient):
 
 
 class _Made(NamedTuple):
-    """What an edit makes of the log.
+    """The diff of an edit.
 
     Attributes:
-        was_known: whether the log had it before this push.
+        was_known: whether the log had the diff before this push.
     """
 
     edit: Edit
@@ -99,21 +99,21 @@ class _Replication(Replication):
         """Answer a pull: what changed after ``lastPulledAt``.
 
         Args:
-            body: JSON: ``lastPulledAt`` and ``migration`` as ``pullChanges`` gets them;
-                and ``columns`` by table, where the phone tells them.
-            owner_id: who was authenticated.
-            device: what the phone calls itself.
+            body: JSON: ``lastPulledAt`` and ``migration`` as ``pullChanges`` gets them, and
+                perhaps the ``columns`` of each table.
+            owner_id: the authenticated owner.
+            device: the name of the phone.
 
         Returns:
-            JSON: ``changes`` and ``timestamp``.  Records are whole, and all are ``updated``: this
-            is for a phone that says ``sendCreatedAsUpdated``.
+            JSON: ``changes`` and ``timestamp``. Records are whole, and all are ``updated``, so the
+            phone must use ``sendCreatedAsUpdated``.
 
         Raises:
             InvalidDiffError: the request is malformed.
-            LogicalClockError: ``lastPulledAt`` is ahead: the server has lost what the phone has.
-                Or the server cannot tell what it does not have: it starts over.
+            LogicalClockError: ``lastPulledAt`` is ahead, because the server has lost diffs; or the
+                server cannot know what the phone lacks, so the phone must start over.
             DeviceRevokedError, TooManyDevicesError: the device may not sync.
-            What the Synchronizer raises.
+            Exception: what the Synchronizer raises.
         """
         asked = PullRequest.of(body)
         at = None if asked.is_first else End(None, asked.clock)
@@ -129,8 +129,9 @@ class _Replication(Replication):
         return f'{{"changes":{{{",".join(tables)}}},"timestamp":{clock + 1}}}'.encode()
 
     def _may_have_news(self, asked: PullRequest, owner_id: str, visit: Visit | None) -> bool:
-        """Whether there is news, perhaps, or something to note; without a lock, and without
-        reading it."""
+        """Whether there may be news, or something to store; found out without a lock, and without
+        reading the news.
+        """
         if visit is not None:
             return not visit.polls()
         reply = self._mobync.apply(asked.clock, [], owner_id, limit=1)  # not if it is ahead
@@ -155,24 +156,24 @@ class _Replication(Replication):
     # ---- push --------------------------------------------------------------------------------
 
     def push(self, body: bytes, owner_id: str, device: str | None = None) -> bytes:
-        """Answer a push: merge what a phone did.
+        """Answer a push: merge the edits of a phone.
 
         Args:
             body: JSON: ``changes`` and ``lastPulledAt`` as ``pushChanges`` gets them; or instead
                 of ``changes`` the ``edits`` of the npm package (see ``Edit``).
-            owner_id: who was authenticated.
-            device: what the phone calls itself.
+            owner_id: the authenticated owner.
+            device: the name of the phone.
 
         Returns:
             JSON: ``experimentalRejectedIds``.
 
         Raises:
             InvalidDiffError: the request is malformed.
-            LogicalClockError: ``lastPulledAt`` is ahead: the server has lost what the phone has.
-                Or the phone starts over, by a pull, before it pushes.
+            LogicalClockError: ``lastPulledAt`` is ahead, because the server has lost diffs; or the
+                phone must start over, by a pull, before it pushes.
             DeviceRevokedError, TooManyDevicesError: the device may not sync.
             BusyError: another request of this owner took too long.
-            What the Synchronizer raises.
+            Exception: what the Synchronizer raises.
         """
         asked = PushRequest.of(body, owner_id, self._settings.knows)
         at = End(None, asked.clock) if asked.has_pulled else None
@@ -193,7 +194,7 @@ class _Replication(Replication):
         return json.dumps({"experimentalRejectedIds": rejected}).encode()
 
     def _of_phone(self, edit: Edit) -> Edit:
-        """An edit without columns that only the server writes, where the phone sends all it has."""
+        """An edit without columns that only the server writes, if the phone sends all columns."""
         names = set(self._mobync.synchronizer._fields_of_server(edit.table))
         if not names:
             return edit
@@ -204,7 +205,7 @@ class _Replication(Replication):
         return edit
 
     def _with_changes(self, edit: Edit, documents: OwnerDocuments, owner_id: str) -> Edit:
-        """An edit with what was changed, where the phone sent a record and did not say."""
+        """An edit with the changed columns, if the phone sent a record without naming them."""
         if edit.members is not None:
             return edit
         past = _document(edit, documents)
@@ -216,7 +217,7 @@ class _Replication(Replication):
     def _made(
         self, edits: Sequence[Edit], documents: OwnerDocuments, visit: Visit | None
     ) -> list[_Made]:
-        """The diffs of edits, of those that change anything."""
+        """The diffs of those edits that change anything."""
         made: list[_Made] = []
         touched: set[tuple[str, str]] = set()
         for edit in edits:
@@ -225,7 +226,7 @@ class _Replication(Replication):
             if not is_known and visit is not None and visit.has_done(edit.diff_id):
                 continue  # the log has dropped it since
             if is_known or edit.key in touched:
-                # The merge knows what a retry did, and what was before it in this push.
+                # The merge recognizes a retry, and what came before it in this push.
                 changed: tuple[str, Members] | None = (edit.kind, edit.members or {})
             else:
                 changed = _changing(edit, now)
@@ -237,7 +238,7 @@ class _Replication(Replication):
     def _diff(self, edit: Edit, kind: str, members: Members) -> DiffDict:
         return {
             Diff.ID: edit.diff_id,
-            Diff.OWNER: "watermelon",  # the owner is who was authenticated
+            Diff.OWNER: "watermelon",  # the authenticated owner replaces it
             Diff.LOGICAL_CLOCK: 0,
             Diff.UTC_TIMESTAMP: self._time_ms(edit),
             Diff.TYPE: kind,
@@ -246,7 +247,7 @@ class _Replication(Replication):
         }
 
     def _time_ms(self, edit: Edit) -> int:
-        """When an edit was made: as its record says, else when it arrived, or would have."""
+        """When an edit was made: the time in its record, or else the time of its first arrival."""
         said = (edit.record or edit.members or {}).get(self._settings.times.get(edit.table, ""))
         try:
             return min(max(int(float(said or "")), 0), MAX_LOGICAL_CLOCK)
@@ -254,7 +255,9 @@ class _Replication(Replication):
             return max(self._mobync._now_ms() - edit.age_ms, 0)
 
     def _apply(self, made: Sequence[_Made], owner_id: str, visit: Visit | None) -> set[str]:
-        """Merge diffs, each as made by who had seen its clock; gives the ids of those refused."""
+        """Merge diffs, each as made by a device that had seen its clock; return the ids of refused
+        ones.
+        """
         refused: set[str] = set()
         landed: list[_Made] = []
         bases = sorted({each.edit.base for each in made})
@@ -263,7 +266,7 @@ class _Replication(Replication):
             group = [each for each in made if each.edit.base == base]
             refused |= {each.edit.diff_id for each in group if each.edit.key in out}
             group = [each for each in group if each.edit.key not in out]
-            # What this phone did to the same records before, and came no earlier, is not foreign.
+            # Earlier edits of the same records by this phone that arrive only now are not foreign.
             touched = {each.edit.key for each in group}
             before = [each for each in landed if each.edit.key in touched]
             diffs = [each.diff for each in (*before, *group)]
@@ -274,7 +277,7 @@ class _Replication(Replication):
         return refused
 
     def _landed(self, group: Sequence[_Made], owner_id: str, visit: Visit | None) -> list[_Made]:
-        """Those of which something is in the log only now."""
+        """The edits of which the log has something only now."""
         with self._documents.of(owner_id, 0, visit) as documents:
             return [
                 each
@@ -286,7 +289,9 @@ class _Replication(Replication):
     def _restore(
         self, edits: Sequence[Edit], asked: PushRequest, owner_id: str, visit: Visit | None
     ) -> None:
-        """Write once more what retries lost to, for the next pull of this phone to take along."""
+        """Write the values that won over retries once more, so that this phone's next pull gets
+        them.
+        """
         retries = [each for each in edits if each.base < asked.clock]
         if not retries:
             return
@@ -303,9 +308,9 @@ class _Replication(Replication):
             ]
         if not diffs:
             return
-        # As old as they are, so that what is edited at this moment wins.
+        # With their old times, so that an edit at this moment wins.
         reply = self._merge(clock, diffs, owner_id, visit, are_edits=False)
-        refused = {each["id"] for each in reply["refused"]}  # as edits of a phone; these are none
+        refused = {each["id"] for each in reply["refused"]}  # an edit of a phone; these are not
         operations = [
             (diff[Diff.TYPE], diff[Diff.MODEL], diff[Diff.JSON_DATA])
             for diff in diffs
@@ -321,7 +326,9 @@ class _Replication(Replication):
         edited_since: Mapping[tuple[str, str], set[str]],
         clock: int,
     ) -> DiffDict | None:
-        """What brings a phone's record to what it is; None if it is so, or comes anyway."""
+        """The edit that corrects a phone's record; None if it is right, or the phone gets it
+        anyway.
+        """
         now = _document(edit, documents)
         members: Members = {}
         kind, time_ms = UPDATE, 0
@@ -356,7 +363,7 @@ def _without(members: Members, names: Collection[str]) -> Members:
 
 
 def _without_unreadable(edits: Sequence[Edit]) -> tuple[list[Edit], list[Edit]]:
-    """Those that can be merged; and those that cannot, with what came after them of a record."""
+    """The edits that can be merged; and those that cannot, with later edits of the same records."""
     read: list[Edit] = []
     unread: dict[tuple[str, str], Edit] = {}
     for each in edits:
@@ -368,30 +375,32 @@ def _without_unreadable(edits: Sequence[Edit]) -> tuple[list[Edit], list[Edit]]:
 
 
 def _changing(edit: Edit, now: Document | None) -> tuple[str, Members] | None:
-    """The type and the members of an edit of what a record is now; None if it changes nothing."""
+    """The type and the members of an edit, compared with the current record; None if it changes
+    nothing.
+    """
     members = edit.members or {}
     if edit.kind == DELETE:
         return (DELETE, {}) if now is not None and now.alive else None
     if now is None:
-        return CREATE, edit.record or members  # also of an update: the server has lost it
+        return CREATE, edit.record or members  # also for an update: the server has lost the record
     if not now.alive:
         return edit.kind, members
-    # Of a record that the phone takes for new, and of a phone that cannot say what is a retry.
+    # A record that the phone takes for new, or a phone that cannot say what is a retry.
     if edit.kind == CREATE or edit.record is not None:
         members = _differing(members, now)
     return (UPDATE, members) if members else None
 
 
 def _record(document: Document, columns: Sequence[str]) -> str:
-    """A record for a pull; one made again under an old id with null for what it lacks."""
+    """A record for a pull. One that reuses an old id has null for missing columns."""
     members = {name: field.text for name, field in document.fields.items() if name not in OWN}
-    if document.reborn:  # or what the record before had would stay
+    if document.reborn:  # or values of the earlier record would stay
         members = {**dict.fromkeys(columns, "null"), **members}
     return joined(document.id, members)
 
 
 def _differing(members: Members, document: Document | None) -> Members:
-    """What of a record is not so in a document."""
+    """The columns of a record that differ from a document."""
     there = {} if document is None or not document.alive else document.fields
     return {
         name: text
@@ -401,7 +410,7 @@ def _differing(members: Members, document: Document | None) -> Members:
 
 
 def _lacking(edit: Edit, now: Document) -> Members:
-    """What of a record a phone does not have, that holds what it edited for the record."""
+    """The columns of a record that a phone lacks, if it takes its own edit as the record."""
     if edit.kind == DELETE:
         return {name: field.text for name, field in now.fields.items()}
     lacking = {}
@@ -417,7 +426,7 @@ def _document(edit: Edit, documents: OwnerDocuments) -> Document | None:
 
 
 def _last_of_each_record(edits: Sequence[Edit]) -> list[Edit]:
-    """Of several edits of a record one, with the members of all."""
+    """One edit for each record, with the members of all its edits."""
     last: dict[tuple[str, str], Edit] = {}
     for each in edits:
         before = last.get(each.key)

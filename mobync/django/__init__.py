@@ -1,8 +1,8 @@
 """mobync in a Django project: an app for ``INSTALLED_APPS``, and a store over the ORM.
 
-Nothing of Django is imported before it is asked for, since an app is imported before Django knows
-its models.  The names of the sync routes are those of :mod:`mobync.http.django`, whose first name
-this was; they go on working.
+Django imports an app before it knows the models, so each name is imported when it is first used.
+The names of the sync routes are those of :mod:`mobync.http.django`; they were here before, and
+still work.
 """
 
 from importlib import import_module
@@ -16,6 +16,7 @@ with needing("django"):
 if TYPE_CHECKING:
     from ..http.django import SETTING, endpoint_of_settings, events, sync, urlpatterns
     from ._synchronizer import DjangoSynchronizer
+    from ._tracking import track
 
 __all__ = [
     "SETTING",
@@ -23,12 +24,15 @@ __all__ = [
     "endpoint_of_settings",
     "events",
     "sync",
+    "track",
     "urlpatterns",
 ]
+
+_MODULES = {"DjangoSynchronizer": "._synchronizer", "track": "._tracking"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "._synchronizer" if name == "DjangoSynchronizer" else "mobync.http.django"
+    module = _MODULES.get(name, "mobync.http.django")
     return getattr(import_module(module, __name__), name)

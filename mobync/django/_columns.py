@@ -1,7 +1,7 @@
-"""Columns that keep text to the letter, and compare it so, on every database.
+"""Columns that store every text unchanged and compare it exactly, on every database.
 
-The default collations of MySQL and MariaDB hold 'a' and 'A' for the same owner, and their other
-character sets do not have every letter.
+By default MySQL and MariaDB take 'a' and 'A' for the same owner, and most of their character sets
+do not have every letter.
 """
 
 from __future__ import annotations

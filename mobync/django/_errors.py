@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import DataError, Error, IntegrityError, InterfaceError, OperationalError
+from django.db.backends.utils import names_digest, split_identifier
 from django.db.models import ProtectedError, RestrictedError
 
 from .._relational.database_errors import Kind, code_of_original, kind_of_code, sqlite_code_of
@@ -14,7 +15,7 @@ from ._model import WHERE, Model
 
 
 def kind_of(error: BaseException) -> Kind:
-    """What an error means that Django raised for a driver's; of anything else BUG."""
+    """What an error of the database means; BUG for any other error."""
     if not isinstance(error, Error):
         return Kind.BUG
     original = _original(error)
@@ -31,12 +32,12 @@ def kind_of(error: BaseException) -> Kind:
 
 
 def _original(error: BaseException) -> Any:
-    """The driver's error; on MySQL Django raises some of them as its own."""
+    """The driver's error. Django's own, where it has none: on MySQL Django makes some itself."""
     return error.__cause__ or error
 
 
 def refusal_of(error: Exception, model: Model, kind: str) -> InvalidDiffError | None:
-    """Why the database, or Django for it, refused a row; None for an error that is no refusal.
+    """Why the database, or Django, refused a row; None for an error that is no refusal.
 
     Args:
         error: what was raised.
@@ -59,7 +60,7 @@ def refusal_of(error: Exception, model: Model, kind: str) -> InvalidDiffError | 
 
 
 def reason_at_commit(error: Exception) -> str | None:
-    """Why the database refused to commit: a constraint that it looks at no sooner."""
+    """Why the database refused to commit: a constraint that it checks only then."""
     original = _original(error)
     refusal = refusal_of_original(original, kind_of(error))
     if refusal is None:
@@ -68,7 +69,7 @@ def reason_at_commit(error: Exception) -> str | None:
 
 
 def _is_key(model: Model, said: Said) -> bool:
-    """Whether the primary key of a table is what is there already."""
+    """Whether another row has the same primary key."""
     meta = model.source._meta
     assert meta.pk is not None
     names = (f"{meta.db_table}_pkey", "PRIMARY")
@@ -76,21 +77,25 @@ def _is_key(model: Model, said: Said) -> bool:
 
 
 def _declared_columns(model: Model, constraint: str | None) -> list[str]:
-    """The columns of a unique constraint that the model declares by this name."""
+    """The columns of a unique constraint of the model, found by its name."""
     meta = model.source._meta
     columns = {each.name: str(each.column) for each in meta.concrete_fields}
-    if (
-        constraint is not None and constraint in columns.values()
-    ):  # as MySQL calls one of a unique field
-        return [constraint]
+    if constraint is None:
+        return []
     for each in meta.total_unique_constraints:
         if each.name == constraint:
             return [columns[name] for name in each.fields]
-    return []
+    _, table = split_identifier(meta.db_table)
+    for names in meta.unique_together:  # which Django names by the table, the columns and a hash
+        together = [columns[name] for name in names]
+        if constraint.endswith(f"_{names_digest(table, *together, length=8)}_uniq"):
+            return together
+    # MySQL calls the one of a unique field so.
+    return [constraint] if constraint in columns.values() else []
 
 
 def _fields(model: Model, columns: Any) -> list[str]:
-    """The fields of columns, without the owner's, which no device sends; none if one is unknown."""
+    """The fields of columns, without the owner's; none at all if devices do not know one."""
     by_column = {each.column: name for name, each in model.fields.items()}
     owner = None if model.owner is None else model.owner.column
     others = [name for name in columns if name != owner]

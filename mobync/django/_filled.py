@@ -1,8 +1,9 @@
-"""Which fields have more after a write than was written."""
+"""Which fields have a value after a write that was not written."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from inspect import unwrap  # what track() has put around a method
 from typing import Any
 
 from django.db import models
@@ -14,11 +15,11 @@ from ._model import Model, is_required
 def filled_models(
     described: Mapping[str, Model], read_back: Collection[str]
 ) -> dict[str, FilledModel] | None:
-    """By name, what is filled in of the models where anything is; None: of none.
+    """What Django or the database fills in, by the names of the models; None: nothing.
 
     Args:
-        described: all.
-        read_back: names of those that the app says it of.
+        described: all models.
+        read_back: names of models that the app wants to be read back after each write.
     """
     found = {}
     for name, model in described.items():
@@ -31,7 +32,7 @@ def filled_models(
 
 
 def _has_value(known: Any) -> bool:
-    """Whether a new row has a value that no device sent; of a text, Django's is empty."""
+    """Whether a new row has a value that no device sent. Django gives a text the empty one."""
     if known.has_default():
         return known.default is not None
     return not (known.null or is_required(known)) or _has_database_default(known)
@@ -49,7 +50,7 @@ def _may_change(model: Model, own: Mapping[str, Any]) -> bool:
     )
     of_server = any(not getattr(own[f], "auto_now_add", False) for f in model.server_fields)
     overridden = any(
-        getattr(model.source, method) is not getattr(models.Model, method)
+        unwrap(getattr(model.source, method)) is not getattr(models.Model, method)
         for method in ("save", "save_base", "clean", "clean_fields")
     )
     return by_itself or of_server or overridden

@@ -1,11 +1,11 @@
 """An owner's transaction: Django's own, with the row of the owner's head locked in it.
 
-PostgreSQL, MariaDB and MySQL lock that one row.  SQLite can only lock the whole file, so there
-syncs of different owners wait for each other too.  The head is locked before anything is read, so
-that what the last holder committed is seen.
+PostgreSQL, MariaDB and MySQL lock only this row.  SQLite locks the whole file, so there syncs of
+different owners wait for each other, too.  The head is locked before anything is read, so that the
+sync sees what the last holder of the lock committed.
 
-Where the app has begun a transaction already (``ATOMIC_REQUESTS``, a view in ``atomic``, a test
-case), the sync is a savepoint in it, and the owner stays locked until the app commits.
+If the app has begun a transaction (``ATOMIC_REQUESTS``, a view in ``atomic``, a test case), the
+sync is a savepoint in it, and the owner stays locked until the app commits.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from django.db.models import Max
 
 from .._relational.database_errors import is_busy
 from ..errors import BusyError
-from .models import Diff, Head
+from .models import KEY_LENGTH, Diff, Head
 
 
 class HeadOfOwner(NamedTuple):
-    """What an owner's head says: the highest clock of the log, -1 if it is empty, and the state."""
+    """An owner's head: the highest clock of the log, -1 if it is empty, and the stored state."""
 
     clock: int
     state: str | None
@@ -46,11 +46,19 @@ def highest_of_log(using: str, owner_id: str) -> int:
 
 @contextmanager
 def locking(using: str, owner_id: str, timeout_s: float) -> Iterator[HeadOfOwner]:
-    """A transaction in which an owner is locked; leaving it normally commits.
+    """Open a transaction in which an owner is locked.  It commits at the end of the ``with``.
+
+    Args:
+        using: the alias of the database.
+        owner_id: whom to lock.
+        timeout_s: seconds to wait for the lock.
+
+    Yields:
+        The owner's head.
 
     Raises:
         BusyError: the app's own transaction has read the log before another sync was committed.
-        django.db.Error: among others when the wait for the lock was too long.
+        django.db.Error: any error of the database; among others, the wait was too long.
     """
     connection = connections[using]
     is_nested = connection.in_atomic_block
@@ -58,26 +66,48 @@ def locking(using: str, owner_id: str, timeout_s: float) -> Iterator[HeadOfOwner
         if connection.vendor == "postgresql" and not is_nested:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT set_config('lock_timeout', %s, true)", [_ms(timeout_s)])
-        yield _lock(connection, using, owner_id, is_nested)
+        lock_file(using)
+        head = lock_head(using, owner_id)
+        if is_nested and connection.vendor == "mysql":
+            # At REPEATABLE READ the app still reads what was there at its first read.
+            heads = Head.objects.using(using).filter(owner=owner_id)
+            seen = heads.values_list("logical_clock", flat=True).first()
+            if seen is not None and seen != head.clock:
+                raise BusyError("the app has read before another sync of this owner was committed")
+        yield head
 
 
-def _lock(connection: Any, using: str, owner_id: str, is_nested: bool) -> HeadOfOwner:
+def lock_file(using: str) -> None:
+    """On SQLite, lock the database against other writers until the transaction ends.
+
+    As the first statement of a transaction, a write waits for that lock just as BEGIN IMMEDIATE
+    does.  After a read, SQLite may refuse it at once.
+    """
+    if connections[using].vendor == "sqlite":
+        Head.objects.using(using).filter(owner="").update(state=None)
+
+
+def lock_head(using: str, owner_id: str) -> HeadOfOwner:
+    """Lock an owner until the transaction ends that the database is in."""
     heads = Head.objects.using(using).filter(owner=owner_id)
-    if connection.vendor == "sqlite":
-        # A write as the first statement waits for SQLite's lock just as BEGIN IMMEDIATE does.
-        heads.update(owner=owner_id)
     locked = heads.select_for_update().values_list("logical_clock", "state")
     row = locked.first()
     if row is None:
         head = Head(owner=owner_id, logical_clock=highest_of_log(using, owner_id))
         Head.objects.using(using).bulk_create([head], ignore_conflicts=True)
         row = locked.get()
-    if is_nested and connection.vendor == "mysql":
-        # At REPEATABLE READ the app goes on to read what was there when it read first.
-        seen = heads.values_list("logical_clock", flat=True).first()
-        if seen is not None and seen != row[0]:
-            raise BusyError("the app has read before another sync of this owner was committed")
     return HeadOfOwner(*row)
+
+
+def why_no_log(using: str, owner_id: str) -> str | None:
+    """Why a database cannot have the log of an owner; None: it can."""
+    if connections[using].vendor == "mysql" and owner_id.endswith(" "):
+        return "owner_id ends in a space, which MySQL and MariaDB do not compare"
+    if len(owner_id) > KEY_LENGTH:
+        return f"owner_id {owner_id!r:.100}: is longer than {KEY_LENGTH} characters"
+    if "\0" in owner_id:
+        return f"owner_id {owner_id!r:.100}: has the character U+0000"
+    return None
 
 
 def _ms(timeout_s: float) -> str:
@@ -89,9 +119,9 @@ def _ms(timeout_s: float) -> str:
 
 @contextmanager
 def _waiting(connection: Any, timeout_s: float, is_nested: bool) -> Iterator[None]:
-    """Bound each wait for a lock; what was set before is set again in the end.
+    """Limit each wait for a lock.  At the end, the limit is what it was before.
 
-    In a transaction of the app its own bound is as it was.
+    In a transaction of the app, the app's own limit stays.
     """
     names = {"sqlite": "busy_timeout", "mysql": "innodb_lock_wait_timeout"}
     name = names.get(connection.vendor)
@@ -111,7 +141,7 @@ def _waiting(connection: Any, timeout_s: float, is_nested: bool) -> Iterator[Non
         if connection.connection is not None:
             try:
                 _execute(connection, f"{setting}{before}")
-            except Error:  # the connection is lost, or must not be used by others as it is
+            except Error:  # it is lost; or nobody else may use it with this limit
                 connection.close()
 
 
@@ -125,7 +155,7 @@ def _execute(connection: Any, statement: str) -> None:
 
 @contextmanager
 def one_moment(using: str) -> Iterator[None]:
-    """A transaction whose reads all see what was committed when it read first; it locks nothing."""
+    """Open a transaction in which all reads see the same moment.  It locks nothing."""
     connection = connections[using]
     with transaction.atomic(using=using):
         if connection.vendor in ("postgresql", "mysql"):
@@ -134,5 +164,5 @@ def one_moment(using: str) -> Iterator[None]:
 
 
 def is_busy_sqlite(error: BaseException) -> bool:
-    """Whether somebody else had locked the SQLite file."""
+    """Whether another writer has locked the SQLite file."""
     return is_busy(error.__cause__)

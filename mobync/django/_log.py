@@ -1,4 +1,4 @@
-"""The log as a model that mobync reads and writes, and what is kept of devices."""
+"""The log of an owner, what is stored about devices, and parts of requests."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .._relational.refused import TAKEN
 from .._relational.rows import first_of, read_object
 from ..errors import IdTakenError, InvalidDiffError
 from ..types import FIELD_TIMES, LOG_FIELDS, FilterType, LogRow, ReadFilter
-from ._capture import LOG_COLUMNS
+from ._model import IDS_A_STATEMENT
 from .models import Device, Diff, Head, Part
 
 LOG = "diffs"
 OWNER_ITSELF = ""  # the name that no device has
-_IDS_A_STATEMENT = 500
+LOG_COLUMNS = ("diff_id", *LOG_FIELDS[1:])  # in a model of Django, `id` is the primary key
 _FIELDS = (*LOG_FIELDS, FIELD_TIMES)
 _COLUMNS = (*LOG_COLUMNS, FIELD_TIMES)
 _COLUMN_OF = dict(zip(_FIELDS, _COLUMNS, strict=True))
@@ -89,8 +89,8 @@ class Log:
 
     def _taken(self, ids: Sequence[str]) -> list[InvalidDiffError]:
         found: set[str] = set()
-        for begin in range(0, len(ids), _IDS_A_STATEMENT):
-            some = self._diffs.filter(diff_id__in=ids[begin : begin + _IDS_A_STATEMENT])
+        for begin in range(0, len(ids), IDS_A_STATEMENT):
+            some = self._diffs.filter(diff_id__in=ids[begin : begin + IDS_A_STATEMENT])
             # MySQL and MariaDB do not compare spaces at the end.
             found.update(id_.rstrip(" ") for id_ in some.values_list("diff_id", flat=True))
         return [
@@ -106,8 +106,8 @@ class Log:
     def delete(self, rows_json: Sequence[str]) -> None:
         """Remove diffs by their ids."""
         ids = [read_object(each, "")["id"] for each in rows_json]
-        for begin in range(0, len(ids), _IDS_A_STATEMENT):
-            self._diffs.filter(diff_id__in=ids[begin : begin + _IDS_A_STATEMENT]).delete()
+        for begin in range(0, len(ids), IDS_A_STATEMENT):
+            self._diffs.filter(diff_id__in=ids[begin : begin + IDS_A_STATEMENT]).delete()
 
 
 def _by_columns(members: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,19 +118,19 @@ def _by_columns(members: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_devices(using: str, owner_id: str, names: Sequence[str] | None) -> dict[str, str]:
-    """What is kept of some devices of an owner, or of all; not of the owner itself."""
+    """Read what is stored about some devices of an owner, or about all; not about the owner."""
     devices = Device.objects.using(using).filter(owner=owner_id)
     if names is None:
         return dict(devices.values_list("device", "state"))
     found: dict[str, str] = {}
-    for begin in range(0, len(names), _IDS_A_STATEMENT):
-        some = devices.filter(device__in=names[begin : begin + _IDS_A_STATEMENT])
+    for begin in range(0, len(names), IDS_A_STATEMENT):
+        some = devices.filter(device__in=names[begin : begin + IDS_A_STATEMENT])
         found.update(some.values_list("device", "state"))
     return found
 
 
 def write_device(using: str, owner_id: str, name: str, text: str | None) -> None:
-    """Keep a text of a device, or of the owner itself, in place of the one before."""
+    """Store a text about a device, or about the owner itself; None deletes it."""
     if name == OWNER_ITSELF:
         Head.objects.using(using).filter(owner=owner_id).update(state=text)
         return
@@ -145,26 +145,32 @@ def write_device(using: str, owner_id: str, name: str, text: str | None) -> None
 
 
 def has_parts(using: str) -> bool:
-    """Whether the table of parts was made."""
+    """Whether the table of parts exists."""
     connection = connections[using]
     with connection.cursor() as cursor:
         return Part._meta.db_table in connection.introspection.table_names(cursor)
 
 
 def write_part(using: str, owner_id: str, device: str, part: int, pieces: Sequence[str]) -> None:
-    """Insert a part; a statement for each piece, since a packet may be no longer."""
+    """Insert a part, each piece by its own statement, because packets have a limit."""
     for piece, text in enumerate(pieces):
         row = Part(owner=owner_id, device=device, part=part, piece=piece, diffs=text)
         row.save(using=using, force_insert=True)
 
 
 def read_parts(using: str, owner_id: str, device: str) -> Iterator[tuple[int, str]]:
-    """The pieces of all parts of a device, in order, each with the number of its part."""
+    """Yield the pieces of all parts of a device in order, each with the number of its part.
+
+    Drivers fetch all rows of a statement at once, so there is one for each part.
+    """
     rows = Part.objects.using(using).filter(owner=owner_id, device=device)
-    yield from rows.order_by("part", "piece").values_list("part", "diffs").iterator()
+    for number in list(rows.order_by("part").values_list("part", flat=True).distinct()):
+        pieces = rows.filter(part=number).order_by("piece").values_list("diffs", flat=True)
+        for text in pieces.iterator():
+            yield number, text
 
 
 def drop_parts(using: str, owner_id: str, device: str | None) -> None:
-    """Delete the parts of a device, or of all of an owner's."""
+    """Delete the parts of a device; without one, of all devices of the owner."""
     rows = Part.objects.using(using).filter(owner=owner_id)
     (rows if device is None else rows.filter(device=device)).delete()

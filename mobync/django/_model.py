@@ -1,8 +1,8 @@
 """A model as mobync sees it: which fields a device may send, and what a row must hold.
 
-A field is what Django calls its ``attname``: the field's name, of a ForeignKey ``<name>_id``.  The
-primary key is ``id``, whatever its name.  The field that says whose a row is (the owner) is none:
-the server fills it in, a device never does.
+Devices call a field by its ``attname``: the field's name, and ``<name>_id`` for a ForeignKey.  They
+call the primary key ``id``, whatever its name is.  They do not know the owner field, which says
+whose a row is: only the server fills it in.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from ._values import codec_of
 ID = Diff.ID
 Row = dict[str, Any]
 
-WHERE = "json_data: "  # how a complaint about a row begins
+WHERE = "json_data: "  # a complaint about a row begins so
+IDS_A_STATEMENT = 500
 
 
 class Reference(NamedTuple):
-    """What a foreign key leads to.
+    """What a foreign key refers to.
 
     Attributes:
         target: Django's class of the rows.
-        attname: the field of theirs that is referred to.
-        model: the same class, where devices know it.
+        attname: the field of these rows that the key holds.
+        model: the model of the class; None if it is not synced.
     """
 
     target: type[models.Model]
@@ -51,9 +52,9 @@ class Model:
         source: Django's class.
         using: the alias of its database.
         fields: Django's field of each field, ``id`` among them.
-        owner: the field that every statement is confined by; None for a shared model.
-        server_fields: names of those that devices may not write.
-        references: by field, what its value leads to.
+        owner: the field that says whose a row is; None for a shared model.
+        server_fields: names of fields that devices may not write.
+        references: by field, what a foreign key refers to.
     """
 
     name: str
@@ -83,16 +84,16 @@ class Model:
     # ---- rows that devices send ----------------------------------------------------------------
 
     def read_row(self, data_json: str) -> Row:
-        """The fields of a row, as Django has their values.
+        """Read a row of a device, as values of Django.
 
         Raises:
-            InvalidDiffError: a field is unknown or does not fit.
+            InvalidDiffError: a field is unknown, or its value does not fit.
         """
         members = read_object(data_json, WHERE)
         return {f: self._decode(f, value) for f, value in members.items()}
 
     def read_id(self, data_json: str) -> Any:
-        """The primary key in a row; its other members do not matter."""
+        """Read only the primary key of a row."""
         return self._decode(ID, read_object(data_json, WHERE)[ID])
 
     def _decode(self, name: str, value: Any) -> Any:
@@ -122,7 +123,7 @@ class Model:
         raise InvalidDiffError(f"{WHERE}{reason}") from None
 
     def new_instance(self, row: Row, owner: Any) -> models.Model:
-        """The instance that a create makes; fields that it leaves out have Django's defaults.
+        """Make the instance for a create; fields that it leaves out have Django's defaults.
 
         Raises:
             InvalidDiffError: a field is missing.
@@ -136,16 +137,16 @@ class Model:
         return self.source(**attributes)
 
     def validate(self, instance: models.Model, sent: Iterable[str]) -> None:
-        """Have Django look at what a device sent, as a form would, but for what the database does.
+        """Have Django check what a device sent, as a form does.  The database does the rest.
 
         Args:
             instance: with the new values.
-            sent: the fields that the device sent; others are not looked at.
+            sent: the fields that the device sent; others are not checked.
 
         Raises:
-            InvalidDiffError: a validator, the choices or ``clean`` of the model say no.
+            InvalidDiffError: a validator, the choices or ``clean`` of the model refuse it.
         """
-        # What a reference leads to is looked at when all is written.
+        # What a row refers to is checked when everything is written.
         looked_at = {self.fields[f].name for f in sent if f != ID and f not in self.references}
         exclude = {each.name for each in self.source._meta.concrete_fields} - looked_at
         try:
@@ -166,16 +167,16 @@ class Model:
     # ---- rows that the database gives ----------------------------------------------------------
 
     def encode(self, name: str, value: Any) -> Any:
-        """A value of a field as something that can be JSON."""
+        """A value of a field as a JSON value."""
         codec = self.codecs[name]
         assert codec is not None
         return None if value is None else codec.encode(value)
 
     def kept(self, name: str, value: Any) -> Any:
-        """What is read of a field after a value was written to it.
+        """What a field gives back after a JSON value was written to it.
 
         Raises:
-            DoesNotFit: the field cannot hold it.
+            DoesNotFit: the field cannot store the value.
         """
         codec = self.codecs[name]
         assert codec is not None
@@ -191,7 +192,7 @@ class Model:
         if self.owner is None:
             return rows
         rows = rows.filter(**{self.owner.attname: owner})
-        if self._is_text_of_mysql:  # whose collation may hold 'a' and 'A' for the same
+        if self._is_text_of_mysql:  # its collation may take 'a' and 'A' for the same
             exactly = Collate(models.F(self.owner.attname), "utf8mb4_bin")
             rows = rows.alias(mobync_owner=exactly).filter(mobync_owner=owner)
         return rows
@@ -199,16 +200,37 @@ class Model:
     def read(self, rows: models.QuerySet[Any], names: Sequence[str]) -> list[Row]:
         """Some fields of rows, as JSON values."""
         attnames = [self.fields[name].attname for name in names]
-        return [
-            {name: self.encode(name, value) for name, value in zip(names, row, strict=True)}
-            for row in rows.values_list(*attnames)
-        ]
+        return [self._row(names, values) for values in rows.values_list(*attnames)]
+
+    def _row(self, names: Iterable[str], values: Iterable[Any]) -> Row:
+        return {name: self.encode(name, value) for name, value in zip(names, values, strict=True)}
+
+    def read_keys(self, keys: Sequence[Any], *, locks: bool) -> dict[Any, tuple[str | None, Row]]:
+        """Read rows of whatever owner.
+
+        Args:
+            keys: their primary keys.
+            locks: whether to lock them until the transaction ends.
+
+        Returns:
+            By the primary key, whose a row is, and its fields as JSON values.
+        """
+        rows = self.source._base_manager.using(self.using).order_by()
+        if locks:
+            rows = rows.select_for_update()
+        attnames = [self.owner.attname, *(each.attname for each in self.fields.values())]
+        found: dict[Any, tuple[str | None, Row]] = {}
+        for begin in range(0, len(keys), IDS_A_STATEMENT):
+            some = rows.filter(pk__in=keys[begin : begin + IDS_A_STATEMENT])
+            for key, owner, *values in some.values_list("pk", *attnames):
+                found[key] = self.owner_id(owner), self._row(self.fields, values)
+        return found
 
     def owner_value(self, owner_id: str) -> Any:
-        """The authenticated owner as the owner field has it.
+        """The authenticated owner as a value of the owner field.
 
         Raises:
-            ValueError: the field cannot keep it, or keeps another owner as the same.
+            ValueError: the field cannot store it.
         """
         if self.owner_codec is None:
             return None
@@ -221,7 +243,7 @@ class Model:
             raise ValueError(f"owner_id {owner_id!r:.100}: {self.owner} {misfit}") from None
 
     def owner_of(self, instance: models.Model) -> str | None:
-        """Whose a row is, as an ``owner_id``; None: nobody's."""
+        """The ``owner_id`` of a row; None: it is nobody's."""
         value = None if self.owner is None else getattr(instance, self.owner.attname)
         return self.owner_id(value)
 
@@ -237,12 +259,12 @@ def _is_plain_integer(text: str) -> bool:
 
 
 def _plain(known: Any) -> Any:
-    """The field that a ForeignKey's values are of."""
+    """The field whose values a ForeignKey holds; any other field itself."""
     return _plain(known.target_field) if isinstance(known, models.ForeignKey) else known
 
 
 def is_required(known: Any) -> bool:
-    """Whether a new row must bring a value for it."""
+    """Whether a device must send the field for a new row."""
     return not (
         known.null
         or known.blank
@@ -270,27 +292,27 @@ def describe(
     hidden: Collection[str] = (),
     server: Collection[str] = (),
 ) -> Model:
-    """Look at a model that an app wants synced.
+    """Describe a model that an app wants to sync.
 
     Args:
         name: what diffs call it.
         source: Django's class.
         using: the alias of its database.
         owner_field: what the owner's field is called.
-        shared: whether it has none.
-        hidden: names of fields that devices do not know.
+        shared: whether the model has no owner, on purpose.
+        hidden: names of fields that devices neither get nor write.
         server: names of fields that devices may not write, besides those that are not editable.
 
     Raises:
         TypeError: ``source`` is no model.
-        ValueError: it cannot be synced, and why.
+        ValueError: it cannot be synced, with the reason.
     """
     if not (isinstance(source, type) and issubclass(source, models.Model)):
         raise TypeError(f"model {name!r} must be a model of Django, not {source!r:.100}")
     meta = source._meta
     label = meta.label
     if meta.abstract or meta.proxy or meta.parents:
-        raise ValueError(f"{label} shares its table with other models, or has none")
+        raise ValueError(f"{label} is abstract, a proxy or inherits from another model")
     known = {each.name: each for each in meta.concrete_fields}
     owner = known.pop(owner_field, None)
     if shared and owner is not None:
@@ -323,7 +345,7 @@ def _check_key(label: str, key: Any) -> None:
     if not isinstance(key, models.CharField | models.TextField | models.UUIDField):
         raise ValueError(
             f"{label}: the primary key must be a UUIDField or a CharField, "
-            "since devices make ids offline"
+            "because devices make ids while they are offline"
         )
 
 
@@ -331,12 +353,13 @@ def _check_owner(owner: Any) -> None:
     kinds = models.CharField, models.TextField, models.IntegerField, models.UUIDField
     if owner is not None and not isinstance(_plain(owner), kinds):
         raise ValueError(
-            f"{owner}: the owner must be a text, an integer, a UUID, or a ForeignKey to one"
+            f"{owner}: the owner must be a text, an integer, a UUID, or a ForeignKey to a model "
+            "with such a key"
         )
 
 
 def connect_references(described: Mapping[str, Model]) -> None:
-    """Tell each model what its rows refer to."""
+    """Find out what the rows of each model refer to."""
     by_source = {model.source: model for model in described.values()}
     for model in described.values():
         model.references = {

@@ -1,4 +1,4 @@
-"""How a database of Django must be set up so that it keeps what devices send to the letter."""
+"""Which settings a database needs so that it stores what devices send unchanged."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from typing import Any
 
 from django.db import connections
 
+from .._relational.store import complaint_about_sql_mode
+
 _CHECKED = "_mobync_checked"
 _CHARSET = "utf8mb4"
 
 
 def check_settings_once(using: str) -> None:
-    """Check, once for each connection, that a database keeps what it is given.
+    """Check, once for each connection, that a database stores values unchanged.
 
     Raises:
-        ValueError: it would not; the message says what to set.
+        ValueError: it does not; the message says what to set.
     """
     connection = connections[using]
     connection.ensure_connection()
@@ -28,7 +30,7 @@ def check_settings_once(using: str) -> None:
 
 
 def complaint_about(connection: Any) -> str | None:
-    """What is wrong with a database, and what to set; None if nothing is."""
+    """What is wrong with the settings of a database, and what to set; None: nothing."""
     if connection.vendor == "mysql":
         return _complaint_about_mysql(connection)
     if connection.vendor == "postgresql":
@@ -40,11 +42,9 @@ def _complaint_about_mysql(connection: Any) -> str | None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT @@SESSION.sql_mode, @@SESSION.character_set_connection")
         modes, charset = cursor.fetchone()
-    if not {"STRICT_TRANS_TABLES", "STRICT_ALL_TABLES"} & set(modes.split(",")):
-        return (
-            "the database would cut or change values that do not fit: "
-            "add STRICT_TRANS_TABLES to its sql_mode"
-        )
+    complaint = complaint_about_sql_mode(modes)
+    if complaint is not None:
+        return complaint
     if charset != _CHARSET:
         return (
             "the connection to the database cannot store every character: it is in "

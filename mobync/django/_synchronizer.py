@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, Error, connections, models, transaction
@@ -18,14 +18,23 @@ from django.db.models import OuterRef, Subquery
 from .._relational.database_errors import OUTAGES, Kind
 from .._relational.filled import Columns, check_columns, check_models, refuse_fields
 from .._relational.rows import changed_fields, first_of
+from .._relational.store import RelationalSynchronizer, check_arguments
 from .._relational.write_order import References, write_order
+from .._waiting import Waiting
 from ..errors import BusyError, InvalidDiffError, MobyncError, UnavailableError
-from ..synchronizer import Synchronizer
 from ..types import Diff, FilterType, LogRow, ReadFilter
-from ._capture import Capture
+from ._edits import erase, settle_saves, syncing
 from ._errors import kind_of, reason_at_commit
 from ._filled import filled_models
-from ._locking import is_busy_sqlite, locking, one_moment, read_head
+from ._locking import (
+    HeadOfOwner,
+    is_busy_sqlite,
+    lock_head,
+    locking,
+    one_moment,
+    read_head,
+    why_no_log,
+)
 from ._log import (
     LOG,
     LOOKUPS,
@@ -41,23 +50,35 @@ from ._log import (
 from ._model import WHERE, Model, Row, connect_references, describe
 from ._settings import check_settings_once
 from ._writing import Writer, give_rows
-from .models import KEY_LENGTH, Device, Head, Note
+from .models import Device, Head
 from .models import Diff as LoggedDiff
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self
 
-    from ..types import DiffDict
 
-MAX_LOCK_TIMEOUT_S = 86_400
+P = ParamSpec("P")
+T = TypeVar("T")
+
 PAGE_ROWS = 1000  # of owned_rows, in memory at once
 VENDORS = ("sqlite", "postgresql", "mysql")
+_AFTER_COMMIT = "_mobync_after_commit"  # of an error
 _NONE: Columns = MappingProxyType({})
+
+
+class _InDjangosThread(Waiting):
+    """How a task waits: in the thread in which Django does the work of that task that blocks.
+
+    It has the connections of the request, or of the test, and Django closes them in time.
+    """
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await sync_to_async(function)(*args, **kwargs)
 
 
 @dataclass
 class _Tables:
-    """Which tables are known to be there, of those that an earlier mobync did not make."""
+    """Which tables are known to exist, of those that a later migration adds."""
 
     parts: bool = False
 
@@ -70,57 +91,59 @@ class _Transaction:
     clock: int  # the highest of the owner's log
     log: Log
     writer: Writer
-    is_written: bool = False  # what is left is to commit
-    states: dict[str, str | None] = field(default_factory=dict)  # of devices, as far as known
+    states: dict[str, str | None]  # of devices, as far as known
+    is_written: bool = False  # only the commit is left
+    is_committed: bool = False
+
+    def committed(self) -> None:
+        """Note the commit. This is the first function that Django calls then."""
+        self.is_committed = True
 
 
-class DjangoSynchronizer(Synchronizer):
-    """Keeps models and log in a database of Django.  Complete: nothing must be overridden.
+class DjangoSynchronizer(RelationalSynchronizer[_Transaction, Model]):
+    """Stores models and log in a database of Django. You do not have to override anything.
 
-    The three rules say yes, because every statement is confined to the owner's rows; override
-    ``validate_*`` to say more.  Inside them ``self`` is in the owner's transaction, and so is
-    whatever the app asks its models.
+    The three rules accept everything, because every statement touches only the owner's rows.
+    Override ``validate_*`` for your own rules. Inside them ``self``, and every query of the app,
+    is in the owner's transaction.
 
-    What devices send is decoded to the fields' types, and what does not fit is refused, by name
-    (docs/django.md).  A row is an instance: the fields' validators, the choices and ``clean`` of
-    the model look at what a device sent, then ``save`` or ``delete`` is called, and signals are
-    sent.
+    What devices send is converted to the fields' types. A value that does not fit is refused, and
+    the error names it (docs/django.md). A row is an instance: the fields' validators, the choices
+    and ``clean`` of the model check what a device sent. Then ``save`` or ``delete`` is called, and
+    signals are sent. :func:`track` brings the edits of the app's own code into the log.
 
     One object serves any number of threads; each transaction works on a copy of it.
 
     Args:
-        models: by the name that devices use, a model of the project, or its label, 'app.Model'.
-            Its primary key is a UUIDField, CharField or TextField.
-        owner_column: the field of every model that says whose a row is: a text, an integer or a
-            UUID that holds the ``owner_id`` of ``Mobync.apply``, or a ForeignKey to what has such
-            a key, as the user.
-        lock_timeout_s: seconds to wait for another sync of the same owner, and for any row that
-            is locked.  MySQL and MariaDB count whole seconds, at least one.
-        shared: names of models that have no owner field, on purpose: any device may write any
-            row of them, unless a rule says no.
-        capture: whether rows that the app's own code saves or deletes, in the admin, say, go into
-            the log.
+        models: models of the project, by the names that devices use, or their labels,
+            'app.Model'. The primary key is a UUIDField, CharField or TextField.
+        owner_column: the field of every model that says whose a row is. It is a text, an integer
+            or a UUID that holds the ``owner_id`` of ``Mobync.apply``, or a ForeignKey to a model
+            with such a key, such as the user.
+        lock_timeout_s: seconds to wait for another sync of the same owner, and for any locked row.
+            MySQL and MariaDB count whole seconds, at least one.
+        shared: names of models that have no owner field, on purpose: any device may write any row
+            of them, unless a rule refuses.
         using: the alias of the database that has the models and the log.
-        server_columns: by model, names of fields that devices get and may not write, besides those
-            that are not ``editable``.  ``push`` may.
+        server_columns: by model, names of fields that devices get but may not write, besides those
+            that are not ``editable``. ``push`` may write them.
         hidden_columns: by model, names of fields that devices neither get nor may write.
-        read_back: names of models whose rows are read back after each write, since a trigger or a
-            signal may change any of their fields.  Of models with defaults, fields that change by
-            themselves or are not ``editable``, or a ``save`` or ``clean`` of their own, that is
-            done without being said.
+        read_back: names of models whose rows are read back after every write, because a trigger or
+            a signal may change any of their fields. This happens by itself for models with
+            defaults, with fields that change by themselves or are not ``editable``, and with a
+            ``save`` or ``clean`` of their own.
 
     Attributes:
-        capture: the notes of such rows, or None.
         filled_models: what is filled in of which models, or None.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: a model cannot be synced, and why.
+        ValueError: a model cannot be synced, with the reason.
         django.core.exceptions.ImproperlyConfigured: 'mobync.django' is not in INSTALLED_APPS, or
-            the database is of another kind than SQLite, PostgreSQL, MySQL and MariaDB.
+            the database is not SQLite, PostgreSQL, MySQL or MariaDB.
     """
 
-    _passes_over_unreadable = True
+    _waiting = _InDjangosThread()
 
     def __init__(
         self,
@@ -129,13 +152,12 @@ class DjangoSynchronizer(Synchronizer):
         owner_column: str = "owner",
         lock_timeout_s: float = 10.0,
         shared: Collection[str] = (),
-        capture: bool = True,
         using: str = DEFAULT_DB_ALIAS,
         server_columns: Columns = _NONE,
         hidden_columns: Columns = _NONE,
         read_back: Collection[str] = (),
     ) -> None:
-        _check_arguments(models, lock_timeout_s, shared, capture)
+        check_arguments(models, lock_timeout_s, shared, "models")
         check_columns("server_columns", server_columns, models)
         check_columns("hidden_columns", hidden_columns, models)
         check_models("read_back", read_back, models)
@@ -159,40 +181,28 @@ class DjangoSynchronizer(Synchronizer):
         _check_apart(self._models)
         connect_references(self._models)
         self._references = _references(self._models)
-        self.capture: Capture | None = Capture(using, self._models) if capture else None
         self._tables = _Tables()
         self._open: _Transaction | None = None
-
-    # ---- rules -----------------------------------------------------------------------------------
-
-    def validate_create(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
-        return True
-
-    def validate_update(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
-        return True
-
-    def validate_delete(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
-        return True
 
     # ---- transactions ----------------------------------------------------------------------------
 
     def transaction(self, owner_id: str) -> AbstractContextManager[Self]:
-        """Hold one sync of this owner together; nobody else can sync this owner meanwhile.
+        """Put one sync of this owner into a transaction; nobody else can sync this owner meanwhile.
 
-        In a transaction of the app it is a savepoint, and the owner stays locked until the app
+        Inside a transaction of the app it is a savepoint, and the owner stays locked until the app
         commits.
 
         Yields:
             A copy of this synchronizer that works in the transaction.
 
         Raises:
-            BusyError: another sync of this owner, or whoever has locked a row that the sync
-                writes, took longer than ``lock_timeout_s``; on SQLite, any other writer.
-            UnavailableError: the database is away, full, read-only, or too slow.
+            BusyError: another sync of this owner, or another lock on a row that the sync writes,
+                took longer than ``lock_timeout_s``; on SQLite, any other writer.
+            UnavailableError: the database does not answer, is full, read-only, or too slow.
             InvalidDiffError: a deferred constraint refuses what was written.
             RuntimeError: a transaction is open already.
-            ValueError: the database cannot keep ``owner_id`` apart from others, or is not set up to
-                keep what devices send to the letter.
+            ValueError: the database cannot tell ``owner_id`` from others, or its settings would
+                change what devices send.
         """
         return self._held(owner_id)
 
@@ -202,17 +212,22 @@ class DjangoSynchronizer(Synchronizer):
         if self._open is not None:
             raise RuntimeError("a transaction is open already")
         self._check_owner(owner_id)
+        settle_saves(self._using)
         inside = copy.copy(self)
         opened: _Transaction | None = None
-        marked = nullcontext() if self.capture is None else self.capture.syncing()
+        is_nested = connections[self._using].in_atomic_block
         try:
-            with marked, locking(self._using, owner_id, self._lock_timeout_s) as head:
-                opened = self._opened(owner_id, head.clock)
-                opened.states[OWNER_ITSELF] = head.state
-                inside._open = opened
-                yield inside
+            with locking(self._using, owner_id, self._lock_timeout_s) as head:
+                inside._open = opened = self._opened(owner_id, head)
+                if not is_nested:
+                    transaction.on_commit(opened.committed, using=self._using)
+                with syncing(self._using):
+                    yield inside
                 opened.is_written = True
         except Error as error:
+            if opened is not None and opened.is_committed:
+                vars(error)[_AFTER_COMMIT] = True
+                raise  # of a function of the app that Django called after the commit
             meant = self._meaning(error, opened)
             if meant is None:
                 raise
@@ -220,9 +235,17 @@ class DjangoSynchronizer(Synchronizer):
         finally:
             inside._open = None
 
-    def _opened(self, owner_id: str, clock: int) -> _Transaction:
+    def _opened(self, owner_id: str, head: HeadOfOwner) -> _Transaction:
         writer = Writer(self._using, lambda model: model.owner_value(owner_id))
-        return _Transaction(owner_id, clock, Log(self._using, owner_id), writer)
+        states = {OWNER_ITSELF: head.state}
+        return _Transaction(owner_id, head.clock, Log(self._using, owner_id), writer, states)
+
+    def _joining(self, owner_id: str) -> Self:
+        """A copy that works in a transaction of the app, in which the owner is locked."""
+        check_settings_once(self._using)
+        inside = copy.copy(self)
+        inside._open = self._opened(owner_id, lock_head(self._using, owner_id))
+        return inside
 
     def _meaning(self, error: Error, opened: _Transaction | None) -> MobyncError | None:
         """What an error of the database says to the device; None where it is not the device's."""
@@ -241,19 +264,15 @@ class DjangoSynchronizer(Synchronizer):
 
     def _check_owner(self, owner_id: str) -> None:
         check_settings_once(self._using)
-        if connections[self._using].vendor == "mysql" and owner_id.endswith(" "):
-            raise ValueError("owner_id ends in a space, which MySQL and MariaDB do not compare")
-        if len(owner_id) > KEY_LENGTH or "\0" in owner_id:
-            raise ValueError(f"owner_id {owner_id!r:.100}: is longer than {KEY_LENGTH} characters")
-
-    def _transaction(self) -> _Transaction:
-        if self._open is None:
-            raise RuntimeError("only inside transaction(owner_id), which names the owner")
-        return self._open
+        reason = why_no_log(self._using, owner_id)
+        if reason is not None:
+            raise ValueError(reason)
 
     def is_transient(self, error: Exception) -> bool:
-        # A deadlock ends the whole transaction: what the app did in it, nobody does again.
-        return kind_of(error) is Kind.CONFLICT and not connections[self._using].in_atomic_block
+        # A deadlock ends the whole transaction, and only the app can do its own part of it again.
+        if _AFTER_COMMIT in vars(error) or connections[self._using].in_atomic_block:
+            return False
+        return kind_of(error) is Kind.CONFLICT
 
     def may_begin_again(self) -> bool:
         return not connections[self._using].needs_rollback
@@ -274,23 +293,21 @@ class DjangoSynchronizer(Synchronizer):
             return read_head(self._using, owner_id).clock
 
     def reading(self, owner_id: str) -> AbstractContextManager[Self] | None:
-        """Offered outside of the app's transactions, where nothing waits to go into the log."""
-        own = type(self).transaction is not DjangoSynchronizer.transaction
-        if own or self._open is not None or connections[self._using].in_atomic_block:
+        """Read without the lock, unless the app has a transaction open, or one of its own kind."""
+        is_free = self._reads_alone() and self._open is None
+        if not is_free or connections[self._using].in_atomic_block:
             return None
         self._check_owner(owner_id)
-        with self._naming_outages():
-            if self.capture is not None and self.capture.has_notes(owner_id):
-                return None  # a transaction turns them into diffs first
         return self._reading_at(owner_id)
+
+    def _reads_alone(self) -> bool:
+        return type(self).transaction is DjangoSynchronizer.transaction
 
     @contextmanager
     def _reading_at(self, owner_id: str) -> Iterator[Self]:
         inside = copy.copy(self)
         with self._naming_outages(), one_moment(self._using):
-            head = read_head(self._using, owner_id)
-            inside._open = self._opened(owner_id, head.clock)
-            inside._open.states[OWNER_ITSELF] = head.state
+            inside._open = self._opened(owner_id, read_head(self._using, owner_id))
             try:
                 yield inside
             finally:
@@ -306,7 +323,7 @@ class DjangoSynchronizer(Synchronizer):
             raise UnavailableError("the database cannot do it now") from error
 
     def owners(self) -> Iterator[str]:
-        """List everyone who has a log, and perhaps some whose log is empty yet, each once."""
+        """Yield each owner who has a log once, and perhaps some whose log is still empty."""
         after = ""
         while True:
             heads = Head.objects.using(self._using).filter(owner__gt=after).order_by("owner")
@@ -335,7 +352,7 @@ class DjangoSynchronizer(Synchronizer):
         return True
 
     def read_devices(self, owner_id: str, names: Sequence[str] | None) -> dict[str, str]:
-        """What is kept of devices.
+        """Read what is stored about devices.
 
         Raises:
             InvalidDiffError: on MySQL and MariaDB, a name ends in a space.
@@ -343,9 +360,7 @@ class DjangoSynchronizer(Synchronizer):
         self._check_names(names or ())
         opened = self._open
         if opened is None or opened.owner_id != owner_id:
-            head = read_head(self._using, owner_id)
-            opened = self._opened(owner_id, head.clock)
-            opened.states[OWNER_ITSELF] = head.state
+            opened = self._opened(owner_id, read_head(self._using, owner_id))
         states = opened.states
         unknown = None if names is None else [name for name in names if name not in states]
         if unknown is None or unknown:
@@ -364,7 +379,7 @@ class DjangoSynchronizer(Synchronizer):
         opened.states |= states
 
     def keeps_parts(self) -> bool:
-        """Whether the table of parts was made: by `manage.py migrate`, as all of mobync's."""
+        """Whether the table of parts exists, which ``manage.py migrate`` makes."""
         self._tables.parts = self._tables.parts or has_parts(self._using)
         return self._tables.parts
 
@@ -378,7 +393,7 @@ class DjangoSynchronizer(Synchronizer):
         drop_parts(self._using, owner_id, device)
 
     def erase_owned(self, owner_id: str) -> dict[str, int]:
-        """Delete the owner's rows of all models but shared ones, the log, the head and the notes.
+        """Delete the owner's rows of all models, except shared ones, the log and the head.
 
         Raises:
             django.db.models.ProtectedError: a row that is not the owner's refers to one that is.
@@ -386,12 +401,13 @@ class DjangoSynchronizer(Synchronizer):
         opened = self._transaction()
         if opened.owner_id != owner_id:
             raise ValueError(f"the transaction is not for owner {owner_id!r:.100}")
+        erase(self._using, owner_id)
         counts: dict[str, int] = {}
         for name in reversed(self.owned_models(owner_id)):
             model = self._models[name]
             _, deleted = model.rows_of(model.owner_value(owner_id)).delete()
             counts[name] = deleted.get(model.source._meta.label, 0)
-        for source in (LoggedDiff, Head, Note):
+        for source in (LoggedDiff, Head):
             gone, _ = source.objects.using(self._using).filter(owner=owner_id).delete()
             if source is LoggedDiff:
                 counts[LOG] = gone
@@ -400,17 +416,10 @@ class DjangoSynchronizer(Synchronizer):
 
     # ---- two owners ------------------------------------------------------------------------------
 
-    def _generated_fields(self, where: str) -> frozenset[str]:
-        return self._model(where).generated_fields
-
-    def _fields_of_server(self, where: str) -> frozenset[str]:
-        model = self._models.get(where)
-        return frozenset() if model is None else model.server_fields | model.generated_fields
-
     def moving(
         self, old_owner_id: str, new_owner_id: str
     ) -> AbstractContextManager[tuple[Self, Self]] | None:
-        """Offered unless a subclass has a ``transaction`` of its own, which is of one owner."""
+        """Lock both owners, unless a subclass has its own ``transaction``, which locks only one."""
         if type(self).transaction is not DjangoSynchronizer.transaction:
             return None
         return self._moving(old_owner_id, new_owner_id)
@@ -424,20 +433,19 @@ class DjangoSynchronizer(Synchronizer):
             locking(self._using, second, self._lock_timeout_s) as head,
         ):
             other = copy.copy(one)
-            other._open = self._opened(second, head.clock)
-            other._open.states[OWNER_ITSELF] = head.state
+            other._open = self._opened(second, head)
             try:
                 yield (one, other) if first == old_owner_id else (other, one)
             finally:
                 other._open = None
 
     def move_owned(self, new_owner_id: str, same: Mapping[str, Sequence[str]]) -> dict[str, int]:
-        """Set the owner's field of the owner's rows, of all models but shared ones.
+        """Give the owner's rows of all models, except shared ones, to another owner.
 
-        By one ``update`` for each model: no signals are sent, and no ``save`` is called.
+        One ``update`` for each model does this, so no signals are sent and no ``save`` is called.
 
         Raises:
-            InvalidDiffError: the database does not let them have it.
+            InvalidDiffError: the database refuses it.
             ValueError: the field cannot keep ``new_owner_id``.
         """
         owner_id = self._transaction().owner_id
@@ -475,13 +483,13 @@ class DjangoSynchronizer(Synchronizer):
     def read(self, where: str, filters: Sequence[ReadFilter] = ()) -> list[Row]:
         """Read rows as dicts of JSON values.
 
-        Inside a transaction these are rows of its owner.  Outside, the filters must say whose, by
-        ``equal`` on the owner's field (``owner`` of the log), unless the model is shared.
+        Inside a transaction these are rows of its owner. Outside, one filter must be ``equal`` on
+        the owner's field (for the log, on ``owner``), unless the model is shared.
 
         Raises:
             InvalidDiffError: there is no such model.
-            ValueError: a filter names an unknown field, or compares with what does not fit it, or
-                there is none on the owner.
+            ValueError: a filter names an unknown field, or its value does not fit the field, or
+                no filter is on the owner.
         """
         if where == LOG:
             owner_id = self._owner_to_read(where, Diff.OWNER, filters)
@@ -507,7 +515,7 @@ class DjangoSynchronizer(Synchronizer):
         raise ValueError(f"reading {where!r} needs a filter equal on {name!r}")
 
     def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[Row]:
-        """Read the rows of a model that are an owner's, a page at a time, in the order of ids.
+        """Yield an owner's rows of a model in the order of their ids, read a page at a time.
 
         Args:
             owner_id: whose rows.
@@ -553,9 +561,10 @@ class DjangoSynchronizer(Synchronizer):
     def edits_between(
         self, where: str, logged: str, row: Mapping[str, Any] | str
     ) -> list[tuple[str, Mapping[str, Any] | str]]:
-        """What brings an object from what the log says of it to what its row says.
+        """Return the edits that make the log agree with a row.
 
-        A field of the log says the same as the row if a row that was written so would be read so.
+        A field agrees if the value of the log, once written to the row, would be read back as the
+        value that the row has.
         """
         assert isinstance(row, Mapping)
         changed = changed_fields(logged, row, self._model(where).kept)
@@ -564,7 +573,7 @@ class DjangoSynchronizer(Synchronizer):
     # ---- writing ---------------------------------------------------------------------------------
 
     def create(self, where: str, data_json: str) -> None:
-        with transaction.atomic(using=self._using):  # it goes on after a row that is refused
+        with transaction.atomic(using=self._using):  # so that a refused row ends nothing else
             self.create_many(where, [data_json])
 
     def update(self, where: str, data_json: str) -> None:
@@ -666,25 +675,6 @@ def _references(described: Mapping[str, Model]) -> References:
             if target in names and attname == target._meta.pk.attname:
                 found.setdefault(name, []).append((field_name, names[target]))
     return found
-
-
-def _check_arguments(given: object, lock_timeout_s: object, shared: Any, capture: object) -> None:
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise TypeError(
-            "models must be a dict of models by their names, "
-            f"such as {{'tasks': Task}},  not {given!r:.100}"
-        )
-    if not isinstance(capture, bool):
-        raise TypeError("capture must be True or False")
-    if not isinstance(lock_timeout_s, int | float) or isinstance(lock_timeout_s, bool):
-        raise TypeError("lock_timeout_s must be a number (seconds)")
-    if not (math.isfinite(lock_timeout_s) and 0 <= lock_timeout_s <= MAX_LOCK_TIMEOUT_S):
-        raise ValueError(f"lock_timeout_s must be of 0 to {MAX_LOCK_TIMEOUT_S}")
-    if isinstance(shared, str):
-        raise TypeError("shared must be several names, not a str")
-    strangers = set(shared) - set(given)
-    if strangers:
-        raise ValueError(f"shared names no model: {', '.join(map(repr, sorted(strangers)))}")
 
 
 def _check_project(using: str) -> None:

@@ -1,4 +1,4 @@
-"""The codecs of Django's fields: how a value of a device is kept by each."""
+"""The codec of each kind of field: how it stores a value of a device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INTEGER_BITS = (
 def codec_of(field: Any, connection: Any) -> Codec | None:
     """The codec of a field on a database; None for a field that cannot be synced.
 
-    A file is none: what a device may write is its name, which leads to whatever file it likes.
+    A file cannot: a device would write its name, and could so name any file of the server.
     """
     if isinstance(field, models.ForeignKey):
         return codec_of(field.target_field, connection)

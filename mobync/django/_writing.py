@@ -12,15 +12,13 @@ from django.db.models import ProtectedError, RestrictedError
 from .._relational.refused import Refusal, in_words
 from .._relational.rows import first_of
 from ..errors import InvalidDiffError
-from ._capture import WRITTEN_BY_MOBYNC
+from ._edits import WRITTEN_BY_MOBYNC
 from ._errors import refusal_of
-from ._model import WHERE, Model, Reference
-
-_IDS_A_STATEMENT = 500
+from ._model import IDS_A_STATEMENT, WHERE, Model, Reference
 
 
 class _Referring(NamedTuple):
-    """A row that refers to another, which must be there when all is written."""
+    """A row that refers to another one, which must exist when everything is written."""
 
     reference: Reference
     value: Any
@@ -29,11 +27,11 @@ class _Referring(NamedTuple):
 
 
 class Writer:
-    """What one transaction writes.
+    """Writes the rows of one transaction.
 
     Args:
         using: the alias of the database.
-        owner_of: the owner as a model's field has it.
+        owner_of: gives the owner as the owner field of a model has it.
     """
 
     def __init__(self, using: str, owner_of: Callable[[Model], Any]) -> None:
@@ -46,7 +44,7 @@ class Writer:
         """Insert rows.
 
         Raises:
-            InvalidDiffError: one does not fit; ``index`` is its place.
+            InvalidDiffError: a row does not fit; ``index`` is its position.
         """
         rows = self._read(model, rows_json)
         for place, row in enumerate(rows):
@@ -57,7 +55,7 @@ class Writer:
             self._note_references(model, row)
 
     def update(self, model: Model, rows_json: Sequence[str]) -> None:
-        """Set the fields that each row carries; rows that are not there stay so."""
+        """Set the fields that each row has.  Rows that do not exist are passed over."""
         rows = self._read(model, rows_json)
         found = self._find(model, [row["id"] for row in rows])
         for place, row in enumerate(rows):
@@ -74,22 +72,21 @@ class Writer:
             self._note_references(model, row)
 
     def delete(self, model: Model, rows_json: Sequence[str]) -> None:
-        """Remove rows, with what Django deletes with them."""
+        """Delete rows, and what Django deletes with them."""
         ids = _each(rows_json, model.read_id)
         found = self._find(model, ids)
         for place, id_ in enumerate(ids):
             instance = found.pop(model.encode("id", id_), None)
             if instance is not None:
-                with _refusing(model, "delete", place):
-                    setattr(instance, WRITTEN_BY_MOBYNC, True)
+                with _refusing(model, "delete", place), _marked(instance):
                     instance.delete(using=self._using)
             self._count += 1
 
     def check(self) -> None:
-        """Check that what the rows refer to is there, and is the owner's.
+        """Check that what the rows refer to exists and is the owner's.
 
         Raises:
-            InvalidDiffError: some do not; ``index`` is the place of the first row.
+            InvalidDiffError: it is not so for a row; ``index`` is the position of the first one.
         """
         by_reference: dict[tuple[Any, str], list[_Referring]] = {}
         for each in self._referring:
@@ -106,15 +103,15 @@ class Writer:
             raise first_of([misfits[place] for place in sorted(misfits)])
 
     def _there(self, reference: Reference, values: Sequence[Any]) -> set[Any]:
-        """Those of some values that lead to a row; to one of the owner, where rows have owners."""
+        """Which of some values refer to a row; where rows have owners, to a row of the owner."""
         target, attname, model = reference
         rows = target._base_manager.using(self._using).order_by()
         if model is not None:
             rows = model.rows_of(self._owner_of(model))
         wanted = list(set(values))
         found: set[Any] = set()
-        for begin in range(0, len(wanted), _IDS_A_STATEMENT):
-            some = rows.filter(**{f"{attname}__in": wanted[begin : begin + _IDS_A_STATEMENT]})
+        for begin in range(0, len(wanted), IDS_A_STATEMENT):
+            some = rows.filter(**{f"{attname}__in": wanted[begin : begin + IDS_A_STATEMENT]})
             found.update(some.values_list(attname, flat=True))
         return found
 
@@ -122,17 +119,17 @@ class Writer:
         return _each(rows_json, model.read_row)
 
     def _find(self, model: Model, ids: Sequence[Any]) -> dict[str, models.Model]:
-        """The owner's rows with these ids, locked against edits of the app's own code."""
+        """The owner's rows with these ids, locked until the transaction ends."""
         found: dict[str, models.Model] = {}
         rows = model.rows_of(self._owner_of(model)).select_for_update()
-        for begin in range(0, len(ids), _IDS_A_STATEMENT):
-            for instance in rows.filter(pk__in=ids[begin : begin + _IDS_A_STATEMENT]):
+        for begin in range(0, len(ids), IDS_A_STATEMENT):
+            for instance in rows.filter(pk__in=ids[begin : begin + IDS_A_STATEMENT]):
                 found[model.id_of(instance)] = instance
         return found
 
     def _save(self, instance: models.Model, **how: Any) -> None:
-        setattr(instance, WRITTEN_BY_MOBYNC, True)
-        instance.save(using=self._using, **how)
+        with _marked(instance):
+            instance.save(using=self._using, **how)
 
     def _note_references(self, model: Model, row: dict[str, Any]) -> None:
         for name, reference in model.references.items():
@@ -141,8 +138,18 @@ class Writer:
         self._count += 1
 
 
+@contextmanager
+def _marked(instance: models.Model) -> Iterator[None]:
+    """Mark an instance as written by mobync meanwhile; afterwards it is the app's."""
+    try:
+        setattr(instance, WRITTEN_BY_MOBYNC, True)
+        yield
+    finally:
+        vars(instance).pop(WRITTEN_BY_MOBYNC, None)
+
+
 def _each(rows_json: Sequence[str], read: Callable[[str], Any]) -> list[Any]:
-    """What is read of each row; of those that do not fit all are named."""
+    """Read each row; if some do not fit, the error names all of them."""
     found, misfits = [], []
     for place, row_json in enumerate(rows_json):
         try:
@@ -157,7 +164,7 @@ def _each(rows_json: Sequence[str], read: Callable[[str], Any]) -> list[Any]:
 
 @contextmanager
 def _refusing(model: Model, kind: str, place: int) -> Iterator[None]:
-    """Name the row that is refused."""
+    """Give an error the position of its row."""
     try:
         yield
     except InvalidDiffError as misfit:
@@ -172,12 +179,12 @@ def _refusing(model: Model, kind: str, place: int) -> Iterator[None]:
 
 
 def give_rows(model: Model, owner_id: str, new_owner_id: str) -> int:
-    """Give all rows of an owner to another one; returns how many.
+    """Give all rows of an owner to another one, and return how many.
 
-    The key of a row is its id alone: there is none that both have.
+    The two never have rows of the same id, because the id alone is the primary key.
 
     Raises:
-        InvalidDiffError: the database refuses it, as by a unique key.
+        InvalidDiffError: the database refuses it, such as for a unique key.
     """
     rows = model.rows_of(model.owner_value(owner_id))
     try:

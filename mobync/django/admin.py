@@ -1,4 +1,4 @@
-"""The log and the devices in Django's admin, to look at: what is edited there forks a log."""
+"""The log and the devices in Django's admin, read-only: an edit there would break a log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class _ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # Django 4.2's can
     """Pages on which nothing can be changed."""
 
     actions = None
-    show_full_result_count = False  # a log is long
+    show_full_result_count = False  # counting a long log takes long
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

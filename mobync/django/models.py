@@ -1,7 +1,7 @@
-"""The log, the owners' heads, their devices, parts of requests, and notes of edits, as models.
+"""The log, the owners' heads, their devices and parts of requests, as models.
 
-They are mobync's: an app may read them, and writes them by nothing but mobync.  A row in the table
-of heads holds the highest clock of an owner's log; who has locked it may sync for that owner.
+An app may read them, but must write them only through mobync.  A row in the table of heads has the
+highest clock of an owner's log.  Whoever has locked this row may sync for that owner.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Diff(models.Model):
         db_table = "mobync_diffs"
         constraints = [
             models.UniqueConstraint(fields=["owner", "diff_id"], name="mobync_diffs_owner_id"),
-            # Unique, so that a lock that was lost in whatever way cannot fork a log.
+            # Unique, so that two syncs cannot write the same clock, even if a lock was lost.
             models.UniqueConstraint(
                 fields=["owner", "logical_clock"], name="mobync_diffs_owner_logical_clock"
             ),
@@ -58,7 +58,7 @@ class Diff(models.Model):
 
 
 class Device(models.Model):
-    """What is kept of a device that names itself."""
+    """What is stored about a device that names itself."""
 
     number: models.BigAutoField[int, int] = models.BigAutoField(primary_key=True)
     owner = ExactCharField(max_length=KEY_LENGTH)
@@ -77,7 +77,7 @@ class Device(models.Model):
 
 
 class Part(models.Model):
-    """A piece of a part of a request, whose last part has not come yet."""
+    """A piece of a part of a request whose last part has not arrived."""
 
     number: models.BigAutoField[int, int] = models.BigAutoField(primary_key=True)
     owner = ExactCharField(max_length=KEY_LENGTH)
@@ -97,20 +97,3 @@ class Part(models.Model):
 
     def __str__(self) -> str:
         return f"{self.owner} {self.device} {self.part}"
-
-
-class Note(models.Model):
-    """A row that the app's own code has written, and that is not in the log yet."""
-
-    number: models.BigAutoField[int, int] = models.BigAutoField(primary_key=True)
-    owner = ExactCharField(max_length=KEY_LENGTH, db_index=True)
-    model = ExactCharField(max_length=KEY_LENGTH)
-    object_id = ExactTextField()
-    noted_at: models.BigIntegerField[int, int] = models.BigIntegerField()
-
-    class Meta:
-        app_label = "mobync"
-        db_table = "mobync_notes"
-
-    def __str__(self) -> str:
-        return f"{self.model} {self.object_id}"

@@ -1,8 +1,8 @@
 """The sync routes without a framework, and the adapters to frameworks.
 
-:class:`Endpoint` knows HTTP and no framework; ``mobync.http.flask``, ``mobync.http.asgi`` (FastAPI
-too) and ``mobync.http.django`` know their framework and leave everything else to it.  docs/http.md
-has the statuses, docs/openapi.yaml the whole of it for machines.
+:class:`Endpoint` does the work and knows no framework. ``mobync.http.flask``, ``mobync.http.asgi``
+(also for FastAPI) and ``mobync.http.django`` adapt it to their frameworks. docs/http.md has the
+statuses. docs/openapi.yaml describes the routes for machines.
 """
 
 from ._coding import SentHeaders

@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-GZIP_FROM_BYTES = 1024  # a shorter reply fits a packet as it is
-GZIP_LEVEL = 4  # half the time of level 6, for 5 per cent more bytes
+GZIP_FROM_BYTES = 1024  # a shorter reply fits a packet without compression
+GZIP_LEVEL = 4  # half the time of level 6, with 5 % more bytes
 _GZIP_PIECE_BYTES = 64 * 1024
 _PIECE_BYTES = 1024 * 1024
 
@@ -18,16 +18,17 @@ _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^";\s]+)', re.IGNORECASE)
 
 
 class SentHeaders(Protocol):
-    """Headers as a framework has them: a mapping, or something like it."""
+    """Headers of a framework: a mapping, or something like it."""
 
     def items(self) -> Iterable[tuple[str, str]]: ...
 
 
 class Headers(Mapping[str, str]):
-    """The headers of a request, found by a name in any case; one sent twice is joined by commas.
+    """The headers of a request, found by names in any case. The values of a repeated header are
+    joined by commas.
 
     Args:
-        headers: names and values, of whatever framework.
+        headers: names and values, from any framework.
     """
 
     def __init__(self, headers: SentHeaders) -> None:
@@ -41,6 +42,10 @@ class Headers(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        # Else Mapping raises and catches an error for each header that is missing.
+        return self._values.get(name.lower(), default)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
@@ -50,12 +55,13 @@ class Headers(Mapping[str, str]):
 
 def bearer_token(headers: Headers) -> str | None:
     """The token of ``Authorization: Bearer``; None if there is no such header."""
-    found = _BEARER.fullmatch(headers.get("authorization", "").strip())
+    given = headers.get("authorization")
+    found = _BEARER.fullmatch(given.strip()) if given else None
     return None if found is None else found[1]
 
 
 def is_json(content_type: str) -> bool:
-    """Whether a Content-Type says JSON in UTF-8, which it is where no charset is named."""
+    """Whether a Content-Type says JSON in UTF-8, which is also the default charset."""
     kind, _, parameters = content_type.partition(";")
     charset = _CHARSET.search(";" + parameters)
     return kind.strip().lower() == "application/json" and (
@@ -64,7 +70,7 @@ def is_json(content_type: str) -> bool:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether an Accept-Encoding lets the reply be gzip."""
+    """Whether an Accept-Encoding allows a reply in gzip."""
     wanted: dict[str, float] = {}
     for part in accept_encoding.lower().split(","):
         coding, *parameters = (piece.strip() for piece in part.split(";"))
@@ -90,9 +96,9 @@ def deflated(body: bytes) -> bytes:
 
 
 def inflated(body: bytes) -> Iterator[bytes]:
-    """Undo gzip, a piece at a time, so that who takes the pieces can stop when there are too many.
+    """Decompress gzip piece by piece, so that the caller can stop when there are too many pieces.
 
-    One member: a body of many empty ones would cost time and have no size.
+    Only one member is allowed: many empty members would cost time without adding size.
 
     Raises:
         ValueError: it is not gzip, is damaged or cut short, or more follows.
@@ -112,7 +118,7 @@ def inflated(body: bytes) -> Iterator[bytes]:
 
 
 def _pieces(stream: Any, zipped: bytes) -> Iterator[bytes]:
-    """What a piece of gzip makes, of which a few bytes can make a thousand times as many."""
+    """The content of a piece of gzip; it can be a thousand times as long."""
     piece = stream.decompress(zipped, _PIECE_BYTES)
     while piece:
         yield piece

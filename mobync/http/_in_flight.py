@@ -1,23 +1,26 @@
-"""How many bytes of bodies this process holds at once, and for whom.
+"""Counts the bytes of bodies that this process holds, for each sender.
 
-Each endpoint says how many there may be when it asks for more; what is counted is of all endpoints.
+An endpoint passes its limits when it asks for more. The count includes all endpoints of the
+process.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Hashable
 
 
 class BytesInFlight:
-    """Counts bytes that were taken in and not given back."""
+    """Counts bytes that were taken and not given back."""
 
     def __init__(self) -> None:
         self._reset()
-        # What a thread of the parent held would stay held in the child for ever.
-        os.register_at_fork(after_in_child=self._reset)
+        # Bytes that a thread of the parent holds would never be given back in the child.
+        if sys.platform != "win32":
+            os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
         self._guard = threading.Lock()
@@ -28,19 +31,20 @@ class BytesInFlight:
         return self._all
 
     def take(self, holder: Hashable, size: int, *, most: int, most_of_holder: int) -> bool:
-        """Take so many bytes, unless there would then be too many; say whether they were taken.
+        """Take bytes, unless there would be too many; return whether they were taken.
 
         Args:
-            holder: who sends them.
-            size: how many more.
-            most: bytes of all holders.
-            most_of_holder: bytes of this one.
+            holder: the sender of the bytes.
+            size: how many bytes.
+            most: how many bytes all holders may have.
+            most_of_holder: how many bytes this holder may have.
         """
         with self._guard:
             if self._all + size > most or self._of[holder] + size > most_of_holder:
                 return False
-            self._all += size
-            self._of[holder] += size
+            if size:  # a holder of nothing is not counted, because nobody gives nothing back
+                self._all += size
+                self._of[holder] += size
             return True
 
     def give_back(self, holder: Hashable, size: int) -> None:

@@ -1,4 +1,4 @@
-"""What a WSGI server raises while a body is read that breaks off, or is not HTTP."""
+"""The errors that a WSGI server raises while it reads a body that breaks off or is not HTTP."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ try:
 except ImportError:
     pass
 else:
-    UNREADABLE += (ParseException,)  # the one server whose errors are neither of the two
+    UNREADABLE += (ParseException,)  # the only server with other errors than these two

@@ -1,7 +1,7 @@
 """The sync route as an ASGI app, as routes of Starlette, and as a router of FastAPI.
 
-Reading happens in the event loop; a worker thread asks for the token before and syncs afterwards.
-With a Synchronizer of asyncio, all of it is in the event loop.
+A worker thread checks the token, the event loop reads the body, and then a worker thread syncs.
+With an asyncio Synchronizer, everything runs in the event loop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 THREADS = 40
 
-# A body must go on coming, and must not take longer than this and a second for so many bytes.
+# A body must keep arriving, and must not take longer than this plus one second for each so many
+# bytes.
 PAUSE_S = 20.0
 BODY_S = 60.0
 BYTES_PER_S = 16 * 1024
@@ -43,9 +44,9 @@ class SyncApp(Starlette):
     It runs alone or mounted.
 
     Args:
-        endpoint: what answers.
-        threads: syncs at the same time; further ones wait.  As many again ask for tokens, and as
-            many open streams.
+        endpoint: the endpoint.
+        threads: how many syncs run at the same time; further syncs wait. Checking tokens has as
+            many threads of its own, and so has opening streams.
     """
 
     def __init__(self, endpoint: http.Endpoint, *, threads: int = THREADS) -> None:
@@ -53,15 +54,14 @@ class SyncApp(Starlette):
 
 
 def routes(endpoint: http.Endpoint, *, threads: int = THREADS) -> list[Route]:
-    """The routes, for a Starlette of the app's own.
+    """The routes for your own Starlette app.
 
     Args:
-        endpoint: what answers.
-        threads: syncs at the same time; further ones wait.  As many again ask for tokens, and as
-            many open streams.
+        endpoint: the endpoint.
+        threads: as in :class:`SyncApp`.
 
     Raises:
-        TypeError: ``endpoint`` is no Endpoint, or ``threads`` no int.
+        TypeError: ``endpoint`` is not an Endpoint, or ``threads`` is not an int.
         ValueError: ``threads`` is less than 1.
     """
     answers = Answers(endpoint, threads)
@@ -72,13 +72,12 @@ def routes(endpoint: http.Endpoint, *, threads: int = THREADS) -> list[Route]:
 
 
 def router(endpoint: http.Endpoint, *, threads: int = THREADS, **options: Any) -> APIRouter:
-    """The routes, for ``include_router`` of a FastAPI app.
+    """The routes for ``include_router`` of a FastAPI app.
 
     Args:
-        endpoint: what answers.
-        threads: syncs at the same time; further ones wait.  As many again ask for tokens, and as
-            many open streams.
-        **options: of the APIRouter: prefix, tags, dependencies and so on.
+        endpoint: the endpoint.
+        threads: as in :class:`SyncApp`.
+        **options: options of the APIRouter: prefix, tags, dependencies and so on.
     """
     http.check_endpoint(endpoint, can_await=True)
     with needing("fastapi"):
@@ -88,16 +87,16 @@ def router(endpoint: http.Endpoint, *, threads: int = THREADS, **options: Any) -
 
 
 class Answers:
-    """What answers the routes.
+    """The functions that answer the routes.
 
-    With a Synchronizer of asyncio all of it is in the event loop, else in worker threads.
+    With an asyncio Synchronizer they run in the event loop, otherwise in worker threads.
 
     Args:
-        endpoint: what answers.
-        threads: as of :func:`routes`.
+        endpoint: the endpoint.
+        threads: as in :class:`SyncApp`.
 
     Raises:
-        TypeError, ValueError: as routes() does.
+        TypeError, ValueError: as in :func:`routes`.
     """
 
     def __init__(self, endpoint: http.Endpoint, threads: int) -> None:
@@ -107,13 +106,13 @@ class Answers:
         if threads < 1:
             raise ValueError("threads must be 1 or more: a sync needs one")
         self._endpoint = endpoint
-        # Not the threads that the app's other routes use: syncs that wait for a lock hold theirs.
-        # Each kind of work has its own: who only wants in need not wait for who waits for a
-        # database.
+        # These are not the threads of the app's other routes, because syncs that wait for a lock
+        # hold theirs.
+        # Each kind of work has its own threads, so checking a token does not wait for a database.
         self._asking, self._syncing, self._opening = (CapacityLimiter(threads) for _ in range(3))
 
     def to(self, path: str) -> Answer:
-        """What answers one of ``http.ROUTES``."""
+        """The function that answers one of ``http.ROUTES``."""
 
         async def sync(request: Request) -> Response:
             """Send what a device did, and get what the others of its owner did."""
@@ -122,7 +121,7 @@ class Answers:
         return sync
 
     async def sync(self, request: Request, path: str, owner_id: str | None = None) -> Response:
-        """Answer a POST; asks who sends it, unless that is known."""
+        """Answer a POST; authenticate the sender, unless the owner is known."""
         asked = request.headers, path, owner_id, request.query_params.get("device")
         upload = await self._run(self._asking, self._endpoint.admit, *asked)
         if isinstance(upload, http.Response):
@@ -131,7 +130,7 @@ class Answers:
             try:
                 refused = await _read(request, upload)
             except ClientDisconnect:
-                return Response(status_code=400)  # for the access log: nobody reads it
+                return Response(status_code=400)  # for the access log: nobody gets this answer
             if refused is not None:
                 return _response(refused)
             return _response(await self._run(self._syncing, upload.answer))
@@ -141,7 +140,7 @@ class Answers:
         return await self.stream(request, None)
 
     async def stream(self, request: Request, owner_id: str | None) -> Response:
-        """Answer a GET for events; asks who listens, unless that is known."""
+        """Answer a GET for events; authenticate the sender, unless the owner is known."""
         events = self._endpoint.events
         asked = request.headers, nullcontext, owner_id, request.query_params.get("device")
         stream = await self._run(self._opening, events, *asked)
@@ -160,7 +159,7 @@ class Answers:
 
 
 async def _read(request: Request, upload: http.Upload) -> http.Response | None:
-    """Take in the body; gives the response if it is not taken to its end."""
+    """Take the body; return the response if it is refused before its end."""
     pieces = request.stream()
     began = time.monotonic()
     try:
@@ -176,7 +175,7 @@ async def _read(request: Request, upload: http.Upload) -> http.Response | None:
     except TimeoutError:
         answer = upload.too_slow()
         if request.scope.get("http_version", "").startswith("1"):
-            answer.headers["Connection"] = "close"  # else the server would wait for the rest
+            answer.headers["Connection"] = "close"  # otherwise the server would wait for the rest
         return answer
 
 

@@ -5,14 +5,16 @@
     mobync          the Mobync that merges
     authenticate    (token, headers) -> the owner's id, or None to refuse
 
-and optional, as of mobync.http.Endpoint: max_body_bytes, max_unauthenticated_body_bytes,
+Optional, as in mobync.http.Endpoint: max_body_bytes, max_unauthenticated_body_bytes,
 max_bytes_in_flight, live, clients.
 
-``manage.py check`` says what is wrong with it.
+``manage.py check`` reports mistakes in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import IO, Any, cast
 
@@ -27,6 +29,7 @@ with needing("django"):
     from django.core.exceptions import ImproperlyConfigured
     from django.core.handlers.asgi import ASGIRequest
     from django.core.signals import setting_changed
+    from django.db import close_old_connections
     from django.db.transaction import non_atomic_requests
     from django.http import (
         HttpRequest,
@@ -52,9 +55,9 @@ _OPTIONAL = {
 }
 
 
-@csrf_exempt  # it takes nothing but application/json, which a form of another site cannot send
+@csrf_exempt  # it accepts only application/json, which a form of another site cannot send
 @require_POST
-@non_atomic_requests  # else the sync would be committed after its owner's lock is free again
+@non_atomic_requests  # else the sync would be committed after its owner's lock was released
 def sync(request: HttpRequest, path: str = "/sync") -> HttpResponse:
     """Answer ``POST /sync``, or another path of ``mobync.http.ROUTES``."""
     endpoint = endpoint_of_settings()
@@ -69,32 +72,47 @@ def sync(request: HttpRequest, path: str = "/sync") -> HttpResponse:
         return _response(refused or upload.answer())
 
 
-@csrf_exempt  # so that a POST is told 405
+@csrf_exempt  # so that a POST gets 405
 @require_GET
 @non_atomic_requests
 def events(request: HttpRequest) -> HttpResponseBase:
     """Answer ``GET /sync/events``."""
     endpoint = endpoint_of_settings()
-    # Each kind of server would collect the other's iterator to its end, which never comes.
+    # A server of one kind would collect the other's iterator to its end, which never comes.
     listen = endpoint.events if isinstance(request, ASGIRequest) else endpoint.blocking_events
-    stream = listen(request.headers, device=request.GET.get("device"))
+    stream = listen(request.headers, _reading, device=request.GET.get("device"))
     if isinstance(stream, http.Response):
         return _response(stream)
     return StreamingHttpResponse(stream.body, headers=stream.headers)
 
 
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Around each read of a stream: close connections that are too old, or do not work any more.
+
+    Django itself does so when a request begins and ends, and a stream may be open for days.
+    """
+    close_old_connections()
+    try:
+        yield
+    finally:
+        close_old_connections()
+
+
 class _SyncPattern(URLPattern):
-    """A route that has ``manage.py check`` look at the setting: it sees nothing but URLs of us."""
+    """A route that lets ``manage.py check`` check the setting, because URLs are all that it sees of
+    us.
+    """
 
     def check(self) -> list[CheckMessage]:
         found: list[CheckMessage] = super().check()
-        # The app looks at a setting that is there, routes or not.
+        # mobync.django checks an existing setting, with or without routes.
         is_looked_at = apps.is_installed("mobync.django") and hasattr(settings, SETTING)
         return found if is_looked_at else [*found, *check_setting()]
 
 
 def check_setting() -> list[CheckMessage]:
-    """What ``manage.py check`` says of the setting."""
+    """The messages of ``manage.py check`` about the setting."""
     try:
         endpoint_of_settings()
     except ImproperlyConfigured as error:
@@ -115,7 +133,7 @@ def endpoint_of_settings() -> http.Endpoint:
     """The endpoint that ``settings.MOBYNC`` describes.
 
     Raises:
-        ImproperlyConfigured: a setting is missing, unknown, or no such thing.
+        ImproperlyConfigured: a setting is missing, unknown, or of the wrong type.
     """
     given = getattr(settings, SETTING, None)
     if not isinstance(given, dict):
@@ -144,7 +162,7 @@ setting_changed.connect(_forget)
 
 
 def _stream(request: HttpRequest) -> IO[bytes]:
-    """Where the body is read: Django's WSGI gives nothing of a body in chunks."""
+    """The stream of the body, because Django's WSGI returns nothing of a chunked body."""
     environ = getattr(request, "environ", {})
     if environ.get("wsgi.input_terminated") and not environ.get("CONTENT_LENGTH"):
         return cast(IO[bytes], environ["wsgi.input"])

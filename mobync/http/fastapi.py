@@ -33,7 +33,7 @@ class MobyncDiff(BaseModel):
 
 
 class MobyncRequest(BaseModel):
-    """What a device did since its last sync."""
+    """The edits of a device since its last sync."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -65,7 +65,7 @@ class MobyncRefused(BaseModel):
 
 
 class MobyncReply(BaseModel):
-    """What the other devices of the owner did."""
+    """The edits of the owner's other devices."""
 
     success: Literal[True]
     message: str
@@ -78,6 +78,11 @@ class MobyncReply(BaseModel):
         default=None, description="Of a request in parts: it is kept, or done."
     )
     reset: Literal[True] | None = None
+    seen_clock: int | None = Field(
+        default=None,
+        ge=0,
+        description="Of a moved guest: how much of this log the device has seen.",
+    )
     refused: list[MobyncRefused] | None = None
 
 
@@ -116,17 +121,17 @@ def router(
     """The routes, for ``include_router``.
 
     Args:
-        serves: what syncs; or an Endpoint, whose ``authenticate`` says who it is.
-        owner: a dependency that gives the owner's id: a str, an int or a UUID.  It is resolved as
-            any other, before the body is read, so it may depend on a session, a security scheme
-            or the app's current user; None or "" is a 401.
-        threads: syncs at the same time; further ones wait.
-        endpoint: options of the :class:`mobync.http.Endpoint` that is made, as ``live``.
-        **options: of the APIRouter: prefix, tags, dependencies and so on.
+        serves: the Mobync, or an Endpoint, whose ``authenticate`` finds the owner.
+        owner: a dependency that returns the owner's id: a str, an int or a UUID. FastAPI resolves
+            it before the body is read. It may depend on a session, a security scheme or the app's
+            current user. None or "" is a 401.
+        threads: how many syncs run at the same time; further syncs wait.
+        endpoint: options of the :class:`mobync.http.Endpoint` that is made, such as ``live``.
+        **options: options of the APIRouter: prefix, tags, dependencies and so on.
 
     Raises:
-        TypeError: an argument has the wrong type, or there is an Endpoint and an ``owner``, or a
-            Mobync and none.
+        TypeError: an argument has the wrong type; or an Endpoint is given with an ``owner``, or a
+            Mobync without one.
         ValueError: ``threads`` is less than 1.
     """
     if isinstance(serves, Mobync) and owner is not None:
@@ -167,11 +172,11 @@ def _answering(answers: Answers, path: str, depends: Any) -> Callable[..., Any]:
 
 
 def _body(model: type[BaseModel] | None) -> dict[str, Any]:
-    """What the OpenAPI says of a body that the route reads itself, as far as it is let in."""
+    """The OpenAPI of a body that the route reads itself."""
     schema: dict[str, Any] = {"type": "object"}
     if model is not None:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        del schema["$defs"]  # the reply's model has brought them
+        del schema["$defs"]  # the model of the reply has added them
     content = {"application/json": {"schema": schema}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -183,7 +188,7 @@ _ASK: Any = object()
 
 
 def _from_endpoint(bearer: Any = _bearer) -> Any:
-    """Have the OpenAPI tell of the token; the endpoint looks at it itself."""
+    """Add the token to the OpenAPI; the endpoint checks it."""
     return _ASK
 
 
@@ -192,7 +197,7 @@ def _nobody(token: str | None, headers: Any) -> str | None:
 
 
 def _owner_id(given: Any) -> str | None:
-    """What a dependency says of who it is, for the endpoint; None has that be asked."""
+    """The owner's id from a dependency, for the endpoint; None: the endpoint authenticates."""
     if given is _ASK:
         return None
     if given is None or given == "":

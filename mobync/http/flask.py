@@ -11,24 +11,24 @@ from ._wsgi import UNREADABLE
 with needing("flask"):
     from flask import Blueprint, Flask, Response, current_app, request
 
-NAME = "mobync"  # of the blueprint, and in app.extensions
+NAME = "mobync"  # the name of the blueprint, and in app.extensions
 
 
 class MobyncSync:
     """Serves ``POST /sync``, ``GET /sync/events`` and the routes of clients.
 
-    Its routes are exempt from the CSRFProtect of Flask-WTF, whichever is initialised first: they
-    take nothing but ``application/json``, which a form of another site cannot send.
+    Its routes are exempt from the CSRFProtect of Flask-WTF, whichever is initialized first. They
+    accept only ``application/json``, which a form of another site cannot send.
 
     Args:
-        app: the app, where it is made already; else call :meth:`init_app`.
-        endpoint: what answers; else it is given to :meth:`init_app`.
+        app: the app, if it exists already; otherwise call :meth:`init_app`.
+        endpoint: the endpoint; or pass it to :meth:`init_app`.
 
     Raises:
-        TypeError, ValueError: as :meth:`init_app`.
+        TypeError, ValueError: as in :meth:`init_app`.
 
     Attributes:
-        blueprint: holds the routes, for what else the app does with blueprints.
+        blueprint: the blueprint with the routes, for example to add a rate limit.
     """
 
     def __init__(self, app: Flask | None = None, endpoint: http.Endpoint | None = None) -> None:
@@ -47,15 +47,15 @@ class MobyncSync:
     def init_app(
         self, app: Flask, endpoint: http.Endpoint | None = None, *, url_prefix: str = ""
     ) -> None:
-        """Give an app the routes.
+        """Add the routes to an app.
 
         Args:
-            app: the app; several may share this extension.
-            endpoint: what answers for this app; None takes that of the constructor.
-            url_prefix: goes before ``/sync``.
+            app: the app; several apps may share this extension.
+            endpoint: the endpoint for this app; None for that of the constructor.
+            url_prefix: the path before ``/sync``.
 
         Raises:
-            TypeError: ``app`` is no Flask, or ``endpoint`` is no Endpoint.
+            TypeError: ``app`` is not a Flask, or ``endpoint`` is not an Endpoint.
             ValueError: no endpoint was given.
         """
         if not isinstance(app, Flask):
@@ -69,7 +69,9 @@ class MobyncSync:
         app.register_blueprint(self.blueprint, url_prefix=url_prefix or None)
 
     def _exempt(self, app: Flask | None = None) -> None:
-        """Tell Flask-WTF.  At each request, too: it may have been initialised since."""
+        """Exempt the routes in Flask-WTF; also at each request, because it may be initialized
+        later.
+        """
         protection = (app or current_app).extensions.get("csrf")
         if protection is not None:
             protection.exempt(self.blueprint)
@@ -77,14 +79,15 @@ class MobyncSync:
 
 def _sync(path: str) -> Response:
     endpoint = _endpoint()
-    request.max_content_length = endpoint.max_body_bytes + 1  # werkzeug reads no more than that
-    upload = endpoint.admit(request.headers, path, device=request.args.get("device"))
+    request.max_content_length = endpoint.max_body_bytes + 1  # werkzeug reads no more than this
+    device = request.args.get("device") if request.query_string else None
+    upload = endpoint.admit(request.headers, path, device=device)
     if isinstance(upload, http.Response):
         return _response(upload)
     with upload:
         try:
             refused = upload.read(request.stream.read)
-            if upload.size == 0:  # or the app has read it already, and Flask kept it
+            if upload.size == 0:  # or the app has already read it, and Flask has stored it
                 refused = upload.add(request.get_data())
         except UNREADABLE:
             return Response(status=400)

@@ -1,8 +1,8 @@
-"""Live updates: a device learns at once that its owner's log has moved.
+"""Live updates: a device learns at once that its owner's log has grown.
 
-One object a process. ``mobync.listen(live.announce)`` tells it of every sync; ``live.events`` and
-``live.blocking_events`` are the bodies of the responses to devices that listen (Server-Sent
-Events).  Which of the three depends on what the app's processes share:
+Make one object in each process. ``mobync.listen(live.announce)`` tells it about every sync.
+``live.events`` and ``live.blocking_events`` are the bodies of the responses to listening devices
+(Server-Sent Events). Choose one of the three by what the app's processes share:
 
 - :class:`InProcessLive`: there is one process.
 - :class:`PostgreSQLLive`: a PostgreSQL server (LISTEN and NOTIFY).

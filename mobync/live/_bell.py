@@ -1,4 +1,4 @@
-"""A thread that waits for a socket can be called by the other threads of its process."""
+"""Wakes a thread that waits for a socket."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import suppress
 
 
 class Bell:
-    """Rung by any thread, or by a signal handler; heard by the one that waits.
+    """Any thread, or a signal handler, rings it; the waiting thread hears it.
 
-    It is open in a ``with`` of the one that waits; what rings before is lost.
+    The waiting thread opens it in a ``with``. A ring before that is lost.
     """
 
     def __init__(self) -> None:
@@ -31,25 +31,25 @@ class Bell:
             end.close()
 
     def ring(self) -> None:
-        """Have who waits, or waits next, look up.  Never waits."""
+        """Wake the thread that waits, or will wait next. This never waits."""
         if (ends := self._ends) is not None:
-            with suppress(OSError):  # rung often enough, or closed just now
+            with suppress(OSError):  # rung often enough, or just closed
                 ends[1].send(b"\0")
 
     def wait(self, timeout_s: float, also: int | None = None, *, writable: bool = False) -> bool:
         """Wait for the bell, or for another socket.
 
         Args:
-            timeout_s: seconds to wait at most.
+            timeout_s: at most so many seconds.
             also: the descriptor of the other socket.
-            writable: wait until that one can be written to as well, not only read.
+            writable: also wait until that socket can be written to.
 
         Returns:
             Whether anything came.
         """
         assert self._ends is not None
         inside = self._ends[0]
-        # Made for each wait: under gevent it then is one that lets the other greenlets run.
+        # Made for each wait, so that under gevent it is one that lets other greenlets run.
         with selectors.DefaultSelector() as selector:
             selector.register(inside, selectors.EVENT_READ)
             if also is not None:

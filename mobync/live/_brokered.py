@@ -1,9 +1,9 @@
-"""Live updates through a broker: what waits to be sent, and a connection that is made again.
+"""Live updates through a broker: the messages to send, and a connection that is restored.
 
-One thread of a process holds the connection, from the first listener or announcement on.  There is
-no event loop in it: under gevent a thread is a greenlet, and all greenlets would find themselves in
-that loop.  Whenever the connection is made, all listeners read their clock again: what was
-announced before that, nobody here has heard.
+One thread of a process holds the connection, from the first listener or announcement on. It has no
+event loop: under gevent a thread is a greenlet, and all greenlets would run in that loop. After
+each new connection, all listeners read their clock again, because earlier announcements did not
+arrive here.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import abc
 import atexit
 
-# What clients import when they connect.  If that were in their thread, and the process forked
-# meanwhile, the child would find these modules locked for ever.
+# Modules that clients import when they connect. If the thread imported them and the process forked
+# meanwhile, these modules would stay locked in the child.
 import email.parser  # noqa: F401
 import encodings.idna  # noqa: F401
 import logging
@@ -30,28 +30,28 @@ from ._live import Live
 
 logger = logging.getLogger("mobync.live")
 
-ANSWER_TIMEOUT_S = 10.0  # a broker that takes longer is taken for gone
+ANSWER_TIMEOUT_S = 10.0  # a broker that takes longer counts as gone
 FLUSH_TIMEOUT_S = 3.0
-PAUSE_S = 0.1  # after the first failure; twice as much after each that follows
+PAUSE_S = 0.1  # after the first failure; twice as long after each further one
 LONGEST_PAUSE_S = 10.0
 
 MAX_WAITING = 10_000
-EVERYBODY = "* 0"  # read your clocks, says a process that had too much to say
+EVERYBODY = "* 0"  # tells processes to read their clocks, in place of too many messages
 _MESSAGE = re.compile(r"([0-9a-f]{32}) ([0-9]{1,16})")
 
 
 class Outbox:
-    """What other processes are to be told: a clock for each topic, or that they should look."""
+    """Messages for other processes: a clock for each topic, or to read their clocks."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a signal handler may sync, and so announce
+        self._lock = threading.RLock()  # a signal handler may sync, and then it announces
         self._clocks: dict[str, int] = {}
         self._everybody = False
         self._sending = False
 
     @property
     def is_empty(self) -> bool:
-        """Whether all has been sent."""
+        """Whether everything was sent."""
         with self._lock:
             return not (self._clocks or self._everybody or self._sending)
 
@@ -84,14 +84,14 @@ class Outbox:
 
 
 class BrokeredLive(Live):
-    """A Live whose processes reach each other by a broker.
+    """A Live whose processes reach each other through a broker.
 
-    Subclasses say how to talk to it (``_converse``).
+    Subclasses implement the connection (``_converse``).
 
     Args:
-        broker: what the app's log calls it.
-        heartbeat_s: see :class:`Live`; also how long nothing may come from the broker before it
-            is asked for a sign of life.
+        broker: its name in the app's log.
+        heartbeat_s: see :class:`Live`; also how long the broker may be silent before mobync checks
+            that it still answers.
         recheck_s: see :class:`Live`.
         max_listeners: see :class:`Live`.
         max_listeners_per_owner: see :class:`Live`.
@@ -127,7 +127,7 @@ class BrokeredLive(Live):
 
     def _forked(self) -> None:
         super()._forked()
-        self._disconnect()  # thread, connection and what waits to be sent are the parent's
+        self._disconnect()  # thread, connection and messages belong to the parent
 
     def close(self) -> None:
         self.hang_up()
@@ -146,7 +146,7 @@ class BrokeredLive(Live):
 
     @abc.abstractmethod
     def _converse(self) -> None:
-        """Connect and subscribe; then send the outbox and hear messages until it ``_is_done``.
+        """Connect and subscribe; then send the outbox and receive messages until ``_is_done``.
 
         Calls ``_subscribed`` whenever a subscription has begun.  The bell rings when the outbox
         has something new, and when it may be done.  Raises when the broker is gone.
@@ -168,7 +168,7 @@ class BrokeredLive(Live):
         elif (match := _MESSAGE.fullmatch(message)) and int(match[2]) <= MAX_LOGICAL_CLOCK:
             self._hub.hint(match[1], int(match[2]))
         elif not self._heard_a_stranger:
-            self._heard_a_stranger = True  # who sends these may send many
+            self._heard_a_stranger = True  # there may be many of these
             logger.warning("%s: not a message of mobync: %r", self._broker, message[:100])
 
     def _spread(self, topic: str, clock: int) -> None:
@@ -198,7 +198,7 @@ class BrokeredLive(Live):
             began = time.monotonic()
             try:
                 self._converse()
-            except Exception as error:  # whatever it is, devices wait for the next try
+            except Exception as error:  # after any error, devices wait for the next try
                 self._lost(error)
             if time.monotonic() - began > LONGEST_PAUSE_S:
                 pause_s = PAUSE_S

@@ -1,4 +1,4 @@
-"""What a listening device is sent, and when.
+"""Decides what a listening device gets, and when.
 
 ``_steps`` decides and never waits; the two drivers below it wait, one for asyncio and one for
 threads.
@@ -25,7 +25,7 @@ from ._hub import NO_CLOCK, Place
 logger = logging.getLogger("mobync.live")
 
 HEARTBEAT = b":\n\n"
-RECONNECT_MS = (1000, 5000)  # at random: a restarted server does not get all devices at once
+RECONNECT_MS = (1000, 5000)  # random, so that a restarted server does not get all devices at once
 MAX_LOGICAL_CLOCK_DIGITS = 16
 
 Run = Callable[[Callable[[], int]], Awaitable[int]]
@@ -34,13 +34,13 @@ Run = Callable[[Callable[[], int]], Awaitable[int]]
 
 @dataclass
 class Course:
-    """What the streams of a Live have in common.
+    """The settings and the state that the streams of a Live share.
 
     Attributes:
         heartbeat_s: seconds of silence before a device is sent a comment.
         recheck_s: seconds from one read of a clock to the next; after one that failed, not more
             than ``heartbeat_s``.
-        unreadable: whether the read before failed: the app's log is told once for all streams.
+        unreadable: whether the last read failed; the app's log gets one line for all streams.
     """
 
     heartbeat_s: float
@@ -63,7 +63,7 @@ class _Ask(Enum):
     CLOCK = "send me the owner's clock, or throw what reading it raised"
 
 
-# Bytes to send, the seconds to wait for a wake at the most, or a question.
+# Bytes to send, how many seconds to wait at most, or a question.
 _Steps = Generator[bytes | float | _Ask, int | None, None]
 
 
@@ -80,7 +80,9 @@ def _steps(place: Place, last_event_id: str | None, course: Course) -> _Steps:
             try:
                 current = yield _Ask.CLOCK
             except Exception as error:
-                if recheck_at == math.inf:  # it never was read: that is the caller's to know
+                if (
+                    recheck_at == math.inf
+                ):  # the clock was never read, so the caller must get the error
                     raise
                 if isinstance(error, DeviceRevokedError):
                     return
@@ -91,14 +93,16 @@ def _steps(place: Place, last_event_id: str | None, course: Course) -> _Steps:
                 recheck_at = time.monotonic() + course.recheck_s
                 assert current is not None
                 if not due:
-                    current = max(current, told)  # what is read from a copy may lag
-        # A clock that is read may be lower, where the server lost its log: the device must know.
-        # Announcements overtake each other.
+                    current = max(current, told)  # a replica may lag
+        # A clock that is read may be lower if the server lost its log. The device must learn this.
+        # Announcements can arrive in the wrong order.
         known = max(clock, told if current is None else current)
         current = None
         news = known if known != told else NO_CLOCK
         told = known
-        if hint > max(told, hinted):  # nobody else knows of it: true, if the read lags, or forged
+        if hint > max(
+            told, hinted
+        ):  # the database does not have it: it is true and the read lags, or it is forged
             news = hinted = hint
         if news != NO_CLOCK:
             yield b"id: %d\nevent: clock\ndata: %d\n\n" % (news, news)
@@ -162,7 +166,7 @@ def blocking_events(
     course: Course,
 ) -> Generator[bytes, None, None]:
     """The events of one device; waits in the thread that asks for the next one."""
-    woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put may interrupt its get
+    woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put may interrupt its own get
     place.listener.wake = partial(woken.put, None)
     steps = _steps(place, last_event_id, course)
     answer: int | Exception | None = None

@@ -1,6 +1,6 @@
-"""Who listens in this process, and what each of them has not been told yet.
+"""The listeners of this process, and the news that each of them has not got yet.
 
-A listener holds one number and never a queue: however slow its device is, it costs no more.
+A listener holds one number and no queue, so a slow device costs no more than a fast one.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _numbers = count()  # of listeners
 
 
 class News(NamedTuple):
-    """What has happened since a listener looked last.
+    """The news since a listener last looked.
 
     Attributes:
         clock: the highest clock that this process announced, NO_CLOCK if none.
-        hint: the highest one that others announced, as they say.
+        hint: the highest clock that other processes announced.
         doubtful: whether announcements may have been missed.
     """
 
@@ -33,18 +33,18 @@ class News(NamedTuple):
 
 
 class Listener:
-    """What one device is still to be told.
+    """The news for one device.
 
     Attributes:
         wake: called in any thread when there is something new, once after each ``take``.
-        ended: nothing more is to be told.
+        ended: whether the stream is to end.
     """
 
     def __init__(self) -> None:
         self.wake: Callable[[], object] = _nobody_waits
         self.ended = False
-        # Reentrant, as is the hub's: a signal handler may end the streams, and a garbage
-        # collection may close some, while this very thread is in here.
+        # Reentrant, like the hub's lock: while this thread is in here, a signal handler may end the
+        # streams, and the garbage collector may close some.
         self._lock = threading.RLock()
         self._clock = self._hint = NO_CLOCK
         self._doubtful = True
@@ -85,27 +85,27 @@ class Listener:
 
 
 def _nobody_waits() -> None:
-    """Wake nobody: the listener will look before it waits."""
+    """Wake nobody, because the listener will look before it waits."""
 
 
 _Listeners = dict[int, weakref.ref[Listener]]
 
 
 class Hub:
-    """The listeners of a process by topic.  Any method may be called in any thread.
+    """The listeners of a process, by topic. Any thread may call any method.
 
-    It does not keep a listener alive: one that dies without a word is gone from here as well.
+    It does not keep a listener alive: a listener that dies disappears from here too.
     """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all listeners, as a forked child must: they are its parent's."""
+        """Forget all listeners. A forked child does this, because they belong to its parent."""
         self._lock = threading.RLock()
         self._listeners = _Listeners()
         self._topics: dict[str, _Listeners] = {}
-        self._devices: dict[str, _Listeners] = {}  # by topics of their own
+        self._devices: dict[str, _Listeners] = {}  # by their own topics
 
     def __len__(self) -> int:
         return len(self._listeners)
@@ -119,7 +119,7 @@ class Hub:
         most_each: int,
         device_topic: str | None = None,
     ) -> None:
-        """Add a listener under a number of its own; of a device with a name, to its topic too.
+        """Add a listener under a new number; if its device has a name, also to the device's topic.
 
         Raises:
             BusyError: there are ``most`` already.
@@ -127,14 +127,16 @@ class Hub:
         """
         with self._lock:
             if len(self._topics.get(topic, ())) >= most_each:
-                raise TooManyListenersError(f"{most_each} devices of this owner listen already")
+                raise TooManyListenersError(
+                    f"{most_each} devices of this owner are listening already, which is the limit"
+                )
             if len(self._listeners) >= most:
                 raise BusyError(f"{most} devices are listening already, which is the limit")
             joined = [self._listeners, self._topics.setdefault(topic, _Listeners())]
             if device_topic is not None:
                 joined.append(self._devices.setdefault(device_topic, _Listeners()))
             for listeners in joined:
-                # In C, so that a signal handler that raises does not come between.
+                # In C, so that no signal handler can raise in between.
                 listeners[number] = weakref.ref(listener, partial(listeners.pop, number))
 
     def leave(self, topic: str, number: int, device_topic: str | None = None) -> None:
@@ -149,18 +151,18 @@ class Hub:
             listener.offer(clock)
 
     def hint(self, topic: str, clock: int) -> None:
-        """Pass on what somebody else said, who may be mistaken or lie."""
+        """Pass on the announcement of another process, which may be wrong or forged."""
         for listener in _alive(self._topics.get(topic, _Listeners())):
             listener.hint(clock)
         self.doubt_device(topic)
 
     def doubt_device(self, device_topic: str) -> None:
-        """Have a device's listeners read the clock again, which says whether it was revoked."""
+        """Let a device's listeners read the clock again, which finds out whether it was revoked."""
         for listener in _alive(self._devices.get(device_topic, _Listeners())):
             listener.doubt()
 
     def doubt(self) -> None:
-        """Have every listener read the clock again: announcements may have been missed."""
+        """Let every listener read the clock again, because announcements may have been missed."""
         for listener in _alive(self._listeners):
             listener.doubt()
 
@@ -182,18 +184,18 @@ def _alive(listeners: _Listeners) -> list[Listener]:
 
 
 class Place:
-    """A new listener's place in a hub: given up by ``leave``, or with this object.
+    """A new listener's place in a hub, until ``leave`` or the death of this object.
 
     Args:
-        hub: where it joins.
-        topic: what it listens to.
+        hub: the hub to join.
+        topic: the topic to listen to.
         most: see :meth:`Hub.join`.
         most_each: see :meth:`Hub.join`.
         device_topic: see :meth:`Hub.join`.
 
     Attributes:
-        listener: who has the place.
-        clock: the owner's, if it was read since the listener joined.
+        listener: the listener.
+        clock: the owner's clock, if it was read after the listener joined.
 
     Raises:
         BusyError, TooManyListenersError: see :meth:`Hub.join`.
@@ -215,9 +217,9 @@ class Place:
         hub.join(topic, number, self.listener, most, most_each, device_topic)
 
     def read(self, clock_now: Callable[[], int]) -> None:
-        """Read the clock now; what makes it doubtful from here on has it read again.
+        """Read the clock now. If it becomes doubtful later, it is read again.
 
-        Gives up the place if that raises.
+        If this raises, the place is given up.
         """
         self.listener.reassure()
         try:

@@ -1,4 +1,4 @@
-"""What the three kinds of live updates share, and the one that needs no broker."""
+"""The shared part of the three kinds of live updates, and the kind that needs no broker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import asyncio
 import hashlib
 import math
 import os
-import resource
 import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -27,22 +26,22 @@ MAX_LISTENERS_PER_OWNER = 100
 
 
 class Live(abc.ABC):
-    """Tells the devices that listen when the log of their owner has moved.
+    """Tells listening devices when the log of their owner has grown.
 
-    One object serves any number of threads and event loops of a process, and may be made before
-    the process forks.
+    One object serves any number of threads and event loops of a process. You can make it before the
+    process forks.
 
     Args:
-        heartbeat_s: seconds after which a device that was sent nothing is sent a comment.
-        recheck_s: seconds after which a device's clock is read again, in case that whoever moved
-            the log could not say so: it was killed, or it has no Live.  After a read that failed,
-            not later than ``heartbeat_s``.
-        max_listeners: devices that may listen to this process at once; None for half as many as
-            it may have open files.  Where each takes a thread, fewer than there are threads.
-        max_listeners_per_owner: as many of them may be one owner's.
+        heartbeat_s: seconds of silence after which a device gets a comment.
+        recheck_s: seconds after which a device's clock is read again. This finds syncs that were
+            not announced, because the process was killed or has no Live. After a failed read,
+            the next one comes after ``heartbeat_s`` at the latest.
+        max_listeners: how many devices may listen to this process; None for half the number of
+            files that it may have open. On WSGI, set it below the number of threads.
+        max_listeners_per_owner: how many of them may belong to one owner.
 
     Raises:
-        TypeError: a number of listeners is no int.
+        TypeError: a number of listeners is not an int.
         ValueError: a number is not positive.
     """
 
@@ -74,13 +73,13 @@ class Live(abc.ABC):
         return len(self._hub)
 
     def announce(self, report: SyncReport) -> None:
-        """Tell an owner's devices of a sync; for :meth:`mobync.Mobync.listen`.
+        """Tell an owner's devices about a sync; for :meth:`mobync.Mobync.listen`.
 
-        Never waits for a device or a broker.  A sync that left the log as it was is passed over.
-        The streams of devices that were revoked end.
+        This never waits for a device or a broker. It ignores a sync that did not change the log. It
+        ends the streams of revoked devices.
 
         Args:
-            report: what was committed.
+            report: the report of the committed sync.
         """
         for device in report.revoked:
             topic = _topic(report.owner_id, device)
@@ -101,33 +100,35 @@ class Live(abc.ABC):
         run: Run = asyncio.to_thread,
         device: str | None = None,
     ) -> AsyncGenerator[bytes, None]:
-        """The body of the response to a device that listens, for asyncio.
+        """The body of the response to a listening device, for asyncio.
 
-        A device that is not at the owner's clock is told it at once, and then each time it has
-        moved; one that is slow to read is told the last one only.  Leave it with ``aclose``, or
-        by cancelling the task that reads it.
+        A device that is not at the owner's clock gets the clock at once, and then each time it has
+        changed. A slow device gets only the last clock. End the stream with ``aclose``, or by
+        cancelling the task that reads it.
 
         Args:
-            owner_id: whom the app authenticated.
-            clock_now: gives the owner's logical clock as the last reply to a sync did.  It is
-                called by ``run``, after the subscription, so that nothing falls between.
+            owner_id: the authenticated owner.
+            clock_now: returns the owner's logical clock, as in the reply of a sync. ``run`` calls
+                it after the subscription, so that nothing is missed in between.
             last_event_id: the request's header ``Last-Event-ID``; None if it has none.
             read_first: read the clock before this returns, and so before the response begins.
-                That waits for the database: an event loop makes the call in a thread.
-            run: calls ``clock_now`` later, and is awaited; as it is, in a worker thread.
-            device: what the device calls itself.  When it is revoked, ``clock_now`` is called at
-                once, and ends the stream by raising DeviceRevokedError.
+                This waits for the database, so an event loop makes the call in a thread.
+            run: awaited for each later call of ``clock_now``; by default it uses a worker thread.
+            device: the name of the device. When it is revoked, ``clock_now`` is called at once,
+                and ends the stream by raising DeviceRevokedError.
 
         Returns:
-            An iterator of Server-Sent Events in bytes: ``event: clock`` with the logical clock
-            as ``id`` and ``data``, and comments as heartbeats.  It raises what the first call of
-            ``clock_now`` raises; what a later one raises is logged, and the clock read again.
+            An iterator of Server-Sent Events in bytes: ``event: clock`` with the logical clock as
+            ``id`` and ``data``, and comments as heartbeats. It raises what the first call of
+            ``clock_now`` raises. An exception of a later call is logged, and the clock is read
+            again.
 
         Raises:
             BusyError: ``max_listeners`` are listening.
             TooManyListenersError: ``max_listeners_per_owner`` of this owner are.
-            TypeError: ``clock_now`` cannot be called, is an ``async def``, or returned no clock.
-            What ``clock_now`` raises, with ``read_first``.
+            TypeError: ``clock_now`` cannot be called, is an ``async def``, or did not return a
+                clock.
+            Exception: with ``read_first``, what ``clock_now`` raises.
         """
         clock_now = _checked(clock_now)
         place = self._join(owner_id, clock_now, read_first, device)
@@ -142,18 +143,18 @@ class Live(abc.ABC):
         read_first: bool = False,
         device: str | None = None,
     ) -> Generator[bytes, None, None]:
-        """The same as :meth:`events` for WSGI: it waits in the thread that iterates.
+        """The same as :meth:`events`, for WSGI: it waits in the thread that iterates.
 
-        Leave it with ``close``, as WSGI servers do.
+        End it with ``close``, as WSGI servers do.
         """
         clock_now = _checked(clock_now)
         place = self._join(owner_id, clock_now, read_first, device)
         return blocking_events(place, clock_now, last_event_id, self._course)
 
     def hang_up(self) -> None:
-        """End all streams, and those to come: the first thing a server does that is to stop.
+        """End all streams, now and from now on. Call it first when a server is told to stop.
 
-        Never waits, and may be called in a signal handler.  Syncs are still announced to other
+        It never waits, and may be called in a signal handler. Syncs are still announced to other
         processes.
         """
         self._hung_up = True
@@ -161,22 +162,22 @@ class Live(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Hang up, and give other processes what they were not told yet.
+        """Hang up, and send the remaining announcements to other processes.
 
-        May wait a few seconds for a broker.  Calling it again does nothing.
+        It may wait a few seconds for a broker. Calling it again does nothing.
         """
 
     def _forked(self) -> None:
-        """Begin again in a child: whoever listens does so to its parent."""
+        """Begin again in a forked child, because all listeners belong to its parent."""
         self._hub.reset()
 
     @abc.abstractmethod
     def _start(self) -> None:
-        """Make sure that this process hears of what others announce."""
+        """Make sure that this process gets the announcements of others."""
 
     @abc.abstractmethod
     def _spread(self, topic: str, clock: int) -> None:
-        """Tell other processes; without waiting."""
+        """Tell other processes, without waiting."""
 
     def _join(
         self,
@@ -199,16 +200,16 @@ class Live(abc.ABC):
 
 
 class InProcessLive(Live):
-    """For an app of one process: devices learn of the syncs of this process."""
+    """For an app of one process: devices hear about the syncs of this process."""
 
     def close(self) -> None:
         self.hang_up()
 
     def _start(self) -> None:
-        """There is nobody else to hear of."""
+        """There is no other process to hear from."""
 
     def _spread(self, topic: str, clock: int) -> None:
-        """There is nobody else to tell."""
+        """There is no other process to tell."""
 
 
 _all: weakref.WeakSet[Live] = weakref.WeakSet()
@@ -219,11 +220,12 @@ def _tell_of_fork() -> None:
         live._forked()
 
 
-os.register_at_fork(after_in_child=_tell_of_fork)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_tell_of_fork)
 
 
 def _checked(clock_now: Callable[[], int]) -> Callable[[], int]:
-    """``clock_now``, but an error is raised for what cannot be a clock."""
+    """``clock_now``, with an error if the result cannot be a clock."""
     if not callable(clock_now):
         raise TypeError(
             f"clock_now must be a function that reads the clock, not {clock_now!r:.100}: "
@@ -249,11 +251,15 @@ def _check_number(name: str, number: int) -> None:
 
 
 def _half_of_open_files() -> int:
+    if sys.platform == "win32":  # has no such limit, and no such module
+        return sys.maxsize
+    import resource
+
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if allowed == resource.RLIM_INFINITY else max(1, allowed // 2)
 
 
 def _topic(*names: str) -> str:
     """The topic of an owner, or of an owner's device."""
-    # Owner ids have any length and are nobody's business who may look at the broker.
+    # Owner ids have any length, and people who read the broker must not learn them.
     return hashlib.blake2b("\0".join(names).encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Live updates through PostgreSQL's LISTEN and NOTIFY, on one connection a process."""
+"""Live updates through PostgreSQL's LISTEN and NOTIFY, on one connection for each process."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ NOTIFY = b"SELECT pg_notify($1, message) FROM unnest($2::text[]) AS message"
 class PostgreSQLLive(BrokeredLive):
     """For processes that share a PostgreSQL server; needs ``psycopg`` 3.
 
-    The connection is a session of its own, to the primary, and not through a pooler that gives a
-    session's connection away between transactions, as LISTEN would end then.  Whether it hears is
-    tried when it is made, from a second connection, and the app's log is warned if it does not.
+    The connection is a separate session to the primary. It must not go through a pooler in
+    transaction mode, because LISTEN would end with each transaction. Each new connection is tested
+    with a notification from a second connection; if it does not arrive, the app's log gets a
+    warning.
 
     Args:
-        url: a URL or connection string of libpq.  A URL of SQLAlchemy with one host does
-            as well: the driver in ``postgresql+psycopg://`` is passed over.
-        channel: the channel of NOTIFY, the same in all processes of the app; 63 bytes at most.
-        heartbeat_s: see :class:`Live`; also how long nothing may come from the server before it
-            is asked for a sign of life.
+        url: a URL or connection string of libpq, or a URL of SQLAlchemy with one host: the driver
+            in ``postgresql+psycopg://`` is ignored.
+        channel: the channel of NOTIFY, the same in all processes of the app; at most 63 bytes.
+        heartbeat_s: see :class:`Live`; also how long the server may be silent before mobync checks
+            that it still answers.
         recheck_s: see :class:`Live`.
         max_listeners: see :class:`Live`.
         max_listeners_per_owner: see :class:`Live`.
@@ -69,7 +70,7 @@ class PostgreSQLLive(BrokeredLive):
         defaults = {"connect_timeout": int(ANSWER_TIMEOUT_S), "application_name": "mobync live"}
         self._parameters: dict[str, Any] = {**defaults, **parameters, "client_encoding": "utf8"}
         self._channel = channel
-        self._call: str | None = None  # what is still to be heard
+        self._call: str | None = None  # the notification that it still waits for
         self._hear_call_until = 0.0
 
     def _converse(self) -> None:
@@ -88,22 +89,28 @@ class PostgreSQLLive(BrokeredLive):
                 with self._outbox.delivery() as messages:
                     if messages or silent:
                         self._notify(pgconn, messages)
-                self._drain(pgconn)  # also of what came with the answer
+                self._drain(pgconn)  # also notifications that came with the answer
                 if self._is_done:
                     return
-                if self._outbox.is_empty:  # else the bell rang while the server was asked
+                if (
+                    self._outbox.is_empty
+                ):  # otherwise the bell rang during the question to the server
                     silent = not self._bell.wait(self._rest_s(), pgconn.socket)
         finally:
             connection.close()
 
     def _call_oneself(self) -> None:
-        """Send a notification from another session, which this one must hear."""
+        """Send a notification from another session; this one must receive it."""
         import psycopg
 
         self._call = None
         parameters = {**self._parameters, "application_name": "mobync live, calling itself"}
-        call = f"{uuid.uuid4().hex} 0"  # to older processes, of an owner whom nobody listens to
-        with suppress(psycopg.Error, TimeoutError):  # then it is not known whether it is heard
+        call = (
+            f"{uuid.uuid4().hex} 0"  # older processes take it for an owner whom nobody listens to
+        )
+        with suppress(
+            psycopg.Error, TimeoutError
+        ):  # then it is not known whether notifications arrive
             other = psycopg.connect(**parameters, autocommit=True)
             try:
                 self._notify(other.pgconn, [call])
@@ -118,7 +125,7 @@ class PostgreSQLLive(BrokeredLive):
             super()._hear(message)
 
     def _rest_s(self) -> float:
-        """How long to wait for something; before that, miss the call if it is time."""
+        """How long to wait; before that, warn if the test notification is late."""
         if self._call is None:
             return self._heartbeat_s
         left_s = self._hear_call_until - time.monotonic()
@@ -144,10 +151,10 @@ class PostgreSQLLive(BrokeredLive):
         self._ask(pgconn, NOTIFY, self._channel.encode(), b"{%s}" % array.encode())
 
     def _ask(self, pgconn: PGconn, query: bytes, *parameters: bytes) -> None:
-        """Have the server do something; a server that does not answer is gone.
+        """Run a statement; a server that does not answer counts as gone.
 
         Raises:
-            psycopg.Error, TimeoutError: it is gone, or says no.
+            psycopg.Error, TimeoutError: the server is gone, or refuses.
         """
         from psycopg import OperationalError
         from psycopg.pq import ExecStatus

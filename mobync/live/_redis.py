@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.client import PubSub
 
-LOOK_UP_S = 0.5  # redis-py waits for a message or not at all: how long a close may wait for it
+LOOK_UP_S = 0.5  # redis-py waits for a message or not at all; a close may wait so long for it
 
 
 class RedisLive(BrokeredLive):
     """For processes that share a Redis or Valkey server; needs ``redis``.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py takes it.
-        channel: the channel, the same in all processes of the app.  Redis has one set of
-            channels for all its numbered databases.
-        heartbeat_s: see :class:`Live`; also how long nothing may come from the server before it
-            is asked for a sign of life.
+        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py accepts it.
+        channel: the channel, the same in all processes of the app. All numbered databases of a
+            Redis share their channels.
+        heartbeat_s: see :class:`Live`; also how long the server may be silent before mobync checks
+            that it still answers.
         recheck_s: see :class:`Live`.
         max_listeners: see :class:`Live`.
         max_listeners_per_owner: see :class:`Live`.
@@ -66,7 +66,7 @@ class RedisLive(BrokeredLive):
             self._url,
             socket_connect_timeout=ANSWER_TIMEOUT_S,
             socket_timeout=ANSWER_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),  # what was missed is known here alone
+            retry=Retry(NoBackoff(), 0),  # only this code knows what was missed
             decode_responses=True,
             encoding_errors="replace",
         )
@@ -87,10 +87,10 @@ class RedisLive(BrokeredLive):
 
     @contextmanager
     def _receiving(self, pubsub: PubSub) -> Iterator[list[Exception]]:
-        """Receive in a thread of its own, to the end of the block; raise what it raised.
+        """Receive in a separate thread until the end of the block; raise what the thread raised.
 
-        Gives the list that gets what it raised, before the bell rings: the thread may still be
-        alive when the bell is heard.
+        Yields the list that gets the thread's exception. The exception is in the list before the
+        bell rings; the thread may still be alive then.
         """
         ended = threading.Event()
         failures: list[Exception] = []

@@ -1,4 +1,4 @@
-"""The options of `mobync serve` that let in more than its own tokens and programs."""
+"""The options of `mobync serve` for tokens of other issuers and scripts of other sites."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ _OPTIONS = (
 
 
 def access_options(command: F) -> F:
-    """Give a command the options, under the names that Settings has for them."""
+    """Give a command these options, with the names of Settings."""
     for decorate in reversed(_OPTIONS):
         command = decorate(command)
     return command
 
 
 def check_access(settings: Settings) -> None:
-    """Find out now whether JWTs can be verified, and not when a device sends one."""
+    """Find out now whether JWTs can be verified, before a device sends one."""
     try:
         from ._jwt import load_jwts  # slow, and of no use to the other commands
         from ._keys import KeysError

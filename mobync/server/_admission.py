@@ -1,10 +1,9 @@
-"""Who may open the inspector of `mobync serve`, and the link that lets a person in.
+"""Decides who may open the inspector of `mobync serve`, and makes the link that opens it.
 
-Whoever sees the inspector sees every owner's data, and a server cannot tell a person on its own
-machine from a proxy there that passes on strangers.  So it asks for an administrator's token.  On a
-terminal the server prints a link instead: it gives the browser that follows it a session, as a
-cookie, and is used up.  The session is good for the page only: for looking, and for what the page
-does with an owner's devices.
+The inspector shows every owner's data, and a server cannot tell a person on its own machine from a
+proxy there that passes on requests of strangers. So it asks for an administrator's token. In a
+terminal the server also prints a link. The link works once, and gives the browser a session, as a
+cookie. The session is valid for the page only: to look, and to change an owner's devices.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _USED = (
 
 
 class OneTimeCode:
-    """A code that opens the inspector once, whichever worker is asked.
+    """A code that opens the inspector once, at any worker.
 
     Args:
         file: holds the code until it is used; only the server's user can read it.
@@ -42,18 +41,18 @@ class OneTimeCode:
         self._file = file
 
     def make(self) -> str:
-        """Make the code; gives it."""
+        """Make the code and return it."""
         code = secrets.token_urlsafe(_CODE_BYTES)
         self._file.write_text(code)
         return code
 
     def use_up(self, given: str) -> bool:
-        """Whether this is the code, which then is no code any more."""
+        """Whether this is the code; if so, it is used up."""
         try:
             if not hmac.compare_digest(self._file.read_bytes(), given.encode()):
                 return False
             self._file.unlink()
-        except FileNotFoundError:  # used, by another worker perhaps
+        except FileNotFoundError:  # used, perhaps by another worker
             return False
         return True
 
@@ -63,8 +62,8 @@ class Admission:
 
     Args:
         mode: one of ``mobync.server.settings.INSPECTOR_MODES`` but ``off``.
-        tokens: what says who is an administrator.
-        code: opens it once; None: there is no link.
+        tokens: recognizes an administrator's token.
+        code: the code that opens it once; None: there is no link.
     """
 
     def __init__(self, mode: str, tokens: Tokens, code: OneTimeCode | None) -> None:
@@ -84,8 +83,8 @@ class Admission:
     def may_change(self, request: Request) -> bool:
         """Whether whoever sent a request may revoke, forget and name devices.
 
-        Who looks without a token may not.  A session counts with a request of the page alone:
-        browsers send its cookie with what a page of another port of this machine asks, too.
+        A visitor without a token may not. A session counts only in a request of the page itself,
+        because browsers also send its cookie with requests of pages on other ports of this machine.
         """
         token = inspector.bearer_token(request)
         if token is not None:
@@ -100,7 +99,7 @@ class Admission:
         return [Route(OPEN_PATH, self._open)]
 
     def _open(self, request: Request) -> Response:
-        # What only asks whether the link works, or fetches it in advance, does not use it up.
+        # A request that only tests the link, or fetches it in advance, does not use it up.
         ahead = any(name in request.headers for name in ("sec-purpose", "purpose", "x-moz"))
         looks = request.method == "GET" and not ahead
         code = request.query_params.get("code", "")
@@ -110,7 +109,7 @@ class Admission:
         answer.set_cookie(
             _cookie(request),
             self._tokens.for_session(SESSION_S),
-            path=None,  # that of this route, below whatever prefix a proxy puts before it
+            path=None,  # the path of this route, below any prefix that a proxy adds
             secure="https" in (request.url.scheme, request.headers.get("x-forwarded-proto")),
             httponly=True,
             samesite="strict",
@@ -119,7 +118,9 @@ class Admission:
 
 
 def _cookie(request: Request) -> str:
-    """The name of the cookie: browsers keep one jar for all ports of a machine."""
+    """The name of the cookie. It has the port, because browsers share cookies between all ports of
+    a machine.
+    """
     port = re.search(r":([0-9]{1,5})$", request.headers.get("host", ""))
     return "mobync_inspector" if port is None else f"mobync_inspector_{port[1]}"
 
@@ -128,7 +129,7 @@ class LinkHandler(logging.Handler):
     """Logs the link when the web server, whose logger has this handler, says where it listens.
 
     Args:
-        code: what the link carries.
+        code: the code in the link.
         logger: where the link goes.
     """
 
@@ -141,4 +142,6 @@ class LinkHandler(logging.Handler):
         listens = re.search(r"running on (https?://\S+)", record.getMessage())
         if listens is not None:
             url = listens[1].replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-            self._logger.info("the inspector, once: %s%s?code=%s", url, OPEN_PATH, self._code)
+            self._logger.info(
+                "the inspector (the link opens once): %s%s?code=%s", url, OPEN_PATH, self._code
+            )

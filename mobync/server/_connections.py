@@ -1,16 +1,17 @@
-"""How `mobync serve` keeps connections that do nothing from taking the place of others.
+"""Limits connections of `mobync serve` that do nothing, so that they leave room for others.
 
-uvicorn limits how long a connection may rest between requests.  It waits for ever for a first byte,
-for the end of a head, for the rest of a refused body and for a client that does not read.  Whoever
-does that costs a descriptor, and a process has few; without one it could accept nobody.
+uvicorn limits how long a connection may be idle between requests. But it waits without limit for a
+first byte, for the end of a head, for the rest of a refused body, and for a client that does not
+read. Each such connection uses a file descriptor, and a process without free descriptors cannot
+accept anybody.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import socket
+import sys
 import time
 from typing import Any
 
@@ -18,12 +19,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 logger = logging.getLogger("mobync.server")
 
-HEAD_S = 10.0  # for a head, counted from the connection's first moment or the answer before
-REST_S = 5.0  # for the rest of a body that was answered before it had come
-READ_S = 60.0  # in which a client reads something of its answer
+HEAD_S = 10.0  # for a head, counted from the start of the connection or from the last answer
+REST_S = 5.0  # for the rest of a body that was answered before it arrived
+READ_S = 60.0  # in which a client must read something of its answer
 MAX_HEAD_BYTES = 64 * 1024
 
-BACKLOG = 128  # connections that are accepted in one turn of the loop
+BACKLOG = 128  # connections that are accepted in one iteration of the loop
 FEWEST_CONNECTIONS = 16
 _OTHER_DESCRIPTORS = 64  # of files and brokers
 _DESCRIPTORS_OF_THREAD = 6  # two connections to a database; SQLite's have three files each
@@ -31,27 +32,28 @@ _LOG_EACH_S = 60.0
 
 
 def _send_at_once(connection: Any) -> None:
-    """Have the body of an answer follow its head at once, and not when the client has the head.
+    """Send the body of an answer right after its head, without waiting until the client has the
+    head.
 
-    asyncio sees to it, but not on a socket that uvicorn hands to several workers.
+    asyncio does this (TCP_NODELAY), but not on a socket that uvicorn shares between workers.
     """
     if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """HTTP on one connection, which is closed when it takes too long or too much.
+    """HTTP on one connection, which is closed when it exceeds a limit of time or size.
 
     Attributes:
-        max_connections: of the process; a further one is closed at once.
+        max_connections: of the process; any further connection is closed at once.
     """
 
     max_connections = 1000
 
     _deadline: asyncio.TimerHandle | None = None
     _in_head = True
-    _head_bytes = 0  # that came while the end of the head had not
-    _named_bytes = 0  # of a head that came at once: its address and headers
+    _head_bytes = 0  # that arrived before the end of the head
+    _named_bytes = 0  # for a head that arrived at once: its address and headers
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -88,7 +90,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _count(self, *parts: bytes) -> None:
         self._named_bytes += sum(map(len, parts))
         if self._named_bytes > MAX_HEAD_BYTES:
-            raise ValueError("the head is too long")  # the parser gives up, and uvicorn says 400
+            raise ValueError("the head is too long")  # the parser gives up, and uvicorn answers 400
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -114,7 +116,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(seconds, self._late)
 
     def _end_unless_read(self) -> None:
-        """Give up on a client that reads nothing of what is left to be sent."""
+        """Close the connection of a client that reads nothing more of its answer."""
         self._go_on()
         left = self.transport.get_write_buffer_size()
         self._deadline = self.loop.call_later(READ_S, self._late, left)
@@ -138,12 +140,16 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 def connections_that_fit(wanted: int, threads: int) -> int:
-    """How many connections a process may have, having asked the system for what they take.
+    """How many connections a process may have, after asking the system for more descriptors.
 
     Args:
-        wanted: as many as there should be.
+        wanted: how many there should be.
         threads: syncs at the same time.
     """
+    if sys.platform == "win32":  # has no such limit, and no such module
+        return wanted
+    import resource
+
     others = BACKLOG + _OTHER_DESCRIPTORS + _DESCRIPTORS_OF_THREAD * threads
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY or most > wanted + others:
@@ -156,7 +162,7 @@ def connections_that_fit(wanted: int, threads: int) -> int:
 
 
 def log_lack_of_descriptors_seldom(loop: asyncio.AbstractEventLoop) -> None:
-    """Have a line logged where asyncio would log a traceback for each connection in wait."""
+    """Log one line where asyncio would log a traceback for each waiting connection."""
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if context.get("message") == "socket.accept() out of system resource":
@@ -168,7 +174,7 @@ def log_lack_of_descriptors_seldom(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class _Seldom:
-    """Says a thing that may happen very often once a minute."""
+    """Logs a message at most once a minute."""
 
     def __init__(self) -> None:
         self._next: dict[str, float] = {}

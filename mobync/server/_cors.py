@@ -1,7 +1,7 @@
-"""Which sites' scripts a browser lets speak to the endpoint of `mobync serve`.
+"""Lets scripts of other sites use the endpoint of `mobync serve` (CORS).
 
-The token is in a header that only a script can set, so no cookie is ever needed across origins, and
-none is allowed.  The inspector and the metrics are for no other site.
+The token is in a header that only a script can set, so cookies are not needed across origins, and
+are not allowed. Other sites cannot use the inspector and the metrics.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def across_origins(app: ASGIApp, origins: Sequence[str], routes: Iterable[Route]
     """Let scripts of other sites use some routes of an app.
 
     Args:
-        app: all of it, so that its errors can be read there, too.
-        origins: of those sites, as :func:`check_origin` takes them.
-        routes: those that the sites may use.
+        app: the whole app, so that scripts can read its errors too.
+        origins: the origins of those sites, as :func:`check_origin` accepts them.
+        routes: the routes that the sites may use.
     """
     methods = {route.path: sorted(route.methods or ()) for route in routes}
     by_path = {path: _allowing(app, origins, methods[path]) for path in methods}
@@ -57,10 +57,10 @@ def _allowing(app: ASGIApp, origins: Sequence[str], methods: Sequence[str]) -> A
 
 
 def check_origin(origin: str) -> None:
-    """Check that some browser sends an origin in just this form: it is compared to the letter.
+    """Check that browsers send an origin in exactly this form, because it is compared exactly.
 
     Raises:
-        ValueError: none does; says what to write instead, where that can be known.
+        ValueError: none does. The message says what to write instead, if that is known.
     """
     if origin == "*":
         raise ValueError("'*' is not an origin: name each site that may use the server")
@@ -74,7 +74,7 @@ def check_origin(origin: str) -> None:
 
 
 def _as_browsers_send(origin: str) -> str | None:
-    """The origin of what somebody wrote, a URL perhaps; None if that is no web address."""
+    """The origin of a text, which may be a URL; None if it is not a web address."""
     try:
         url = urlsplit(origin)
         port = "" if url.port is None else f":{url.port}"
@@ -87,5 +87,5 @@ def _as_browsers_send(origin: str) -> str | None:
 
 
 def _default_port(origin: str) -> str:
-    """What no origin of its scheme ends with, as ``:443``."""
+    """The default port of a scheme, like ``:443``, which browsers leave out."""
     return _DEFAULT_PORTS.get(origin.partition(":")[0], "://")

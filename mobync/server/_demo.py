@@ -1,11 +1,11 @@
 """`mobync demo`: a server with something to see, and two devices that keep editing.
 
-Anna's phone and tablet work on one shopping list.  Now and then each is without a network for a
-while, so that their edits meet.  The to-do app of examples/todo, where it was built, is a device of
-Anna's in the browser: a wheel has it, in a checkout `make todo` builds it.
+Anna's phone and tablet work on one shopping list. From time to time one of them is without a
+network for a while, so that their edits meet. The to-do app of examples/todo is another device of
+Anna's, in the browser. A wheel contains the app; in a checkout `make todo` builds it.
 
-The two devices keep nothing: at each start they are new ones that pull the list.  The server is
-told what people call them, and forgets those of the last time.
+The two devices store nothing: at each start they are new devices that pull the list. The demo gives
+them labels, and lets the server forget the devices of the last start.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
 
 MOBYNC = [sys.executable, "-m", "mobync.server"]
 OWNER = "anna"
-MODEL = "tasks"
+MODEL = "todos"  # the one of the to-do app
 GROCERIES = ("milk", "bread", "salt", "eggs", "rice", "tea", "apples", "oats", "soap", "olives")
 KINDS = ("oat", "rye", "sea", "green", "brown", "organic", "cheap", "ten", "two", "fresh")
 MOST_ITEMS = 12  # on the list
-AWAY_PAUSES = (3, 8)  # how many pauses long a device is without a network
+AWAY_PAUSES = (3, 8)  # for how many pauses a device is without a network
 START_TIMEOUT_S = 60
+SYNCED = re.compile(r"\S+ sync owner=")  # these lines would push the printed links off the screen
 TODO_OF_THE_WHEEL = Path(__file__).with_name("todo")
 
 
@@ -50,9 +52,9 @@ TODO_OF_THE_WHEEL = Path(__file__).with_name("todo")
     "--port",
     envvar="PORT",
     type=click.IntRange(0, 65535),
-    default=8000,
+    default=8001,  # beside a `mobync serve`
     show_default=True,
-    help="0: any that is free.",
+    help="0: any free port.",
 )
 @click.option(
     "--database",
@@ -66,7 +68,7 @@ TODO_OF_THE_WHEEL = Path(__file__).with_name("todo")
     metavar="DIRECTORY",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=TODO_OF_THE_WHEEL if TODO_OF_THE_WHEEL.is_dir() else None,
-    help="The built to-do app.  Default: the one that the wheel brings.",
+    help="The built to-do app. Default: the one in the wheel.",
 )
 @click.option(
     "--pause",
@@ -78,9 +80,11 @@ TODO_OF_THE_WHEEL = Path(__file__).with_name("todo")
 def demo(port: int, database: Path, todo: Path | None, pause: float) -> None:
     """Serve a demo database, with two devices that keep editing it, until Ctrl-C.
 
-    It prints a link to the inspector, and one to a to-do app for the browser: open the app in two
-    windows, and switch one offline.  The data stays in the file; the next start goes on with it.
+    It prints a link to the inspector, and a link to a to-do app for the browser. Open the app in
+    two windows, and switch one offline. The data stays in the file, and the next start continues
+    with it.
     """
+    _check_client()
     stopped, server_ended = threading.Event(), threading.Event()
 
     def stop_without_server() -> None:
@@ -119,11 +123,11 @@ class Shopper:
 
     @property
     def label(self) -> str:
-        """What people call the device."""
+        """The label of the device."""
         return f"{OWNER.title()}'s {self.name}"
 
     def begin(self) -> None:
-        """Pull what is there: the list may be from before."""
+        """Pull the list, which may be from an earlier start."""
         while not (self.stopped.is_set() or self.sync()):
             self.stopped.wait(max(self.pause_s, 0.1))
 
@@ -145,12 +149,11 @@ class Shopper:
                 self.sync()
 
     def edit(self) -> None:
-        """Create, rename, tick or delete an item."""
-        rows = self.device.rows(MODEL)
+        """Create, rename, tick or delete an item; those that a person typed stay as they are."""
+        rows = [row for row in self.device.rows(MODEL) if is_of_a_shopper(row)]
         kind = random.choices(("create", "rename", "tick", "delete"), (2, 3, 3, 1))[0]
         if not rows or (kind == "create" and len(rows) < MOST_ITEMS):
-            item = {"id": uuid.uuid4().hex[:8], "name": random.choice(GROCERIES), "done": False}
-            self.device.create(MODEL, item)
+            self.device.create(MODEL, new_item(random.choice(GROCERIES)))
             return
         chosen = random.choice(rows)
         if kind == "delete" or len(rows) >= MOST_ITEMS:
@@ -162,7 +165,7 @@ class Shopper:
             self.device.update(MODEL, chosen["id"], {"name": name})
 
     def sync(self) -> bool:
-        """Sync, or leave it for later where the server does not answer; whether it did."""
+        """Sync, or leave it for later if the server does not answer; return whether it did."""
         from ..client import ClientError, DeviceRevokedError
 
         try:
@@ -176,9 +179,34 @@ class Shopper:
             return False
 
 
+def new_item(name: str) -> dict[str, Any]:
+    """An item with the fields that the to-do app needs."""
+    created_ms = time.time_ns() // 1_000_000
+    return {"id": uuid.uuid4().hex[:8], "name": name, "done": False, "created": created_ms}
+
+
+def is_of_a_shopper(row: Mapping[str, Any]) -> bool:
+    """Whether the name is one that a shopper gives."""
+    words = str(row.get("name", "")).split(" ")
+    return words[-1] in GROCERIES and all(word in KINDS for word in words[:-1])
+
+
+def _check_client() -> None:
+    """Find out that the extra is missing before a server starts.
+
+    Raises:
+        ClickException: it is missing.
+    """
+    try:
+        with needing("client"):
+            from .. import client  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise click.ClickException(str(error)) from error
+
+
 def _shoppers(url: str, token: str, pause_s: float, stopped: threading.Event) -> list[Shopper]:
-    with needing("client"):
-        from ..client import Device
+    from ..client import Device
+
     return [
         Shopper(name, Device(":memory:", url, token, patience_s=0), pause_s, stopped)
         for name in ("phone", "tablet")
@@ -186,7 +214,7 @@ def _shoppers(url: str, token: str, pause_s: float, stopped: threading.Event) ->
 
 
 def _introduce(shoppers: Sequence[Shopper], database: str) -> None:
-    """Tell the server what people call these devices; forget those of the last time."""
+    """Label these devices at the server, and forget those of the last start."""
     labels = {shopper.device.name: shopper.label for shopper in shoppers}
     with open_database(database_url(database)) as engine:
         server = Mobync(DocumentSynchronizer(engine))
@@ -214,7 +242,7 @@ def _editing(shoppers: Sequence[Shopper], stopped: threading.Event) -> Iterator[
 def _served(
     port: int, database: str, todo: Path | None, ended: Callable[[], object]
 ) -> Iterator[str]:
-    """Run `mobync serve`; gives the link to its inspector, and calls ``ended`` when it ends."""
+    """Run `mobync serve`. Yields the link to its inspector, and calls ``ended`` when it ends."""
     options = ("--port", str(port), "-d", database, "--log-format", "text", "--print-link")
     pages = () if todo is None else ("--static", f"/todo={todo}")
     server = subprocess.Popen(
@@ -229,12 +257,12 @@ def _served(
 
     def pass_on(lines: Any) -> None:
         for line in lines:
-            match = re.search(r"inspector, once: (http://\S+)", line)
-            if match is None:
-                sys.stderr.write(line)
-            else:
+            match = re.search(r"inspector \(the link opens once\): (http://\S+)", line)
+            if match is not None:
                 found.append(match[1])
                 listens.set()
+            elif not SYNCED.match(line):
+                sys.stderr.write(line)
         ended()
         listens.set()
 

@@ -1,7 +1,8 @@
-"""An owner's devices for the inspector: what it shows of them, and what a person does with one.
+"""An owner's devices for the inspector: lists them, and makes the changes that a person asks for.
 
-Everything else of the inspector reads.  So a change has conditions of its own: ``may_change`` says
-who may, and a change comes as JSON, by POST, which no other site's page can have a browser send.
+All other pages of the inspector only read. So a change has its own conditions: ``may_change``
+decides who may make one, and a change is a POST with JSON, which no other site's page can make a
+browser send.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ logger = logging.getLogger("mobync.server")
 
 
 class ChangeError(Exception):
-    """A change is not done.
+    """A change was refused.
 
     Attributes:
         status: of the HTTP answer.
@@ -39,8 +40,8 @@ class Devices:
     """The devices of the owners of one Mobync.
 
     Args:
-        mobync: that keeps them; None: none are shown.
-        may_change: whether whoever sent a request may change them; None: nobody may.
+        mobync: the Mobync that has them; None: no devices are shown.
+        may_change: whether the sender of a request may change them; None: nobody may.
     """
 
     def __init__(self, mobync: Mobync | None, may_change: Callable[[Request], bool] | None) -> None:
@@ -49,7 +50,7 @@ class Devices:
 
     @property
     def are_shown(self) -> bool:
-        """Whether anything is known of them."""
+        """Whether devices are shown."""
         return self._mobync is not None
 
     def listed(self, owner_id: str, request: Request) -> dict[str, Any]:
@@ -73,10 +74,10 @@ class Devices:
         }
 
     async def change(self, request: Request) -> dict[str, Any]:
-        """Do what a request asks for.
+        """Make the change that a request asks for.
 
         Raises:
-            ChangeError: it may not, or asks for what cannot be done.
+            ChangeError: it may not, or the change is impossible.
             BusyError: a sync of this owner took too long.
         """
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
@@ -95,7 +96,7 @@ class Devices:
                 self._mobync.forget_device(owner, device)
             else:
                 self._mobync.name_device(owner, device, asked["label"])
-        except (ValueError, NotImplementedError) as error:  # no such device, say: gone meanwhile
+        except (ValueError, NotImplementedError) as error:  # forgotten meanwhile, for example
             raise ChangeError(400, str(error)) from error
         fields = {"owner": owner, "device": device, "change": change}
         logger.info("device changed in the inspector", extra={"fields": fields})
@@ -103,7 +104,7 @@ class Devices:
 
 
 def asked_by_own_page(request: Request) -> bool:
-    """Whether a browser says that the page of this very server sent a request.
+    """Whether a browser says that a page of this server sent a request.
 
     Browsers say so with ``Sec-Fetch-Site``, to servers on this machine or with HTTPS; to others
     with the ``Origin`` that they send with each POST.

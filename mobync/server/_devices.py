@@ -11,15 +11,16 @@ from rich import box
 from rich.table import Table
 
 from .. import KnownDevice, Mobync, SameIdError
+from .._sync.known_devices import device_meant
+from ._apps import app_option, check_known, engine_of, opened_mobync, store_of
 from ._live import live_of
-from ._shared import check_owner, check_text, database_option, opened_database, owner_argument
+from ._shared import check_owner, check_text, database_option, owner_argument
 from ._terminal import print_table, printable
 from .lost import LostEdits
-from .pushes import Pushes
+from .pushes import Pushes, beside_log
 from .settings import Settings
 
 _COLUMNS = ("device", "called", "first seen", "last seen", "clock", "behind", "")
-_LEAST_BEGINNING = 4  # characters of a device's name by which it is found
 
 device_argument = click.argument("device", callback=check_text)
 events_option = click.option(
@@ -28,13 +29,14 @@ events_option = click.option(
     show_default=True,
     metavar="auto|off|URL",
     callback=check_text,
-    help="How the servers hear of it, so that the streams of events end at once: as `mobync serve` "
-    "was told by --events or --events-url.",
+    help="How to tell the servers, so that streams of events end at once: the value of --events or "
+    "--events-url of `mobync serve`. With --app, auto tells only what listens to "
+    "its Mobync.",
 )
 
 
 class _ListByDefault(click.Group):
-    """Takes what is no command for the owner whose devices shall be listed."""
+    """Takes an argument that is not a command as the owner whose devices to list."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -50,23 +52,25 @@ class _ListByDefault(click.Group):
     subcommand_metavar="OWNER | COMMAND OWNER [DEVICE] ...",
 )
 def devices() -> None:
-    """Show the devices of OWNER that name themselves, or do something about one.
+    """Show the devices of OWNER that name themselves, or change one.
 
-    DEVICE is its name, the beginning of it, or what a person calls it.  All take --database, behind
-    the command.
+    DEVICE is its name, the beginning of its name, or its label. Each command takes --database or
+    --app, after the command.
     """
 
 
 @devices.command("list")
 @database_option
+@app_option
 @owner_argument
-def list_command(database: str, owner: str) -> None:
-    """Show the devices of OWNER, the last seen first.
+def list_command(database: str, app: str | None, owner: str) -> None:
+    """Show the devices of OWNER, the most recently seen first.
 
-    "Behind" says how many diffs of the log a device has not seen.  The log is not folded further
-    than up to the clock of one that holds the horizon.
+    "Behind" says how many diffs of the log a device has not seen. "Holds the horizon" means that no
+    other device is further behind: compaction cannot fold the part of the log that this device may
+    still ask for.
     """
-    with _server(database) as mobync:
+    with _opened(database, app) as mobync:
         known = mobync.devices(owner)
     if not known:
         raise click.ClickException(f"owner {printable(owner)!r:.100} has no device with a name")
@@ -94,16 +98,17 @@ def _time(milliseconds: int) -> str:
 
 @devices.command()
 @database_option
+@app_option
 @events_option
 @owner_argument
 @device_argument
-def revoke(database: str, events: str, owner: str, device: str) -> None:
+def revoke(database: str, app: str | None, events: str, owner: str, device: str) -> None:
     """Refuse DEVICE from now on: it drops the rows of OWNER when it next syncs.
 
-    Its token is good for another device still, or for one without a name; a new secret ends all
+    Its token stays valid for another device, or for one without a name. A new secret ends all
     tokens.
     """
-    with _server(database) as mobync, _told(mobync, database, events):
+    with _opened(database, app) as mobync, _told(mobync, database, app, events):
         found = _find(mobync, owner, device)
         mobync.revoke_device(owner, found)
     click.echo(f"{printable(owner)}: {printable(found)} is refused from now on")
@@ -111,14 +116,15 @@ def revoke(database: str, events: str, owner: str, device: str) -> None:
 
 @devices.command()
 @database_option
+@app_option
 @owner_argument
 @device_argument
-def forget(database: str, owner: str, device: str) -> None:
-    """Keep nothing of DEVICE any more.
+def forget(database: str, app: str | None, owner: str, device: str) -> None:
+    """Delete what is stored about DEVICE.
 
-    It loses nothing: when it comes again it takes a new name, and starts over.
+    The device loses nothing: when it comes again it takes a new name, and starts over.
     """
-    with _server(database) as mobync:
+    with _opened(database, app) as mobync:
         found = _find(mobync, owner, device)
         mobync.forget_device(owner, found)
     click.echo(f"{printable(owner)}: {printable(found)} is forgotten")
@@ -126,12 +132,13 @@ def forget(database: str, owner: str, device: str) -> None:
 
 @devices.command("name")
 @database_option
+@app_option
 @owner_argument
 @device_argument
 @click.argument("label", callback=check_text)
-def name_command(database: str, owner: str, device: str, label: str) -> None:
-    """Note that people call DEVICE by LABEL: "Anna's phone"."""
-    with _server(database) as mobync:
+def name_command(database: str, app: str | None, owner: str, device: str, label: str) -> None:
+    """Give DEVICE a LABEL for people, such as "Anna's phone"."""
+    with _opened(database, app) as mobync:
         found = _find(mobync, owner, device)
         try:
             mobync.name_device(owner, found, label)
@@ -141,44 +148,35 @@ def name_command(database: str, owner: str, device: str, label: str) -> None:
 
 
 def _find(mobync: Mobync, owner: str, said: str) -> str:
-    """The name of the device that somebody means.
-
-    Raises:
-        ClickException: there is none, or several are meant.
-    """
+    """The name of the device that an argument means."""
     known = mobync.devices(owner)
-    means = [
-        [each.name for each in known if each.name == said],
-        [each.name for each in known if each.label == said],
-        [each.name for each in known if each.name.startswith(said)],
-    ]
-    if len(said) < _LEAST_BEGINNING:
-        means.pop()
-    found = next((names for names in means if names), [])
-    if len(found) == 1:
-        return found[0]
-    many = "has no device" if not found else "has several devices"
-    raise click.ClickException(f"owner {printable(owner)!r:.100} {many} {printable(said)!r:.100}")
+    try:
+        return device_meant(known, owner, said)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
 
 
 @contextmanager
-def _server(database: str) -> Iterator[Mobync]:
-    with opened_database(database, "diffs", "diffs_heads") as opened, _keeping_devices():
-        yield Mobync(opened.store)
+def _opened(database: str, app: str | None) -> Iterator[Mobync]:
+    with opened_mobync(database, app, "diffs", "diffs_heads") as mobync, _keeping_devices(app):
+        yield mobync
 
 
 @contextmanager
-def _keeping_devices() -> Iterator[None]:
+def _keeping_devices(app: str | None) -> Iterator[None]:
     try:
         yield
     except NotImplementedError as error:  # tables of 1.0
         raise click.ClickException(
             "the database does not store devices yet: `mobync serve` updates its tables"
+            if app is None
+            else str(error)
         ) from error
 
 
 @click.command("move-owner", short_help="Give all data of one owner to another.")
 @database_option
+@app_option
 @click.argument("old", callback=check_owner)
 @click.argument("new", callback=check_owner)
 @click.option(
@@ -186,36 +184,46 @@ def _keeping_devices() -> Iterator[None]:
     multiple=True,
     metavar="MODEL",
     callback=lambda context, parameter, names: [check_text(context, parameter, n) for n in names],
-    help="Objects of MODEL are the same for both if their ids are; can be given several times.",
+    help="Objects of MODEL with the same id are the same object. Can be given several times.",
 )
-def move_owner(database: str, old: str, new: str, same: list[str]) -> None:
-    """Give the documents and the log of OLD to NEW: a guest signs in, say.
+def move_owner(database: str, app: str | None, old: str, new: str, same: list[str]) -> None:
+    """Give the rows and the log of OLD to NEW, for example when a guest signs in.
 
-    All of it or nothing.  Devices of OLD that name themselves go on with a token of NEW, and lose
-    nothing that they had not sent; those without a name pull again.
+    It moves everything or nothing. Give the named devices of OLD a token of NEW: they continue with
+    it, and lose no unsent edit. Devices without a name pull again.
     """
     if old == new:
         raise click.UsageError("OLD and NEW are the same owner")
-    with opened_database(database) as opened:
-        opened.check_owner(old)
-        with _keeping_devices():
+    with opened_mobync(database, app) as mobync:
+        check_known(mobync, old)
+        with _keeping_devices(app):
             try:
-                moved = Mobync(opened.store).move_owner(old, new, same=same)
+                moved = mobync.move_owner(old, new, same=same)
             except SameIdError as error:
                 raise click.ClickException(
                     printable(str(error)).replace("same=(...) names", "--same names")
                 ) from error
-        LostEdits(opened.engine, opened.store.metadata.tables["diffs"]).move(old, new)
-        Pushes(opened.engine).erase(old)  # the edits have other clocks now
+        lost, pushes = _of_inspector(mobync)
+        lost.move(old, new)
+        pushes.erase(old)  # the moved edits have other clocks
     click.echo(
-        f"{printable(old)}: {sum(moved.rows.values())} documents and {moved.diffs} diffs are "
-        f"{printable(new)}'s now; {moved.devices} devices go on there"
+        f"{printable(old)}: {sum(moved.rows.values())} rows and {moved.diffs} diffs are "
+        f"{printable(new)}'s now; {moved.devices} devices continue there"
     )
 
 
+def _of_inspector(mobync: Mobync) -> tuple[LostEdits, Pushes]:
+    """What the inspector of the server or the app stores; its tables may be missing."""
+    store = store_of(mobync)
+    return beside_log(engine_of(store), store)
+
+
 @contextmanager
-def _told(mobync: Mobync, database: str, events: str) -> Iterator[None]:
-    """Have servers hear of devices that are revoked, so that their streams end at once."""
+def _told(mobync: Mobync, database: str, app: str | None, events: str) -> Iterator[None]:
+    """Tell servers which devices are revoked, so that their streams end at once."""
+    if app is not None and events == "auto":  # the app knows how
+        yield
+        return
     settings = Settings(database, None, events=events)
     if events.startswith("postgresql"):
         settings = Settings(database, None, events_url=events)
@@ -234,28 +242,27 @@ def _told(mobync: Mobync, database: str, events: str) -> Iterator[None]:
 
 @click.command(short_help="Delete all data of an owner, and refuse the owner's devices.")
 @database_option
+@app_option
 @events_option
 @click.argument("owner", callback=check_owner)
 @click.option("--yes", is_flag=True, help="Do not ask first.")
-def erase(database: str, events: str, owner: str, yes: bool) -> None:
-    """Delete the documents and the log of OWNER, and what is kept of the devices.
+def erase(database: str, app: str | None, events: str, owner: str, yes: bool) -> None:
+    """Delete the rows and the log of OWNER, and what is stored about the devices.
 
-    All of it or nothing.  Devices that name themselves are refused from now on, and drop their
-    rows.  Prints how much went, as a receipt.  Backups keep what they have, and so do devices that
-    do not name themselves.
+    It deletes everything or nothing, and prints how much. Named devices are refused from now on,
+    and drop their rows. Backups keep their data, and so do devices without a name.
     """
-    with opened_database(database) as opened:
+    with opened_mobync(database, app) as mobync:
         if not yes:
             click.confirm(f"Delete all data of {printable(owner)}?", abort=True, err=True)
-        mobync = Mobync(opened.store)
-        with _told(mobync, database, events):
+        with _told(mobync, database, app, events):
             receipt = mobync.erase(owner)
-        LostEdits(opened.engine, opened.store.metadata.tables["diffs"]).erase(owner)
-        Pushes(opened.engine).erase(owner)
+        for table in _of_inspector(mobync):
+            table.erase(owner)
     now = dt.datetime.now(dt.timezone.utc)
     click.echo(
         f"{printable(owner)}: erased at {now:%Y-%m-%dT%H:%M:%SZ}: "
-        f"{sum(receipt.rows.values())} documents, {receipt.diffs} diffs; "
+        f"{sum(receipt.rows.values())} rows, {receipt.diffs} diffs; "
         f"{receipt.devices} devices are refused from now on"
     )
     for model, count in sorted(receipt.rows.items()):

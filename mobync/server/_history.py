@@ -1,15 +1,15 @@
-"""Who won which field of an object, and what the log can say about why.
+"""Which edit won which field of an object, and what the log can say about why.
 
-The log holds the edits that were accepted, in the order in which they were.  It does not hold what
-lost, which device made an edit, or what that device had seen.  So of two edits of one field it is
-mostly unknown whether the later was made apart from the earlier or after seeing it; it stands
-either way.  One thing does follow.  Between edits made apart the later time wins (docs/protocol.md,
-"The merge"), and the log keeps the times that were compared.  An edit that stands although its time
-is *earlier* than that of one below it in the log was therefore made by a device whose logical clock
-was past that one, and so past everything below it.
+The log has the accepted edits, in the order of their acceptance. It does not have edits that lost,
+and does not say which device made an edit, or what that device had seen. So for two edits of one
+field it is mostly unknown whether the second was made apart from the first or after seeing it. It
+stands in both cases. In one case the log does show it. Between edits made apart, the later time
+wins (docs/protocol.md, "The merge"), and the log has the times that were compared. If an edit won
+although its time is *earlier* than that of an edit below it in the log, its device had seen that
+edit, and everything below it.
 
-Of a device that names itself, `mobync serve` notes what it had seen when it pushed (pushes.py).
-Where that is known, nothing has to be guessed.
+For a named device, `mobync serve` stores what it had seen when it pushed (pushes.py). Then nothing
+has to be guessed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ._log_pages import Entry
 from .pushes import Push
 
 CREATED = "created"  # by the create that began this life of the object
-FIRST = "first"  # nothing had written the field before in this life
-SAME = "same"  # it wrote what was there
+FIRST = "first"  # the first write of the field in this life
+SAME = "same"  # it wrote the value that was already there
 SEEN = "seen"  # its device had synced past what it replaced
-LATER = "later"  # its time is later: it stands whether it was made apart or not
+LATER = "later"  # its time is later: it wins whether it was made apart or not
 TIE = "tie"  # made in the same millisecond, and synced last
 OWN = "own"  # the same device had written what it replaced
 APART = "apart"  # its device had not seen what it replaced, and its time is later
-APART_TIE = "apart tie"  # nor had it; made in the same millisecond, and synced last
+APART_TIE = "apart tie"  # its device had not seen it either; same millisecond, synced last
 NO_ROW = "no row"  # the object was deleted; the write counts for nothing
 
 
@@ -37,7 +37,7 @@ class Write:
     """One edit's value of one field.
 
     Attributes:
-        logical_clock: of the edit in the log.
+        logical_clock: the clock of the edit.
         text: the value's JSON text.
         why: one of the words above.
         replaced: the clock of the edit whose value it replaced; None if there was none.
@@ -56,11 +56,11 @@ class Life:
     """One life of an object.
 
     Attributes:
-        created, deleted: the clocks of its create and its delete; None where the entries have none.
-        edits: what wrote to it, in the order of the log; and of each the highest clock that its
-            device had synced past, for all we know.
-        names: of the fields that were written, in the order in which they first were.
-        pushes: by clock what an edit came with, where that is known.
+        created, deleted: the clocks of its create and its delete; None if the entries have none.
+        edits: its edits in the order of the log, each with the highest clock that its device is
+            known to have synced past.
+        names: the names of the written fields, in the order of their first writes.
+        pushes: the push of each edit, by its clock, if it is known.
     """
 
     created: int | None = None
@@ -70,7 +70,9 @@ class Life:
     pushes: Mapping[int, Push] = field(default_factory=dict)
 
     def writes(self, name: str) -> list[Write]:
-        """The writes of a field in the order of the log; of a live object the last one holds."""
+        """The writes of a field in the order of the log. The last one is the value of a live
+        object.
+        """
         found: list[Write] = []
         replaced: Entry | None = None
         for entry, seen in self.edits:
@@ -104,12 +106,12 @@ def lives_of(entries: Iterable[Entry], pushes: Mapping[int, Push] | None = None)
     """Follow one object through its entries.
 
     Args:
-        entries: of one object, the oldest first.  Where the first of them are missing, what they
-            wrote counts as never written.
-        pushes: by clock what an entry came with, where that is known.
+        entries: the entries of one object, the oldest first. If the first ones are missing, their
+            values count as never written.
+        pushes: the push of each entry, by its clock, if it is known.
 
     Returns:
-        The object's lives, the oldest first; the last one goes on unless it has a delete.
+        The object's lives, the oldest first. The last one is alive unless it has a delete.
     """
     lives: list[Life] = []
     below = _Below()
@@ -133,9 +135,9 @@ def lives_of(entries: Iterable[Entry], pushes: Mapping[int, Push] | None = None)
 
 
 class _Below:
-    """The edits that stand below the next one, per field.
+    """The edits below the next one, for each field.
 
-    Of each field only those are kept that no later one has as late a time as.
+    For each field, this keeps only edits whose time is later than that of all edits after them.
     """
 
     def __init__(self) -> None:
@@ -143,7 +145,7 @@ class _Below:
         self._clocks: dict[str, tuple[int, ...]] = {}
 
     def seen_by(self, entry: Entry) -> int:
-        """The highest clock that the device of the next edit had synced past, for all we know."""
+        """The highest clock that the device of the next edit is known to have synced past."""
         self._times[entry.logical_clock] = entry.utc_timestamp
         seen = -1
         alone = (entry.logical_clock,)  # one for all fields: there may be a million

@@ -1,7 +1,7 @@
-"""JSON Web Tokens that the app has already, as tokens of its devices, beside mobync's own.
+"""JSON Web Tokens of the app as tokens of its devices, beside mobync's own tokens.
 
-What a token says of itself decides nothing: which algorithms there are is fixed by the kind of the
-secret or key that it must be signed with, and a key in its header is not looked at.
+A token does not decide how it is verified: the kind of the secret or key fixes the algorithms, and
+a key in the header of a token is ignored.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from .tokens import SecretError, Tokens, load_jwt_secret
 
 logger = logging.getLogger("mobync.server")
 
-LEEWAY_S = 10.0  # that the clock of who issues them may differ from ours
-_HMAC = {"HS256": 32, "HS384": 48, "HS512": 64}  # bytes that a secret needs: those of a hash
+LEEWAY_S = 10.0  # that the issuer's clock may differ from ours
+_HMAC = {"HS256": 32, "HS384": 48, "HS512": 64}  # bytes of a secret: those of the hash
 
 
 class JWTs:
     """Reads the app's tokens.
 
     Args:
-        secret: what they are signed with, and checked; None if nothing is.
-        keys: what verifies those that are signed with a private key; None if none are.
+        secret: the secret that signs tokens; None if there is none.
+        keys: the public keys that verify tokens; None if there are none.
         owner_claim: the claim that is the owner's id: a text, or an integer.
-        audiences: for whom they may be.  Where none is named, a token that names some is not for
-            this server.
-        issuer: who must have issued them; None for anybody who has the secret or a key.
+        audiences: the audiences that are accepted, one of which a token must name. If there are
+            none, a token that names an audience is refused.
+        issuer: the issuer that a token must name; None: any.
 
     Raises:
         SecretError: the secret is too short.
@@ -57,7 +57,7 @@ class JWTs:
         self._issuer = issuer
 
     def load_keys(self) -> None:
-        """Read the keys, if there are any, and wait for them.
+        """Read the keys, if a key set is used, and wait for them.
 
         Raises:
             KeysError: they cannot be read now.
@@ -66,7 +66,7 @@ class JWTs:
             self._keys.load()
 
     def owner(self, token: str) -> str | None:
-        """Whose devices a token is for; None, and a line in the log, if it is not to be trusted.
+        """The owner of a token; None, and a line in the log, if the token is not valid.
 
         Raises:
             ExpiredTokenError: it was to be trusted, and has expired.
@@ -89,7 +89,7 @@ class JWTs:
         return self._owner_of(claims)
 
     def _key_of(self, header: dict[str, Any]) -> Key:
-        """What a token that has this header must be signed with."""
+        """The key or secret that must have signed a token with this header."""
         algorithm, kid = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str):
             raise jwt.InvalidAlgorithmError("it does not name an algorithm")
@@ -122,7 +122,7 @@ class JWTs:
         return owner
 
     def beside(self, tokens: Tokens) -> Authenticate:
-        """An ``authenticate`` that takes mobync's own tokens and these."""
+        """An ``authenticate`` that accepts both mobync's own tokens and JWTs."""
 
         def owner(token: str | None, headers: Mapping[str, str]) -> str | None:
             own = tokens.owner(token, headers)
@@ -134,12 +134,12 @@ class JWTs:
 
 
 def _looks_like_one(token: str) -> bool:
-    """Whether a token is three texts in a row, of which none is missing but a signature perhaps."""
+    """Whether a token has the three parts of a JWT; only the signature may be empty."""
     return token.isascii() and token.count(".") == 2 and not token.startswith(".")
 
 
 def _told(token: str) -> dict[str, Any]:
-    """What the log keeps of the head of a token, which anybody can have written."""
+    """The members of a token's header that go into the log; anybody may have written them."""
     try:
         header = jwt.get_unverified_header(token)
     except jwt.PyJWTError:
@@ -162,14 +162,14 @@ def _key_of_secret(secret: str) -> Key:
 
 
 def load_jwts(settings: Settings) -> JWTs | None:
-    """What reads the app's tokens, if there are any; its keys are not read yet.
+    """Make the reader of the app's tokens; its keys are not read yet.
 
     Returns:
         None if neither a secret nor keys are named.
 
     Raises:
         SecretError: the secret cannot be used, or others may use its file.
-        KeysError: keys cannot be where they are said to be.
+        KeysError: the place of the keys is not valid.
     """
     file = settings.jwt_secret_file
     secret = load_jwt_secret(None if file is None else Path(file))

@@ -1,9 +1,9 @@
-"""The public keys of who issues the app's tokens, as a JSON Web Key Set at a URL or in a file.
+"""The public keys of the issuer of the app's tokens: a JSON Web Key Set at a URL or in a file.
 
-They are read in a thread of their own, and nobody waits for it: tokens are checked with the keys
-that are there.  Where those cannot say, because the set is being read or its server is away, the
-device is told to come again.  A set is read every few minutes, and at once, but seldom, when a
-token names a key that it does not have.
+A separate thread reads them, and no request waits for it: tokens are checked with the keys that
+were read last. If a token names an unknown key while the set is being read, or while its server
+does not answer, the device is told to try again. A set is read every few minutes. It is also read
+when a token names an unknown key, but not more often than every few seconds.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .. import UnavailableError, __version__
 logger = logging.getLogger("mobync.server")
 
 FRESH_S = 300.0  # after which a set is read again
-KEPT_S = 24 * 3600.0  # that a set is used while its server is away
-SELDOM_S = 5.0  # from one reading to the next, whatever tokens name
-ANSWER_S = 5.0  # in which its server must say something
-READ_S = 10.0  # in which all of a set must have come
-GIVEN_UP_S = 20.0  # in which the system must have ended a reading, with looking up a name
+KEPT_S = 24 * 3600.0  # that a set is used while its server does not answer
+SELDOM_S = 5.0  # between two readings, even if tokens name unknown keys
+ANSWER_S = 5.0  # in which its server must answer
+READ_S = 10.0  # in which the whole set must arrive
+GIVEN_UP_S = 20.0  # in which a reading must end, including the look-up of the name
 MAX_BYTES = 1024 * 1024
 SHORTEST_RSA = 2048  # bits
 
@@ -63,7 +63,7 @@ class Key:
     Attributes:
         kid: its name in the set; None if it has none.
         public: the key, for PyJWT.
-        algorithms: what it verifies.
+        algorithms: the algorithms that it verifies.
     """
 
     kid: str | None
@@ -88,7 +88,7 @@ class KeySet:
         self._lock = threading.Lock()
         self._good_at = float("-inf")
         self._tried_at = float("-inf")
-        self._given_up_at: float | None = None  # of the reading that runs
+        self._given_up_at: float | None = None  # the reading that runs now
         self._problem: str | None = "they were not read yet"
 
     def load(self) -> None:
@@ -104,14 +104,15 @@ class KeySet:
             raise KeysError(f"the keys at {self._source} cannot be used: {self._problem}")
 
     def find(self, kid: str | None, algorithm: str) -> Key | None:
-        """The one key that a token can be of; None if there is none.  Does not block.
+        """The key that may have signed a token; None if there is none. Does not block.
 
         Args:
-            kid: what the token names; None if it names none, which only a single key can be for.
-            algorithm: what the token says.
+            kid: the key that the token names; None if it names none: then the set must have only
+                one.
+            algorithm: the algorithm that the token names.
 
         Raises:
-            UnavailableError: what the set has now is not known.
+            UnavailableError: it is not known which keys the set has now.
         """
         age_s = time.monotonic() - self._good_at
         if age_s > FRESH_S:
@@ -128,7 +129,7 @@ class KeySet:
         return fitting[0] if len(fitting) == 1 else None
 
     def _begin_reading(self, *, waited_for: bool = False) -> threading.Thread | None:
-        """Read the set in a thread, unless somebody does or did just now; gives the thread."""
+        """Read the set in a thread, unless a reading runs or has just ended; return the thread."""
         with self._lock:
             now = time.monotonic()
             runs = self._given_up_at is not None and now < self._given_up_at
@@ -150,7 +151,7 @@ class KeySet:
             problem = _said(error)
         with self._lock:
             if began != self._tried_at:
-                return  # it took so long that another one was begun
+                return  # it took so long that another reading began
             self._problem, self._given_up_at = problem, None
             self._tried_at = time.monotonic()
             if problem is None:
@@ -197,7 +198,7 @@ def _of_file(path: Path) -> bytes:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Where keys come from is what the operator said."""
+    """The keys come from the URL that the operator gave, and from nowhere else."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
@@ -216,7 +217,7 @@ def _of_url(url: str) -> bytes:
         while piece := response.read1(MAX_BYTES):
             body = _limited(body + piece)
             if time.monotonic() > until:
-                raise KeysError(f"they did not come within {READ_S:g} s")
+                raise KeysError(f"they did not arrive within {READ_S:g} s")
     return body
 
 
@@ -233,7 +234,7 @@ def _keys_of(body: bytes) -> tuple[Key, ...]:
     """The keys of a set that can verify tokens.
 
     Raises:
-        KeysError: it is no set, or has none.
+        KeysError: it is not a key set, or has no such key.
     """
     try:
         found = json.loads(body)

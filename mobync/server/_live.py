@@ -1,4 +1,4 @@
-"""What tells devices of moved logs, by the settings of `mobync serve`."""
+"""Makes the object that tells devices about syncs, from the settings of `mobync serve`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ..live import InProcessLive, Live, PostgreSQLLive, RedisLive
 from .database import PREPARE_THRESHOLD, database_url
 from .settings import Settings
 
-RECHECK_S = 2.0  # how late a device learns of a sync at another worker, if nobody tells
+RECHECK_S = 2.0  # how late a device learns of a sync at another worker without a broker
 
 
 def live_of(settings: Settings) -> Live | None:
-    """What tells devices that a log has moved; None if nothing shall.
+    """The object that tells devices that a log has grown; None for ``off``.
 
     Raises:
         ImportError: the broker's client is not installed.
@@ -33,10 +33,10 @@ def live_of(settings: Settings) -> Live | None:
 
 
 def _conninfo(url: URL) -> str:
-    """The connection string of libpq that means what SQLAlchemy makes of a URL.
+    """The connection string of libpq that means the same as a URL of SQLAlchemy.
 
-    As a URL it would not: SQLAlchemy leaves spaces as they are, and has its own way to name
-    several hosts.
+    libpq would read the URL itself differently: SQLAlchemy does not decode spaces, and names
+    several hosts in its own way.
 
     Raises:
         ImportError: psycopg is not installed.

@@ -1,8 +1,8 @@
 """Reads owners and their logs in pieces of a bounded size, for the inspector.
 
-Nothing here costs more on a long log than on a short one.  A piece of the log is a range of clocks,
-which the log's index finds; what a filter leaves out of it has been read all the same, so a piece
-says how far down it looked, and the next one goes on from there.
+Nothing here costs more on a long log than on a short one. A piece of the log is a range of clocks,
+which the log's index finds. A filter also reads the entries that it leaves out. So a piece says how
+far down it looked, and the next one continues from there.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ._members import members_of, object_id_of
 OWNERS = 50  # a page
 ENTRIES = 100  # a page
 ENTRY_BYTES = 4 * 1024 * 1024  # of json_data in a page, unless a single diff has more
-FIRST_ROWS = 50  # of the log, looked at by one statement; then four times as many
+FIRST_ROWS = 50  # of the log that one statement reads; the next one reads four times as many
 STEP_ROWS = 1000  # at the most
 STEPS = 20  # a page
 SECONDS = 1.0  # after which a page takes no further step
 SIZE_ROWS = 10_000  # measured at a time
-LITERAL_CHARACTERS = 200  # of an object id that the database is asked to look for
+LITERAL_CHARACTERS = 200  # of an object id that the database searches for
 
 
 @dataclass(frozen=True)
 class Owner:
-    """An owner and the logical clock that a device of theirs would be told."""
+    """An owner and the owner's logical clock."""
 
     owner_id: str
     logical_clock: int
@@ -40,12 +40,12 @@ class Owner:
 
 @dataclass(frozen=True)
 class Size:
-    """What a piece of a log measures.
+    """The size of a piece of a log.
 
     Attributes:
-        rows: diffs in it.
-        bytes: of the seven fields, counted as Mobync.compact does.
-        end_clock: above the last of them; the rest of the log begins there.
+        rows: how many diffs it has.
+        bytes: the bytes of their seven fields, counted as in Mobync.compact.
+        end_clock: the clock where the rest of the log begins.
         complete: whether there is no rest.
     """
 
@@ -62,7 +62,7 @@ class Entry:
     Attributes:
         object_id: the ``id`` in json_data; None if it has none.
         size: bytes of json_data in UTF-8.
-        members: what json_data says besides ``id``, by name: each value as its text.
+        members: the other members of json_data by name, each value as its text.
     """
 
     logical_clock: int
@@ -80,8 +80,8 @@ class Piece:
     """Entries of a log, the newest first.
 
     Attributes:
-        entries: those that passed the filters.
-        next_before: every entry with a clock at or above it was looked at; None: all were.
+        entries: the entries that passed the filters.
+        next_before: the clock down to which entries were looked at; None: to the first one.
     """
 
     entries: list[Entry]
@@ -107,9 +107,9 @@ class LogPages:
     """The owners and logs of one database.
 
     Args:
-        engine: where they are.
-        diffs: the log, with the columns and the unique index that ``diffs_table`` gives it.
-        heads: the table of the owners' heads beside it.
+        engine: the database.
+        diffs: the log, with the columns and the unique index of ``diffs_table``.
+        heads: the table of the owners' heads.
     """
 
     def __init__(self, engine: Engine, diffs: Table, heads: Table) -> None:
@@ -121,8 +121,8 @@ class LogPages:
         """At most OWNERS owners in the database's order of their ids.
 
         Args:
-            first: the id to begin at, or where it would stand.
-            after: the id to begin behind, instead.
+            first: the id to begin at; it need not exist.
+            after: the id to begin after, instead.
         """
         owner = self._heads.owner
         begin = owner >= first if after is None else owner > after
@@ -144,7 +144,7 @@ class LogPages:
         return 0 if highest is None else highest + 1
 
     def size(self, owner_id: str, first_clock: int) -> Size:
-        """Measure an owner's log from a clock on: SIZE_ROWS diffs, or what SECONDS allow."""
+        """Measure an owner's log from a clock on: SIZE_ROWS diffs, or as many as SECONDS allow."""
         size = Size(0, 0, first_clock, False)
         rows = FIRST_ROWS
         stop_at = time.monotonic() + SECONDS
@@ -186,9 +186,9 @@ class LogPages:
         """Look through an owner's log for entries, from the newest down.
 
         Args:
-            owner_id: whose log.
+            owner_id: the owner of the log.
             before: look below this clock; None begins at the end of the log.
-            only: what to look for.
+            only: which entries to look for.
         """
         found: list[Entry] = []
         room = ENTRY_BYTES
@@ -203,7 +203,7 @@ class LogPages:
                     [*self._of_model(connection, owner_id, only), *self._between(floor, before)],
                     only,
                     most,
-                    # What may be of the object is known to be so only once it is read.
+                    # Only after reading an entry is it certain that it belongs to the object.
                     room if only.object_id is None else ENTRY_BYTES,
                 )
                 before = floor if rest_below is None else rest_below
@@ -220,11 +220,11 @@ class LogPages:
         return Piece(found, None if ended else before)
 
     def entries_at(self, owner_id: str, clocks: Sequence[int], only: Only) -> Piece:
-        """The entries of some clocks, the newest first, as far as ENTRY_BYTES reach.
+        """The entries of some clocks, the newest first, up to ENTRY_BYTES.
 
         Args:
-            owner_id: whose log.
-            clocks: which; at most a few hundred.
+            owner_id: the owner of the log.
+            clocks: the clocks; at most a few hundred.
             only: entries of another model or object are left out.
         """
         with self._engine.connect() as connection:
@@ -252,7 +252,7 @@ class LogPages:
         return begin if before is None else [*begin, clock < before]
 
     def _of_model(self, connection: Connection, owner_id: str, only: Only) -> list[Any]:
-        """Conditions that every entry meets that is looked for, and that no text is read for."""
+        """Conditions that all wanted entries meet and that need no reading of texts."""
         log = self._diffs
         conditions = [same_text(log.owner, owner_id, connection), log.logical_clock > only.after]
         if only.model is not None:
@@ -267,10 +267,10 @@ class LogPages:
         most_rows: int,
         most_bytes: int,
     ) -> tuple[list[Entry], int | None]:
-        """Entries from the newest down, and below which clock others have not been looked at.
+        """Entries from the newest down, and the clock below which entries were not looked at.
 
-        No more text is read than there is room for: one that alone takes more than a page has gets
-        a page of its own.
+        This reads no more text than fits a page. An entry that is larger than a page gets its own
+        page.
         """
         log = self._diffs
         lowest, rest_below = self._reach(connection, conditions, most_rows, most_bytes)
@@ -296,7 +296,7 @@ class LogPages:
         most_rows: int,
         most_bytes: int,
     ) -> tuple[int | None, int | None]:
-        """How far down there is room: the lowest clock, and below which clock there is more."""
+        """How far down a page reaches: its lowest clock, and below which clock there is more."""
         log = self._diffs
         lowest: int | None = None
         room = most_bytes
@@ -306,7 +306,7 @@ class LogPages:
             .order_by(log.logical_clock.desc())
             .limit(most_rows + 1)
         )
-        with sizes:  # SQLite reads a text for its size, so it is asked for no more than is needed
+        with sizes:  # SQLite reads a text to find its size, so this asks for no more than needed
             for taken, (clock, size) in enumerate(sizes):
                 alone = lowest is None and most_bytes == ENTRY_BYTES
                 if taken == most_rows or (size > room and not alone):
@@ -317,14 +317,14 @@ class LogPages:
 
 
 def _may_name(log: Any, object_id: str, connection: Connection) -> ColumnElement[bool]:
-    """Whether an entry may be of an object: its id stands there, or something is escaped."""
+    """Whether an entry may belong to an object: it contains the id, or an escape."""
     needle = f'"{object_id}"'[:LITERAL_CHARACTERS]
     find = func.strpos if connection.dialect.name == "postgresql" else func.instr
     return or_(*(find(log.json_data, text) > 0 for text in (needle, "\\")))
 
 
 def same_text(column: ColumnElement[str], text: str, connection: Connection) -> ColumnElement[bool]:
-    """The condition that a column holds just this text, whatever its collation."""
+    """The condition that a column has exactly this text, in any collation."""
     condition: ColumnElement[bool] = same(
         column, bindparam(None, text, column.type), connection.dialect
     )
@@ -332,7 +332,7 @@ def same_text(column: ColumnElement[str], text: str, connection: Connection) -> 
 
 
 def octets(column: ColumnElement[str], connection: Connection) -> ColumnElement[int]:
-    """Bytes of a text in UTF-8."""
+    """The bytes of a text in UTF-8."""
     if connection.dialect.name == "sqlite":  # before 3.43 it has no octet_length
         return func.length(cast(column, LargeBinary))
     return func.octet_length(column)

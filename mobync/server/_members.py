@@ -1,8 +1,8 @@
 """The members of a JSON object with each value as its text, as mobync itself sees them.
 
-``1.0`` and ``1`` are different values to the merge, and 20 digits are 20 digits, so what the
-inspector shows and compares is text as well.  The core takes the text apart, by the reader of the
-merge: so nothing that a device can send is too long or too deep to be shown.
+The merge compares texts: ``1.0`` and ``1`` are different values, and 20 digits stay 20 digits. So
+the inspector shows and compares texts too. The core splits the text with the merge's own reader, so
+nothing that a device can send is too long or too deep to be shown.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from ..types import Diff
 
 
 def members_of(json_data: str) -> tuple[str | None, dict[str, str]]:
-    """Take a row of the log apart.
+    """Split a row of the log into its members.
 
     Args:
-        json_data: the text of a JSON object.  Of a name that stands twice the last value counts.
+        json_data: the text of a JSON object. If it has a name twice, the last value counts.
 
     Returns:
-        The object's ``id``, None where it has none; and the texts of the other members by their
-        decoded names, in the order in which they stand.  Of text that the merge would refuse both
-        are empty.
+        The object's ``id``, None if it has none, and the texts of the other members by their
+        decoded names, in their order. If the merge would refuse the text, both are empty.
     """
     try:
         texts = dict(_core.members(json_data))
@@ -34,7 +33,7 @@ def members_of(json_data: str) -> tuple[str | None, dict[str, str]]:
 
 
 def object_id_of(json_data: str) -> str | None:
-    """The ``id`` of a row of the log alone, which takes a small part of the time."""
+    """Only the ``id`` of a row of the log, which is much faster."""
     try:
         return _core.text_member(json_data, Diff.ID)
     except InvalidDiffError:

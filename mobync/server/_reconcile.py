@@ -1,10 +1,9 @@
-"""`mobync reconcile`, and `mobync check` of an app's own tables: they compare alike."""
+"""`mobync reconcile`, and `mobync check` of an app's own tables, which compares in the same way."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import click
 from rich.table import Table
@@ -12,13 +11,12 @@ from rich.text import Text
 
 from .. import Difference, Mobync, ReconcileResult
 from ..sqlalchemy import reconcile_all
-from ._apps import app_option, mobync_of
+from ._apps import app_option, check_known, mobync_of, opened_mobync
 from ._shared import (
     check_one_or_all,
     check_text,
     database_option,
     of_one_or_all,
-    opened_database,
     progress,
 )
 from ._terminal import print_table, printable
@@ -40,10 +38,11 @@ def reconcile(
     model: str | None,
     dry_run: bool,
 ) -> None:
-    """Compare the rows of OWNER with the log, and bring what differs into it.
+    """Compare the rows of OWNER with the log, and add the differences to the log.
 
-    For rows that SQL, an admin page or a batch job has inserted, updated, deleted or given to
-    another owner: OWNER's devices get them with their next sync.  The rows are not written.
+    Use it after SQL, an admin page or a batch job has inserted, updated or deleted rows, or given
+    them to another owner. OWNER's devices get these edits with their next sync. The rows are not
+    changed.
     """
     check_one_or_all(owner, every)
     with opened_mobync(database, app) as mobync:
@@ -58,23 +57,13 @@ def reconcile(
         raise click.ClickException(f"{busy} owners were busy: try again")
 
 
-@contextmanager
-def opened_mobync(database: str, app: str | None) -> Iterator[Mobync]:
-    """The Mobync of an app, or one of a database that `mobync serve` has made."""
-    if app is not None:
-        yield mobync_of(app)
-        return
-    with opened_database(database) as opened:
-        yield Mobync(opened.store)
-
-
 def compared(
     mobync: Mobync, owner: str | None, model: str | None = None, *, dry_run: bool
 ) -> Iterator[tuple[str, ReconcileResult | None]]:
-    """Each owner and what was found, with a bar while it is looked for."""
+    """Each owner and the result of the comparison; shows a progress bar meanwhile."""
     doing = "comparing" if dry_run else "reconciling"
     if owner is not None:
-        _check_owner(mobync, owner)
+        check_known(mobync, owner)
         with progress(f"{doing} {printable(owner)}") as advance_to:
             found = mobync.reconcile(owner, model, dry_run=dry_run, progress=advance_to)
         yield owner, found
@@ -85,13 +74,6 @@ def compared(
             advance_to(done, total)
 
         yield from reconcile_all(mobync, model, dry_run=dry_run, progress=of_owner)
-
-
-def _check_owner(mobync: Mobync, owner_id: str) -> None:
-    """Fail if an owner has neither log nor rows: a name that was mistyped, most likely."""
-    has_log = mobync.synchronizer.highest_logical_clock(owner_id) >= 0
-    if not has_log and mobync.reconcile(owner_id, dry_run=True).rows == 0:
-        raise click.ClickException(f"owner {owner_id!r:.100} has no log and no rows")
 
 
 def _say_reconciled(owner_id: str, result: ReconcileResult, dry_run: bool) -> None:

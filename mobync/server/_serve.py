@@ -24,8 +24,7 @@ from ._access import access_options, check_access
 from ._live import live_of
 from ._shared import check_text, database_option, secret_file_of, secret_file_option
 from .database import database_url, make_tables, open_database, shown
-from .lost import LostEdits
-from .pushes import Pushes
+from .pushes import beside_log
 from .settings import INSPECTOR_MODES, Settings
 from .tokens import load_tokens
 
@@ -38,7 +37,7 @@ _EXTRAS = {"psycopg": "live-postgresql", "redis": "live-redis"}
 def _check_static(
     context: click.Context, parameter: click.Parameter, given: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """Take apart paths and directories."""
+    """Split paths and directories."""
     found = []
     for text in given:
         path, equals, directory = text.partition("=")
@@ -53,16 +52,21 @@ def _check_static(
 def _check_time_columns(
     context: click.Context, parameter: click.Parameter, given: Sequence[str]
 ) -> dict[str, str]:
-    """Take apart tables and columns."""
+    """Split tables and columns."""
     found: dict[str, str] = {}
     for text in given:
         table, _, column = text.partition("=")
         if not (table and column):
             raise click.BadParameter(f"must be like TABLE=COLUMN, not {text!r}")
         if table in found:
-            raise click.BadParameter(f"the table {table!r} has two of them")
+            raise click.BadParameter(f"the table {table!r} is named twice")
         found[table] = column
     return found
+
+
+def _now_called(context: click.Context, parameter: click.Parameter, mode: str) -> str:
+    """The mode of an inspector, also by its name in mobync 1.0."""
+    return "without-token" if mode == "loopback" else mode
 
 
 @click.command(short_help="Serve devices over HTTP.")
@@ -96,6 +100,14 @@ def _check_time_columns(
     help="The largest request, in MiB.",
 )
 @click.option(
+    "--max-request-mib",
+    type=click.IntRange(1, 8192),
+    default=256,
+    show_default=True,
+    help="The largest request that a device sends in parts, in MiB. Each part is at most as large "
+    "as --max-body-mib.",
+)
+@click.option(
     "--max-connections",
     type=click.IntRange(1),
     default=1000,
@@ -120,7 +132,9 @@ def _check_time_columns(
 )
 @click.option(
     "--inspector",
-    type=click.Choice(INSPECTOR_MODES),
+    type=click.Choice([*INSPECTOR_MODES, "loopback"]),
+    metavar=f"[{'|'.join(INSPECTOR_MODES)}]",
+    callback=_now_called,
     default="token",
     show_default=True,
     help="Who may open the inspector at /. token: people with an administrator's token, or with "
@@ -172,6 +186,7 @@ def serve(
     workers: int,
     threads: int,
     max_body_mib: int,
+    max_request_mib: int,
     max_connections: int,
     events: str,
     events_url: str | None,
@@ -184,9 +199,8 @@ def serve(
 ) -> None:
     """Serve devices: POST /sync, GET /sync/events; and /health, /metrics, the inspector at /.
 
-    Objects of any model are kept as JSON documents, for each owner apart.  Nothing has to be
-    declared; tables that are missing are made.  SIGTERM and Ctrl-C stop it once running syncs
-    are done.
+    The server keeps objects of any model as JSON documents, separately for each owner. You declare
+    nothing, and it makes missing tables. SIGTERM and Ctrl-C stop it when running syncs are done.
     """
     _check_events(events, events_url)
     url = database_url(database)
@@ -195,14 +209,15 @@ def serve(
     with open_database(url) as engine:
         store = DocumentSynchronizer(engine)
         make_tables(store, engine)
-        LostEdits(engine, store.metadata.tables["diffs"]).make()
-        Pushes(engine).make()
+        for table in beside_log(engine, store):
+            table.make()
     settings = Settings(
         database=database,
         secret_file=None if file is None else str(file.resolve()),
         workers=workers,
         threads=threads,
         max_body_bytes=max_body_mib * MIB,
+        max_request_bytes=max_request_mib * MIB,
         max_connections=max_connections,
         stop_timeout_s=stop_timeout,
         events=events,
@@ -216,7 +231,7 @@ def serve(
     logs.configure(log_format)
     check_access(settings)
     logs.logger.info("starting", extra={"fields": {"database": shown(url), "workers": workers}})
-    # The server ends by the signal that stopped it; having stopped as told is no failure.
+    # The server ends with the signal that stopped it. A stop on request is not a failure.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     with ExitStack() as running:
         if workers > 1:
@@ -250,8 +265,9 @@ def _run(host: str, port: int, workers: int) -> None:
 
 
 def _check_live(settings: Settings) -> None:
-    """Find out now whether live updates work, and not when a device listens."""
-    # Of another program's environment; read when the counters are imported, in the next line.
+    """Find out now whether live updates work, before a device listens."""
+    # This may come from another program's environment. It is read when the counters are imported,
+    # in the next line.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     try:
         import_module("mobync.server.app")  # slow, and of no use to the other commands
@@ -284,7 +300,7 @@ def _check_events_url(events_url: str, events: str) -> None:
 
 @contextmanager
 def _failing_with_1() -> Iterator[None]:
-    """Give uvicorn's exit codes the meaning that ours have; 3 is one of its own."""
+    """Map uvicorn's exit codes to ours; 3 is one of its own."""
     try:
         yield
     except SystemExit as end:
@@ -293,7 +309,7 @@ def _failing_with_1() -> Iterator[None]:
 
 @contextmanager
 def _link_of_inspector(settings: Settings) -> Iterator[Settings]:
-    """Have a link logged that opens the inspector once, when the server listens."""
+    """Log a link that opens the inspector once, when the server listens."""
     from ._admission import LinkHandler, OneTimeCode
 
     with tempfile.TemporaryDirectory(prefix="mobync-inspector-") as directory:
@@ -305,7 +321,7 @@ def _link_of_inspector(settings: Settings) -> Iterator[Settings]:
 
 @contextmanager
 def _shared_metrics() -> Iterator[None]:
-    """A directory in which the workers' counts come together, as long as they run."""
+    """A directory for the counts of all workers, for as long as they run."""
     with tempfile.TemporaryDirectory(prefix="mobync-metrics-") as directory:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
         yield

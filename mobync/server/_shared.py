@@ -1,4 +1,4 @@
-"""What the commands share: options, the database opened, errors in one line, a progress bar."""
+"""What the commands share: options, opening the database, errors in one line, a progress bar."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError
 
 from .. import MobyncError, UnavailableError
 from ..sqlalchemy import DocumentSynchronizer
@@ -32,9 +32,14 @@ from .transfer import TransferError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_ERRORS = (
+    *(DatabaseError, SecretError, TransferError, DamagedLogError, MobyncError),
+    NoSuchTableError,  # of an app
+)
+
 
 class Commands(click.Group):
-    """Says what went wrong in one line, where it is not a bug."""
+    """Prints an error in one line, unless it is a bug."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -46,12 +51,12 @@ class Commands(click.Group):
             raise click.ClickException(_said(error.orig)) from error
         except UnavailableError as error:
             raise click.ClickException(_said(getattr(error.__cause__, "orig", error))) from error
-        except (DatabaseError, SecretError, TransferError, DamagedLogError, MobyncError) as error:
+        except _ERRORS as error:
             raise click.ClickException(printable(str(error))) from error
 
 
 def _said(by_database: object) -> str:
-    """A line of what a database says, which may repeat what a device sent."""
+    """The message of a database in one line; it may repeat what a device sent."""
     return printable(f"the database says: {by_database}")
 
 
@@ -107,7 +112,7 @@ def of_one_or_all(command: F) -> F:
 
 
 def secret_file_of(given: Path | None, database: str) -> Path | None:
-    """Where the secret is kept; None for a database that is no file, if nobody says."""
+    """The file of the secret; None if no option names one and the database is not a file."""
     if given is not None:
         return given
     url = database_url(database)
@@ -124,7 +129,7 @@ class Opened:
     store: DocumentSynchronizer
 
     def check_owner(self, owner_id: str) -> None:
-        """Fail if an owner has no log: a name that was mistyped, most likely."""
+        """Fail if an owner has no log; the name is probably mistyped."""
         if self.store.highest_logical_clock(owner_id) < 0:
             raise click.ClickException(f"owner {owner_id!r:.100} has no log")
 
@@ -139,14 +144,16 @@ def opened_database(database: str, *tables: str) -> Iterator[Opened]:
 
 
 def check_one_or_all(owner: str | None, every: bool) -> None:
-    """Fail unless just one of the two was said."""
+    """Fail unless exactly one of the two was given."""
     if every == (owner is not None):
         raise click.UsageError("give either OWNER or --all")
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, if that is a terminal; yields what moves it: how far, of how much."""
+    """A progress bar on stderr, if that is a terminal. Yields a function that moves it: done,
+    total.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(

@@ -1,4 +1,4 @@
-"""Entries and histories as the JSON that the inspector's page gets, long texts cut."""
+"""Entries and histories as JSON for the inspector's page, with long texts cut."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HISTORY_VALUE_CHARACTERS = 1000
 
 
 def entry_view(entry: Entry, push: Push | None = None) -> dict[str, Any]:
-    """One row of the timeline, and what it came with, if that is known."""
+    """One row of the timeline, and its push, if that is known."""
     fields = [
         [_cut(name, ENTRY_VALUE_CHARACTERS), _cut(text, ENTRY_VALUE_CHARACTERS)]
         for name, text in islice(entry.members.items(), ENTRY_FIELDS)
@@ -49,11 +49,11 @@ def history_view(
     """An object's lives, and the fields of one of them.
 
     Args:
-        entries: of the object, the oldest first.
-        lives: what they come to.
-        life: which of them, from 0; None is the last one.
-        first: how many fields to pass over.
-        pushes: by clock what an entry came with, where that is known.
+        entries: the entries of the object, the oldest first.
+        lives: the lives of the object.
+        life: which life to show, from 0; None is the last one.
+        first: how many fields to skip.
+        pushes: the push of each entry, by its clock, if it is known.
     """
     if life is None:
         life = len(lives) - 1

@@ -30,7 +30,7 @@ from .. import Mobync, __version__
 from ..clients import RxDB, Watermelon
 from ..http import SYNC, Authenticate, Endpoint, asgi
 from ..http import Response as Answer
-from ..http._endpoint import Work
+from ..http._endpoint import BODIES_IN_FLIGHT, Work
 from ..http._endpoint import _Refusal as Refusal
 from ..live import Live
 from ..sqlalchemy import DocumentSynchronizer
@@ -49,7 +49,7 @@ from ._live import live_of
 from .database import PREPARE_THRESHOLD, DatabaseError, check_writes, database_url, new_engine
 from .lost import LostEdits
 from .metrics import CONTENT_TYPE, MeasuredMobync, Metrics
-from .pushes import Pushes
+from .pushes import Pushes, beside_log
 from .settings import Settings
 from .tokens import Tokens, load_tokens
 
@@ -92,13 +92,14 @@ def create_app(settings: Settings) -> ASGIApp:
     metrics = Metrics()
     _watch(engine, metrics)
     live = live_of(settings)
-    lost, pushes = LostEdits(engine, store.metadata.tables["diffs"]), Pushes(engine)
-    mobync = _heard(MeasuredMobync(store, metrics, lost), metrics, live)
+    lost, pushes = beside_log(engine, store)
+    measured = MeasuredMobync(store, metrics, lost, max_request_bytes=settings.max_request_bytes)
+    mobync = _heard(measured, metrics, live)
     endpoint = CountingEndpoint(
         metrics,
         mobync,
         _authenticate(settings, tokens),
-        max_body_bytes=settings.max_body_bytes,
+        **_limits_of_bodies(settings),
         live=live,
         clients=[RxDB(), Watermelon(times=settings.watermelon_times)],
     )
@@ -131,8 +132,15 @@ def create_app(settings: Settings) -> ASGIApp:
     return across_origins(app, origins, for_devices) if origins else app
 
 
+def _limits_of_bodies(settings: Settings) -> dict[str, int]:
+    """There is room for eight bodies, and for the longest request in parts."""
+    longest = settings.max_body_bytes
+    room = max(BODIES_IN_FLIGHT * longest, 2 * longest + settings.max_request_bytes)
+    return {"max_body_bytes": longest, "max_bytes_in_flight": room}
+
+
 def _heard(mobync: MeasuredMobync, metrics: Metrics, live: Live | None) -> MeasuredMobync:
-    """Have all hear of syncs who want to."""
+    """Let everyone who wants to hear about syncs do so."""
     mobync.listen(metrics.count_sync)
     mobync.listen(logs.log_sync)
     if live is not None:
@@ -141,19 +149,21 @@ def _heard(mobync: MeasuredMobync, metrics: Metrics, live: Live | None) -> Measu
 
 
 def _authenticate(settings: Settings, tokens: Tokens) -> Authenticate:
-    """What says who a device is; it takes the app's JWTs if there is something to verify them."""
+    """The ``authenticate`` of the endpoint; it also accepts the app's JWTs if these can be
+    verified.
+    """
     jwts = load_jwts(settings)
     if jwts is None:
         return tokens.owner
     try:
         jwts.load_keys()
-    except KeysError as error:  # `mobync serve` found them; this worker takes another's place
+    except KeysError as error:  # `mobync serve` could read them at its start
         logger.warning("%s", error)
     return jwts.beside(tokens)
 
 
 class CountingEndpoint(Endpoint):
-    """An endpoint that counts what it refuses, and what clients ask."""
+    """An endpoint that counts refusals, and requests of clients."""
 
     def __init__(
         self,
@@ -183,10 +193,12 @@ class CountingEndpoint(Endpoint):
 
 
 def _stop_when_told(live: Live | None, within_s: float) -> None:
-    """Have a signal end the streams of events, for which the server would wait, and in time all."""
+    """Let a signal end the streams of events, for which the server would wait, and finally the
+    process.
+    """
     if threading.current_thread() is not threading.main_thread():
-        return  # no server of ours, which has its signals there
-    told: SimpleQueue[None] = SimpleQueue()  # which a signal handler may put into, as no Event
+        return  # another program runs this server, and handles signals
+    told: SimpleQueue[None] = SimpleQueue()  # an Event is not safe in a handler
     threading.Thread(target=_end_in_time, args=(told, within_s), daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
         before = signal.getsignal(number)
@@ -202,7 +214,9 @@ def _stop_when_told(live: Live | None, within_s: float) -> None:
 
 
 def _end_in_time(told: SimpleQueue[None], within_s: float) -> None:
-    """End the process though syncs still run: uvicorn and Python would wait for their threads."""
+    """End the process although syncs still run, because uvicorn and Python would wait for their
+    threads.
+    """
     told.get()
     time.sleep(within_s)
     logger.warning("stopping while syncs still run: the database rolls them back")
@@ -265,9 +279,9 @@ def _inspector(
 
 
 async def _database_error(request: Request, error: Exception) -> Response:
-    """Have the device try again where the database was not there; what else it says is a bug.
+    """Tell the device to try again if the database is not available; any other error is a bug.
 
-    Where it hangs, all connections wait for it, and who wants one gets a TimeoutError of the pool.
+    If the database hangs, all connections are in use, and the pool raises a TimeoutError.
     """
     if kind_of(error) not in OUTAGES:
         raise error
@@ -279,7 +293,9 @@ async def _database_error(request: Request, error: Exception) -> Response:
 
 
 def _watch(engine: Engine, metrics: Metrics) -> None:
-    """Count all that the database says, also where a second try helps, and log its outages."""
+    """Count all errors of the database, including those that a second try solves, and log its
+    outages.
+    """
 
     def note(context: ExceptionContext) -> None:
         error = context.sqlalchemy_exception

@@ -1,4 +1,4 @@
-"""The commands of `mobync`, but for `serve`, which has a file of its own."""
+"""The commands of `mobync`, except those with their own file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import IO, TextIO
 
 import click
 
-from .. import CompactResult, Mobync, __version__
+from .. import CompactResult, __version__
 from ..sqlalchemy import DocumentSynchronizer, compact_all
+from ..sqlalchemy._connections import EngineSource
 from ..types import MAX_LOGICAL_CLOCK
-from ._apps import app_option
+from ._apps import app_option, check_logged, engine_of, opened_mobync, store_of
 from ._demo import demo
 from ._devices import devices, erase, move_owner
 from ._log_pages import LogPages, Only
@@ -62,7 +63,7 @@ main.add_command(demo)
 
 
 def check_days(context: click.Context, parameter: click.Parameter, days: float) -> float:
-    """Refuse what is no number, which is in no range and out of none."""
+    """Refuse NaN, which the range check lets through."""
     if math.isnan(days):
         raise click.BadParameter("must be a number")
     return days
@@ -86,8 +87,8 @@ def token(
 ) -> None:
     """Print a token for the devices of OWNER.
 
-    A device sends it as Authorization: Bearer, or as auth_token in the body.  It cannot be taken
-    back alone: a new secret ends all tokens.
+    A device sends it as Authorization: Bearer, or as auth_token in the body. A single token cannot
+    be revoked; a new secret ends all tokens.
     """
     if admin == (owner is not None):
         raise click.UsageError("give either OWNER or --admin")
@@ -103,6 +104,7 @@ def token(
 
 @main.command("log", short_help="Show an owner's diff log as a table.")
 @database_option
+@app_option
 @owner_argument
 @click.option("--model", callback=check_text, help="Only this model.")
 @click.option(
@@ -129,6 +131,7 @@ def token(
 @click.option("-f", "--follow", is_flag=True, help="Keep showing new diffs, until Ctrl-C.")
 def log_command(
     database: str,
+    app: str | None,
     owner: str,
     model: str | None,
     object_id: str | None,
@@ -137,11 +140,11 @@ def log_command(
     follow: bool,
 ) -> None:
     """Show the diff log of OWNER as a table, the newest diffs last."""
-    with opened_database(database, "diffs", "diffs_heads") as opened:
+    with opened_mobync(database, app, "diffs", "diffs_heads") as mobync:
         if not follow:
-            opened.check_owner(owner)
-        tables = opened.store.metadata.tables
-        pages = LogPages(opened.engine, tables["diffs"], tables["diffs_heads"])
+            check_logged(mobync, owner)
+        store = store_of(mobync)
+        pages = LogPages(engine_of(store), store._log.table, store._devices.heads.table)
         only = Only(model, object_id, after=-1 if since is None else since - 1)
         clock = pages.logical_clock(owner)
         table = LogTable()
@@ -162,18 +165,19 @@ def log_command(
 
 @main.command(short_help="Drop diffs from a log that no device can need.")
 @database_option
+@app_option
 @of_one_or_all
-def compact(database: str, owner: str | None, every: bool) -> None:
-    """Drop from the log of OWNER what no device can need.
+def compact(database: str, app: str | None, owner: str | None, every: bool) -> None:
+    """Drop diffs from the log of OWNER that no device can need.
 
-    Safe at any time; best when devices are not in the middle of a sync, at night say.
+    This is safe at any time. The best time is when few devices sync, for example at night.
     """
     check_one_or_all(owner, every)
-    with opened_database(database, "diffs", "diffs_heads") as opened:
-        mobync = Mobync(opened.store)
+    makes = "`mobync serve`" if app is None else "`create_tables`"
+    with opened_mobync(database, app, "diffs", "diffs_heads") as mobync:
         if owner is not None:
-            opened.check_owner(owner)
-            _say_compacted(owner, mobync.compact(owner))
+            check_logged(mobync, owner)
+            _say_compacted(owner, mobync.compact(owner), makes)
             return
         busy = 0
         for owner_id, result in compact_all(mobync):
@@ -181,12 +185,12 @@ def compact(database: str, owner: str | None, every: bool) -> None:
                 busy += 1
                 click.echo(f"{printable(owner_id)}: busy, skipped", err=True)
             else:
-                _say_compacted(owner_id, result)
+                _say_compacted(owner_id, result, makes)
     if busy:
         raise click.ClickException(f"{busy} owners were busy: try again")
 
 
-def _say_compacted(owner_id: str, result: CompactResult) -> None:
+def _say_compacted(owner_id: str, result: CompactResult, makes: str) -> None:
     click.echo(
         f"{printable(owner_id)}: {result.rows_before} diffs -> {result.rows_after}, "
         f"{result.bytes_before} bytes -> {result.bytes_after}"
@@ -197,7 +201,7 @@ def _say_compacted(owner_id: str, result: CompactResult) -> None:
     if result.unfolded_objects:
         click.echo(
             f"  {result.unfolded_objects} objects are not folded, because the log has no column "
-            "for the times of their fields: `mobync serve` makes it",
+            f"for the times of their fields: {makes} makes it",
             err=True,
         )
 
@@ -258,29 +262,36 @@ main.add_command(erase)
 
 @main.command("export", short_help="Write an owner's log as JSON lines.")
 @database_option
+@app_option
 @owner_argument
 @click.argument(
     "file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), default="-"
 )
-def export_command(database: str, owner: str, file: Path) -> None:
+def export_command(database: str, app: str | None, owner: str, file: Path) -> None:
     """Write the log of OWNER to FILE as JSON lines; to stdout by default.
 
-    The documents follow from the log.  Syncs go on meanwhile; the file is as of one moment, and
-    replaces one that is there when it is whole.  A pipe or a device is written into.
+    The log contains the documents. The file has the log of one moment, and syncs continue
+    meanwhile. An existing FILE is replaced only when the new one is complete. FILE may also be a
+    pipe or a device.
     """
-    with opened_database(database, "diffs", "diffs_heads") as opened:
-        opened.check_owner(owner)
+    with opened_mobync(database, app, "diffs", "diffs_heads") as mobync:
+        check_logged(mobync, owner)
+        store = store_of(mobync)
+        if not isinstance(store._source, EngineSource):
+            raise click.UsageError(
+                f"{app!r:.100} has a session: give a function that makes a Mobync over an engine"
+            )
         with (
             progress(f"exporting {printable(owner)}") as advance_to,
             _written_whole(file) as stream,
         ):
-            for line in exported(opened.store, owner, advance_to):
+            for line in exported(store, owner, advance_to):
                 stream.write(line)
 
 
 @contextmanager
 def _written_whole(file: Path) -> Iterator[IO[str]]:
-    """What to write a file to, which is not there until all of it is."""
+    """A stream to a file that appears only when it is complete."""
     if str(file) == "-":
         with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as stdout:
             yield stdout
@@ -306,13 +317,13 @@ def _written_whole(file: Path) -> Iterator[IO[str]]:
                 written.unlink()
                 raise
     except BrokenPipeError:
-        raise  # nobody reads any more, which is no fault of the file
+        raise  # the reader of the pipe has ended, which is not an error of the file
     except OSError as error:
         raise click.FileError(str(file), error.strerror) from error
 
 
 def _mode_of(file: Path) -> int | None:
-    """What kind of file there is, and who may use it; None if there is none."""
+    """The kind and the permissions of a file; None if there is none."""
     try:
         return file.stat().st_mode
     except FileNotFoundError:
@@ -326,8 +337,8 @@ def _mode_of(file: Path) -> int | None:
 def import_command(database: str, owner: str, file: TextIO) -> None:
     """Read what `export` wrote from FILE, or stdin, as the log and documents of OWNER.
 
-    All of it or nothing.  OWNER must have no data yet, and need not be the one it was exported
-    from; tables that are missing are made.
+    It imports everything or nothing. OWNER must have no data yet, and may have another name than
+    the exported owner. Missing tables are made.
     """
     url = database_url(database)
     with open_database(url) as engine:

@@ -19,7 +19,7 @@ from ..sqlalchemy._connections import dropping_if_spoiled
 from ..sqlalchemy._errors import Kind, kind_of
 from ..sqlalchemy._tables import is_later
 
-# Hosts name a database by its kind; SQLAlchemy wants to know the driver, too.
+# A URL names the kind of a database; SQLAlchemy also needs the driver.
 _DRIVERS = {
     "sqlite": "sqlite",
     "postgres": "postgresql+psycopg",
@@ -27,12 +27,12 @@ _DRIVERS = {
     "mysql": "mysql+pymysql",
     "mariadb": "mariadb+pymysql",
 }
-_SQLITE_OPTIONS = {"timeout"}  # the others of the driver would change how it is used
+_SQLITE_OPTIONS = {"timeout"}  # the driver's other options would change how mobync uses it
 NOT_OF_1_0 = ("diffs_devices", "diffs_parts")  # tables
 
 _PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 
-# Since 2.1; 2.0 decodes a user and a password only.
+# SQLAlchemy 2.1 decodes all parts; 2.0 decodes only user and password.
 _SQLALCHEMY_DECODES_NAMES = make_url("sqlite:///%41").database == "A"
 
 PREPARE_THRESHOLD = "prepare_threshold"
@@ -46,12 +46,13 @@ class DatabaseError(Exception):
 
 
 def database_url(text: str) -> URL:
-    """Read the URL of a database; a kind alone (``postgresql:``) gets the driver that we use.
+    """Read the URL of a database; a kind without driver (``postgresql:``) gets the driver that we
+    use.
 
-    ``%20`` in the name of a file or a database is a space, whatever SQLAlchemy makes of it.
+    ``%20`` in the name of a file or a database is a space, in every version of SQLAlchemy.
 
     Raises:
-        DatabaseError: it is no URL, or of a kind that mobync does not know, or of no file.
+        DatabaseError: it is not a URL, its kind is unknown, or it is SQLite without a file.
     """
     try:
         url = make_url(text)
@@ -86,7 +87,7 @@ def check_directory(url: URL) -> None:
     """Make sure that there is a directory for the file of a SQLite database.
 
     Raises:
-        DatabaseError: there is none.
+        DatabaseError: there is no directory.
     """
     path = database_file(url)
     if path is not None and not path.parent.is_dir():
@@ -108,12 +109,12 @@ def open_database(url: URL) -> Iterator[Engine]:
 
 
 def new_engine(url: URL, connections: int = 1) -> Engine:
-    """Make the engine of a database, which the caller disposes of.
+    """Make the engine of a database. The caller disposes of it.
 
     Args:
         url: as database_url() reads it.
-        connections: how many stay open; as many again are opened when needed.  Who finds all of
-            them in use for CONNECTION_TIMEOUT_S gets a TimeoutError of SQLAlchemy.
+        connections: how many stay open; as many again are opened when needed. If all of them are
+            in use for CONNECTION_TIMEOUT_S, SQLAlchemy raises a TimeoutError.
 
     Raises:
         DatabaseError: the driver is not installed, or there is none of that name, or it is of
@@ -128,7 +129,7 @@ def new_engine(url: URL, connections: int = 1) -> Engine:
             max_overflow=connections,
             pool_timeout=CONNECTION_TIMEOUT_S,
             connect_args=options,
-            hide_parameters=True,  # what an error logs is no place for people's data
+            hide_parameters=True,  # people's data must not get into a logged error
         )
     except ImportError as error:
         package = _PACKAGES.get(error.name or "", error.name)
@@ -145,11 +146,11 @@ def new_engine(url: URL, connections: int = 1) -> Engine:
 
 
 def _driver_options(url: URL) -> tuple[URL, dict[str, Any]]:
-    """Take from a URL what its driver wants as something else than text, and add what it needs."""
+    """Convert the options of a URL that its driver does not take as text, and add what it needs."""
     if url.drivername != "postgresql+psycopg":
         return url, {}
     options: dict[str, Any] = {}
-    if "client_encoding" not in url.query:  # else text comes as bytes from a database in SQL_ASCII
+    if "client_encoding" not in url.query:  # else text from a database in SQL_ASCII is bytes
         options["client_encoding"] = "utf8"
     threshold = url.query.get(PREPARE_THRESHOLD)
     if threshold is not None:
@@ -181,7 +182,7 @@ def make_tables(store: DocumentSynchronizer, engine: Engine) -> None:
 
 
 def check_tables(store: DocumentSynchronizer, engine: Engine, *names: str) -> None:
-    """Make sure that the tables are there.
+    """Make sure that the tables exist.
 
     Args:
         store: whose.
@@ -189,7 +190,8 @@ def check_tables(store: DocumentSynchronizer, engine: Engine, *names: str) -> No
         *names: of the tables; all of them if none is named.
 
     Raises:
-        DatabaseError: one is missing or is another program's, or the database does not answer.
+        DatabaseError: one is missing or belongs to another program, or the database does not
+            answer.
     """
     path = database_file(engine.url)
     if path is not None and not path.exists():
@@ -201,19 +203,21 @@ def check_tables(store: DocumentSynchronizer, engine: Engine, *names: str) -> No
         if name not in names and (names or name in NOT_OF_1_0):
             continue
         if columns == _all_columns(store, name):
+            # The commands that need the documents have --app.
+            of_app = "; an app's own tables need --app MODULE:NAME" if name == "documents" else ""
             raise DatabaseError(
-                f"{shown(engine.url)} has no table {name!r}: `mobync serve` makes it"
+                f"{shown(engine.url)} has no table {name!r}: `mobync serve` makes it{of_app}"
             )
         raise _another_programs(engine, name, columns)
 
 
 def check_writes(engine: Engine, store: DocumentSynchronizer) -> None:
-    """Write a row that no owner has, and take it back.
+    """Write a row that belongs to no owner, and roll it back.
 
-    A server that takes no writes, after a failover or with a full disk, answers reads all the same.
+    After a failover or with a full disk, a server still answers reads but accepts no writes.
 
     Raises:
-        DatabaseError: the database does not take it.
+        DatabaseError: the database does not accept it.
     """
     heads = store.metadata.tables["diffs_heads"]
     nobody = f"{uuid.uuid4().hex} "  # no owner ends in a space
@@ -224,7 +228,7 @@ def check_writes(engine: Engine, store: DocumentSynchronizer) -> None:
     except NoConnectionError as error:
         raise DatabaseError("all connections are in use") from error
     except DBAPIError as error:
-        if kind_of(error) not in (Kind.LOCKED, Kind.CONFLICT):  # somebody else writes just now
+        if kind_of(error) not in (Kind.LOCKED, Kind.CONFLICT):  # another writer has the lock
             raise _cannot_use(engine.url, error.orig) from error
 
 
@@ -236,9 +240,9 @@ def _another_programs(engine: Engine, name: str, columns: set[str]) -> DatabaseE
 
 
 def _missing(store: DocumentSynchronizer, engine: Engine) -> dict[str, set[str]]:
-    """The missing columns of each table; all of a table that is missing.
+    """The missing columns of each table; if a table is missing, all its columns.
 
-    A table of an earlier version may lack newer columns: it is mobync's all the same.
+    A table of an earlier version may lack newer columns, and is still mobync's.
     """
     found = inspect(engine)
     missing = {}
@@ -258,7 +262,7 @@ def _all_columns(store: DocumentSynchronizer, name: str) -> set[str]:
 
 
 def _check_answers(engine: Engine) -> None:
-    """Connect, where a driver raises whatever it likes of an option that it does not know."""
+    """Connect. A driver may raise any error for an unknown option."""
     check_directory(engine.url)
     try:
         engine.connect().close()

@@ -1,13 +1,13 @@
-"""The inspector: a page that shows owners, their logs, and which edit holds which field and why.
+"""The inspector: a page that shows owners, their logs, and which edit set which field and why.
 
-The page is for the people who run the server.  It only reads, but for what a person may do with an
-owner's devices (_device_changes.py).  It takes every text that came from a device for hostile: the
-page never makes HTML of one, and its Content-Security-Policy lets nothing run but its own scripts.
+The page is for the people who run the server. It only reads, except that a person may change an
+owner's devices (_device_changes.py). It treats every text of a device as hostile: it never turns a
+text into HTML, and its Content-Security-Policy allows only its own scripts.
 
-``/`` and ``/inspect/static/`` hold nothing of the database and go to anybody.  Whoever asks
-``/inspect/api/`` must pass ``allow``.  The page sends a token as ``Authorization: Bearer``; an
-``allow`` that takes cookies asks :func:`from_own_page` as well, so that no other site can ask in
-the name of somebody who has one.
+``/`` and ``/inspect/static/`` contain no data, and anybody gets them. Requests to ``/inspect/api/``
+must pass ``allow``. The page sends a token as ``Authorization: Bearer``. If ``allow`` accepts
+cookies, it must also call :func:`from_own_page`, so that no other site can ask in the name of
+somebody who has a cookie.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = [
 MAX_CLOCK = 2**53 - 1
 MOST_CLOCKS = 200  # of a history
 
-# Each says that the request was passed on; the last are the beginnings of many names.
+# Headers of a proxy; the last ones are the beginnings of many names.
 _PROXY_HEADERS = {"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip"}
 _PROXY_HEADERS |= {"true-client-ip", "client-ip"}
 _PROXY_PREFIXES = (
@@ -87,7 +87,7 @@ _STREAM_HEADERS = API_HEADERS | {"X-Accel-Buffering": "no"}
 
 
 class Live(Protocol):
-    """What tells of an owner's new clocks: one of those in ``mobync.live``."""
+    """Tells about an owner's new clocks: an object of ``mobync.live``."""
 
     def events(
         self, owner_id: str, clock_now: Callable[[], int], last_event_id: str | None
@@ -95,7 +95,7 @@ class Live(Protocol):
         """Server-Sent Events, each with a logical clock as its data.
 
         Raises:
-            BusyError: too many listen already.
+            BusyError: too many devices and pages listen already.
         """
         ...
 
@@ -118,20 +118,20 @@ def routes(
     Args:
         engine: the database of the log.
         diffs: the log, as ``mobync.sqlalchemy.diffs_table`` declares it.
-        heads: the table of the owners' heads beside it.
-        allow: whether whoever sent the request may see every owner's data; called in a thread.
-            For :func:`from_loopback`, say, or a :func:`bearer_token` that is an administrator's.
-        live: tells the page that a log has moved; without it the page asks every few seconds.
-        lost: the edits that lost, if they are kept.
-        pushes: which device made which edits, if that is kept.
+        heads: the table of the owners' heads.
+        allow: decides whether the sender of a request may see every owner's data; called in a
+            thread. It can use :func:`from_loopback` or :func:`bearer_token`.
+        live: tells the page that a log has grown; without it the page asks every few seconds.
+        lost: the edits that lost; None: they are not shown.
+        pushes: which device made which edits; None: this is not shown.
         documents: the table of the owners' objects, if they are documents.
-        mobync: that knows the owners' devices; None: they are not shown.
-        may_change: whether whoever sent the request may revoke, forget and name devices; called
-            in a thread.  None: nobody may.  One that looks at a cookie must ask
-            :func:`asked_by_own_page`, too.
+        mobync: the Mobync that has the owners' devices; None: they are not shown.
+        may_change: decides whether the sender of a request may revoke, forget and name devices;
+            called in a thread. None: nobody may. If it checks a cookie, it must also call
+            :func:`asked_by_own_page`.
 
     Returns:
-        Routes for a Starlette app, to be mounted at its root or below a prefix.
+        Routes for a Starlette app. Mount them at its root or below a prefix.
     """
     objects = None if documents is None else Objects(engine, documents)
     devices = Devices(mobync, may_change)
@@ -167,11 +167,11 @@ def bearer_token(request: Request) -> str | None:
 def from_loopback(request: Request) -> bool:
     """Whether a request was made on this machine, to a name of this machine.
 
-    A page of another site can have its name resolve to 127.0.0.1 (DNS rebinding) and so be asked
-    by a browser on this machine; it is that name that its requests carry as ``Host``, and they are
-    turned away.  So is what another site's page asks, and what says that a proxy has passed it on.
-    A proxy on this machine that says nothing cannot be told from a person: behind one, do not
-    allow by this.
+    The name of another site can point to 127.0.0.1 (DNS rebinding), so that a browser on this
+    machine sends the site's requests here. These have that name as ``Host``, and are refused.
+    Requests of another site's page, and requests with the headers of a proxy, are refused too. A
+    proxy on this machine that sends no such header looks like a person, so do not use this function
+    behind one.
     """
     if _was_passed_on(request) or not from_own_page(request):
         return False
@@ -180,7 +180,7 @@ def from_loopback(request: Request) -> bool:
 
 
 def from_own_page(request: Request) -> bool:
-    """Whether no other site's page made a request, as far as the browser says."""
+    """Whether, by what the browser says, no other site's page made a request."""
     return request.headers.get("sec-fetch-site", "none") in ("none", "same-origin")
 
 
@@ -212,7 +212,7 @@ class _BadQuery(ValueError):
 
 
 class _Api:
-    """Answers of ``/inspect/api``, each of a bounded size whatever that of the log."""
+    """The answers of ``/inspect/api``. Their size is limited, however long the log is."""
 
     def __init__(
         self,

@@ -17,9 +17,9 @@ from ._terminal import PIPE_WIDTH, output_width, print_table, printable
 POLL_S = 0.5
 
 _COLUMNS = ("clock", "made at (UTC)", "type", "model", "object", "fields")
-_WIDTHS = (6, 23, 6, 8, 12)  # at the least, of all columns but the last
-_FIELDS = 6  # at the least, of the last
-_LEGIBLE = 20  # what other columns leave to the last one, if they can
+_WIDTHS = (6, 23, 6, 8, 12)  # at least, of all columns but the last
+_FIELDS = 6  # at least, of the last
+_LEGIBLE = 20  # what other columns leave for the last one, if they can
 _BETWEEN = 3  # two columns
 _EDGES = 2
 
@@ -31,8 +31,8 @@ def last_entries(pages: LogPages, owner_id: str, only: Only, most: int | None) -
 
     Args:
         pages: reads the log.
-        owner_id: whose.
-        only: what to look for.
+        owner_id: the owner of the log.
+        only: which entries to look for.
         most: how many; None for all.
     """
     found: list[Entry] = []
@@ -47,12 +47,12 @@ def last_entries(pages: LogPages, owner_id: str, only: Only, most: int | None) -
 
 
 def following(pages: LogPages, owner_id: str, only: Only) -> Iterator[list[Entry]]:
-    """What is in a log above a clock, and what is added to it, as it comes; never ends.
+    """The entries above a clock, and then new entries as they come; this never ends.
 
     Args:
         pages: reads the log.
-        owner_id: whose.
-        only: what to look for; above ``after``.
+        owner_id: the owner of the log.
+        only: which entries to look for; above ``after``.
     """
     after = only.after
     while True:
@@ -72,7 +72,7 @@ def seen_up_to(clock: int, entries: list[Entry]) -> int:
 
     Args:
         clock: the owner's logical clock, read before the entries.
-        entries: the newest ones, among which some may have come after ``clock`` was read.
+        entries: the newest ones; some may have come after ``clock`` was read.
     """
     return max([clock - 1, *(entry.logical_clock for entry in entries)])
 
@@ -85,9 +85,9 @@ class LogTable:
         self._begun = False
 
     def show(self, entries: list[Entry]) -> None:
-        """Print entries, the first time with the names of the columns above.
+        """Print entries; the first call also prints the names of the columns.
 
-        They stand under what was printed before; what needs more room than that gets it.
+        Columns keep their earlier width, or become wider if they need more room.
         """
         rows = [_cells(entry) for entry in entries]
         self._widths = [
@@ -106,9 +106,9 @@ class LogTable:
         self._begun = True
 
     def _fitted(self, fields: int) -> list[int]:
-        """The widths of all columns; on a narrow terminal texts of devices give way.
+        """The widths of all columns; on a narrow terminal, texts of devices are cut.
 
-        What the fields of this piece need moves no other column.
+        The fields of this piece do not move other columns.
         """
         widths = list(self._widths)
         room = output_width() - sum(widths) - _BETWEEN * len(widths) - _EDGES

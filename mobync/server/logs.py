@@ -1,4 +1,4 @@
-"""What the server writes to its log: a line an event, JSON for machines or text for people."""
+"""The server's log: one line for each event, JSON for machines or text for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMATS = ("auto", "json", "text")
 
 
 def configure(form: str, stream: TextIO | None = None) -> None:
-    """Have this process log to a stream.
+    """Make this process log to a stream.
 
     Args:
         form: one of FORMATS; ``auto`` is text on a terminal and JSON elsewhere.
@@ -31,13 +31,13 @@ def configure(form: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    # The line of each sync is log_sync's here, with its fields.
+    # log_sync writes the line of each sync, with its fields.
     logging.getLogger("mobync").setLevel(logging.WARNING)
     logger.setLevel(logging.INFO)
 
 
 def log_sync(report: SyncReport) -> None:
-    """Log what a sync did, or who was revoked; a listener for ``Mobync.listen``."""
+    """Log a sync, or revoked devices; a listener for ``Mobync.listen``."""
     if report.revoked:
         fields = {"owner": report.owner_id, "devices": len(report.revoked)}
         logger.info("revoked", extra={"fields": fields})
@@ -61,7 +61,7 @@ def log_sync(report: SyncReport) -> None:
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request_id and the event's fields."""
+    """One JSON object in a line: time, level, logger, message, request_id, and more fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {

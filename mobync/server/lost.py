@@ -1,11 +1,11 @@
-"""Edits that lost: what a device had sent, and the merge or a rule did not write.
+"""Edits that lost: a device sent them, and the merge or a rule did not write them.
 
-The log does not hold them, so the server keeps the newest of each owner beside it, for the person
-who asks where an edit went.  They are found by comparing a request with its reply: where the reply
-tells the device another value of a field that its own edit had set, or that the object is deleted,
-that edit lost.  A retry of an edit that had been written is told apart by the log.
+The log does not have them, so the server stores the newest ones of each owner in another table, for
+people who ask where an edit went. It finds them by comparing a request with its reply. If the reply
+has another value of a field that the edit had set, or a delete of the object, the edit lost. The
+log shows whether it was a retry of an edit that had been written.
 
-Nothing of a sync depends on it: what cannot be kept is a line in the log of the server.
+No sync depends on this: if edits cannot be stored, the server's log has a line about it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from sqlalchemy import (
     Table,
     bindparam,
     delete,
-    insert,
     inspect,
     select,
     update,
@@ -37,7 +36,9 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..sqlalchemy import create_tables
-from ..sqlalchemy._tables import _OPTIONS, KEY_LENGTH, MODEL_LENGTH, _long_text
+from ..sqlalchemy._locking import isolation_level
+from ..sqlalchemy._tables import _OPTIONS, KEY_LENGTH, MODEL_LENGTH, _long_text, heads_of
+from ._inserting import insert_from, value_of, values_for
 from ._members import members_of
 
 KEPT = 1000  # of an owner, the newest
@@ -60,17 +61,17 @@ class LostEdit:
     """One edit of a device that was not written, or a part of one.
 
     Attributes:
-        id: of the diff.
-        model, object: what it was an edit of.
+        id: the id of the diff.
+        model, object: the object that it edited.
         type: ``create``, ``update`` or ``delete``.
         utc_timestamp: when the device says that it was made, milliseconds since 1970.
         lost_at: when the server decided, milliseconds since 1970.
-        device: what the device calls itself; None: it has no name.
+        device: the name of the device; None: it has none.
         why: one of the words above, or the code of a refusal.
         winner: the time of the edit that won, milliseconds since 1970; None if there is none.
         fields: name, lost value and the value that won (None if there is none), as JSON texts, cut.
-        seen: the device had seen what of the log has a lower clock; None: it is not known.
-        clock: where it would stand in the log; None: it is not known.
+        seen: the device had seen the log below this clock; None: this is not known.
+        clock: where it would be in the log; None: this is not known.
     """
 
     id: str
@@ -88,7 +89,7 @@ class LostEdit:
 
 
 class LostEdits:
-    """The table of edits that lost, beside an owner's log.
+    """The table of edits that lost.
 
     Args:
         engine: the database of the log.
@@ -97,6 +98,8 @@ class LostEdits:
 
     def __init__(self, engine: Engine, log: Table) -> None:
         self._engine = engine
+        level = isolation_level(engine.dialect.name)  # at which a sync waits for no read of heads
+        self._unlocked = engine.execution_options(**({"isolation_level": level} if level else {}))
         self._log = log
         self._metadata = MetaData()
         self.table = Table(
@@ -114,17 +117,22 @@ class LostEdits:
             **_OPTIONS,
         )
 
+        # An owner who was erased meanwhile has no head.
+        self._heads = heads_of(log).c
+        is_owners = self._heads.owner == value_of(self.table.c.owner)
+        self._insert_if_owner = insert_from(self.table, is_owners)
+
     def make(self) -> None:
         """Make the table, if it is missing."""
         create_tables(self._engine, self._metadata)
 
     def record(self, owner_id: str, request: Any, reply: Any) -> None:
-        """Keep what lost in one sync that is committed; whatever stands in the way is logged.
+        """Store the edits that lost in a committed sync; an error is only logged.
 
         Args:
-            owner_id: whose sync.
-            request: as the device sent it: the body, or its members.
-            reply: as the server answers: the body, or its members.
+            owner_id: the owner.
+            request: the request as the device sent it: the body, or its members.
+            reply: the reply of the server: the body, or its members.
         """
         try:
             sent, told = _read(request), _read(reply)
@@ -135,14 +143,15 @@ class LostEdits:
             clock = None if told.get("reset") else _count(told.get("logical_clock"))
             self.keep(owner_id, [replace(edit, seen=seen, clock=clock) for edit in found])
         except (SQLAlchemyError, ValueError, RecursionError) as error:
-            # Two syncs that met, a database that is away, a body that only the core can read.
+            # Two syncs at the same time, a database that does not answer, a body that only the core
+            # can read.
             logger.warning("lost edits are not stored: %s", type(error).__name__)
 
     def keep(self, owner_id: str, edits: Sequence[LostEdit]) -> None:
-        """Keep what lost in one sync, and drop the oldest beyond those that are kept.
+        """Store the edits that lost in one sync, and drop the oldest ones beyond the limit.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: the database does not take it.
+            sqlalchemy.exc.SQLAlchemyError: the database does not accept them.
         """
         columns = self.table.c
         fitting = [edit for edit in edits[:MOST_OF_A_SYNC] if _fits(edit)]
@@ -160,11 +169,17 @@ class LostEdits:
             }
             for edit in fitting
         ]
-        with self._engine.begin() as connection:
+        with self._unlocked.begin() as connection:
             of_owner = columns.owner == owner_id
             connection.execute(delete(self.table).where(of_owner, columns.id.in_(ids)))
-            connection.execute(insert(self.table), rows)
+            connection.execute(self._insert_if_owner, [values_for(row) for row in rows])
             self._drop_oldest(connection, owner_id)
+        # An erasing that ended before the commit above has not seen these rows.
+        with self._unlocked.connect() as connection:
+            head = select(self._heads.owner).where(self._heads.owner == owner_id)
+            is_erased = connection.scalar(head) is None
+        if is_erased:
+            self.erase(owner_id)
 
     def _drop_oldest(self, connection: Connection, owner_id: str) -> None:
         columns = self.table.c
@@ -176,7 +191,7 @@ class LostEdits:
             connection.execute(delete(self.table).where(of_owner, columns.lost_at <= limit))
 
     def written(self, owner_id: str, ids: Sequence[str]) -> dict[str, str]:
-        """Of those diffs that the log has, the ``json_data``, by id."""
+        """The ``json_data`` of those diffs that the log has, by id."""
         columns = self._log.c
         found: dict[str, str] = {}
         with self._engine.connect() as connection:
@@ -201,7 +216,7 @@ class LostEdits:
             return [json.loads(text) for text in connection.scalars(newest.limit(PAGE))]
 
     def move(self, old_owner_id: str, new_owner_id: str) -> None:
-        """Give what is kept of an owner to another one; the table may be missing."""
+        """Give the lost edits of an owner to another one; the table may be missing."""
         if not inspect(self._engine).has_table(self.table.name):
             return
         columns = self.table.c
@@ -219,7 +234,7 @@ class LostEdits:
             self._drop_oldest(connection, new_owner_id)
 
     def erase(self, owner_id: str) -> None:
-        """Drop all that is kept of an owner; the table may be missing."""
+        """Delete the lost edits of an owner; the table may be missing."""
         if not inspect(self._engine).has_table(self.table.name):
             return
         with self._engine.begin() as connection:
@@ -227,24 +242,24 @@ class LostEdits:
 
 
 def _moved(edit: str) -> str:
-    """An edit without its clocks: they are of the old owner's log."""
+    """An edit without its clocks, which belong to the old owner's log."""
     return json.dumps({**json.loads(edit), "seen": None, "clock": None})
 
 
 def _fits(edit: LostEdit) -> bool:
-    """Whether the columns take it; of what was refused they need not."""
+    """Whether the edit fits the columns; a refused edit may not."""
     is_text = _is_text(edit.id + edit.object + edit.model)
     short = len(edit.id) <= KEY_LENGTH >= len(edit.object) and len(edit.model) <= MODEL_LENGTH
     return is_text and short
 
 
 def _is_text(text: str) -> bool:
-    """Whether every database takes it."""
+    """Whether every database can store the text."""
     return "\0" not in text and text == text.encode(errors="replace").decode()
 
 
 def _read(message: Any) -> Any:
-    """The members of a body.  Numbers that are too long for Python are none that counts."""
+    """The members of a body. Numbers that are too long for Python do not matter here."""
     if not isinstance(message, bytes | str):
         return message
     return json.loads(message, parse_int=lambda text: int(text) if len(text) < 20 else None)
@@ -255,7 +270,7 @@ def _count(number: Any) -> int | None:
 
 
 def well_formed(diffs: Any) -> list[dict[str, Any]]:
-    """Those diffs of a request of which can be said what they were edits of."""
+    """The diffs of a request whose objects are known."""
     texts = ("id", "type", "model", "json_data")
     return [
         diff
@@ -276,16 +291,16 @@ def find_lost(
     reply: Mapping[str, Any],
     written: Mapping[str, str],
 ) -> Iterator[LostEdit]:
-    """What of a request lost.
+    """Find the edits of a request that lost.
 
     Args:
-        diffs: of the request, as the device sent them.
-        device: what it calls itself, if it does.
-        reply: as the server answers.
-        written: of those diffs of the request that the log has, the ``json_data`` there, by id.
+        diffs: the diffs of the request, as the device sent them.
+        device: the name of the device, if it has one.
+        reply: the reply of the server.
+        written: the ``json_data`` in the log of those diffs that it has, by id.
 
     Yields:
-        The edits that lost, each with those of its fields that did.
+        The edits that lost, each with the fields that lost.
     """
     told = _Told(reply.get("diffs", ()))
     refused = {refusal.get("id"): refusal["code"] for refusal in reply.get("refused", ())}
@@ -307,7 +322,7 @@ def find_lost(
 def _written_fields(
     diffs: Iterable[Mapping[str, Any]], written: Mapping[str, str]
 ) -> set[tuple[str, str, str]]:
-    """The fields that the log has of this request; a create may hold those of later updates."""
+    """The fields of this request in the log; a create may have the fields of later updates."""
     found = set()
     for diff in diffs:
         if diff.get("id") in written:
@@ -317,7 +332,7 @@ def _written_fields(
 
 
 class _Told:
-    """What a reply tells a device of each object."""
+    """What a reply says about each object."""
 
     def __init__(self, diffs: Iterable[Mapping[str, Any]]) -> None:
         self._values: dict[tuple[str, str, str], tuple[str, int]] = {}
@@ -336,7 +351,9 @@ class _Told:
         object_id: str,
         fields: Mapping[str, str],
     ) -> Iterator[LostEdit]:
-        """What of a diff the reply contradicts: at most one edit, with the fields that lost."""
+        """The part of a diff that the reply contradicts: at most one edit, with the fields that
+        lost.
+        """
         last, made_at = self._last.get((diff["model"], object_id), ("", 0))
         if diff["type"] == "delete":
             if last in ("create", "update"):

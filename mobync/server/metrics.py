@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""The server's counts for Prometheus."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Metrics:
     """The counts of one app.
 
     Attributes:
-        apply_seconds: how long each sync took, waiting for its owner's lock included.
+        apply_seconds: how long each sync took, including the wait for its owner's lock.
     """
 
     def __init__(self) -> None:
@@ -46,6 +46,10 @@ class Metrics:
         self._resets = self._counter("mobync_resets", "Devices that were told to start over")
         self._retries = self._counter(
             "mobync_retries", "Requests of named devices that had been done already"
+        )
+        self._parts = self._counter("mobync_parts_received", "Parts of requests that were accepted")
+        self._joined = self._counter(
+            "mobync_requests_joined", "Requests that were put together from parts"
         )
         self._revoked = self._counter("mobync_devices_revoked", "Devices that were revoked")
         self._client_requests = self._counter(
@@ -83,8 +87,13 @@ class Metrics:
         self._resets.inc(report.reset)
         self._retries.inc(report.retry)
 
+    def count_part(self, *, is_last: bool) -> None:
+        """Count a part of a request; with the last one also the request."""
+        self._parts.inc()
+        self._joined.inc(is_last)
+
     def count_client(self, path: str, is_named: bool) -> None:
-        """Count a request to a route of ``mobync.http.ROUTES`` that is one of a client."""
+        """Count a request to a client's route of ``mobync.http.ROUTES``."""
         _, _, client, route = path.split("/")
         self._client_requests.labels(client, route, "named" if is_named else "anonymous").inc()
 
@@ -93,7 +102,7 @@ class Metrics:
         self._refusals.labels(code).inc()
 
     def count_database_error(self, kind: str) -> None:
-        """Count what the database said, by the kind of it."""
+        """Count an error of the database by its kind."""
         self._database_errors.labels(kind).inc()
 
     def text(self) -> bytes:
@@ -106,21 +115,26 @@ class Metrics:
 
 
 class MeasuredMobync(Mobync):
-    """The Mobync of the server: it skips what it refuses, and its syncs are timed.
+    """The Mobync of the server. It skips refused diffs, and measures the time of its syncs.
 
     Args:
-        synchronizer: as of Mobync.
-        metrics: where the times go.
-        lost: where edits that lost are kept; None: nowhere.
+        synchronizer: as in Mobync.
+        metrics: gets the times.
+        lost: stores edits that lost; None: they are not stored.
+        limits: as in Mobync.
     """
 
     def __init__(
-        self, synchronizer: Synchronizer, metrics: Metrics, lost: LostEdits | None = None
+        self,
+        synchronizer: Synchronizer,
+        metrics: Metrics,
+        lost: LostEdits | None = None,
+        **limits: int,
     ) -> None:
-        super().__init__(synchronizer, on_refusal="skip")
+        super().__init__(synchronizer, on_refusal="skip", **limits)  # type: ignore[arg-type]
         self._metrics = metrics
         self._lost = lost
-        self._reported = threading.local()  # of the sync that this thread is in
+        self._reported = threading.local()  # of the current sync of this thread
         self.listen(lambda report: setattr(self._reported, "last", report))
 
     def apply_json(self, body: bytes | str, owner_id: str) -> bytes:
@@ -135,11 +149,14 @@ class MeasuredMobync(Mobync):
         self._reported.last = None
         with self._metrics.apply_seconds.time():
             reply = super().apply(*request, **page)
-        if self._something_lost():  # the protocols of clients call with these three
+        if self._something_lost():  # the clients' protocols call it with these three
             clock, diffs, owner_id = request
             sent = {"logical_clock": clock, "diffs": diffs, "device": page.get("device")}
             self._keep_lost(owner_id, sent, reply)
         return reply
+
+    def _note_part(self, *, is_last: bool) -> None:
+        self._metrics.count_part(is_last=is_last)
 
     def _something_lost(self) -> bool:
         report: SyncReport | None = self._reported.last

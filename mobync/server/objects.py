@@ -18,7 +18,7 @@ COUNTED = 1000  # of a model; more are not counted
 FIELDS = 8
 VALUE_CHARACTERS = 120
 STEP_ROWS = 500  # looked through at a time
-STEP_BYTES = 4 * 1024 * 1024  # of documents, unless a single one has more
+STEP_BYTES = 4 * 1024 * 1024  # of documents, unless a single document has more
 STEPS = 40  # a page
 SECONDS = 1.0  # after which a page takes no further step
 
@@ -61,11 +61,11 @@ class Objects:
         """Objects of a model by their ids, and after which id the next page begins.
 
         Args:
-            owner_id: whose.
-            model: of which model.
-            after: the id to begin behind; None begins at the first.
-            find: only those with this text in their id, or in a field's name or value, in capitals
-                or not; None: all.  A page that looked through many may have few, or none.
+            owner_id: the owner of the objects.
+            model: their model.
+            after: the id to begin after; None begins at the first.
+            find: only objects with this text in their id, or in the name or value of a field,
+                ignoring case; None: all. A page that looked through many may have few, or none.
         """
         found: list[dict[str, Any]] = []
         needle = (find or "").casefold()
@@ -89,7 +89,7 @@ class Objects:
     def _step(
         self, connection: Connection, owner_id: str, model: str, after: str | None, rows: int
     ) -> tuple[list[tuple[str, str]], bool]:
-        """The next objects as far as there is room, and whether they are the last."""
+        """The next objects that fit the page, and whether they are the last."""
         columns = self._table.c
         of_model = [columns.owner == owner_id, columns.model == model]
         if after is not None:

@@ -1,4 +1,4 @@
-"""Which owners the server's tables can keep apart."""
+"""Which ids of owners the server's tables can store."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from ..sqlalchemy._tables import KEY_LENGTH
 
 
 class OwnerError(ValueError):
-    """An owner's id cannot be kept; the message says which ids can."""
+    """An owner's id cannot be stored; the message says which ids can."""
 
 
 def check_owner_id(owner_id: str) -> None:
-    """Check an owner's id by the rule that holds for every database alike.
+    """Check an owner's id by a rule that is the same for every database.
 
     Raises:
         OwnerError: it is empty, longer than a key, ends in a space, or is not text that UTF-8

@@ -1,4 +1,4 @@
-"""Replays an owner's log and compares what it makes with the documents that are there."""
+"""Replays an owner's log and compares the result with the stored documents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from .. import _core
 from ..errors import InvalidDiffError
-from ..sqlalchemy import Document, DocumentSynchronizer
+from ..sqlalchemy import Document, DocumentSynchronizer, SQLAlchemySynchronizer
 from ..sqlalchemy._devices import OWNER_ITSELF
 from ..sqlalchemy._folding import Key, Operation, fold, lacking
 from ..types import Diff, Difference, FilterType, ReadFilter
@@ -26,15 +26,15 @@ class DamagedLogError(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """What comparing one owner's log and documents found.
+    """The result of comparing one owner's log and documents.
 
     Attributes:
         diffs: how many the log has.
         documents: how many the table has.
         log_clock: the highest clock in the log, -1 if it is empty.
-        head_clock: what the owner's head says it is.
+        head_clock: the highest clock by the owner's head.
         mismatches: objects that differ.
-        horizon: the clock below which it need not end with a diff.
+        horizon: the last diff of the log may be missing if its clock is below this one.
     """
 
     diffs: int
@@ -46,7 +46,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether all of it matches; of a log that was folded, the last diffs may have gone."""
+        """Whether everything matches. A folded log may lack its last diffs."""
         ends = self.log_clock == self.head_clock or self.log_clock < self.head_clock < self.horizon
         return ends and not self.mismatches
 
@@ -56,13 +56,13 @@ def check(
     owner_id: str,
     progress: Callable[[int, int], object] | None = None,
 ) -> Check:
-    """Compare what an owner's log says with the owner's documents, as of one moment.
+    """Compare an owner's log with the owner's documents, as of one moment.
 
     Syncs go on meanwhile.  Memory grows with the owner's live objects.
 
     Args:
-        store: where both are.
-        owner_id: whose.
+        store: the store of both.
+        owner_id: the owner.
         progress: called with the clock up to which the log has been replayed, and its end.
 
     Raises:
@@ -89,12 +89,12 @@ def check(
 
 
 def horizon_of(states: Mapping[str, str] | None) -> int:
-    """The clock below which a log need not end with a diff, by what is kept of its owner.
+    """The clock below which the last diffs of a log may be missing, from the owner's state.
 
-    It was folded there, or the clock was raised when another owner's log was taken in.
+    The log was folded below it, or the clock was raised when another owner's log was moved in.
 
     Raises:
-        ValueError: it says none.
+        ValueError: the state has none.
     """
     text = (states or {}).get(OWNER_ITSELF)
     said = {} if text is None else json.loads(text)
@@ -104,13 +104,15 @@ def horizon_of(states: Mapping[str, str] | None) -> int:
     return max(clocks)
 
 
-def log_pieces(store: DocumentSynchronizer, owner_id: str) -> Iterator[list[dict[str, str | int]]]:
-    """Read an owner's log from the start, in pieces that are not empty, ordered by clock."""
+def log_pieces(
+    store: SQLAlchemySynchronizer, owner_id: str
+) -> Iterator[list[dict[str, str | int]]]:
+    """Read an owner's log from the start, in pieces with at least one diff, ordered by clock."""
     end_clock = store.highest_logical_clock(owner_id) + 1
     first_clock: int | None = 0
     while first_clock is not None and first_clock < end_clock:
         rows = store.read(
-            "diffs",
+            store.diffs_model_name,
             [
                 ReadFilter(Diff.OWNER, FilterType.equal, owner_id),
                 ReadFilter(Diff.LOGICAL_CLOCK, FilterType.majorOrEqual, first_clock),
@@ -124,9 +126,9 @@ def log_pieces(store: DocumentSynchronizer, owner_id: str) -> Iterator[list[dict
             first_clock = _next_clock(store, owner_id, first_clock)
 
 
-def _next_clock(store: DocumentSynchronizer, owner_id: str, from_clock: int) -> int | None:
-    """The first clock of an owner's log that is not lower; None if there is none."""
-    log = store.metadata.tables["diffs"].c
+def _next_clock(store: SQLAlchemySynchronizer, owner_id: str, from_clock: int) -> int | None:
+    """The first clock of an owner's log from this one on; None if there is none."""
+    log = store._log.table.c
     clock = log.logical_clock
     first = select(func.min(clock)).where(log.owner == owner_id, clock >= from_clock)
     with store._reading() as connection:
@@ -135,7 +137,7 @@ def _next_clock(store: DocumentSynchronizer, owner_id: str, from_clock: int) -> 
 
 
 def _replay(piece: list[dict[str, str | int]], said: dict[Key, str]) -> None:
-    """Do to the documents what a piece of the log says."""
+    """Apply a piece of the log to the documents."""
     edits = [_operation(row) for row in piece]
     touched = {(edit.model, edit.id) for edit in edits} & said.keys()
     before = [Operation("create", *key, said.pop(key)) for key in touched]
@@ -157,7 +159,7 @@ def _operation(row: dict[str, str | int]) -> Operation:
 
 
 def _compare(page: list[Document], said: dict[Key, str]) -> list[Difference]:
-    """Compare documents with what the log said of them, and forget that."""
+    """Compare stored documents with the replayed ones, and drop the replayed ones."""
     found = {(document.model, document.id): document.text for document in page}
     unsaid = [Difference(*key, None, text) for key, text in found.items() if key not in said]
     both = {key: text for key, text in found.items() if key in said}

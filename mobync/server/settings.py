@@ -1,4 +1,4 @@
-"""What `mobync serve` was told, and how its workers come to know."""
+"""The settings of `mobync serve`, and how its workers get them."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ class Settings:
 
     Attributes:
         database: URL of the database, as SQLAlchemy reads it, with its password.
-        secret_file: where the secret is that signs tokens; None: in the environment.
+        secret_file: the file of the secret that signs tokens; None: it is in the environment.
         workers: processes that serve.
         threads: syncs at the same time in each of them.
         max_body_bytes: bytes that a request may have.
-        max_connections: that are open at the same time in each of them.
-        stop_timeout_s: seconds that running syncs have to end when it is told to stop.
-        events: who tells of moved logs: ``auto``, ``off``, or the URL of a Redis server.
-        events_url: URL of the PostgreSQL server that tells of them; None: as ``events`` says.
-        inspector: who may look: who has an administrator's token (``token``), a browser on this
-            machine too (``without-token``), or nobody (``off``).
+        max_request_bytes: bytes that a request in parts may have in all.
+        max_connections: connections that are open at the same time in each of them.
+        stop_timeout_s: seconds that running syncs have to end when the server stops.
+        events: how processes tell each other about syncs: ``auto``, ``off``, or the URL of a Redis
+            server.
+        events_url: the URL of the PostgreSQL server for events; None: as ``events`` says.
+        inspector: who may look: those with an administrator's token (``token``), also a browser on
+            this machine (``without-token``), or nobody (``off``).
         inspector_code: file of the code of the link that opens the inspector once; None: no link.
         log_format: one of ``mobync.server.logs.FORMATS``.
         static: paths, each with the directory whose files are served there.
-        watermelon_times: by table of WatermelonDB the column with the time of a record's last edit.
-        allow_origin: origins whose scripts a browser lets speak to the endpoint.
-        jwt_secret_file: where the secret is that the app signs its JWTs with; None: in the
+        watermelon_times: for each table of WatermelonDB, the column with the time of a record's
+            last edit.
+        allow_origin: origins whose scripts may use the endpoint.
+        jwt_secret_file: the file of the secret that signs the app's JWTs; None: it is in the
             environment, or there is none.
-        jwks: URL or file of the keys that verify JWTs; None: there are none.
+        jwks: the URL or file of the keys that verify JWTs; None: there are none.
         jwt_owner_claim: the claim that is the owner's id.
-        jwt_audience: for whom JWTs may be.
-        jwt_issuer: who must have issued them; None: whoever has the secret or a key.
+        jwt_audience: the audiences of which a JWT must name one.
+        jwt_issuer: the issuer that a JWT must name; None: any.
     """
 
     database: str
@@ -46,6 +49,7 @@ class Settings:
     workers: int = 1
     threads: int = 10
     max_body_bytes: int = 32 * 1024 * 1024
+    max_request_bytes: int = 256 * 1024 * 1024
     max_connections: int = 1000
     stop_timeout_s: float = 30.0
     events: str = "auto"
@@ -63,10 +67,10 @@ class Settings:
     jwt_issuer: str | None = None
 
     def to_environment(self) -> None:
-        """Leave the settings for this process's workers, and for itself."""
+        """Put the settings into the environment, for this process and its workers."""
         os.environ[_VARIABLE] = json.dumps(asdict(self))
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """The settings that ``to_environment`` left."""
+        """The settings that ``to_environment`` has put there."""
         return cls(**json.loads(os.environ[_VARIABLE]))

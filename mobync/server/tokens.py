@@ -1,6 +1,6 @@
-"""Tokens that say who a device's owner is, or that somebody is an administrator.
+"""Tokens that name the owner of a device, or an administrator.
 
-They are signed, not stored: whoever has the secret can make them, and they are good until they
+They are signed, not stored. Anyone who has the secret can make them. They are valid until they
 expire or the secret is changed.
 """
 
@@ -12,6 +12,7 @@ import os
 import secrets
 import shlex
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -38,11 +39,11 @@ class Tokens:
     """Makes and reads tokens.
 
     Args:
-        secret: what signs them; at least SHORTEST_SECRET characters.
-        admin_token: one more administrator's token, which is not signed; ASCII, and as long.
+        secret: the text that signs them; at least SHORTEST_SECRET characters.
+        admin_token: another administrator's token, which is not signed; ASCII, and as long.
 
     Raises:
-        SecretError: one of them is shorter, or no text of UTF-8, or of ASCII.
+        SecretError: one of them is shorter, or is not UTF-8 (the token: ASCII).
     """
 
     def __init__(self, secret: str, admin_token: str | None = None) -> None:
@@ -50,7 +51,8 @@ class Tokens:
         if admin_token is not None:
             _check_admin_token(admin_token)
         self._admin_token = admin_token
-        # A salt each, so that no owner's name makes a device's token an administrator's.
+        # Different salts, so that a device's token is never an administrator's, whatever the
+        # owner's name.
         self._devices = URLSafeSerializer(secret, salt="mobync device")
         self._admins = URLSafeSerializer(secret, salt="mobync admin")
         self._sessions = URLSafeSerializer(secret, salt="mobync session")
@@ -59,11 +61,11 @@ class Tokens:
         """A token for the devices of an owner.
 
         Args:
-            owner_id: whose data they may read and write.
-            lifetime_s: seconds from now that it is good for.
+            owner_id: the owner whose data they may read and write.
+            lifetime_s: how many seconds from now the token is valid.
 
         Raises:
-            OwnerError: the server cannot keep data of this owner; a ValueError.
+            OwnerError: the server cannot store data of this owner; a ValueError.
         """
         check_owner_id(owner_id)
         return _sign(self._devices, {"owner": owner_id}, lifetime_s)
@@ -73,18 +75,18 @@ class Tokens:
         return _sign(self._admins, {}, lifetime_s)
 
     def for_session(self, lifetime_s: float) -> str:
-        """What a browser keeps that may use the inspector; good for nothing else."""
+        """The session of a browser that may use the inspector; valid for nothing else."""
         return _sign(self._sessions, {}, lifetime_s)
 
     def owner(self, token: str | None, headers: Mapping[str, str]) -> str | None:
-        """Whose devices a token is for; None if it is none of ours.
+        """The owner of a token; None if the token is not valid.
 
         Args:
-            token: as the device sent it.
-            headers: of its request; not looked at.
+            token: the token as the device sent it.
+            headers: the headers of its request; they are ignored.
 
         Raises:
-            ExpiredTokenError: it is one of ours, and no longer good.
+            ExpiredTokenError: the token was valid and has expired.
         """
         content = _content(self._devices, token)
         if content is None or not isinstance(content.get("owner"), str):
@@ -94,7 +96,7 @@ class Tokens:
         owner_id = str(content["owner"])
         try:
             check_owner_id(owner_id)
-        except OwnerError:  # whoever has the secret can sign whatever they like
+        except OwnerError:  # anyone who has the secret can sign anything
             return None
         return owner_id
 
@@ -121,7 +123,7 @@ def _check_secret(what: str, text: str) -> None:
 
 def _check_admin_token(text: str) -> None:
     _check_secret("administrator's token", text)
-    if not text.isascii():  # it comes in a header
+    if not text.isascii():  # it is sent in a header
         raise SecretError("the administrator's token must be ASCII text")
 
 
@@ -135,7 +137,7 @@ def _read(serializer: URLSafeSerializer, token: str | None) -> dict[str, Any] | 
 
 
 def _content(serializer: URLSafeSerializer, token: str | None) -> dict[str, Any] | None:
-    """What was signed, if it has the form that we sign: another program may have the secret."""
+    """The signed content, if it has our form; another program may use the same secret."""
     if not token:
         return None
     try:
@@ -152,17 +154,18 @@ def _has_expired(content: dict[str, Any]) -> bool:
 
 
 def load_tokens(secret_file: Path | None) -> Tokens:
-    """The tokens of the secret in the environment, or else in a file, which is made if need be.
+    """Make Tokens with the secret from the environment, or else from a file, which is made if
+    needed.
 
     An administrator's token in the environment (ADMIN_TOKEN_VARIABLE) counts as well.
 
     Args:
-        secret_file: where a secret is kept.  It is made readable to its owner only; a file that
-            was there may be readable to its group, and to nobody else.
+        secret_file: the file of the secret. A new file is readable only by its user; an existing
+            file may also be readable by its group.
 
     Raises:
-        SecretError: the environment has none and there is no file to keep one in, or what it has
-            cannot be used, or others may use the file.
+        SecretError: the environment has no secret and no file is named, the secret cannot be used,
+            or others may use the file.
     """
     admin_token = os.environ.get(ADMIN_TOKEN_VARIABLE)
     if admin_token is not None:
@@ -191,7 +194,7 @@ def _read_or_make(path: Path) -> str:
     if not path.exists():
         if not path.parent.is_dir():
             raise SecretError(f"there is no directory {path.parent}")
-        # Whole or not at all, and never over one that another process has just made.
+        # Completely or not at all, and never over a file that another process has just made.
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.") as made:
             made.write(secrets.token_urlsafe(_SECRET_BYTES))
             made.flush()
@@ -201,10 +204,11 @@ def _read_or_make(path: Path) -> str:
 
 
 def load_jwt_secret(file: Path | None) -> str | None:
-    """What the app signs its JWTs with, of the environment, or else of a file that must be there.
+    """The secret that signs the app's JWTs, from the environment, or else from a file that must
+    exist.
 
     Args:
-        file: where it is kept, as mobync's own; None: nowhere.
+        file: the file of the secret; None: there is none.
 
     Returns:
         None if there is none.
@@ -228,8 +232,8 @@ def _read_secret(path: Path) -> str:
 
 
 def _check_private(path: Path, found: os.stat_result) -> None:
-    """Refuse a secret that others of this machine could have read, or could have made."""
-    if os.name != "posix":
+    """Refuse a secret that other users of this machine could have read or written."""
+    if sys.platform == "win32":  # has neither these modes nor these owners
         return
     if found.st_mode & (stat.S_IWGRP | stat.S_IRWXO):
         raise SecretError(

@@ -1,14 +1,15 @@
-"""An owner as a file of JSON lines: the log, from which the documents follow.
+"""An owner as a file of JSON lines: the log, which contains the documents.
 
-The first line says whose log it is and up to which clock, the last how many diffs stand between
-them, one on each line, and what is kept of the devices that name themselves.  So a file that was
-cut short is no file, and devices of the owner go on with an imported log as with the one it was
-exported from; those that have synced since start over.
+The first line has the owner and the highest clock. Then each line has a diff. The last line has the
+number of diffs, and the state of the named devices. So a truncated file is recognized. Devices
+continue with an imported log as with the old one; those that have synced since the export start
+over.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, count, groupby, islice
 from tempfile import SpooledTemporaryFile
@@ -19,39 +20,43 @@ from sqlalchemy.exc import IntegrityError
 from .. import _core
 from .._sync.devices import Device, without_upload
 from .._sync.known_devices import revoked
-from .._sync.owner_state import OWNER, OwnerState
+from .._sync.marks import fingerprint
+from .._sync.owner_state import OWNER, OwnerState, first_state
 from ..errors import InvalidDiffError
-from ..sqlalchemy import DocumentSynchronizer
+from ..sqlalchemy import DocumentSynchronizer, SQLAlchemySynchronizer
 from ..sqlalchemy._tables import KEY_LENGTH
 from ..types import FIELD_TIMES, LOG_FIELDS, Diff
 from .owners import check_owner_id, is_storable
 from .replay import horizon_of, log_pieces
 
 FORMAT = 1
-MAX_END_CLOCK = 2**52  # half of all clocks: as many are left for what devices edit next
+MAX_END_CLOCK = 2**52  # half of all clocks; the other half is for later edits
 PIECE_LINES = 1000
 FIRST_DIFF_LINE = 2
-SPOOL_CHARACTERS = 16 * 1024 * 1024  # kept in memory
+SPOOL_CHARACTERS = 16 * 1024 * 1024  # of a file that is kept in memory
 LOG = "diffs"
 
 Row = dict[str, Any]
 
 
 class TransferError(Exception):
-    """A file cannot be imported.  Nothing of it was."""
+    """A file cannot be imported. Nothing of it was imported."""
 
 
 def exported(
-    store: DocumentSynchronizer,
+    store: SQLAlchemySynchronizer,
     owner_id: str,
     progress: Callable[[int, int], object] | None = None,
 ) -> Iterator[str]:
-    """The lines of an owner's file, as of one moment; syncs go on meanwhile.
+    """The lines of an owner's file, as of one moment; syncs continue meanwhile.
 
     Args:
         store: where the log is.
         owner_id: whose.
         progress: called with the clock up to which the log has been read, and its end.
+
+    Raises:
+        TypeError: the store has a session, whose transaction may have read before.
     """
     with store.snapshot() as then:
         clock = then.highest_logical_clock(owner_id) + 1
@@ -68,7 +73,7 @@ def exported(
 
 
 def _log_row(row: Row) -> Row:
-    """What a file has of a diff."""
+    """A diff as the file has it."""
     return {name: row[name] for name in (*LOG_FIELDS, FIELD_TIMES) if name in row}
 
 
@@ -82,17 +87,17 @@ def import_lines(
     lines: Iterable[str],
     progress: Callable[[int, int], object] | None = None,
 ) -> int:
-    """Bring an exported log in, and make its documents: all of it, or nothing.
+    """Import a log and make its documents: everything or nothing.
 
-    Nobody is kept waiting for the lines: all are read and checked, into a temporary file if they
-    are many, before anything is locked.
+    All lines are read and checked before anything is locked, into a temporary file if they are
+    many. So nobody waits for that.
 
     Args:
-        store: where to.
-        owner_id: whose it shall be; an owner who has nothing yet.
-        lines: of a file that ``exported`` made, of this owner or of another.
-        progress: called with the clock up to which the log has been read, and its end; and then
-            once more from the start, as it is written.
+        store: the store to import into.
+        owner_id: the owner of the imported data; this owner must have no data yet.
+        lines: the lines of a file that ``exported`` made, of this owner or of another one.
+        progress: called with the clock up to which the log has been read, and its end; then again
+            from the start while the log is written.
 
     Returns:
         How many diffs were imported.
@@ -114,8 +119,10 @@ def import_lines(
                     if progress is not None:
                         progress(int(piece[-1][Diff.LOGICAL_CLOCK]) + 1, checked.end_clock)
                 inside._move_head_to(checked.end_clock - 1)  # the last diffs may be folded away
-                if checked.devices:
-                    inside.write_devices(owner_id, _still_revoked(inside, owner_id, checked))
+                devices = _still_revoked(inside, owner_id, checked)
+                devices |= _with_predecessor(inside, owner_id, checked)
+                if devices:
+                    inside.write_devices(owner_id, devices)
         except (InvalidDiffError, IntegrityError) as error:
             _check_no_doubles(kept)
             if isinstance(error, InvalidDiffError):
@@ -127,7 +134,7 @@ def import_lines(
 def _still_revoked(
     inside: DocumentSynchronizer, owner_id: str, checked: _Checked
 ) -> dict[str, str]:
-    """What the file says of the devices; but who was revoked here stays so."""
+    """The states of the devices from the file; a device that was revoked here stays revoked."""
     devices = _without_uploads(checked.devices)
     for name, text in (inside.read_devices(owner_id, None) or {}).items():
         if name != OWNER and name in devices and Device.of_text(text).revoked:
@@ -135,14 +142,30 @@ def _still_revoked(
     return devices
 
 
+def _with_predecessor(
+    inside: DocumentSynchronizer, owner_id: str, checked: _Checked
+) -> dict[str, str]:
+    """The owner's state, if the file is of another owner: devices of that owner that the file does
+    not have, because they are newer, are not refused.
+    """
+    if checked.owner == owner_id or inside.read_devices(owner_id, None) is None:
+        return {}
+    owner = first_state(time.time_ns() // 1_000_000, log_is_empty=not checked.end_clock)
+    if OWNER in checked.devices:
+        owner = OwnerState.of_text(checked.devices[OWNER])
+    owner.succeed(fingerprint(checked.owner))
+    return {OWNER: owner.to_text()}
+
+
 def _without_uploads(devices: Mapping[str, str]) -> dict[str, str]:
-    """The devices without what they had begun to send in parts, which no file has."""
+    """The devices without unfinished requests in parts, which a file does not have."""
     return {name: text if name == OWNER else without_upload(text) for name, text in devices.items()}
 
 
 class _Checked(NamedTuple):
-    """What a file holds."""
+    """The content of a file."""
 
+    owner: str
     diffs: int
     end_clock: int
     devices: dict[str, str]
@@ -163,8 +186,8 @@ def _check_file(
     kept: IO[str],
     progress: Callable[[int, int], object] | None,
 ) -> _Checked:
-    """Check all lines, and keep the diffs as the log will have them, one on each line."""
-    end_clock = _read_header(numbered)
+    """Check all lines, and store the diffs as the log will have them, one in each line."""
+    owner, end_clock = _read_header(numbered)
     last_lines: list[tuple[int, Row]] = []
     remaining = _diffs(numbered, last_lines)
     diffs, clock = 0, 0
@@ -181,11 +204,11 @@ def _check_file(
         raise TransferError(
             f"the log ends at logical clock {clock}, not at {end_clock} as line 1 says"
         )
-    return _Checked(diffs, end_clock, devices)
+    return _Checked(owner, diffs, end_clock, devices)
 
 
 def _pieces(kept: IO[str]) -> Iterator[list[Row]]:
-    """The diffs that a file keeps, from the start."""
+    """The diffs of a checked file, from the start."""
     kept.seek(0)
     while texts := list(islice(kept, PIECE_LINES)):
         yield [json.loads(text) for text in texts]
@@ -211,17 +234,17 @@ def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
             if line is None:
                 return
             members = json.loads(line)
-        except (ValueError, RecursionError) as error:  # of the text's encoding, too
+        except (ValueError, RecursionError) as error:  # also an error of the text's encoding
             raise TransferError(f"line {number} is not JSON: {error}") from None
         if not isinstance(members, dict):
             raise TransferError(f"line {number} is not a JSON object")
         yield number, members
 
 
-def _read_header(numbered: Iterator[tuple[int, Row]]) -> int:
+def _read_header(numbered: Iterator[tuple[int, Row]]) -> tuple[str, int]:
     _, header = next(numbered, (0, {}))
-    clock = header.get("logical_clock")
-    if header.get("mobync") != "log" or type(clock) is not int:
+    owner, clock = header.get("owner"), header.get("logical_clock")
+    if header.get("mobync") != "log" or type(clock) is not int or type(owner) is not str:
         raise TransferError("line 1 does not belong to a file that `mobync export` made")
     if header.get("format") != FORMAT:
         raise TransferError(f"the file's format is {header.get('format')!r:.20}, not {FORMAT}")
@@ -230,13 +253,13 @@ def _read_header(numbered: Iterator[tuple[int, Row]]) -> int:
             f"line 1: logical_clock is above {MAX_END_CLOCK}, which leaves the owner's devices too "
             "few clocks for further edits; no log that mobync wrote has such a clock"
         )
-    return clock
+    return owner, clock
 
 
 def _check(
     store: DocumentSynchronizer, piece: list[tuple[int, Row]], owner_id: str, next_clock: int
 ) -> int:
-    """Check the form of diffs and their order, and make them the owner's.
+    """Check the form and the order of diffs, and give them to the owner.
 
     Returns:
         The clock after the last one.
@@ -266,14 +289,14 @@ def _check(
 
 
 def _write(store: DocumentSynchronizer, piece: list[Row]) -> None:
-    """Do what the diffs say, and log them."""
+    """Apply the diffs, and log them."""
     for (kind, model), run in groupby(piece, key=lambda row: (row[Diff.TYPE], row[Diff.MODEL])):
         getattr(store, f"{kind}_many")(model, [row[Diff.JSON_DATA] for row in run])
     store.create_many(LOG, [json.dumps(row) for row in piece])
 
 
 def _check_no_doubles(kept: IO[str]) -> None:
-    """Find the line that the database refused, which costs memory for all ids."""
+    """Find the line that the database refused; this needs memory for all ids."""
     diffs: set[str] = set()
     objects: set[tuple[str, str | None]] = set()
     for number, row in enumerate(chain.from_iterable(_pieces(kept)), FIRST_DIFF_LINE):
@@ -292,14 +315,14 @@ def _check_no_doubles(kept: IO[str]) -> None:
 def _check_end(
     number: int, members: Row, numbered: Iterator[tuple[int, Row]], diffs: int
 ) -> dict[str, str]:
-    """Check the last line; returns what it says of the devices."""
+    """Check the last line; return the states of the devices in it."""
     if members.get("mobync") != "end" or members.get("diffs") != diffs:
         raise TransferError(f"line {number} does not say that there are {diffs} diffs")
     if next(numbered, None) is not None:
         raise TransferError(f"line {number + 1} comes after the last one")
     devices = members.get("devices", {})
     if not isinstance(devices, dict) or not all(map(_is_device, devices, devices.values())):
-        raise TransferError(f"line {number}: devices do not come from a server")
+        raise TransferError(f"line {number}: devices are not as `mobync export` writes them")
     try:
         horizon_of(devices)
     except ValueError as error:
@@ -308,7 +331,7 @@ def _check_end(
 
 
 def _is_device(name: str, text: object) -> bool:
-    """Whether a text says of a device what a server keeps."""
+    """Whether a text is the valid state of a device."""
     if not isinstance(text, str) or len(name) > KEY_LENGTH or not is_storable(name + text):
         return False
     try:

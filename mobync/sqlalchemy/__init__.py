@@ -1,4 +1,4 @@
-"""Whole Synchronizers over SQLAlchemy 2: SQLite, PostgreSQL, MariaDB and MySQL."""
+"""Complete Synchronizers over SQLAlchemy 2, for SQLite, PostgreSQL, MariaDB and MySQL."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         AsyncDocumentSynchronizer,
         AsyncSQLAlchemySynchronizer,
         create_tables_async,
+        create_triggers_async,
     )
 
 with needing("sqlalchemy"):
@@ -19,7 +20,7 @@ with needing("sqlalchemy"):
     from ._reconciling import reconcile_all
     from ._synchronizer import SQLAlchemySynchronizer
     from ._tables import diffs_table, documents_table
-    from ._tracking import track
+    from ._tracking import lock_owners, track
 
 __all__ = [
     "AsyncDocumentSynchronizer",
@@ -32,18 +33,27 @@ __all__ = [
     "create_tables",
     "create_tables_async",
     "create_triggers",
+    "create_triggers_async",
     "diffs_table",
     "documents_table",
+    "lock_owners",
     "log_noted",
     "reconcile_all",
     "track",
 ]
 
-_AWAITED = ("AsyncDocumentSynchronizer", "AsyncSQLAlchemySynchronizer", "create_tables_async")
+_AWAITED = (
+    "AsyncDocumentSynchronizer",
+    "AsyncSQLAlchemySynchronizer",
+    "create_tables_async",
+    "create_triggers_async",
+)
 
 
 def __getattr__(name: str) -> Any:
-    """What needs greenlet, which SQLAlchemy does not bring, only where it is asked for."""
+    """Import names that need greenlet only when they are used, because SQLAlchemy does not install
+    it.
+    """
     if name not in _AWAITED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with needing("asyncio"):

@@ -1,4 +1,4 @@
-"""The Synchronizers of this package over an engine that is awaited."""
+"""The Synchronizers of this package over an AsyncEngine."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from sqlalchemy.schema import MetaData
 from .._relational.filled import Columns
 from .._waiting import Waiting
 from ..types import ReadFilter
+from ._capture import create_triggers
 from ._connections import EngineSource, SessionSource, Source
 from ._documents import DocumentSynchronizer
 from ._making import create_tables
@@ -42,9 +43,13 @@ class AsyncEngineSource(EngineSource):
         super().__init__(engine.sync_engine)
         self._async_engine = engine
 
-    def _connect(self) -> Connection:
+    def connect(self) -> Connection:
         check_awaited()
-        return super()._connect()
+        return super().connect()
+
+    def connect_unheard(self) -> Connection:
+        check_awaited()
+        return super().connect_unheard()
 
     def before_statement(self) -> None:
         check_awaited()
@@ -79,7 +84,7 @@ class AsyncSessionSource(SessionSource):
 
 
 class _Async(SQLAlchemySynchronizer):
-    """What a Synchronizer is where it is awaited."""
+    """The shared part of the awaited Synchronizers."""
 
     _waiting: Waiting = IN_A_TASK_TO_THE_END
 
@@ -107,16 +112,19 @@ class _Async(SQLAlchemySynchronizer):
         Raises:
             RuntimeError: no transaction is open.
         """
-        connection = self._transaction().connection  # there is nothing to settle: no Direct here
+        opened = self._transaction()
+        if opened.direct is not None:
+            opened.direct.settle_at_next_statement()  # nobody waits here
+        connection = opened.connection
         source = self._source
         assert isinstance(source, AsyncEngineSource | AsyncSessionSource)
         return source.async_connection(connection)
 
     async def read_async(self, where: str, filters: Sequence[ReadFilter] = ()) -> list[Row]:
-        """Await what :meth:`read` does, for rules that are ``async def`` and for the app."""
+        """The same as :meth:`read`, awaited, for rules that are ``async def`` and for the app."""
         return await self._waiting.run(self.read, where, filters)
 
-    # ``Any``: True or False, or what gives that when it is awaited.
+    # ``Any``: True or False, or an awaitable of it.
 
     def validate_create(self, owner_id: str, **diff: Unpack[DiffDict]) -> Any:
         return super().validate_create(owner_id, **diff)
@@ -131,22 +139,22 @@ class _Async(SQLAlchemySynchronizer):
 class AsyncSQLAlchemySynchronizer(_Async):
     """A :class:`SQLAlchemySynchronizer` over an AsyncEngine: asyncpg, psycopg, aiosqlite, asyncmy.
 
-    ``await mobync.apply_async(...)``, and each other method of a Mobync by its name with
-    ``_async``.  The rules may be ``async def``: they use ``await self.read_async(...)`` and
-    ``self.async_connection``.  Rules that are plain functions use ``self.read`` and
-    ``self.connection``, and wait in these as in an ``await``.
+    Call ``await mobync.apply_async(...)``, and the other methods of a Mobync with ``_async`` at the
+    end of their names. The rules may be ``async def``: they use ``await self.read_async(...)`` and
+    ``self.async_connection``. Plain rules use ``self.read`` and ``self.connection``; other tasks
+    run while these wait.
 
-    A task that is cancelled rolls back before it ends, and holds no lock afterwards.
+    A cancelled task rolls back before it ends, and holds no lock afterwards.
 
     Args:
         engine: an AsyncEngine, for transactions of mobync's own; or an AsyncSession or an
             async_scoped_session, whose transaction is then shared.
         models, diffs, owner_column, lock_timeout_s, shared, capture: as for
             :class:`SQLAlchemySynchronizer`.
-        server_columns, hidden_columns, read_back: likewise.
+        server_columns, hidden_columns, read_back: as for :class:`SQLAlchemySynchronizer`.
 
     Raises:
-        TypeError, ValueError: as SQLAlchemySynchronizer does.
+        TypeError, ValueError: as in SQLAlchemySynchronizer.
     """
 
     def __init__(
@@ -178,14 +186,14 @@ class AsyncSQLAlchemySynchronizer(_Async):
 
 
 class AsyncDocumentSynchronizer(_Async, DocumentSynchronizer):
-    """A :class:`DocumentSynchronizer` over an AsyncEngine, awaited as the one above.
+    """A :class:`DocumentSynchronizer` over an AsyncEngine, used like AsyncSQLAlchemySynchronizer.
 
     Args:
         engine: an AsyncEngine, an AsyncSession or an async_scoped_session.
         metadata, lock_timeout_s: as for :class:`DocumentSynchronizer`.
 
     Raises:
-        TypeError, ValueError: as DocumentSynchronizer does.
+        TypeError, ValueError: as in DocumentSynchronizer.
     """
 
     def __init__(
@@ -198,12 +206,24 @@ class AsyncDocumentSynchronizer(_Async, DocumentSynchronizer):
         DocumentSynchronizer.__init__(self, engine, metadata, lock_timeout_s=lock_timeout_s)
 
 
-async def create_tables_async(engine: AsyncEngine, metadata: MetaData) -> None:
-    """Await what :func:`create_tables` does, with an AsyncEngine.
+async def create_triggers_async(engine: AsyncEngine, store: AsyncSQLAlchemySynchronizer) -> None:
+    """The same as :func:`create_triggers`, for an AsyncEngine.
 
     Raises:
-        TypeError: ``engine`` is no AsyncEngine, or ``metadata`` no MetaData.
-        What else create_tables() raises.
+        TypeError: ``engine`` is not an AsyncEngine, or ``store`` does not capture.
+        sqlalchemy.exc.DBAPIError: as in create_triggers().
+    """
+    if not isinstance(engine, AsyncEngine):
+        raise TypeError(f"engine must be an AsyncEngine, not {type(engine).__name__}")
+    await IN_A_TASK.run(create_triggers, engine.sync_engine, store)
+
+
+async def create_tables_async(engine: AsyncEngine, metadata: MetaData) -> None:
+    """The same as :func:`create_tables`, for an AsyncEngine.
+
+    Raises:
+        TypeError: ``engine`` is not an AsyncEngine, or ``metadata`` is not a MetaData.
+        Exception: what else create_tables() raises.
     """
     if not isinstance(engine, AsyncEngine):
         raise TypeError(f"engine must be an AsyncEngine, not {type(engine).__name__}")

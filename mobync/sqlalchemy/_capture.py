@@ -1,11 +1,17 @@
-"""Notes of rows that something else than mobync has written, made by triggers.
+"""Notes of rows that something other than mobync has written; triggers make them.
 
-A trigger on each model's table notes the owner and the id of a row that is inserted, updated or
-deleted, and when, in the table of notes beside the log.  It asks first whether mobync is writing:
-on PostgreSQL by a setting of the transaction, on MariaDB and MySQL by a variable of the session, on
-SQLite, which has one writer at a time, by a row of the table of notes that is gone before mobync's
-transaction is committed.  Nothing of a row's values is noted: whoever turns the notes into diffs
-compares the row with the log (mobync/_sync/noted_edits.py), so that a note too many does no harm.
+A trigger on each model's table writes a note when a row is inserted, updated or deleted: the owner,
+the id and the time. It first checks whether mobync is writing: on PostgreSQL by a setting of the
+transaction, on MariaDB and MySQL by a variable of the session. On SQLite, which has one writer at a
+time, it looks for a row in the table of notes, which is deleted before mobync's transaction
+commits.
+
+While mobync writes, other triggers may write, too. On PostgreSQL these are deeper, and only what
+they write is noted. Elsewhere a trigger cannot tell the two apart: it notes everything, with a
+negative time, and mobync drops the notes of its own writes before it commits.
+
+A note does not have the values of the row. The code that turns notes into diffs compares the row
+with the log (mobync/_sync/noted_edits.py), so an unnecessary note does no harm.
 """
 
 from __future__ import annotations
@@ -13,8 +19,10 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -30,9 +38,11 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
     or_,
     select,
     text,
+    update,
 )
 from sqlalchemy import types as sql
 from sqlalchemy.dialects.mysql import LONGTEXT
@@ -40,12 +50,14 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from .._relational.notes import Note, searched_texts
 from ..errors import BusyError
 from ..sync import Mobync
 from ._cascades import Cascade, cascades
+from ._deferred import Write
+from ._locking import READS_OWN_ROWS
 from ._model import Model, plain_type
-from ._settings import schema_of
+from ._notes import Note, searched_texts
+from ._settings import named, schema_of
 from ._tables import _OPTIONS, KEY_LENGTH, beside
 from ._triggers import SETTING, family_of, trigger_of_cascade, triggers_of_model
 from ._values import is_mysql
@@ -56,15 +68,18 @@ if TYPE_CHECKING:
 _CHECKED = "mobync_triggers_checked"
 _NUMBERS_A_STATEMENT = 500
 _LONGEST_NAME = 60  # PostgreSQL cuts names at 63 bytes, MySQL refuses them at 64 characters
-_NOBODY = ""  # the owner of the row that says, on SQLite, that mobync is writing
+_NOTED = "@mobync_noted"  # on MariaDB and MySQL: the highest number before mobync writes
+_NOBODY = ""  # the owner of the row that means, on SQLite, that mobync is writing
 
 
 def notes_table(log: Table) -> Table:
-    """The table of notes beside a log; declared now if it was not yet."""
+    """The table of notes of a log; it is declared now if needed."""
     name, declared = beside(log, "notes")
     if declared is not None:
         return declared
-    number = BigInteger().with_variant(Integer(), "sqlite")  # else SQLite would not number them
+    number = BigInteger().with_variant(
+        Integer(), "sqlite"
+    )  # otherwise SQLite would not number them
     return Table(
         name,
         log.metadata,
@@ -79,13 +94,48 @@ def notes_table(log: Table) -> Table:
     )
 
 
+@dataclass
+class OwnWrites:
+    """What mobync writes in a transaction.
+
+    Attributes:
+        owner_id: whose rows.
+        writes: how often it has certainly written each row, by model and id as devices have it.
+        owners: those of whose rows every write counts as mobync's.
+    """
+
+    owner_id: str
+    writes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    owners: set[str] = field(default_factory=set)
+
+    def counting(self, model: str, ids: Sequence[Any], write: Write) -> Write:
+        """What writes rows, and counts them.
+
+        If it writes fewer than it was to write, because a trigger has deleted one, say, none of
+        them counts: nobody knows which one is missing, and an unnecessary note does no harm.
+
+        Args:
+            model: whose rows.
+            ids: the ids of all of them.
+            write: what writes some of them.
+        """
+
+        def write_and_count(begin: int, end: int) -> int | None:
+            count = write(begin, end)
+            if count is None or count == end - begin:
+                self.writes.update((model, str(id_)) for id_ in ids[begin:end])
+            return count
+
+        return write_and_count
+
+
 class Capture:
     """The notes of a synchronizer.
 
     Args:
         log: the log.
-        models: whose tables have triggers: those that belong to owners.
-        dialect: of the database, as far as it is known.
+        models: the models whose tables have triggers: those that belong to owners.
+        dialect: the dialect of the database, as far as it is known.
 
     Raises:
         ValueError: foreign keys between them cannot be followed.
@@ -96,7 +146,7 @@ class Capture:
         self.models = {model.name: model for model in models if model.owner is not None}
         self._cascades = cascades(self.models.values())
         if is_mysql(dialect):
-            self.ddl(dialect)  # raises what there is to raise
+            self.ddl(dialect)  # raises an error for foreign keys that cannot be followed
         self._log = log
 
     # ---- notes -----------------------------------------------------------------------------------
@@ -120,14 +170,14 @@ class Capture:
         ]
 
     def forget(self, store: SQLAlchemySynchronizer, notes: Sequence[Note]) -> None:
-        """Drop notes that have been turned into diffs; those that came meanwhile stay."""
+        """Drop notes that were turned into diffs; newer notes stay."""
         table = self.notes_table
         for begin in range(0, len(notes), _NUMBERS_A_STATEMENT):
             numbers = [note.number for note in notes[begin : begin + _NUMBERS_A_STATEMENT]]
             store.connection.execute(delete(table).where(table.c.number.in_(numbers)))
 
     def owners(self, connection: Connection) -> list[str]:
-        """Who has notes, as their owner columns have them."""
+        """The owners with notes, as in their owner columns."""
         owner = self.notes_table.c.owner
         found = connection.scalars(select(owner).where(owner != _NOBODY).distinct()).all()
         return sorted({self._owner_of(each) for each in found})
@@ -139,16 +189,16 @@ class Capture:
     def _of_owner(self, owner_id: str) -> Any:
         forms = [owner_id]
         if _UUID.fullmatch(owner_id):
-            forms.append(owner_id.replace("-", ""))  # as databases without UUIDs keep it
+            forms.append(owner_id.replace("-", ""))  # as databases without UUIDs store it
         return self.notes_table.c.owner.in_(forms)
 
     def logged(
         self, store: SQLAlchemySynchronizer, owner_id: str, model: str, ids: Sequence[str]
     ) -> list[dict[str, Any]] | None:
-        """The diffs of the log that may be of some objects, among them all that are.
+        """Diffs of the log that may belong to some objects; all that do are among them.
 
         Returns:
-            None for so many objects that reading the whole log takes less.
+            None if there are so many objects that reading the whole log is faster.
         """
         searched = searched_texts(ids)
         if searched is None:
@@ -156,7 +206,7 @@ class Capture:
         log = self._log.c
         json_data: Any = log.json_data
         says = [json_data.contains(part, autoescape=True) for part in searched]
-        escaped = json_data.contains("\\u", autoescape=True)  # an id may be spelled so
+        escaped = json_data.contains("\\u", autoescape=True)  # an id may be spelled like this
         statement = select(
             log.id, log.owner, log.logical_clock, log.utc_timestamp, log.type, log.model, json_data
         ).where(log.owner == owner_id, log.model == model, or_(*says, escaped))
@@ -167,17 +217,26 @@ class Capture:
     # ---- marking a transaction as mobync's -----------------------------------------------------
 
     @contextmanager
-    def writing(self, connection: Connection, session: Session | None) -> Iterator[None]:
-        """Have the triggers note nothing of what is written, but for what a session flushes."""
-        self._mark(connection)
+    def writing(
+        self, connection: Connection, session: Session | None, own: OwnWrites
+    ) -> Iterator[None]:
+        """Leave no notes of mobync's writes, only of other triggers' and of what a session flushes.
+
+        Args:
+            connection: in a transaction.
+            session: the app's, if it is its transaction.
+            own: mobync's writes, which are complete when the context ends.
+        """
+        marks = [self._mark(connection, is_first=True)]
         flushes = {
             "before_flush": lambda *_: self._unmark(connection),
-            "after_flush": lambda *_: self._mark(connection),
+            "after_flush": lambda *_: marks.append(self._mark(connection)),
         }
         for name, listener in flushes.items() if session is not None else ():
             event.listen(session, name, listener)
         try:
             yield
+            self._settle(connection, own, min(marks))
         except BaseException:
             if is_mysql(connection.dialect) and not connection.invalidated:
                 try:
@@ -191,14 +250,69 @@ class Capture:
             for name, listener in flushes.items() if session is not None else ():
                 event.remove(session, name, listener)
 
-    def _mark(self, connection: Connection) -> None:
+    def _settle(self, connection: Connection, own: OwnWrites, after: int) -> None:
+        """Drop the notes of mobync's own writes, and keep those of other triggers.
+
+        A row that mobync has written once and that has two notes was written by a trigger, too.
+        So was each row of another owner, who may use the same ids.
+
+        Args:
+            connection: in the transaction.
+            own: mobync's writes.
+            after: the number after which the notes begin; on MariaDB and MySQL, the session knows
+                it.
+        """
+        if connection.dialect.name == "postgresql":
+            return
+        table, notes = self.notes_table, self.notes_table.c
+        # Notes of other transactions have turned their times before they can be seen here. Many may
+        # be waiting, so they are not even read.
+        begin: Any = literal_column(_NOTED) if is_mysql(connection.dialect) else after
+        statement = select(notes.number, notes.owner, notes.model, notes.object_id)
+        statement = statement.where(notes.number > begin, notes.noted_at < 0)
+        dropped: list[int] = []
+        kept: list[int] = []
+        writes = Counter(own.writes)
+        statement = statement.order_by(notes.number).execution_options(**{READS_OWN_ROWS: True})
+        for number, noted_owner, model, object_id in connection.execute(statement):
+            owner_id, found = self._owner_of(noted_owner), self.models.get(model)
+            key = model, object_id if found is None else _as_device_has(found.id, object_id)
+            is_own = owner_id in own.owners
+            if owner_id == own.owner_id and writes[key] > 0:
+                is_own = True
+                writes[key] -= 1
+            (dropped if is_own else kept).append(number)
+        turned = update(table).values(noted_at=-notes.noted_at)
+        for change, numbers in ((delete(table), dropped), (turned, kept)):
+            for begin in range(0, len(numbers), _NUMBERS_A_STATEMENT):
+                some = numbers[begin : begin + _NUMBERS_A_STATEMENT]
+                connection.execute(change.where(notes.number.in_(some)))
+
+    def _mark(self, connection: Connection, *, is_first: bool = False) -> int:
+        """Mark what follows as mobync's writes.
+
+        Args:
+            connection: in the transaction.
+            is_first: whether this is the first mark of the transaction.
+
+        Returns:
+            On SQLite, a number: notes that are made under this mark have higher ones.
+        """
         if connection.dialect.name == "sqlite":
             nobody = {"owner": _NOBODY, "model": "", "object_id": "", "noted_at": 0}
-            connection.execute(insert(self.notes_table).values(nobody))
-        elif connection.dialect.name == "postgresql":
+            key = connection.execute(insert(self.notes_table).values(nobody)).inserted_primary_key
+            return int(key[0]) if key else 0
+        if connection.dialect.name == "postgresql":
             connection.execute(select(func.set_config(SETTING, "on", True)))
+        elif is_first:
+            notes = named(self.notes_table, connection)
+            # SET with a subquery would lock notes, and wait for transactions that have made some.
+            connection.exec_driver_sql(
+                f"SELECT 1, COALESCE(MAX(number), 0) INTO @mobync_writing, {_NOTED} FROM {notes}"
+            )
         else:
             connection.exec_driver_sql("SET @mobync_writing = 1")
+        return 0
 
     def _unmark(self, connection: Connection) -> None:
         if connection.dialect.name == "sqlite":
@@ -212,7 +326,7 @@ class Capture:
     # ---- triggers --------------------------------------------------------------------------------
 
     def check_once(self, connection: Connection) -> None:
-        """Make sure that the triggers are there, once for each connection of a pool.
+        """Make sure that the triggers exist, once for each connection of a pool.
 
         Raises:
             ValueError: one is missing.
@@ -236,19 +350,21 @@ class Capture:
         return {name for name, schema, is_found in rows if is_found or schema in schemas}
 
     def _names(self, dialect: Dialect) -> set[str]:
-        kinds = _KINDS.get(dialect.name, "u")  # one says that the others were made, too
+        kinds = _KINDS.get(dialect.name, "u")  # if one exists, the others were made too
         names = {self.trigger_name(model, kind) for model in self.models for kind in kinds}
         return names | {
             self.trigger_name(each.table.fullname, "c") for each in self.cascades(dialect)
         }
 
     def cascades(self, dialect: Dialect) -> list[Cascade]:
-        """What goes or changes with rows of which tables, so that these have a trigger for it."""
+        """The rows that are deleted or changed together with rows of each table, which needs a
+        trigger.
+        """
         found = self._cascades
         return found if is_mysql(dialect) else [each for each in found if each.direct()]
 
     def trigger_name(self, of: str, kind: str = "u") -> str:
-        """What a trigger is called.
+        """The name of a trigger.
 
         Args:
             of: the model, or the full name of the table of a trigger for cascades.
@@ -261,7 +377,7 @@ class Capture:
         return f"{self.notes_table.name[:30]}_{digest}_{kind}"
 
     def ddl(self, dialect: Dialect) -> list[str]:
-        """The statements that make the triggers, in place of those that are there."""
+        """The statements that make the triggers and replace existing ones."""
         statements: list[str] = []
         for model in self.models.values():
             statements += triggers_of_model(self, model, dialect)
@@ -272,7 +388,7 @@ class Capture:
 
 _KINDS = {"postgresql": "ut"}
 
-_TRIGGERS = {  # their names, the schemas of their tables, and whether these need not be named
+_TRIGGERS = {  # their names, the schemas of their tables, and whether the schemas can be left out
     "sqlite": "SELECT name, NULL, 1 FROM sqlite_master WHERE type = 'trigger'",
     "postgresql": "SELECT tgname, relnamespace::regnamespace::text, pg_table_is_visible(tgrelid)"
     " FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE NOT tgisinternal",
@@ -289,7 +405,7 @@ def _is_uuid(column: Column[Any] | None) -> bool:
 
 
 def _as_device_has(column: Column[Any], noted: str) -> str:
-    """An id as devices have it, of one as a database shows it."""
+    """An id as devices have it, from the form of the database."""
     is_uuid = _is_uuid(column) and (_HEX_UUID.fullmatch(noted) or _UUID.fullmatch(noted))
     return str(uuid.UUID(noted)) if is_uuid else noted
 
@@ -298,7 +414,7 @@ def capture_of(store: SQLAlchemySynchronizer) -> Capture:
     """The capture of a synchronizer.
 
     Raises:
-        TypeError: it is no synchronizer that captures.
+        TypeError: it is not a synchronizer with ``capture=True``.
     """
     capture: Capture | None = getattr(store, "capture", None)
     if capture is None:
@@ -309,11 +425,11 @@ def capture_of(store: SQLAlchemySynchronizer) -> Capture:
 def capture_ddl(store: SQLAlchemySynchronizer, engine: Engine | Dialect) -> list[str]:
     """The statements that make the triggers of a synchronizer, for a migration.
 
-    They replace those that are there; each is one statement, without a semicolon in the end.
+    They replace existing triggers. Each is one statement, without a semicolon at the end.
 
     Args:
         store: a ``SQLAlchemySynchronizer(..., capture=True)``.
-        engine: of which database, or its dialect.
+        engine: the database, or its dialect.
 
     Raises:
         TypeError: ``store`` does not capture.
@@ -323,33 +439,38 @@ def capture_ddl(store: SQLAlchemySynchronizer, engine: Engine | Dialect) -> list
 
 
 def create_triggers(engine: Engine, store: SQLAlchemySynchronizer) -> None:
-    """Make the triggers of a synchronizer, whose tables are there, in place of older ones.
+    """Make the triggers of a synchronizer, or replace them. The tables must exist.
 
     Args:
-        engine: where.
+        engine: the database.
         store: a ``SQLAlchemySynchronizer(..., capture=True)``.
 
     Raises:
-        TypeError: ``store`` does not capture.
-        sqlalchemy.exc.DBAPIError: a table is not there, or the database does not let this user.
+        TypeError: ``store`` does not capture, or ``engine`` is not an Engine that blocks.
+        sqlalchemy.exc.DBAPIError: a table does not exist, or this user may not make triggers.
     """
+    if not isinstance(engine, Engine):
+        raise TypeError(
+            f"engine must be an Engine, not {type(engine).__name__}: for an AsyncEngine, await "
+            "create_triggers_async()"
+        )
     with engine.begin() as connection:
         for statement in capture_ddl(store, engine):
             connection.exec_driver_sql(statement)
 
 
 def log_noted(mobync: Mobync) -> Iterator[tuple[str, int | None]]:
-    """Bring what triggers have noted into the logs now, and tell who listens.
+    """Add the edits that triggers have noted to the logs now, and tell the listeners.
 
-    For a job that runs every few seconds, where devices that listen for events shall hear of edits
-    by SQL before somebody syncs.  Nothing happens until the iterator is asked.
+    Use it in a job that runs every few seconds, so that listening devices hear about edits by SQL
+    before somebody syncs. The work is done while you iterate.
 
     Args:
-        mobync: one whose synchronizer is a ``SQLAlchemySynchronizer(..., capture=True)``.
+        mobync: a Mobync whose synchronizer is a ``SQLAlchemySynchronizer(..., capture=True)``.
 
     Yields:
-        Each owner of whom there were notes, and the logical clock afterwards; None where another
-        sync of that owner took too long.
+        Each owner with notes, and the owner's logical clock afterwards; None if another sync of
+        that owner took too long.
 
     Raises:
         TypeError: the synchronizer does not capture.

@@ -1,14 +1,14 @@
 """Rows that foreign keys change: by ON DELETE CASCADE, SET NULL and SET DEFAULT.
 
-On SQLite and PostgreSQL a row that a foreign key deletes or changes fires its triggers.  But where
-mobync has deleted the row that it refers to, these take what follows for mobync's own, and no diff
-says it.  So a trigger on the table that is referred to notes, before one of its rows is deleted,
-the rows that refer to it.
+On SQLite and PostgreSQL, a row that a foreign key deletes or changes fires its triggers. But if
+mobync has deleted the referenced row, these triggers take the change as mobync's own, and no diff
+contains it. So a trigger on the referenced table notes the rows that refer to a row, before that
+row is deleted.
 
-On MariaDB and MySQL a row that a foreign key deletes or changes fires none.  There the trigger of
-the row that is deleted first follows the foreign keys to all that goes with it.
+On MariaDB and MySQL, such a row fires no triggers. There the trigger of the first deleted row
+follows the foreign keys to all other rows.
 
-The declared tables say which foreign keys there are.  Not all of these tables need be models.
+The foreign keys are those of the declared tables, which need not be models.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CHANGING = ("SET NULL", "SET DEFAULT")
 
 @dataclass
 class Cascade:
-    """What goes or changes with a row of a table.
+    """The rows that are deleted or changed together with a row of a table.
 
     Attributes:
         table: of the row.

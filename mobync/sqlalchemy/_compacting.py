@@ -11,17 +11,17 @@ from ._synchronizer import SQLAlchemySynchronizer
 
 
 def compact_all(mobync: Mobync) -> Iterator[tuple[str, CompactResult | None]]:
-    """Compact the log of every owner, one after the other; only that one waits meanwhile.
+    """Compact the log of every owner in turn. Only the syncs of that owner wait meanwhile.
 
-    Nothing happens until the iterator is asked; stopping it leaves the rest for another time.
-    Owners who begin to sync meanwhile may or may not be among them.
+    The work is done while you iterate, and you can stop at any time. Owners who begin to sync
+    meanwhile may or may not be included.
 
     Args:
-        mobync: one whose synchronizer is a SQLAlchemySynchronizer.
+        mobync: a Mobync whose synchronizer is a SQLAlchemySynchronizer.
 
     Yields:
-        An owner and what :meth:`Mobync.compact` did for them; None where another sync of that
-        owner took too long: their log is right, and as it was, or smaller.
+        An owner and the result of :meth:`Mobync.compact`; None if another sync of that owner took
+        too long. The log is right in any case, and unchanged or smaller.
 
     Raises:
         TypeError: the synchronizer is of another kind.

@@ -1,4 +1,4 @@
-"""Where a transaction comes from: an engine of its own, or the app's session."""
+"""The sources of transactions: an engine, or the app's session."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from sqlalchemy import Table
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IllegalStateChangeError, InvalidRequestError
 from sqlalchemy.orm import Session, object_mapper, scoped_session, sessionmaker
 
 from .._plain import check_plain, refuse_awaitable
@@ -30,6 +30,7 @@ from ._locking import (
 SYNCING = "mobync_syncing"  # in the info of a session: a sync runs in its transaction
 _JOINED = "mobync_joined"
 _READ_CURRENT = "mobync_read_current"
+_AFTER_COMMIT = "_mobync_after_commit"  # of an error
 _ADVICE = {
     str: ": give create_engine(url)",
     sessionmaker: ": give scoped_session(sessionmaker)",
@@ -46,22 +47,22 @@ class Source(Protocol):
         """A context that gives a connection, commits when left normally, or else rolls back."""
 
     def after_lock(self, connection: Connection, heads: Heads, owner_id: str, clock: int) -> None:
-        """The owner's lock was just got, and the head holds ``clock``."""
+        """Called when the owner is locked; the head has ``clock``."""
 
     def before_statement(self) -> None:
-        """A statement is about to run in the transaction."""
+        """Called before a statement runs in the transaction."""
 
     def after_write(self, table: Table) -> None:
-        """Rows of a table were written in the transaction."""
+        """Called after rows of a table were written in the transaction."""
 
     def reading(self) -> Any:
         """A context that gives a connection to read with, outside of transaction()."""
 
     def may_begin_again(self) -> bool:
-        """Whether the transaction that just failed held nothing but what mobync did."""
+        """Whether the failed transaction contained only work of mobync."""
 
     def snapshot(self) -> AbstractContextManager[Connection] | None:
-        """A context that gives a connection whose reads all see one moment; None: not here."""
+        """A context that gives a connection whose reads all see one moment; None: not available."""
 
     def session(self) -> Session | None:
         """The app's session, which may flush in the transaction."""
@@ -74,6 +75,10 @@ class EngineSource:
         self._engine = engine
         check_dialect(engine.dialect)
 
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
     def dialect(self) -> Dialect:
         return self._engine.dialect
 
@@ -85,12 +90,19 @@ class EngineSource:
     @contextmanager
     def connected(self) -> Iterator[Connection]:
         """A connection that has not begun."""
-        with self._connect() as connection, dropping_if_spoiled(connection):
+        with self.connect() as connection, dropping_if_spoiled(connection):
             prepare(connection)
             yield connection
 
-    def _connect(self) -> Connection:
+    def connect(self) -> Connection:
         return self._engine.connect()
+
+    def connect_unheard(self) -> Connection:
+        """A connection that has not begun, of an engine whose events nobody listens to.
+
+        It is not told of those that the engine has, which takes a third of opening it.
+        """
+        return Connection(self._engine, _has_events=False)
 
     @contextmanager
     def begun(self, connection: Connection) -> Iterator[None]:
@@ -115,7 +127,7 @@ class EngineSource:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        with self._connect() as connection, dropping_if_spoiled(connection):
+        with self.connect() as connection, dropping_if_spoiled(connection):
             single_statements(connection)
             yield connection
 
@@ -128,14 +140,14 @@ class EngineSource:
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """A connection whose reads all see one moment; writers do not wait for it."""
-        with self._connect() as connection, dropping_if_spoiled(connection):
+        with self.connect() as connection, dropping_if_spoiled(connection):
             prepare(connection)
             with reading_one_moment(connection):
                 yield connection
 
 
 class SnapshotSource:
-    """Reads by one connection, which somebody else opened and will close."""
+    """Reads on one connection, which somebody else opened and will close."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -174,13 +186,13 @@ class SnapshotSource:
 class SessionSource:
     """The transactions of an app's session.
 
-    What the app has pending in the session goes to the database with what mobync writes, or not at
-    all.  Objects that the session holds of rows that mobync writes are read again when next used.
+    Pending changes of the app's session are written together with mobync's rows, or not at all.
+    Objects of rows that mobync writes are read again when they are next used.
     """
 
     def __init__(self, session: Session | scoped_session[Any], table: Table) -> None:
         self._registry = session
-        self._table = table  # tells a session of several databases which one is meant
+        self._table = table  # tells a session with several databases which one to use
 
     def _session(self) -> Session:
         if not isinstance(self._registry, scoped_session):
@@ -225,15 +237,16 @@ class SessionSource:
                 session.info[_READ_CURRENT] = read_current
                 yield connection
                 session.commit()
-        except BaseException:
-            session.rollback()
+        except BaseException as error:
+            if not _roll_back(session):
+                vars(error)[_AFTER_COMMIT] = True
             raise
         finally:
             session.info.pop(SYNCING, None)
 
     def after_lock(self, connection: Connection, heads: Heads, owner_id: str, clock: int) -> None:
-        # MariaDB and MySQL lock what is there now, but read what was there when the transaction
-        # read for the first time; that may have been long before, on the app's part.
+        # MariaDB and MySQL lock the current rows, but read the rows as of the first read of the
+        # transaction. The app may have made that read long before.
         session = self._session()
         if not session.info[_JOINED]:
             return
@@ -268,19 +281,50 @@ class SessionSource:
         return None  # the app's transaction may have read long before
 
 
+def _roll_back(session: Session) -> bool:
+    """Roll back, unless the session has committed: then a listener of the app failed after that.
+
+    Returns:
+        Whether it was rolled back. If not, the session's transaction has ended nevertheless.
+    """
+    try:
+        session.rollback()
+    except IllegalStateChangeError:
+        raise
+    except InvalidRequestError:
+        committed = session.get_transaction()
+        if committed is None:
+            raise
+        committed.close()
+        session.expire_all()
+        return False
+    return True
+
+
+def is_after_commit(error: BaseException) -> bool:
+    """Whether an error was raised by the app, when a session had committed what mobync wrote."""
+    return _AFTER_COMMIT in vars(error)
+
+
 @contextmanager
 def dropping_if_spoiled(connection: Connection) -> Iterator[None]:
-    """Keep a connection out of its pool if it leads to a server that takes no writes any more.
+    """Keep a connection out of its pool if its server no longer accepts writes.
 
-    After a failover the pool's connections still lead to the old server.  That one answers, so
-    that a ping finds nothing wrong with it.
+    After a failover, the pool's connections still lead to the old server. It answers, so a ping
+    does not find the problem.
     """
     try:
         yield
     except DBAPIError as error:
-        if kind_of(error) is Kind.SPOILED and not connection.invalidated:
-            connection.invalidate(error)
+        drop_if_spoiled(connection, error)
         raise
+
+
+def drop_if_spoiled(connection: Connection, error: BaseException | None) -> None:
+    """Do what dropping_if_spoiled() does after an error."""
+    is_spoiled = isinstance(error, DBAPIError) and kind_of(error) is Kind.SPOILED
+    if is_spoiled and not connection.invalidated:
+        connection.invalidate(error)
 
 
 def source_of(engine: Any, table: Table) -> Source:
@@ -310,7 +354,7 @@ def source_of(engine: Any, table: Table) -> Source:
 
 
 def check_blocking(engine: object) -> None:
-    """Refuse what works with asyncio only.
+    """Refuse an object that works only with asyncio.
 
     Raises:
         TypeError: it does.

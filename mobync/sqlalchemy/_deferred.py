@@ -1,13 +1,13 @@
-"""What a database looks at only when it commits, where it names no row any more.
+"""Checks the constraints that a database checks only at the commit, where it does not name a row.
 
-On PostgreSQL that may be any constraint and any constraint trigger, on SQLite foreign keys; MariaDB
-and MySQL defer nothing.  So the rows of a sync are noted as they are written, and when all of them
-are, the database is made to look: PostgreSQL by a statement, while it can still go back to what was
-before the first row; SQLite by selects, since it has no such statement.
+On PostgreSQL these can be all constraints and constraint triggers, on SQLite foreign keys. MariaDB
+and MySQL defer nothing. So mobync notes the rows of a sync while it writes them, and checks the
+constraints after the last one. On PostgreSQL it uses a statement, inside a savepoint from before
+the first row. SQLite has no such statement, so it uses selects.
 
-Which rows PostgreSQL means is found by halves, as where it refuses a row at once.  Two rows that
-swap a value cannot be written one without the other, so those that alone cannot be written are
-tried together in the end.
+On PostgreSQL, the bad rows are found by halving, as for rows that are refused at once. Two rows
+that swap a value cannot be written one without the other. So rows that cannot be written alone are
+finally tried together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .._relational.rows import first_of
 from ..errors import InvalidDiffError
 from ._model import Model
 from ._refusals import Reason, find_refused, in_savepoint, refusal_of
-from ._settings import schema_of
+from ._settings import named, schema_of
 from ._sqlite_keys import Key, SQLiteKeys
 
 _IDS_A_STATEMENT = 500
@@ -39,8 +39,8 @@ _HAS_DEFERRABLE = text(
     " WHERE tgdeferrable AND tgrelid = to_regclass(CAST(:name AS text)))"
 )
 
-Write = Callable[[int, int], object]
-"""Writes the rows of a run from one place to before another."""
+Write = Callable[[int, int], "int | None"]
+"""Writes the rows of a run from one place to before another; says how many, if it may be fewer."""
 
 
 class _Run(NamedTuple):
@@ -68,7 +68,7 @@ class _Run(NamedTuple):
 
 
 class Deferred:
-    """Whether a database looks at rows of some tables only when it commits.
+    """Whether a database checks rows of some tables only at the commit.
 
     Args:
         models: by name, their tables.
@@ -113,18 +113,11 @@ class Deferred:
         found = self._found.setdefault(dialect, {})
         schemas = tuple(schema_of(model.table, connection) for model in self._models.values())
         if schemas not in found:
-            names = dict.fromkeys(_quoted(model, connection) for model in self._models.values())
+            names = dict.fromkeys(named(model.table, connection) for model in self._models.values())
             found[schemas] = any(
                 connection.scalar(_HAS_DEFERRABLE, {"name": name}) for name in names
             )
         return found[schemas]
-
-
-def _quoted(model: Model, connection: Connection) -> str:
-    """The table's name as it stands in a statement."""
-    quote = connection.dialect.identifier_preparer.quote
-    schema = schema_of(model.table, connection)
-    return ".".join(quote(part) for part in (schema, model.table.name) if part)
 
 
 class Written:
@@ -143,7 +136,7 @@ class Written:
         self._count += len(ids)
 
     def check(self, count: int) -> None:
-        """Have the database look at all rows.
+        """Check all rows.
 
         Args:
             count: how many rows the sync has.  If others were written, there is no telling which is

@@ -1,8 +1,8 @@
-"""What is kept of an owner's devices: a row for each in a table beside the log.
+"""The stored states of an owner's devices: a row for each device in a table.
 
-What is kept of the owner itself is in the row of its head, which every sync reads to lock it; so a
-device without a name costs no statement more.  Tables that mobync 1.0 made have neither this table
-nor that column.  What there is, is found out once for each engine.
+The state of the owner itself is in the row of its head, which every sync reads to lock it. So a
+device without a name costs no additional statement. Databases of mobync 1.0 have neither this table
+nor that column. mobync looks for them once for each engine.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _NAMES_A_STATEMENT = 500
 
 
 class Found(NamedTuple):
-    """What a database has of what mobync 1.0 did not make.
+    """Which of the tables and columns since mobync 1.0 a database has.
 
     Attributes:
-        devices: whether it keeps devices.
-        field_times: whether a diff of the log can have the times of its fields beside it.
-        parts: whether it keeps parts of requests.
+        devices: whether it stores devices.
+        field_times: whether the log has the column ``field_times``.
+        parts: whether it stores parts of requests.
     """
 
     devices: bool
@@ -50,9 +50,9 @@ class Devices:
         log: beside which it is.
 
     Attributes:
-        heads: the table of heads, which has what is kept of the owners.
+        heads: the table of heads, which has the states of the owners.
         parts: the table of parts.
-        found: what the database has; None: nobody has looked yet.
+        found: what the database has; None: this is not known yet.
     """
 
     def __init__(self, log: Table) -> None:
@@ -82,16 +82,18 @@ class Devices:
 
     @property
     def are_kept(self) -> bool:
-        """Whether the database has what it takes."""
+        """Whether the database can store devices."""
         return self.found is not None and self.found.devices
 
     @property
     def keep_parts(self) -> bool:
-        """Whether the database has a table for parts, too."""
+        """Whether the database also has a table for parts."""
         return self.found is not None and self.found.parts
 
     def find_out(self, connection: Connection) -> None:
-        """Look at the tables, unless that was done; where they were not made, look again later."""
+        """Look for the tables, unless they were found before; missing ones are looked for again
+        later.
+        """
         if self.found is not None:
             return
         try:
@@ -170,7 +172,7 @@ class Devices:
 
 
 def check_names(names: Iterable[str], dialect: Dialect) -> None:
-    """Check that a database can keep some devices apart.
+    """Check that a database can distinguish these devices.
 
     Raises:
         InvalidDiffError: the name of one ends in a space, on MySQL and MariaDB.

@@ -1,11 +1,9 @@
-"""Any model's objects as JSON documents, without a table for each: one row an object."""
+"""Objects of any model as JSON documents, in one table with a row for each object."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +26,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Dialect, Engine
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.schema import MetaData
+from sqlalchemy.sql import Delete, Insert, Update
 
 from .. import _core
 from .._plain import check_plain
@@ -35,21 +34,24 @@ from .._relational.rows import located
 from .._relational.write_order import document_order
 from ..errors import InvalidDiffError
 from ..types import Diff, FilterType, ReadFilter
-from ._connections import EngineSource, SnapshotSource
 from ._folding import Operation, fold, lacking
+from ._many import execute_many
 from ._model import Model, Row
 from ._moving import refusing
+from ._prepared import Prepared
 from ._refusals import reason_of, write_run
-from ._synchronizer import PAGE_ROWS, SQLAlchemySynchronizer, _Transaction
+from ._synchronizer import PAGE_ROWS, SQLAlchemySynchronizer
 from ._tables import KEY_LENGTH, MODEL_LENGTH, diffs_table, documents_table
+from ._transactions import Transaction
 from ._values import is_mysql
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
     from ..types import DiffDict
 
 _IDS_A_STATEMENT = 500
+_ROWS_A_STATEMENT = 1000
 
 
 class Document(NamedTuple):
@@ -78,13 +80,13 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
 
     Args:
         engine: an Engine, or a session, as for :class:`SQLAlchemySynchronizer`.
-        metadata: where the tables ``diffs``, ``diffs_heads``, ``diffs_devices``, ``diffs_parts``
-            and ``documents`` are declared, if they are not there yet; None makes a MetaData for
-            them.  ``create_all`` makes them.
+        metadata: the tables ``diffs``, ``diffs_heads``, ``diffs_devices``, ``diffs_parts`` and
+            ``documents`` are declared here if needed; None makes a new MetaData. ``create_all``
+            makes the tables.
         lock_timeout_s: seconds to wait for another sync of the same owner.
 
     Attributes:
-        metadata: where the tables are declared.
+        metadata: the MetaData of the tables.
         documents_table: the table of the documents.
 
     Raises:
@@ -116,7 +118,18 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
         self._tables.append(self.documents_table)
         self._own_tables[self.documents_table.fullname] = self.documents_table
         check_plain(f"{type(self).__name__}.check_keys", self.check_keys)
-        columns = self.documents_table.c
+        columns, own = self.documents_table.c, self._own_document()
+        changed = update(self.documents_table).where(*own)
+        self._writes: dict[str, Insert | Update | Delete] = {
+            "create": insert(self.documents_table),
+            "update": changed.values(document=bindparam("new_document")),
+            "delete": delete(self.documents_table).where(*own),
+        }
+        keys = {"create": ["owner", "model", "id", "document"]}
+        self._single_writes = {
+            kind: Prepared(statement, keys.get(kind)) for kind, statement in self._writes.items()
+        }
+        self._single_read = Prepared(select(columns.id, columns.document).where(*own))
         self._kept = Model(
             "documents",
             self.documents_table,
@@ -132,7 +145,7 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
         """Accept a create that the tables can store.
 
         Raises:
-            InvalidDiffError: they cannot, as :meth:`check_keys` says.
+            InvalidDiffError: they cannot; see :meth:`check_keys`.
         """
         self.check_keys(diff["id"], diff["model"], diff["json_data"])
         return True
@@ -171,7 +184,7 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
             )
 
     def _dialect(self) -> Dialect:
-        return self._source.dialect() if self._open is None else self.connection.dialect
+        return self._source.dialect() if self._open is None else self._open.connection.dialect
 
     # ---- writing ---------------------------------------------------------------------------------
 
@@ -187,7 +200,7 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
             {**key, "document": row_json, "owner": self._owner()}
             for key, row_json in zip(keys, rows_json, strict=True)
         ]
-        self._write("create", insert(self.documents_table), rows)
+        self._write("create", rows)
 
     def update_many(self, where: str, rows_json: Sequence[str]) -> None:
         if where == self._log.name:
@@ -195,31 +208,31 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
             return
         keys = self._keys(where, rows_json)
         sent = [(key["id"], row_json) for key, row_json in zip(keys, rows_json, strict=True)]
-        found = self._find(where, list(dict.fromkeys(id_ for id_, _ in sent)))
-        operations = [Operation("create", where, id_, text) for id_, text in found.items()]
-        operations += [
-            Operation("update", where, id_, row_json) for id_, row_json in sent if id_ in found
-        ]
-        if not operations:
-            return
-        table = self.documents_table
-        statement = update(table).where(*self._own_document())
+        owner = self._owner()
         rows = [
-            {
-                "own_owner": self._owner(),
-                "own_model": where,
-                "own_id": id_,
-                "new_document": text,
-            }
-            for (_, id_), text in fold(operations).items()
+            {"own_owner": owner, "own_model": where, "own_id": id_, "new_document": text}
+            for piece in _pieces_by_id(sent)
+            for id_, text in self._updated(where, piece)
         ]
+        if not rows:
+            return
         try:
-            self._write("update", statement.values(document=bindparam("new_document")), rows)
+            self._write("update", rows)
         except InvalidDiffError as misfit:
             for each in (misfit, *misfit.others):
                 if each.index is not None:
                     each.index = _largest(sent, rows[each.index]["own_id"])
             raise
+
+    def _updated(self, where: str, sent: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """The ids and texts that updates leave of those documents that exist."""
+        found = self._find(where, list(dict.fromkeys(id_ for id_, _ in sent)))
+        operations = [Operation("create", where, id_, text) for id_, text in found.items()]
+        operations += [
+            Operation("update", where, id_, row_json) for id_, row_json in sent if id_ in found
+        ]
+        for (_, id_), text in fold(operations).items():
+            yield id_, text
 
     def delete_many(self, where: str, rows_json: Sequence[str]) -> None:
         if where == self._log.name:
@@ -234,7 +247,7 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
             for key in self._keys(where, rows_json)
         ]
         if rows:
-            self._write("delete", delete(self.documents_table).where(*self._own_document()), rows)
+            self._write("delete", rows)
 
     def _owner(self) -> str:
         return self._transaction().owner_id
@@ -265,45 +278,55 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
 
     def _find(self, where: str, ids: Sequence[str]) -> dict[str, str]:
         """The documents of those ids that exist."""
+        opened = self._transaction()
         self._source.before_statement()
+        if len(ids) == 1:
+            own = {"own_owner": opened.owner_id, "own_model": where, "own_id": ids[0]}
+            return dict(map(tuple, opened.select(self._single_read, own)))
         found: dict[str, str] = {}
         for begin in range(0, len(ids), _IDS_A_STATEMENT):
             piece = ids[begin : begin + _IDS_A_STATEMENT]
-            rows = self.connection.execute(self._select_documents(where, piece))
-            found.update((id_, text) for id_, text in rows if text is not None)
+            with self._reading() as connection:
+                rows = connection.execute(self._select_documents(where, piece))
+                found.update((id_, text) for id_, text in rows if text is not None)
         return found
 
     def _select_documents(self, where: str, ids: Sequence[str]) -> Select[Any]:
-        """A select of ids and documents; a document that does not exist may be there as null."""
+        """A select of ids and documents; a missing document may be null."""
         columns = self.documents_table.c
         own = columns.owner == self._owner(), columns.model == where
-        if self.connection.dialect.name != "postgresql" or len(ids) == 1:
+        if self._dialect().name != "postgresql":
             return select(columns.id, columns.document).where(*own, columns.id.in_(ids))
         # Each is looked up alone. If a table was never analyzed, PostgreSQL assumes that an owner
-        # has
-        # few rows, and for a list it would read all of them.
+        # has few rows, and for a list it would read all of them.
         asked = func.unnest(literal([*ids], ARRAY(Text()))).column_valued("mobync_id")
         document = select(columns.document).where(*own, columns.id == asked).scalar_subquery()
         return select(asked, document)
 
-    def _write(self, kind: str, statement: Any, rows: list[Row]) -> None:
+    def _write(self, kind: str, rows: list[Row]) -> None:
         self._source.before_statement()
-        write_run(
-            self.connection,
-            len(rows),
-            lambda i, j: self.connection.execute(statement, rows[i:j]),
-            partial(reason_of, model=self._kept, kind=kind),
-        )
+        opened, single = self._transaction(), self._single_writes[kind]
+        if not opened.note(rows, lambda row: (single, row)):
+            write_run(
+                opened.connection,
+                len(rows),
+                lambda i, j: self._execute(self._writes[kind], rows[i:j]),
+                partial(reason_of, model=self._kept, kind=kind),
+            )
         self._source.after_write(self.documents_table)
+
+    def _execute(self, statement: Insert | Update | Delete, rows: Sequence[Row]) -> None:
+        for begin in range(0, len(rows), _ROWS_A_STATEMENT):
+            execute_many(self.connection, statement, rows[begin : begin + _ROWS_A_STATEMENT])
 
     # ---- reading ---------------------------------------------------------------------------------
 
     def read(self, where: str, filters: Sequence[ReadFilter] = ()) -> list[Row]:
-        """Read rows as dicts; numbers of documents that are not integers come as Decimal.
+        """Read rows as dicts; numbers of documents that are not integers are Decimals.
 
-        Inside a transaction the rows are its owner's.  Outside, a filter must say whose, by
-        ``equal`` on ``owner``.  Documents can be filtered by ``equal`` on ``id``, and by nothing
-        else: :meth:`documents` gives all of them, to the letter.
+        Inside a transaction, the rows are those of its owner. Outside, a filter must name the
+        owner, by ``equal`` on ``owner``. Documents can also be filtered by ``equal`` on ``id``.
+        :meth:`documents` returns all of them, as exact texts.
 
         Raises:
             ValueError: a filter on something else, or none on the owner.
@@ -327,11 +350,11 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
     def documents(self, owner_id: str, model: str | None = None) -> Iterator[Document]:
         """Read an owner's documents, a page at a time, ordered by model and id.
 
-        Each page is a statement of its own; :meth:`snapshot` holds them together.
+        Each page is a separate statement; with :meth:`snapshot`, all pages see the same moment.
 
         Args:
-            owner_id: whose.
-            model: of which model; None for all.
+            owner_id: the owner.
+            model: the model; None for all.
         """
         columns = self.documents_table.c
         conditions = [columns.owner == owner_id]
@@ -372,7 +395,7 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
         return [_checked_document(where, id_, text) for id_, text in found.items()]
 
     def owned_models(self, owner_id: str) -> list[str]:
-        """The models of which the owner has documents, or diffs."""
+        """The models in which the owner has documents or diffs."""
         models: set[str] = set()
         with self._reading() as connection:
             for columns in (self.documents_table.c, self._log.table.c):
@@ -380,7 +403,7 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
                 models.update(connection.scalars(named))
         return sorted(models)
 
-    def _erase_models(self, opened: _Transaction) -> dict[str, int]:
+    def _erase_models(self, opened: Transaction) -> dict[str, int]:
         columns = self.documents_table.c
         own = columns.owner == opened.owner_id
         counted = select(columns.model, func.count()).where(own).group_by(columns.model)
@@ -389,7 +412,7 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
         return counts
 
     def _move_models(
-        self, opened: _Transaction, new_owner_id: str, same: Mapping[str, Sequence[str]]
+        self, opened: Transaction, new_owner_id: str, same: Mapping[str, Sequence[str]]
     ) -> dict[str, int]:
         columns = self.documents_table.c
         own = columns.owner == opened.owner_id
@@ -413,33 +436,16 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
     def edits_between(
         self, where: str, logged: str, row: Mapping[str, Any] | str
     ) -> list[tuple[str, Mapping[str, Any] | str]]:
-        """What brings a document from what the log says of it to what its text says.
+        """The edits that change the log's state of a document into its text.
 
-        Values are compared to the letter.  A field that was taken out of a document cannot be said
-        by an update: the document is deleted, and created as it is.
+        Values are compared as exact texts. An update cannot remove a field, so a document that lost
+        a field is deleted and created again.
         """
         text = row if isinstance(row, str) else json.dumps(dict(row), ensure_ascii=False)
         key = where, _core.text_member(text, Diff.ID) or ""
         if dict(_core.members(logged)).keys() - dict(_core.members(text)):
             return [("delete", {Diff.ID: key[1]}), ("create", text)]
         return [("update", changed) for changed in lacking({key: text}, {key: logged}).values()]
-
-    @contextmanager
-    def snapshot(self) -> Iterator[Self]:
-        """Read log and documents as of one moment, while syncs go on.
-
-        Yields:
-            A copy of this synchronizer that can read, and cannot write.
-
-        Raises:
-            TypeError: the synchronizer was given a session, which has a transaction of its own.
-        """
-        if not isinstance(self._source, EngineSource):
-            raise TypeError("snapshot() needs a synchronizer that was given an Engine")
-        with self._source.snapshot() as connection:
-            inside = copy.copy(self)
-            inside._source = SnapshotSource(connection)
-            yield inside
 
 
 def _checked_document(model: str, id_: str, text: str) -> str:
@@ -460,6 +466,25 @@ def _checked_document(model: str, id_: str, text: str) -> str:
             f"the document of model {model!r:.100} has another 'id' than its row", diff_id=id_
         )
     return text
+
+
+def _pieces_by_id(sent: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:
+    """Updates with their ids in pieces, all updates of an id in one, in the order they came.
+
+    What is made of one piece is gone before the next. If there were objects for all updates at the
+    same time, Python's garbage collector would look through them again and again.
+    """
+    first: dict[str, int] = {}
+    for id_, _ in sent:
+        first.setdefault(id_, len(first))
+    together = sorted(sent, key=lambda each: first[each[0]])
+    begin = 0
+    while begin < len(together):
+        end = min(begin + _IDS_A_STATEMENT, len(together))
+        while end < len(together) and together[end][0] == together[end - 1][0]:
+            end += 1
+        yield together[begin:end]
+        begin = end
 
 
 def _largest(sent: Sequence[tuple[str, str]], id_: str) -> int:

@@ -1,4 +1,4 @@
-"""What an error of SQLAlchemy means for a sync."""
+"""The meaning of SQLAlchemy's errors for a sync."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = [
     "kind_of",
 ]
 
-# A bug of the set-up: a pooler gave the session of a prepared statement to somebody else.
+# A bug in the setup: a pooler gave the session of a prepared statement to another client.
 LOST_PREPARED = ("26000", "42P05")
 
 
 def kind_of(error: BaseException) -> Kind:
-    """What an error means that SQLAlchemy raised; of anything else BUG."""
+    """The meaning of an error of SQLAlchemy; BUG for any other error."""
     if isinstance(error, NoConnectionError):
         return Kind.UNAVAILABLE  # all connections of the pool wait for the database
     if not isinstance(error, DBAPIError):
@@ -48,7 +48,7 @@ def _kind_by_class(error: DBAPIError, has_code: bool) -> Kind:
         return Kind.MISFIT
     if isinstance(error, IntegrityError):
         return Kind.VIOLATION
-    # The drivers themselves give no code to a connection that cannot be made or does not last.
+    # The drivers' errors have no code if a connection cannot be made or is lost.
     lost = isinstance(error, OperationalError | InterfaceError) and error.statement is None
     return Kind.UNAVAILABLE if lost and not has_code else Kind.BUG
 

@@ -1,4 +1,4 @@
-"""Which columns have more after a write than was written."""
+"""Finds the columns that the database fills in."""
 
 from __future__ import annotations
 

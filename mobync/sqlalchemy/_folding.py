@@ -1,9 +1,9 @@
-"""What a run of edits makes of documents, and how two documents differ: by the merge itself.
+"""Applies edits to documents and compares documents, by using the merge itself.
 
 The merge keeps the text of every value, and its first step folds the edits of one side: a create
-takes in the updates that follow it, and is gone with a delete.  So a document is put at the head
-of its edits as a create, and what comes out is the document afterwards.  Two documents meet as
-concurrent updates of one object; where nothing moves, they say the same.
+takes the updates that follow it, and a delete removes it. So a document becomes a create before its
+edits, and the result of the fold is the new document. Two documents are compared as concurrent
+updates of one object: if the merge sends nothing, they are equal.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Operation(NamedTuple):
 
 
 def fold(operations: Iterable[Operation]) -> dict[Key, str]:
-    """The documents that the operations leave, each done in its turn.
+    """The documents after the operations, applied in order.
 
     Args:
-        operations: a document that is there already comes first, as a create.
+        operations: the operations; an existing document comes first, as a create.
 
     Returns:
-        The text of each object that was created and not deleted after that.  Updates of what is
-        not there leave nothing.
+        The text of each object that was created and not deleted after that. Updates of missing
+        objects have no effect.
     """
     numbered = list(operations)
     diffs = [
@@ -52,7 +52,8 @@ def fold(operations: Iterable[Operation]) -> dict[Key, str]:
 
 
 def lacking(documents: Mapping[Key, str], others: Mapping[Key, str]) -> dict[Key, str]:
-    """What documents have that others of the same keys lack, or have with another value.
+    """The fields of documents that other documents with the same keys lack, or have with another
+    value.
 
     Args:
         documents: texts by key.

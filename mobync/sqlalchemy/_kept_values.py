@@ -1,4 +1,4 @@
-"""What a column makes of a value, to see whether a row says the same as a log."""
+"""The form that a column gives to a value, to compare a row with a log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._model import Model
 
 
 def kept(model: Model, field: str, value: Any, dialect: Dialect) -> Any:
-    """What is read of a field after a value was written to it.
+    """The value that is read from a field after this value was written to it.
 
     Raises:
         DoesNotFit: the column cannot hold it.
@@ -27,7 +27,7 @@ def kept(model: Model, field: str, value: Any, dialect: Dialect) -> Any:
 
 
 def _decorated(type_: sql.TypeDecorator[Any], value: Any, dialect: Dialect) -> Any:
-    """What an app's own type makes of a value on its way into the database and out again."""
+    """A value after an app's own type has converted it for the database and back."""
     kind = type(type_)
     if kind.process_bind_param is not sql.TypeDecorator.process_bind_param:
         value = type_.process_bind_param(value, dialect)
@@ -37,7 +37,7 @@ def _decorated(type_: sql.TypeDecorator[Any], value: Any, dialect: Dialect) -> A
 
 
 def owned_models(models: Mapping[str, Model]) -> list[str]:
-    """Names of the models that have an owner; one comes after those that its rows refer to."""
+    """The names of the models with an owner; a model comes after those that its rows refer to."""
     tables = [model.table for model in models.values()]
     in_order = sort_tables_and_constraints(tables)  # type: ignore[no-untyped-call]
     order = [table for table, _ in in_order if table is not None]

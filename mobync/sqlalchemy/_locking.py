@@ -1,7 +1,7 @@
 """An owner's lock: the row of its head, held until the transaction ends.
 
-PostgreSQL, MariaDB and MySQL lock that one row.  SQLite can only lock the whole file, so there
-syncs of different owners wait for each other too.
+PostgreSQL, MariaDB and MySQL lock that one row. SQLite can lock only the whole file, so there syncs
+of different owners also wait for each other.
 
 The order matters.  The head is locked before anything is read, so that what the last holder
 committed is seen: at READ COMMITTED every statement sees what was committed before it; on MariaDB
@@ -13,8 +13,8 @@ first, and a replica is not used.  The head is looked for before it
 is inserted, because an insert that meets a row locks it in a way that two waiters cannot both
 turn into an exclusive lock: they would deadlock.
 
-Who only reads needs no lock, but a log and a head of one moment: a transaction at REPEATABLE READ,
-or one of SQLite, which always is.
+A request that only reads needs no lock, but must read the log and the head as of one moment: in a
+transaction at REPEATABLE READ, or in any transaction on SQLite.
 """
 
 from __future__ import annotations
@@ -51,10 +51,13 @@ _SYNC_BEFORE_READS = 1  # of Galera's wsrep_sync_wait
 _READ_ONLY = "@@GLOBAL.read_only"
 _WAL_TRIED = "mobync_wal_tried"
 
+READS_OWN_ROWS = "mobync_reads_own_rows"
+"""The option of a statement that reads only what its own transaction has written."""
+
 _OWNER, _CLOCK, _SETTING = "mobync_owner", "mobync_clock", "mobync_setting"  # values by name
 _SET_LOCK_TIMEOUT = func.set_config("lock_timeout", bindparam(_SETTING, type_=Text()), True)
-# psycopg prepares what comes often, and PostgreSQL then keeps one plan.  One that was made while
-# the log was small reads all of it, and goes on to do so when the log has grown.
+# psycopg prepares frequent statements, and PostgreSQL may keep one plan for each. A plan from a
+# time when the log was small reads the whole log, also when the log has grown.
 _PLAN_FOR_EACH_STATEMENT = func.set_config("plan_cache_mode", "force_custom_plan", True)
 
 _SET_PLANNING = Prepared(select(_PLAN_FOR_EACH_STATEMENT))
@@ -68,8 +71,8 @@ def isolation_level(dialect_name: str) -> str | None:
 
 
 def statement_for_level(connection: Connection) -> str | None:
-    """What sets the level of the transaction that begins now, "" if nothing need be set; None
-    where SQLAlchemy must do it, which takes four statements on MariaDB and MySQL.
+    """The statement that sets the isolation level of the transaction that begins now; "" if nothing
+    must be set. None: SQLAlchemy must set it, which takes four statements on MariaDB and MySQL.
     """
     if connection.get_execution_options().get("isolation_level") or is_autocommit(connection):
         return None
@@ -87,8 +90,8 @@ def is_autocommit(connection: Connection) -> bool:
 def prepare(connection: Connection) -> None:
     """Put a SQLite file into WAL mode, in which readers and a writer do not wait for each other.
 
-    The mode stays with the file.  Where it cannot be changed now, because somebody else uses the
-    file, syncs are as safe, only slower.
+    The file keeps the mode. If the mode cannot be changed now, because another process uses the
+    file, syncs are as safe, but slower.
     """
     if connection.dialect.name != "sqlite" or _WAL_TRIED in connection.info:
         return
@@ -103,11 +106,11 @@ def prepare(connection: Connection) -> None:
 
 
 class Head(NamedTuple):
-    """What an owner's head says.
+    """The content of an owner's head.
 
     Attributes:
-        clock: the highest of the owner's log, -1 if it is empty.
-        state: what is kept of the owner; None: nothing, or there is no column for it.
+        clock: the highest clock of the owner's log, -1 if it is empty.
+        state: the stored state of the owner; None: there is none, or no column for it.
     """
 
     clock: int
@@ -119,7 +122,7 @@ class Heads:
 
     Args:
         table: of the heads.
-        with_state: whether what is kept of an owner is in it, and shall be read.
+        with_state: whether the table has the state of an owner, which is then read too.
     """
 
     def __init__(self, table: Table, with_state: bool = False) -> None:
@@ -131,7 +134,7 @@ class Heads:
         self.with_state = with_state
         self.read = Prepared(of_owner)
         self.lock = Prepared(locked)
-        # PostgreSQL works out what is selected before it waits for the row.
+        # PostgreSQL computes the selected values before it waits for the row.
         self.lock_on_postgresql = Prepared(
             locked.add_columns(_SET_LOCK_TIMEOUT, _PLAN_FOR_EACH_STATEMENT)
         )
@@ -151,13 +154,13 @@ def lock_owner(
     Args:
         connection: in a transaction that has not read anything yet.
         heads: the owners' heads.
-        log: the log, from which a head that is missing is made.
-        owner_id: whom to lock.
+        log: the log; a missing head is made from it.
+        owner_id: the owner to lock.
         timeout_s: seconds to wait, within ``waiting``.
 
     Raises:
         UnavailableError: the server is a replica of MariaDB or MySQL.
-        sqlalchemy.exc.DBAPIError: among others when the wait was too long: ``Kind.LOCKED``,
+        sqlalchemy.exc.DBAPIError: for example if the wait was too long: ``Kind.LOCKED``,
             ``is_sqlite_busy()``.
     """
     if connection.dialect.name == "sqlite":
@@ -171,12 +174,24 @@ def lock_owner(
 def make_and_lock_head(
     connection: Connection, heads: Heads, log: Table, owner_id: str, timeout_s: float
 ) -> Head:
-    """Do what lock_owner() does, in a transaction in which the owner had no head."""
+    """The same as lock_owner(), in a transaction that found no head of the owner."""
     _make_head(connection, heads.table, log, owner_id, timeout_s)
     head = _lock_head(connection, heads, owner_id, timeout_s)
     if head is None:
         raise RuntimeError(f"{heads.table.name!r} does not keep the head of {owner_id!r}")
     return head
+
+
+def make_empty_head(connection: Connection, heads: Heads, owner_id: str) -> None:
+    """Make an owner's head if it is missing, so that a lock in a transaction of the app's meets a
+    row.
+
+    At REPEATABLE READ, MariaDB and MySQL lock the gap where a row is missing, for any number of
+    transactions.  Each of them would then wait for the others to insert the row.  Nothing is read,
+    because all later reads would see what was committed by then: before the lock.
+    """
+    if is_mysql(connection.dialect):
+        _insert_on_mysql(connection, heads.table, {"owner": owner_id, "logical_clock": -1})
 
 
 def read_head(connection: Connection, heads: Heads, owner_id: str) -> Head | None:
@@ -187,16 +202,16 @@ def read_head(connection: Connection, heads: Heads, owner_id: str) -> Head | Non
 
 
 def head_select(heads: Heads, owner_id: str) -> tuple[Prepared, dict[str, Any]]:
-    """What reads an owner's head, and its values."""
+    """The statement that reads an owner's head, and its values."""
     return heads.read, {_OWNER: owner_id}
 
 
 @contextmanager
 def reading_current(connection: Connection) -> Iterator[Callable[[], None]]:
-    """Give a function that has all reads of the transaction see what is committed by now.
+    """Yield a function that lets all reads of the transaction see what is committed by now.
 
-    On MariaDB and MySQL a transaction at REPEATABLE READ goes on to read what was there when it
-    read for the first time, but a read that locks its rows sees them as they are.
+    On MariaDB and MySQL, a transaction at REPEATABLE READ keeps reading the rows as of its first
+    read. But a read that locks its rows sees the current ones.
     """
 
     def begin() -> None:
@@ -212,7 +227,8 @@ def reading_current(connection: Connection) -> Iterator[Callable[[], None]]:
 def _share(
     connection: Connection, statement: Any, rows: Any, values: Any, options: Any
 ) -> tuple[Any, Any, Any]:
-    if isinstance(statement, Select) and statement._for_update_arg is None:
+    is_plain = isinstance(statement, Select) and statement._for_update_arg is None
+    if is_plain and not options.get(READS_OWN_ROWS):
         statement = statement.with_for_update(read=True)
     return statement, rows, values
 
@@ -228,7 +244,7 @@ def _lock_head(
 def lock_statement(
     connection: Connection, heads: Heads, owner_id: str, timeout_s: float
 ) -> tuple[Prepared, dict[str, Any]]:
-    """What locks an owner's head, and its values."""
+    """The statement that locks an owner's head, and its values."""
     if connection.dialect.name == "postgresql":
         values = {_OWNER: owner_id, _SETTING: _milliseconds(timeout_s)}
         return heads.lock_on_postgresql, values
@@ -237,14 +253,15 @@ def lock_statement(
 
 
 def head_of(connection: Connection, heads: Heads, row: Sequence[Any]) -> Head:
-    """The head in the row that the lock's statement gave.
+    """The head from the row of the lock's statement.
 
     Raises:
         UnavailableError: the server is a replica of MariaDB or MySQL.
     """
     columns = 2 if heads.with_state else 1
     if is_mysql(connection.dialect) and str(row[columns]) not in ("0", "OFF"):
-        # A replica locks a row, too, where it lags behind; PostgreSQL's says no by itself.
+        # A replica of MariaDB or MySQL locks a row even if it lags; a replica of PostgreSQL
+        # refuses.
         connection.invalidate()
         raise UnavailableError("the database is a replica, which may be behind: it is read_only")
     return Head(*row[:columns])
@@ -267,14 +284,18 @@ def _make_head(
         connection.execute(sqlite.insert(heads).values(row).on_conflict_do_nothing())
     elif connection.dialect.name == "postgresql":
         connection.execute(postgresql.insert(heads).values(row).on_conflict_do_nothing())
-    else:  # IGNORE would leave a shared lock on the row that it met
-        connection.execute(
-            mysql.insert(heads).values(row).on_duplicate_key_update(owner=heads.c.owner)
-        )
+    else:
+        _insert_on_mysql(connection, heads, row)
+
+
+def _insert_on_mysql(connection: Connection, heads: Table, row: dict[str, Any]) -> None:
+    # IGNORE would leave a shared lock on an existing row.
+    statement = mysql.insert(heads).values(row)
+    connection.execute(statement.on_duplicate_key_update(owner=heads.c.owner))
 
 
 def head_update(heads: Heads, owner_id: str, clock: int) -> tuple[Prepared, dict[str, Any]]:
-    """What notes the highest clock of the owner whose lock is held, and its values."""
+    """The statement that stores the highest clock of the locked owner, and its values."""
     return heads.set, {_OWNER: owner_id, _CLOCK: clock}
 
 
@@ -282,10 +303,10 @@ def head_update(heads: Heads, owner_id: str, clock: int) -> tuple[Prepared, dict
 
 
 def waiting(connection: Connection, timeout_s: float) -> AbstractContextManager[None]:
-    """Bound each wait for a lock, the owner's or that of a row, to some seconds.
+    """Limit each wait for a lock, of the owner or of a row, to some seconds.
 
-    What was set before is set again in the end.  On PostgreSQL nothing is to be done here: the
-    owner's lock sets it, for as long as the transaction lasts.
+    The earlier setting is restored at the end. On PostgreSQL there is nothing to do here: the
+    statement of the owner's lock sets the limit until the end of the transaction.
     """
     return _WAITING[connection.dialect.name](connection, timeout_s)
 
@@ -299,7 +320,8 @@ def _mysql_lock_timeout(connection: Connection, timeout_s: float) -> Iterator[No
     settings = mysql_settings(connection)
     wanted = {"innodb_lock_wait_timeout": str(max(1, math.ceil(timeout_s)))}
     if settings is not None and settings.is_galera:
-        # The lock, as the first statement, waits until this node has all that the others committed.
+        # The lock is the first statement, and waits until this node has everything that other nodes
+        # have committed.
         wanted["wsrep_sync_wait"] = f"@@SESSION.wsrep_sync_wait | {_SYNC_BEFORE_READS}"
     if settings is not None and settings.locks_its_snapshot_only:
         wanted["innodb_snapshot_isolation"] = "OFF"  # the app may have read already: read_current()
@@ -364,7 +386,7 @@ _WAITING: dict[str, Callable[[Connection, float], AbstractContextManager[None]]]
 
 
 def _begin_immediate(connection: Connection, heads: Table, owner_id: str) -> None:
-    """Take SQLite's write lock before anything is read."""
+    """Take SQLite's write lock before the first read."""
     if _driver_connection(connection).in_transaction:
         # The app begins its transactions itself, by SQLAlchemy's recipe or autocommit=False.
         # A write as the first statement waits for the lock just as BEGIN IMMEDIATE does.
@@ -379,18 +401,24 @@ def _begin_immediate(connection: Connection, heads: Table, owner_id: str) -> Non
 
 
 def single_statements(connection: Connection) -> None:
-    """Have each read on a connection that has not begun be a transaction of its own.
+    """Let each read on a connection without a transaction be its own transaction.
 
     So PostgreSQL is not sent a BEGIN and a ROLLBACK around it.  On SQLite the driver begins none
     for a read, and on MariaDB and MySQL to switch costs more than it saves.
     """
-    if connection.dialect.name == "postgresql":
+    if connection.dialect.name != "postgresql":
+        return
+    try:
         connection.execution_options(isolation_level="AUTOCOMMIT")
+    except connection.dialect.loaded_dbapi.ProgrammingError:
+        pass  # the app began a transaction when the connection left the pool
+    except connection.dialect.loaded_dbapi.Error as error:
+        connection._handle_dbapi_exception(error, None, None, None, None)  # raises SQLAlchemy's
 
 
 @contextmanager
 def reading_one_moment(connection: Connection) -> Iterator[None]:
-    """A transaction whose reads all see what was committed when it read first; it locks nothing."""
+    """A transaction whose reads all see what was committed at its first read; it locks nothing."""
     name = connection.dialect.name
     if name != "sqlite":
         connection.execution_options(isolation_level="REPEATABLE READ")

@@ -1,9 +1,8 @@
-"""Makes tables where several processes start at once and each of them may be killed.
+"""Makes tables, also if several processes start at once and each of them may be killed.
 
-SQLite and PostgreSQL make all in one transaction.  MariaDB and MySQL commit each statement, so a
-table may be there without its index, which is for the next one who looks to make.  Two who make
-the same at the same time get an error that says no more than that; what tells it from others is
-that afterwards less is missing.
+SQLite and PostgreSQL make everything in one transaction. MariaDB and MySQL commit each statement,
+so a table may exist without its index, and the next process makes the index. If two processes make
+the same thing at the same time, one gets an error. It is harmless if less is missing afterwards.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ def _is_in_greenlet() -> bool:
 def create_tables(engine: Engine, metadata: MetaData) -> None:
     """Make the tables and the indexes that are missing, while other processes may do the same.
 
-    ``metadata.create_all`` fails where another process makes a table at the same time, and makes
-    no index of a table that is there already.  What is there is left as it is, but for mobync's
-    own tables of an earlier version: they get the columns that have come since.  An index over an
-    expression is made with its table only: not every database tells of those that it has.
+    ``metadata.create_all`` fails if another process makes a table at the same time, and does not
+    add an index to an existing table. This function does both. It leaves existing tables unchanged,
+    except mobync's own tables of an earlier version, which get their new columns. An index over an
+    expression is made only together with its table, because not every database lists such indexes.
 
     Args:
-        engine: where to make them.
-        metadata: where they are declared.
+        engine: the database.
+        metadata: the declared tables.
 
     Raises:
-        TypeError: ``engine`` is no Engine, or ``metadata`` no MetaData.
+        TypeError: ``engine`` is not an Engine, or ``metadata`` is not a MetaData.
         sqlalchemy.exc.DBAPIError: they cannot be made.
-        RuntimeError: they were made, and are not there.
-        ValueError: the database is not set up to keep what devices send to the letter.
+        RuntimeError: they were made, and are still missing.
+        ValueError: a setting of the database would change or lose what devices send.
     """
     if not _is_in_greenlet():
         check_blocking(engine)

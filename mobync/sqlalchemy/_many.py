@@ -1,8 +1,8 @@
-"""One statement for many rows, handed to SQLite's driver without SQLAlchemy's look at each row.
+"""One statement for many rows, passed to SQLite's driver without SQLAlchemy's work for each row.
 
-What SQLAlchemy does for each row of an executemany (collect its values by name, look for those that
-expand, put them in order) takes about as long as SQLite's insert.  Where a statement has nothing
-that needs it, the driver gets the rows as tuples.
+For each row of an executemany, SQLAlchemy collects the values by name, looks for those that expand,
+and puts them in order. This takes about as long as SQLite's insert. If a statement does not need
+this work, the driver gets the rows as tuples.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.sql import Insert, Update
+from sqlalchemy.engine import Connection, CursorResult, Dialect
+from sqlalchemy.sql import Delete, Insert, Update
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ._model import Row
@@ -19,13 +19,14 @@ from ._model import Row
 _FEWEST_ROWS = 100  # for which it is worth to compile the statement, which SQLAlchemy has cached
 
 
-def execute_many(connection: Connection, statement: Insert | Update, rows: Sequence[Row]) -> None:
-    """Execute a statement once for each row; all rows carry the same keys."""
+def execute_many(
+    connection: Connection, statement: Insert | Update | Delete, rows: Sequence[Row]
+) -> CursorResult[Any]:
+    """Execute a statement once for each row; all rows have the same keys."""
     compiled = _compile_for_tuples(connection, statement, list(rows[0]), len(rows))
     if compiled is None:
-        connection.execute(statement, list(rows))
-    else:
-        connection.exec_driver_sql(str(compiled), _tuples(compiled, rows, connection.dialect))
+        return connection.execute(statement, list(rows))
+    return connection.exec_driver_sql(str(compiled), _tuples(compiled, rows, connection.dialect))
 
 
 def insert_plain(
@@ -43,7 +44,7 @@ def insert_plain(
 
 
 def _compile_for_tuples(
-    connection: Connection, statement: Insert | Update, keys: list[str], count: int
+    connection: Connection, statement: Insert | Update | Delete, keys: list[str], count: int
 ) -> SQLCompiler | None:
     """The statement, if the driver may get its rows as tuples and they are enough for it to pay.
 

@@ -1,4 +1,4 @@
-"""Tables that were never made, which a driver complains of in words of its own."""
+"""Finds out that a table was never made, from the different errors of the drivers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _CODES = {"42P01", 1146}
 
 @contextmanager
 def naming_missing(tables: Sequence[Table]) -> Iterator[None]:
-    """Say which table is missing, and what makes it, where a statement fails for the lack of one.
+    """If a statement fails because a table is missing, name the table and say what makes it.
 
     Args:
-        tables: those to look for; what the app itself does with others is its own business.
+        tables: mobync's tables; errors about other tables pass unchanged.
 
     Raises:
         NoSuchTableError: one is missing.
@@ -26,13 +26,21 @@ def naming_missing(tables: Sequence[Table]) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        words = str(error.orig)
-        if code_of(error) not in _CODES and "no such table" not in words:
+        missing = missing_table(error, tables)
+        if missing is None:
             raise
-        named = [table.name for table in tables if table.name in words]
-        if not named:
-            raise
-        raise NoSuchTableError(
-            f"the database has no table {max(named, key=len)!r}: make it before the first sync, "
-            "with mobync.sqlalchemy.create_tables(engine, metadata) or a migration"
-        ) from error
+        raise missing from error
+
+
+def missing_table(error: DBAPIError, tables: Sequence[Table]) -> NoSuchTableError | None:
+    """What naming_missing() makes of an error; None where no table is missing."""
+    words = str(error.orig)
+    if code_of(error) not in _CODES and "no such table" not in words:
+        return None
+    named = [table.name for table in tables if table.name in words]
+    if not named:
+        return None
+    return NoSuchTableError(
+        f"the database has no table {max(named, key=len)!r}: make it before the first sync, "
+        "with mobync.sqlalchemy.create_tables(engine, metadata) or a migration"
+    )

@@ -1,7 +1,8 @@
-"""A table as mobync sees it: which fields a device may send, and what a row must hold.
+"""A table as mobync sees it: the fields that a device may send, and the values that a row must
+have.
 
-A field is a column by its name, of a mapped class by the attribute's name.  The column that says
-whose a row is (the owner) is no field: the server fills it in, a device never does.
+A field has the name of its column; in a mapped class, the name of the attribute. The owner column
+is not a field: the server fills it in, and a device never does.
 """
 
 from __future__ import annotations
@@ -33,24 +34,23 @@ T = TypeVar("T")
 Row = dict[str, Any]
 
 ID = Diff.ID
-
-
-_UNKNOWN = None, None
+VALUE = "value_"  # how the names of values begin, after the prefix
 
 
 class Model:
     """A table with the fields that devices know.
 
     Attributes:
-        name: what diffs call it.
-        table: where its rows are.
-        fields: column of each field, ``id`` among them.
-        owner: the column that every statement is confined by; None for a shared table.
-        owner_field: what the owner column is called.
-        where: how a complaint about a row begins.
-        server_fields: names of those that devices may not write, since the app says so.
-        prefix: how no column's name begins.
-        statements: those that the table was asked before.
+        name: its name in diffs.
+        table: the table.
+        fields: the column of each field, including ``id``.
+        owner: the owner column, which every statement has in its condition; None if shared.
+        owner_field: the name of the owner column.
+        where: the beginning of an error message about a row.
+        server_fields: the fields that devices may not write, because the app says so.
+        prefix: a text with which no column's name begins.
+        value_names: a name for each of as many values as the table has columns.
+        statements: the statements on the table that were made before.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Model:
         self.prefix = "mobync_"
         while any(column.key.startswith(self.prefix) for column in table.columns):
             self.prefix += "_"
+        self.value_names = [f"{self.prefix}{VALUE}{place}" for place in range(len(table.columns))]
         self._required = {
             column.key: field
             for field, column in self.fields.items()
@@ -81,19 +82,20 @@ class Model:
         }
         self._keys = {f: column.key for f, column in self.fields.items() if column.key != f}
         self.statements = Kept()
-        self._known: dict[tuple[str, str], tuple[Column[Any] | None, Codec | None]] = {}
+        self._known: dict[tuple[str, str], tuple[Column[Any], Codec]] = {}
         self._codecs: dict[tuple[str, str], Codec] = {}
         self._encoders: dict[str, dict[str, Callable[[Any], Any]]] = {}
 
     # ---- rows that devices send ----------------------------------------------------------------
 
     def new_rows(self, rows_json: Sequence[str], owner: Any, dialect: Dialect) -> list[Row]:
-        """The rows of creates, by column keys; columns that they leave out get their defaults.
+        """The rows of creates, by column keys; missing columns get their defaults.
 
         Raises:
-            InvalidDiffError: a field is unknown, does not fit, or is missing; says in which rows.
+            InvalidDiffError: a field is unknown, does not fit, or is missing; the error names the
+                rows.
         """
-        return located(lambda rows: self._new_rows(rows, owner, dialect), rows_json)
+        return located(self._new_rows, rows_json, owner, dialect)
 
     @property
     def generated_fields(self) -> frozenset[str]:
@@ -117,9 +119,9 @@ class Model:
         """The id and the other fields of updates of an owner's rows, by column keys.
 
         Raises:
-            InvalidDiffError: a field is unknown or does not fit; says in which rows.
+            InvalidDiffError: a field is unknown or does not fit; the error names the rows.
         """
-        return located(lambda rows: self._changes(rows, owner, dialect), rows_json)
+        return located(self._changes, rows_json, owner, dialect)
 
     def _changes(
         self, rows_json: Sequence[str], owner: Any, dialect: Dialect
@@ -127,47 +129,59 @@ class Model:
         rows = self._read_rows(rows_json, dialect)
         if self.owner is not None:
             key = self.owner.key
-            if any(row.pop(key, owner) != owner for row in rows):
-                self._refuse(f"{self.owner_field!r} never changes")
+            for row in rows:
+                if row.pop(key, owner) != owner:
+                    self._refuse(f"{self.owner_field!r} never changes")
         return [(row.pop(self.id.key), row) for row in rows]
 
     def row_ids(self, rows_json: Sequence[str], dialect: Dialect) -> list[Any]:
         """The ids in deletes; their other members do not matter.
 
         Raises:
-            InvalidDiffError: an id does not fit; says in which rows.
+            InvalidDiffError: an id does not fit; the error names the rows.
         """
-        return located(lambda rows: self._row_ids(rows, dialect), rows_json)
+        return located(self._row_ids, rows_json, dialect)
 
     def _row_ids(self, rows_json: Sequence[str], dialect: Dialect) -> list[Any]:
         return [self.read_id(read_object(row_json, self.where), dialect) for row_json in rows_json]
 
     def read_id(self, members: Mapping[str, Any], dialect: Dialect) -> Any:
-        """The id of a row of JSON values, as its column keeps it."""
+        """The id of a row of JSON values, as its column stores it."""
         row = {ID: members[ID]}
-        self._decode_field(ID, [row], dialect)
+        self._decode_row(row, dialect)
         return row[ID]
 
     def _read_rows(self, rows_json: Sequence[str], dialect: Dialect) -> list[Row]:
-        """Rows by column keys, read column by column: most hold values that need no change."""
+        """Rows by column keys, read column by column, because most values need no conversion."""
         rows = [read_object(data_json, self.where) for data_json in rows_json]
-        for field in dict.fromkeys(chain.from_iterable(rows)):
-            self._decode_field(field, rows, dialect)
+        if len(rows) == 1:
+            self._decode_row(rows[0], dialect)
+        else:
+            for field in dict.fromkeys(chain.from_iterable(rows)):
+                self._decode_field(field, rows, dialect)
         if self._keys:
             return [{self._keys.get(f, f): value for f, value in row.items()} for row in rows]
         return rows
 
+    def _decode_row(self, row: Row, dialect: Dialect) -> None:
+        """Make of a row's values what the database driver takes."""
+        for field, value in row.items():
+            known = self._known.get((field, dialect.name))
+            column, codec = known or self._get_to_know(field, dialect)
+            if value is None:
+                self._check_nullable(field, column)
+                continue
+            try:
+                row[field] = codec.decode(value)
+            except DoesNotFit as misfit:
+                self._refuse(f"{field!r} {misfit}")
+
     def _decode_field(self, field: str, rows: list[Row], dialect: Dialect) -> None:
-        """Make of a field's values, in the rows that carry it, what the database driver takes."""
-        column, codec = self._known.get((field, dialect.name), _UNKNOWN)
-        if column is None or codec is None:
-            column = self._writable(field)
-            codec = self.codec(column, dialect)
-            self._known[field, dialect.name] = column, codec
+        """Do what _decode_row() does with a field, in the rows that carry it."""
+        column, codec = self._known.get((field, dialect.name)) or self._get_to_know(field, dialect)
         values = [row[field] for row in rows if field in row]
         if None in values:
-            if not column.nullable:
-                self._refuse(f"{field!r} must not be null")
+            self._check_nullable(field, column)
             values = [value for value in values if value is not None]
         if not values or codec.keeps(values):
             return
@@ -177,6 +191,15 @@ class Model:
                     row[field] = codec.decode(row[field])
         except DoesNotFit as misfit:
             self._refuse(f"{field!r} {misfit}")
+
+    def _get_to_know(self, field: str, dialect: Dialect) -> tuple[Column[Any], Codec]:
+        column = self._writable(field)
+        known = self._known[field, dialect.name] = column, self.codec(column, dialect)
+        return known
+
+    def _check_nullable(self, field: str, column: Column[Any]) -> None:
+        if not column.nullable:
+            self._refuse(f"{field!r} must not be null")
 
     def _writable(self, field: str) -> Column[Any]:
         column = self.fields.get(field)
@@ -194,9 +217,9 @@ class Model:
     # ---- rows that the database gives ----------------------------------------------------------
 
     def encoders(self, dialect: Dialect) -> dict[str, Callable[[Any], Any]]:
-        """By field, what makes a value of its column, unless null, something that can be JSON.
+        """For each field, the function that converts a value of its column, unless null, for JSON.
 
-        Fields whose values can be JSON as SQLAlchemy gives them are not in it.
+        Fields whose values need no conversion are not included.
         """
         encoders = self._encoders.get(dialect.name)
         if encoders is None:
@@ -221,10 +244,10 @@ class Model:
         return codec
 
     def owner_value(self, owner_id: str, dialect: Dialect) -> Any:
-        """The authenticated owner as the owner column keeps it.
+        """The authenticated owner as the owner column stores it.
 
         Raises:
-            ValueError: the column cannot keep it, or keeps another owner as the same.
+            ValueError: the column cannot store it, or cannot distinguish it from another owner.
         """
         if self.owner is None:
             return None
@@ -248,7 +271,7 @@ def is_generated(column: Column[Any]) -> bool:
 
 
 def is_required(column: Column[Any]) -> bool:
-    """Whether a new row must bring a value for it."""
+    """Whether a new row must have a value for it."""
     return not (
         column.nullable
         or column.default is not None
@@ -271,20 +294,20 @@ def describe(
     hidden: Collection[str] = (),
     server: Collection[str] = (),
 ) -> Model:
-    """Look at a table or mapped class that an app wants synced.
+    """Describe a table or mapped class that an app wants to sync.
 
     Args:
-        name: what diffs call it.
+        name: its name in diffs.
         source: the table or class.
-        owner_field: what the owner column is called.
-        shared: whether it has none.
-        dialect: of the database.
-        hidden: names of fields that devices do not know.
-        server: names of fields that devices may not write.
+        owner_field: the name of the owner column.
+        shared: whether it has no owner column.
+        dialect: the dialect of the database.
+        hidden: the names of fields that devices do not see.
+        server: the names of fields that devices may not write.
 
     Raises:
         TypeError: ``source`` is neither.
-        ValueError: it cannot be synced, and why.
+        ValueError: it cannot be synced; the message says why.
     """
     table, fields = table_and_fields(name, source)
     owner = fields.pop(owner_field, None)
@@ -315,11 +338,11 @@ def describe(
 
 
 def describe_log(source: Any, with_field_times: bool = False) -> Model:
-    """Look at the log.
+    """Describe the log.
 
     Args:
         source: the table, or a class that is mapped to it.
-        with_field_times: whether the column that not every log has is a field, if it is declared.
+        with_field_times: whether the column ``field_times`` is a field, if it is declared.
 
     Raises:
         TypeError: ``source`` is neither a table nor a mapped class.
@@ -335,7 +358,7 @@ def describe_log(source: Any, with_field_times: bool = False) -> Model:
 
 
 def references(models: Mapping[str, Model]) -> References:
-    """By model, the fields that refer to the id of a row, and the model of that row."""
+    """For each model, the fields that refer to the id of a row, and the model of that row."""
     names = {model.id: name for name, model in models.items()}
     found: References = {}
     for name, model in models.items():
@@ -401,5 +424,5 @@ def _check_defaults(table: Table) -> None:
 
 
 def plain_type(type_: sql.TypeEngine[Any]) -> sql.TypeEngine[Any]:
-    """The type that a TypeDecorator keeps its values as."""
+    """The type in which a TypeDecorator stores its values."""
     return type_.impl_instance if isinstance(type_, sql.TypeDecorator) else type_

@@ -1,4 +1,4 @@
-"""Rows that are given to another owner."""
+"""Gives rows to another owner."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Same = Mapping[str, Sequence[str]]
 
 
 def defer_foreign_keys(connection: Connection) -> None:
-    """Have foreign keys be looked at when all is written, where the database can.
+    """Let the database check foreign keys after all rows are written, if it can.
 
-    One that has the owner in it is broken between the update of the one table and the other.
+    A foreign key that contains the owner is broken between the updates of the two tables.
     """
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
@@ -54,7 +54,7 @@ def give_rows(
         counts[model.name] = _give(
             connection, model, owner(model), new_owner(model), doubled[model.name]
         )
-    for model in reversed(models):  # what referred to them refers to the new owner's by now
+    for model in reversed(models):  # rows that referred to them now refer to the new owner's rows
         if doubled[model.name]:
             delete_rows(connection, model, owner(model), doubled[model.name])
     return counts
@@ -74,14 +74,14 @@ def _give(
 
 
 def unchanged(table: Table) -> dict[Any, Any]:
-    """Values by which columns that change at each update keep theirs."""
+    """Values that keep columns unchanged that change with each update."""
     changing = (c for c in table.columns if c.onupdate is not None or c.server_onupdate is not None)
     return {column: column for column in changing if column.computed is None}
 
 
 @contextmanager
 def refusing(model: Model) -> Iterator[None]:
-    """Say in words why the database refused rows.
+    """Turn the database's refusal of rows into an error with a reason.
 
     Raises:
         InvalidDiffError: it did.

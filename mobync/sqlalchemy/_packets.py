@@ -1,7 +1,7 @@
 """Rows that are too large for one statement.
 
-MariaDB and MySQL take no statement longer than ``max_allowed_packet``, and say so by hanging up.
-That looks like an outage, but the same row would end every later try, too.
+MariaDB and MySQL accept no statement longer than ``max_allowed_packet``, and close the connection.
+That looks like an outage, but the same row would fail at every later try too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AROUND = 1024  # bytes around the values of a row, besides the statement itself
 
 @contextmanager
 def refusing_too_large(connection: Connection, begin: int) -> Iterator[None]:
-    """Say which rows of a write are too large, if that is why it fails.
+    """Find the rows of a write that are too large, if the write fails because of them.
 
     Args:
         connection: on which they are written.

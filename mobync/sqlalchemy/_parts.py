@@ -1,7 +1,8 @@
-"""Parts of requests that wait for the last one: rows in a table beside the log.
+"""The table of parts of requests, which wait for the last part.
 
-A part is as long as a request may be, which one statement could not take on every database; so it
-is several rows.  Tables of an earlier mobync do not have this one; then no parts are kept.
+A part can be as long as a request, which is too long for one statement on some databases. So a part
+has several rows. A database of an earlier mobync does not have this table; then parts are not
+stored.
 """
 
 from __future__ import annotations
@@ -27,19 +28,24 @@ class Parts:
     def write(
         self, connection: Connection, owner_id: str, device: str, part: int, pieces: Sequence[str]
     ) -> None:
-        """Insert a part; a statement for each piece, since a packet may be no longer."""
+        """Insert a part, with a statement for each piece, because a packet is limited."""
         statement = insert(self.table)
         for number, text in enumerate(pieces):
             row = {"owner": owner_id, "device": device, "part": part, "piece": number}
             connection.execute(statement, {**row, "diffs": text})
 
     def read(self, connection: Connection, owner_id: str, device: str) -> Iterator[tuple[int, str]]:
-        """The pieces of all parts of a device, in order, each with the number of its part."""
+        """The pieces of all parts of a device, in order, each with the number of its part.
+
+        Drivers fetch all rows of a statement at once, so there is one for each part.
+        """
         columns = self.table.c
-        statement = select(columns.part, columns.diffs)
-        statement = statement.where(columns.owner == owner_id, columns.device == device)
-        rows = connection.execute(statement.order_by(columns.part, columns.piece))
-        return map(tuple, rows)
+        of_device = (columns.owner == owner_id, columns.device == device)
+        numbers = select(columns.part).where(*of_device).distinct().order_by(columns.part)
+        for number in connection.scalars(numbers).all():
+            pieces = select(columns.diffs).where(*of_device, columns.part == number)
+            for text in connection.scalars(pieces.order_by(columns.piece)):
+                yield number, text
 
     def drop(self, connection: Connection, owner_id: str, device: str | None) -> None:
         """Delete the parts of a device, or of all of an owner's."""

@@ -1,7 +1,7 @@
-"""Rows of the log, put into the database as the values that mobync has of them.
+"""Writes rows of the log from mobync's values, without SQLAlchemy's conversions.
 
-PostgreSQL gets many rows as one JSON text that it reads itself, which takes less than to bind their
-values one by one; all else gets the values.
+PostgreSQL gets many rows as one JSON text, which takes less time than to bind their values one by
+one. Other databases get the values.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MOST_CHARACTERS = 4_000_000  # of json_data, in one statement on PostgreSQL
 
 
 class PlainLog:
-    """The log as a table whose columns take values as they are.
+    """The log as a table whose columns need no conversion of values.
 
     Args:
         log: the table.

@@ -1,15 +1,16 @@
-"""Statements that are built and compiled once, and executed as text from then on.
+"""Statements that are built and compiled once, and then executed as text.
 
-To build a statement of SQLAlchemy's, to find out by its parts whether it was compiled before, and
-to sort its values takes several times as long as what a database needs for one row.  The statements
-of a small sync are always the same, so their text is kept.  Where something on the way would be
-left out (an event of the app's on statements, a schema that is translated, a default that Python
-makes) SQLAlchemy gets the statement itself, as ever.
+SQLAlchemy builds a statement, looks for its compiled form by its parts, and sorts its values. This
+takes several times as long as the database needs for one row. The statements of a small sync are
+always the same, so their text is cached. If this would leave something out (an event of the app on
+statements, a translated schema, a default that Python makes), SQLAlchemy gets the statement itself.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import BigInteger, Integer, Select, String, Text
@@ -50,7 +51,9 @@ class Prepared:
 
     def text(self, dialect: Dialect, values: Mapping[str, Any]) -> tuple[str, Sequence[Any]] | None:
         """It as text with a mark for each value, and the values; None if SQLAlchemy must do it."""
-        text = self._text_for(dialect)
+        text = self._text
+        if text is None or text.dialect is not dialect:
+            text = self._text_for(dialect)
         return None if text.marked is None else (text.marked, text.in_order(values))
 
     def _text_for(self, dialect: Dialect) -> _Text:
@@ -66,12 +69,16 @@ class _Text:
     ``marked`` is the same with a mark in the place of each value, if that is how the driver has it.
     """
 
-    __slots__ = ("_fixed", "_is_positional", "_names", "_to_driver", "dialect", "marked", "sql")
+    __slots__ = (
+        *("_fixed", "_in_order", "_is_as_given", "_is_positional", "_names", "_to_driver"),
+        *("dialect", "marked", "sql"),
+    )
 
     def __init__(
         self, statement: ClauseElement, keys: Sequence[str] | None, dialect: Dialect
     ) -> None:
-        compiled = statement.compile(dialect=dialect, column_keys=None if keys is None else [*keys])
+        columns = None if keys is None else [*keys]
+        compiled = statement.compile(dialect=dialect, column_keys=columns)
         assert isinstance(compiled, SQLCompiler)
         self.dialect = dialect
         as_read = _gives_rows_as_read(statement, dialect)
@@ -81,22 +88,27 @@ class _Text:
         self.marked = self.sql if compiled.positional else None
         if self.sql is not None and dialect.paramstyle == "pyformat":
             self.marked = self.sql.replace("%%", "%%%%") % marks
+        elif self.sql is not None and dialect.paramstyle == "numeric_dollar":
+            by_name = statement.compile(dialect=_with_names(dialect), column_keys=columns)
+            self.marked = str(by_name).replace("%%", "%%%%") % marks
         self._names = compiled.positiontup or marks.names
+        self._in_order = _picker(marks.names or self._names)
         self._fixed = {n: b.effective_value for n, b in compiled.binds.items() if not b.required}
         self._to_driver: dict[str, Callable[[Any], Any]] = {}
         for name, bind in compiled.binds.items():
             process = bind.type.dialect_impl(dialect).bind_processor(dialect)
             if process is not None:
                 self._to_driver[name] = process
+        self._is_as_given = not self._fixed and not self._to_driver
 
     def parameters(self, values: Mapping[str, Any]) -> Any:
         """The values as the driver takes them with the text."""
-        return tuple(self.in_order(values)) if self._is_positional else self._given(values)
+        given = self._given(values)
+        return tuple([given[name] for name in self._names]) if self._is_positional else given
 
     def in_order(self, values: Mapping[str, Any]) -> Sequence[Any]:
         """The values in the order of the marks."""
-        given = self._given(values)
-        return [given[name] for name in self._names]
+        return self._in_order(values if self._is_as_given else self._given(values))
 
     def _given(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         given = {**self._fixed, **values} if self._fixed else values
@@ -105,6 +117,21 @@ class _Text:
             for name, process in self._to_driver.items():
                 given[name] = process(given[name])
         return given
+
+
+def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """What gives the values of some names in their order."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda values: [values[name] for name in names]
+
+
+def _with_names(dialect: Dialect) -> Dialect:
+    """A dialect that writes the name of a value in its place, whatever the driver wants there."""
+    named = copy.copy(dialect)
+    named.paramstyle, named.positional = "pyformat", False
+    named.identifier_preparer = named.preparer(named)
+    return named
 
 
 class _Marks(dict[str, str]):

@@ -25,19 +25,19 @@ def reconcile_all(
     dry_run: bool = False,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> Iterator[tuple[str, ReconcileResult | None]]:
-    """Reconcile every owner, one after the other; only that one waits meanwhile.
+    """Reconcile every owner in turn. Only the syncs of that owner wait meanwhile.
 
-    Everyone who has a log, and everyone who has rows: whom a row was given may never have synced.
-    Nothing happens until the iterator is asked; stopping it leaves the rest for another time.
+    This includes everyone who has a log or rows, because an owner who was given a row may never
+    have synced. The work is done while you iterate, and you can stop at any time.
 
     Args:
-        mobync: one whose synchronizer is a SQLAlchemySynchronizer.
-        model: of which model; None for all that belong to an owner.
-        dry_run: compare only, and write nothing.
-        progress: called as that of :meth:`Mobync.reconcile`, with the owner before the rest.
+        mobync: a Mobync whose synchronizer is a SQLAlchemySynchronizer.
+        model: the model; None for all that belong to an owner.
+        dry_run: only compare, and write nothing.
+        progress: called like that of :meth:`Mobync.reconcile`, with the owner first.
 
     Yields:
-        An owner and what :meth:`Mobync.reconcile` found; None where another sync of that owner
+        An owner and the result of :meth:`Mobync.reconcile`; None if another sync of that owner
         took too long.
 
     Raises:

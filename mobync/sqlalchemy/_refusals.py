@@ -1,21 +1,26 @@
-"""What only the database can refuse: which row of a run it is, and why, in words for its device.
+"""Rows that only the database refuses: finds which rows of a run these are, and the reason in words
+for the device.
 
-A run of rows is written at once, in a savepoint; one row needs none.  Where the database refuses
-it, the rows that it means are found by halves: a half that can be written stays, of the other one
-half is tried, and so on.  One row among n costs about two tries for each time that n can be halved.
+A run of rows is written at once, in a savepoint; a single row needs none. If the database refuses
+the run, the bad rows are found by halving: a half that can be written stays, the other one is
+halved again, and so on. Finding one row among n takes about two tries for each halving.
 
-A reason names constraints and columns.  What a database says besides may be data of other rows.
+A reason names constraints and columns. The rest of a database's message may have data of other
+rows.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import ForeignKeyConstraint, UniqueConstraint
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import ColumnCollectionConstraint
 
 from .._relational.refused import TAKEN, Refusal, Said, in_words, refusal_of_original, said_of
 from .._relational.rows import first_of
@@ -188,7 +193,7 @@ def reason_of(error: DBAPIError, model: Model, kind: str) -> str | None:
     if refusal is Refusal.REFERENCE and kind == "delete":
         refusal = Refusal.REFERRED
     said = said_of(error.orig)
-    fields = _fields(model, said.columns or _declared_columns(model, said.constraint))
+    fields = _fields(model, said.columns or _declared_columns(model, refusal, said.constraint))
     if _is_key(model, refusal, said):
         return f"{model.where}{TAKEN}"
     return f"{model.where}{in_words(refusal, fields, said.constraint)}"
@@ -209,20 +214,31 @@ def reason_at_commit(error: Exception) -> str | None:
     return f"when all was written: {in_words(refusal, [], said_of(error.orig).constraint)}"
 
 
-def _declared_columns(model: Model, constraint: str | None) -> list[str]:
-    """The columns of a constraint or unique index that the table declares by this name."""
-    if constraint is None:
-        return []
-    declared: list[Any] = [*model.table.constraints, *model.table.indexes]
-    named = [each for each in declared if each.name == constraint]
-    # MariaDB and MySQL call one without a name after its first column.
-    unnamed = [
-        each
-        for each in declared
-        if isinstance(each, UniqueConstraint) and each.name is None and constraint in each.columns
-    ]
-    found = named or unnamed
+def _declared_columns(model: Model, refusal: Refusal, constraint: str | None) -> list[str]:
+    """The columns of the foreign key, unique constraint or unique index that the table declares by
+    this name; none if that is not certain.
+    """
+    table = model.table
+    keys = [key for key in table.constraints if isinstance(key, ForeignKeyConstraint)]
+    uniques = [each for each in table.constraints if isinstance(each, UniqueConstraint)]
+    declared: list[Any] = [*keys]
+    if refusal is Refusal.UNIQUE:
+        declared = [*uniques, *(index for index in table.indexes if index.unique)]
+    found = [each for each in declared if each.name == constraint]
+    if not found and constraint is not None and refusal is Refusal.UNIQUE:
+        # MariaDB and MySQL call one without a name after its first column, and count if several
+        # begin with the same one: owner, owner_2, owner_3.
+        firsts = Counter(_first_of(each) for each in (*uniques, *keys) if each.name is None)
+        names = {constraint, re.sub(r"_[0-9]+$", "", constraint)}
+        for each in uniques:
+            first = _first_of(each)
+            if each.name is None and first in names and (first == constraint or firsts[first] > 1):
+                found.append(each)
     return [column.name for column in found[0].columns] if len(found) == 1 else []
+
+
+def _first_of(constraint: ColumnCollectionConstraint) -> str:
+    return str(next(iter(constraint.columns)).name)
 
 
 def _fields(model: Model, columns: Sequence[str]) -> list[str]:

@@ -1,8 +1,8 @@
-"""How a database must be set up so that it keeps what devices send to the letter.
+"""Checks that a database is set up to store exactly what devices send.
 
-MariaDB and MySQL without strict mode cut and change a value instead of refusing it, and store
-``?`` for a letter that a connection or a column does not know.  A PostgreSQL database in LATIN1
-knows few letters, and one in SQL_ASCII knows none.  So mobync refuses to use them.
+Without strict mode, MariaDB and MySQL cut or change a value instead of refusing it, and store ``?``
+for a letter that a connection or a column does not have. A PostgreSQL database in LATIN1 has few
+letters, and one in SQL_ASCII has none. So mobync refuses to use them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import Table, text
 from sqlalchemy.engine import Connection, Engine
 
+from .._relational.store import complaint_about_sql_mode
 from ._values import is_mysql
 
 _CHECKED, _MYSQL_SETTINGS = "mobync_checked", "mobync_mysql_settings"
@@ -50,6 +51,12 @@ def schema_of(table: Table, bind: Engine | Connection) -> str | None:
     translated = bind.get_execution_options().get("schema_translate_map") or {}
     schema: str | None = translated.get(table.schema, table.schema)
     return schema
+
+
+def named(table: Table, connection: Connection) -> str:
+    """The name of a table, as it is written in a statement on this connection."""
+    quote = connection.dialect.identifier_preparer.quote
+    return ".".join(quote(part) for part in (schema_of(table, connection), table.name) if part)
 
 
 def check_once(connection: Connection, tables: Mapping[str, Table]) -> None:
@@ -96,12 +103,9 @@ def mysql_settings(connection: Connection) -> MySQLSettings | None:
 
 def _check_mysql(connection: Connection) -> None:
     found = dict(map(tuple, connection.exec_driver_sql(_SHOW_SETTINGS)))
-    modes = found["sql_mode"].split(",")
-    if "STRICT_TRANS_TABLES" not in modes and "STRICT_ALL_TABLES" not in modes:
-        raise ValueError(
-            "the database would cut or change values that do not fit: "
-            "add STRICT_TRANS_TABLES to its sql_mode"
-        )
+    complaint = complaint_about_sql_mode(found["sql_mode"])
+    if complaint is not None:
+        raise ValueError(complaint)
     for name in ("character_set_client", "character_set_connection"):
         if found[name] != _CHARSET:
             raise ValueError(

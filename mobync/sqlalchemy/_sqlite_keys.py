@@ -1,7 +1,7 @@
-"""The foreign keys of a SQLite database that it looks at only when it commits.
+"""The foreign keys of a SQLite database that it checks only at the commit.
 
-They are read from the database, since an app may declare them there and not to SQLAlchemy.  Tables
-of the app that are no models count, too, where they refer to one.
+They are read from the database, because an app may declare them there and not in SQLAlchemy. Tables
+that are not models also count if they refer to a model.
 """
 
 from __future__ import annotations
@@ -59,13 +59,17 @@ class SQLiteKeys:
             WeakKeyDictionary()
         )
         self._doubted: WeakSet[Dialect] = WeakSet()
+        self._has_doubts = False
+        self._schemas = tuple(dict.fromkeys(m.table.schema for m in self._models))
 
     def late(self, connection: Connection) -> list[Key]:
         """The keys that are looked at late; once a commit was refused, all there are."""
-        dialect = connection.dialect
-        schemas = tuple(dict.fromkeys(schema_of(m.table, connection) for m in self._models))
+        dialect, schemas = connection.dialect, self._schemas
+        if connection.get_execution_options().get("schema_translate_map"):
+            schemas = tuple(dict.fromkeys(schema_of(m.table, connection) for m in self._models))
         version = None
-        if dialect in self._doubted:  # as a table may be altered, or PRAGMA defer_foreign_keys set
+        if self._has_doubts and dialect in self._doubted:
+            # A table may be altered, or PRAGMA defer_foreign_keys set.
             version = connection.exec_driver_sql("PRAGMA schema_version").scalar()
         state = (version, *schemas)
         known = self._found.get(dialect)
@@ -78,6 +82,7 @@ class SQLiteKeys:
         """After a commit that was refused: take all keys for late; says whether that is new."""
         is_new = dialect not in self._doubted
         self._doubted.add(dialect)
+        self._has_doubts = True
         return is_new
 
     def _read(self, connection: Connection, schema: str | None, all_: bool) -> Iterator[Key]:

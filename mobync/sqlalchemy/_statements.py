@@ -1,7 +1,7 @@
-"""The statements on a model's table, each confined to one owner's rows.
+"""The statements on a model's table. Each touches only one owner's rows.
 
-A run of changes is one statement with many rows of values, whatever fields each row carries, so
-that the number of statements does not grow with the number of diffs.  Rows keep their order, which
+A run of changes is one statement with many rows of values, even if the rows have different fields.
+So the number of statements does not grow with the number of diffs. Rows keep their order, which
 foreign keys may need.
 """
 
@@ -53,12 +53,12 @@ from .._relational.values import DoesNotFit
 from ..errors import InvalidDiffError
 from ..types import Diff, FilterType, ReadFilter
 from ._many import execute_many
-from ._model import Model, Row, plain_type
+from ._model import VALUE, Model, Row, plain_type
 from ._prepared import Prepared
 from ._values import is_mysql
 
-# Names of values in a statement, after a beginning that no column of the table has.
-_ID, _OWNER, _CARRIED, _VALUE = "id", "owner", "carried_", "value_"
+# Names of values in a statement, after a prefix that no column of the table has.
+_ID, _OWNER, _CARRIED = "id", "owner", "carried_"
 
 # What a statement may hold that spells out all its rows: SQLite takes 32766 values, MariaDB and
 # MySQL packets of 16 MiB.
@@ -76,9 +76,9 @@ _TEXTS = (sql.String, sql.Text, sql.Unicode, sql.UnicodeText, sql.VARCHAR, sql.T
 def same(column: ColumnElement[Any], value: ColumnElement[Any], dialect: Dialect) -> Any:
     """The condition that a column is equal to a value, character for character.
 
-    By the default collations of MySQL and MariaDB the ids 'a' and 'A' are equal, and so would be
-    two owners; a column of the other databases may have such a collation too.  There the bytes
-    are compared as well.  The plain comparison stays: it has the index.
+    With the default collations of MySQL and MariaDB, the ids 'a' and 'A' are equal, and so are such
+    owners. Columns of other databases may have such a collation too. Then the bytes are also
+    compared. The plain comparison stays, because it uses the index.
     """
     equal = column == value
     type_ = plain_type(column.type)
@@ -94,7 +94,7 @@ def same(column: ColumnElement[Any], value: ColumnElement[Any], dialect: Dialect
 
 
 def _own_row(model: Model, dialect: Dialect) -> ColumnElement[bool]:
-    """The condition that a row is the one of _ID, and the owner's."""
+    """The condition that a row has the id _ID and belongs to the owner."""
     id_ = bindparam(model.prefix + _ID, type_=model.id.type)
     row: ColumnElement[bool] = same(model.id, id_, dialect)
     if model.owner is None:
@@ -127,13 +127,13 @@ def insert_rows(connection: Connection, model: Model, rows: list[Row]) -> None:
 
 
 def insert_of(model: Model, row: Row) -> Prepared:
-    """The insert of a row, which takes the row as its values."""
+    """The insert of a row; the row is its values."""
     shape = "insert", frozenset(row)
     return model.statements.get(shape, lambda: Prepared(insert(model.table), list(row)))
 
 
 def _insert_alike(connection: Connection, model: Model, rows: list[Row]) -> None:
-    """Insert rows that all carry the same columns."""
+    """Insert rows that all have the same columns."""
     statement = insert(model.table)
     if not any(isinstance(value, ClauseElement) for row in rows for value in row.values()):
         execute_many(connection, statement, rows)
@@ -157,13 +157,13 @@ def _pieces(rows: list[Row], width: int) -> Iterator[list[Row]]:
 
 
 def _fill(row: Row, fillers: dict[str, Callable[[], Any] | None]) -> Row:
-    """The row with what other rows of the run carry and it does not."""
+    """The row, with defaults for columns that only other rows of the run have."""
     missing = {key: fill() for key, fill in fillers.items() if fill is not None and key not in row}
     return {**row, **missing}
 
 
 def _filler(column: Column[Any], dialect: Dialect) -> Callable[[], Any] | None:
-    """What makes the default of a column, a value or an expression; None if that is not known.
+    """The default of a column, as a value or an expression; None if it is not known.
 
     Unknown are, to us, a Python default that looks at the rest of its row and, on SQLite, which
     has no keyword DEFAULT for a value among others, what a trigger fills in.
@@ -199,21 +199,24 @@ def _server_filler(column: Column[Any], dialect: Dialect) -> Callable[[], Any] |
 
 def update_rows(
     connection: Connection, model: Model, owner: Any, changes: Sequence[tuple[Any, Row]]
-) -> None:
-    """Set in each row the fields that its change carries; a row that is not there stays away."""
+) -> int:
+    """Set the fields of each change in its row; missing rows are ignored.
+
+    Returns:
+        How many rows were set, each as often as it was; -1 if the driver does not say.
+    """
     changes = [(id_, change) for id_, change in changes if change]
     if len(changes) == 1:
         one, new = update_of(model, owner, *changes[0], connection.dialect)
-        one.execute(connection, new)
-        return
+        return one.execute(connection, new).rowcount
     carried = {key for _, change in changes for key in change}
     columns = [column for column in model.table.columns if column.key in carried]
     if not columns:
-        return
+        return 0
     values: dict[Column[Any], ColumnElement[Any]] = {}
     names: dict[str, tuple[str, str]] = {}
     for number, column in enumerate(columns):
-        value, carries = f"{model.prefix}{_VALUE}{number}", f"{model.prefix}{_CARRIED}{number}"
+        value, carries = model.value_names[number], f"{model.prefix}{_CARRIED}{number}"
         names[column.key] = value, carries
         values[column] = bindparam(value, type_=column.type)
         if not all(column.key in change for _, change in changes):
@@ -232,61 +235,65 @@ def update_rows(
             row[carries] = True
         parameters.append(row)
     own_row = _own_row(model, connection.dialect)
-    execute_many(connection, update(model.table).where(own_row).values(values), parameters)
+    statement = update(model.table).where(own_row).values(values)
+    return execute_many(connection, statement, parameters).rowcount
 
 
 def update_of(
     model: Model, owner: Any, id_: Any, change: Row, dialect: Dialect
 ) -> tuple[Prepared, Row]:
-    """What sets the fields of a row that a change carries, at least one, and its values."""
-    value = model.prefix + _VALUE
+    """The update of a row by a change, which has at least one field, and its values."""
     shape = "update", dialect.name, tuple(change)
     statement = model.statements.get(shape, lambda: _update_of(model, change, dialect))
-    values = {f"{value}{number}": each for number, each in enumerate(change.values())}
+    values = dict(zip(model.value_names, change.values(), strict=False))
     values[model.prefix + _ID] = id_
     values[model.prefix + _OWNER] = owner
     return statement, values
 
 
 def _update_of(model: Model, carried: Iterable[str], dialect: Dialect) -> Prepared:
-    """The update of a row that sets just these columns."""
+    """The update of a row that sets exactly these columns."""
     columns = {column.key: column for column in model.table.columns}
     values: Any = {
-        columns[key]: bindparam(f"{model.prefix}{_VALUE}{number}", type_=columns[key].type)
-        for number, key in enumerate(carried)
+        columns[key]: bindparam(name, type_=columns[key].type)
+        for name, key in zip(model.value_names, carried, strict=False)
     }
     return Prepared(update(model.table).where(_own_row(model, dialect)).values(values))
 
 
-def delete_rows(connection: Connection, model: Model, owner: Any, ids: Sequence[Any]) -> None:
-    """Delete rows; one that is not there is no error."""
+def delete_rows(connection: Connection, model: Model, owner: Any, ids: Sequence[Any]) -> int:
+    """Delete rows; a missing row is not an error.
+
+    Returns:
+        How many there were; -1 if the driver does not say.
+    """
     dialect = connection.dialect
     if len(ids) == 1:
         statement, values = delete_of(model, owner, ids[0], dialect)
-        statement.execute(connection, values)
-        return
+        return statement.execute(connection, values).rowcount
     # Else PyMySQL sends them one by one.  That must be where rows refer to each other in their
     # table: InnoDB needs the children to go first, within one statement too.
     at_once = isinstance(model.id.type, sql.String) and not _refers_to_itself(model.table)
     if not (is_mysql(dialect) and at_once):
-        connection.execute(
+        return connection.execute(
             delete(model.table).where(_own_row(model, dialect)),
             [{model.prefix + _ID: id_, model.prefix + _OWNER: owner} for id_ in ids],
-        )
-        return
+        ).rowcount
+    count = 0
     for begin in range(0, len(ids), _IDS_A_STATEMENT):
         piece = ids[begin : begin + _IDS_A_STATEMENT]
-        connection.execute(
+        count += connection.execute(
             delete(model.table).where(
                 *_owned(model, owner, dialect),
                 model.id.in_(piece),
                 cast(model.id, LargeBinary).in_([id_.encode() for id_ in piece]),
             )
-        )
+        ).rowcount
+    return count
 
 
 def erase_rows(connection: Connection, model: Model, owner: Any) -> int:
-    """Delete all rows of an owner; returns how many there were."""
+    """Delete all rows of an owner; return how many there were."""
     table, own = model.table, _owned(model, owner, connection.dialect)
     if is_mysql(connection.dialect):  # which checks each row by itself, and in whatever order
         for key in table.foreign_key_constraints:
@@ -297,7 +304,7 @@ def erase_rows(connection: Connection, model: Model, owner: Any) -> int:
 
 
 def delete_of(model: Model, owner: Any, id_: Any, dialect: Dialect) -> tuple[Prepared, Row]:
-    """What deletes a row, and its values."""
+    """The delete of a row, and its values."""
     statement = model.statements.get(
         ("delete", dialect.name),
         lambda: Prepared(delete(model.table).where(_own_row(model, dialect))),
@@ -358,7 +365,7 @@ def read_rows(
 def _reading(
     connection: Connection, model: Model, owner: Any, filters: Iterable[ReadFilter]
 ) -> tuple[Prepared, dict[str, Any]]:
-    """What reads an owner's rows that pass all filters, and its values."""
+    """The select of an owner's rows that pass all filters, and its values."""
     dialect = connection.dialect
     filters = list(filters)
     compared = tuple((f.field_name, f.filter_by, f.data is None) for f in filters)
@@ -367,7 +374,7 @@ def _reading(
         lambda: Prepared(_select_rows(model, owner is not None, filters, dialect)),
     )
     values = {
-        f"{model.prefix}{_VALUE}{number}": _compared_value(model, f, dialect)
+        f"{model.prefix}{VALUE}{number}": _compared_value(model, f, dialect)
         for number, f in enumerate(filters)
         if f.data is not None
     }
@@ -380,7 +387,7 @@ def _select_rows(
     model: Model, owned: bool, filters: Sequence[ReadFilter], dialect: Dialect
 ) -> Select[Any]:
     conditions = [
-        _condition(model, f, f"{model.prefix}{_VALUE}{number}", dialect)
+        _condition(model, f, f"{model.prefix}{VALUE}{number}", dialect)
         for number, f in enumerate(filters)
     ]
     if owned and model.owner is not None:

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Table, delete, func, select
 from sqlalchemy.engine import Connection, Dialect, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import Session, scoped_session
 
 from .._relational.filled import Columns, check_columns, check_models, refuse_fields
 from .._relational.rows import changed_fields, first_of
+from .._relational.store import RelationalSynchronizer, check_arguments
 from .._relational.write_order import write_order
 from ..errors import BusyError, InvalidDiffError, MobyncError, UnavailableError
-from ..synchronizer import Synchronizer
 from ..types import FIELD_TIMES, Diff, FilterType, LogRow, ReadFilter
-from ._capture import Capture
-from ._connections import EngineSource, SnapshotSource, Source, source_of
-from ._deferred import Deferred, Write, Written
+from ._capture import Capture, OwnWrites
+from ._connections import (
+    EngineSource,
+    SnapshotSource,
+    Source,
+    drop_if_spoiled,
+    is_after_commit,
+    source_of,
+)
+from ._deferred import Deferred, Write
 from ._devices import OWNER_ITSELF, Devices, check_names
-from ._direct import Direct, Statement, read_at_once, talk_to
+from ._direct import Statement, read_at_once
 from ._errors import OUTAGES, Kind, is_sqlite_busy, kind_of
 from ._filled import filled_models
 from ._kept_values import kept, owned_models
-from ._locking import Head, head_select, head_update, lock_owner, read_head, waiting
-from ._missing import naming_missing
+from ._locking import (
+    Head,
+    head_select,
+    head_update,
+    lock_owner,
+    make_empty_head,
+    read_head,
+    waiting,
+)
+from ._missing import missing_table, naming_missing
 from ._model import (
     Model,
     Row,
@@ -60,63 +72,26 @@ from ._statements import (
     update_rows,
 )
 from ._tables import diffs_table
+from ._talks import somebody_listens
+from ._transactions import Held, Talking, Transaction, copy_of, has_plain_copies, opened_by
 from ._values import is_mysql
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self
 
-    from ..types import DiffDict
 
 T = TypeVar("T")
 
-MAX_LOCK_TIMEOUT_S = 86_400
 PAGE_ROWS = 1000  # of owned_rows, in memory at once
 _UNMARKED = nullcontext()
 _NONE: Columns = MappingProxyType({})
-
-
-@dataclass
-class _Transaction:
-    """What is known while an owner's transaction is open."""
-
-    connection: Connection
-    owner_id: str
-    clock: int  # the highest of the owner's log
-    is_written: bool = False  # what is left is to commit
-    is_watched: bool = False
-    written: Written | None = None  # rows of models, where some are looked at when it commits
-    direct: Direct | None = None  # where statements go to the driver
-    owners: dict[str, Any] = field(default_factory=dict)  # by model, as its column keeps the owner
-    states: dict[str, str | None] = field(default_factory=dict)  # of devices, as far as known
-
-    def owner_in(self, model: Model) -> Any:
-        """The owner as the owner column of a model keeps it."""
-        if model.name not in self.owners:
-            dialect = self.connection.dialect
-            self.owners[model.name] = model.owner_value(self.owner_id, dialect)
-        return self.owners[model.name]
-
-    def note(self, rows: Sequence[T], statement_of: Callable[[T], Statement]) -> bool:
-        """Leave writes for the end, if that can be; else they must be written now."""
-        if self.direct is None:
-            return False
-        if self.direct.note(rows, statement_of):
-            return True
-        self.direct.settle()
-        return False
-
-    def settle(self) -> Connection:
-        """The connection, for whatever statements."""
-        if self.direct is not None:
-            self.direct.settle()
-        return self.connection
 
 
 class _LateRefusalError(InvalidDiffError):
     """A commit was refused; the same transaction, started again, would name the row."""
 
 
-class SQLAlchemySynchronizer(Synchronizer):
+class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
     """Stores models and log in a database with SQLAlchemy 2. You do not have to override anything.
 
     The three rules accept everything, because every statement touches only the owner's rows.
@@ -156,7 +131,7 @@ class SQLAlchemySynchronizer(Synchronizer):
 
     Attributes:
         capture: the notes, or None.
-        filled_models: what is filled in of which models, or None.
+        filled_models: the models that the database fills in, or None.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -164,7 +139,11 @@ class SQLAlchemySynchronizer(Synchronizer):
             PostgreSQL, MySQL or MariaDB.
     """
 
-    _passes_over_unreadable = True
+    _has_plain_copies = True
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls._has_plain_copies = has_plain_copies(cls, SQLAlchemySynchronizer)
 
     def __init__(
         self,
@@ -180,7 +159,9 @@ class SQLAlchemySynchronizer(Synchronizer):
         hidden_columns: Columns = _NONE,
         read_back: Collection[str] = (),
     ) -> None:
-        _check_arguments(models, lock_timeout_s, shared, capture)
+        check_arguments(models, lock_timeout_s, shared, "Tables or mapped classes")
+        if not isinstance(capture, bool):
+            raise TypeError("capture must be True or False")
         check_columns("server_columns", server_columns, models)
         check_columns("hidden_columns", hidden_columns, models)
         check_models("read_back", read_back, models)
@@ -219,7 +200,7 @@ class SQLAlchemySynchronizer(Synchronizer):
             self._tables.append(notes)
             self._own_tables[notes.fullname] = notes
         self._lock_timeout_s = float(lock_timeout_s)
-        self._open: _Transaction | None = None
+        self._open: Transaction | None = None
 
     def _mobyncs_tables(self) -> list[Table]:
         devices = self._devices
@@ -234,22 +215,11 @@ class SQLAlchemySynchronizer(Synchronizer):
             if name == self._log.name or model.table in own:
                 raise ValueError(f"model {name!r}: devices must not write {self._log.name!r}")
 
-    # ---- rules -----------------------------------------------------------------------------------
-
-    def validate_create(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
-        return True
-
-    def validate_update(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
-        return True
-
-    def validate_delete(self, owner_id: str, **diff: Unpack[DiffDict]) -> bool:
-        return True
-
     # ---- transactions ----------------------------------------------------------------------------
 
     @property
     def connection(self) -> Connection:
-        """The connection of the open transaction, for statements of the app's own.
+        """The connection of the open transaction, for your own statements.
 
         Raises:
             RuntimeError: no transaction is open.
@@ -257,7 +227,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         return self._transaction().settle()
 
     def transaction(self, owner_id: str) -> AbstractContextManager[Self]:
-        """Put one sync of this owner into a transaction; nobody else can sync this owner meanwhile.
+        """Run one sync of this owner in a transaction; nobody else can sync this owner meanwhile.
 
         Yields:
             A copy of this synchronizer that works in the transaction.
@@ -272,74 +242,45 @@ class SQLAlchemySynchronizer(Synchronizer):
                 change what devices send.
             sqlalchemy.exc.NoSuchTableError: a table was not made.
         """
-        return self._held(owner_id, self._locked(owner_id))
+        return Held(self, self._locked(owner_id))
 
     def _attempt(
         self, owner_id: str, carefully: bool, device: str | None = None
     ) -> AbstractContextManager[Self]:
         """Talk to the driver at first, unless a subclass says what is around a transaction."""
-        own = type(self).transaction is not SQLAlchemySynchronizer.transaction
+        own = not self._reads_alone()
         is_marked = self.capture is not None  # by a statement of its own
-        if own or carefully or is_marked or not isinstance(self._source, EngineSource):
+        source = self._source
+        if own or carefully or is_marked or not isinstance(source, EngineSource):
             return self.transaction(owner_id)
-        return self._held(owner_id, self._talking(owner_id, self._source, device))
+        if somebody_listens(source.engine):
+            return self.transaction(owner_id)
+        return Held(self, Talking(self, owner_id, source, device))
 
     @contextmanager
-    def _held(
-        self, owner_id: str, transaction: AbstractContextManager[_Transaction]
-    ) -> Iterator[Self]:
-        """A copy that works in a transaction, whose errors become mobync's."""
-        if self._open is not None:
-            raise RuntimeError("a transaction is open already")
-        inside = copy.copy(self)
-        opened: _Transaction | None = None
-        try:
-            with naming_missing(self._tables), transaction as opened:
-                inside._open = opened
-                with self._marked(opened.connection):
-                    yield inside
-                    self._source.before_statement()  # what is pending fails as the app's own
-                opened.is_written = True
-        except (DBAPIError, NoConnectionError) as error:
-            meant = self._meaning(error, opened)
-            if meant is None:
-                raise
-            raise meant from error
-        finally:
-            inside._open = None
-
-    @contextmanager
-    def _locked(self, owner_id: str) -> Iterator[_Transaction]:
+    def _locked(self, owner_id: str) -> Iterator[Transaction]:
         with self._source.transaction() as connection, self._prepared(connection):
+            opened = self._lock(connection, owner_id)
+            with self._marked(opened):
+                yield opened
+                self._source.before_statement()  # what is pending fails as the app's own
+            opened.is_written = True
+
+    @contextmanager
+    def _begun(
+        self, owner_id: str, source: EngineSource, connection: Connection
+    ) -> Iterator[Transaction]:
+        """Do what _locked() does, on a connection of the source that has not begun."""
+        with source.begun(connection), self._prepared(connection):
             yield self._lock(connection, owner_id)
 
-    @contextmanager
-    def _talking(
-        self, owner_id: str, source: EngineSource, device: str | None
-    ) -> Iterator[_Transaction]:
-        """Do what _locked() does, in as few round trips as it takes, and read a device."""
-        with source.connected() as connection:
-            known = is_checked(connection, self._own_tables)
-            talk = talk_to(connection, self._lock_timeout_s) if known else None
-            if talk is None:
-                with source.begun(connection), self._prepared(connection):
-                    yield self._lock(connection, owner_id)
-                return
-            self._check_owner(owner_id, connection.dialect)
-            devices = self._devices
-            wanted = None if device is None or not devices.are_kept else [device]
-            select = None if wanted is None else devices.select(owner_id, *wanted)
-            with Direct(talk) as direct:
-                head, rows = direct.lock(devices.heads, self._log.table, owner_id, select)
-                opened = _opened(connection, owner_id, head, direct)
-                if wanted is not None and rows is not None:
-                    opened.states |= {**dict.fromkeys(wanted), **dict(map(tuple, rows))}
-                yield opened
-
     def _meaning(
-        self, error: DBAPIError | NoConnectionError, opened: _Transaction | None
-    ) -> MobyncError | None:
+        self, error: DBAPIError | NoConnectionError, opened: Transaction | None
+    ) -> MobyncError | NoSuchTableError | None:
         """What an error of the database says to the device; None where it is not the device's."""
+        missing = missing_table(error, self._tables) if isinstance(error, DBAPIError) else None
+        if missing is not None:
+            return missing
         kind = kind_of(error)
         too_long = f"longer than {self._lock_timeout_s:g} s"
         if opened is None and (kind is Kind.LOCKED or is_sqlite_busy(error)):
@@ -355,64 +296,86 @@ class SQLAlchemySynchronizer(Synchronizer):
                 return _LateRefusalError(reason) if is_new else InvalidDiffError(reason)
         return _outage(error)
 
-    def _marked(self, connection: Connection) -> AbstractContextManager[None]:
+    def _all_writes_are_own(self, owner_id: str) -> None:
+        own = self._transaction().own
+        if own is not None:
+            own.owners.add(owner_id)
+
+    def _marked(self, opened: Transaction) -> AbstractContextManager[None]:
         """Tell triggers, if there are any, that the writes are mobync's."""
         if self.capture is None:
             return _UNMARKED
         self._source.before_statement()  # what the app has pending is the app's
-        return self.capture.writing(connection, self._source.session())
+        opened.own = OwnWrites(opened.owner_id)
+        return self.capture.writing(opened.connection, self._source.session(), opened.own)
 
     def _prepared(self, connection: Connection) -> AbstractContextManager[None]:
         self._check_settings(connection)
         return waiting(connection, self._lock_timeout_s)
 
     def _check_settings(self, connection: Connection) -> None:
-        check_once(connection, self._own_tables)
-        self._devices.find_out(connection)
+        if not is_checked(connection, self._own_tables):
+            check_once(connection, self._own_tables)
+        if self._devices.found is None:
+            self._devices.find_out(connection)
         if self.capture is not None:
             self.capture.check_once(connection)
 
-    def _check_owner(self, owner_id: str, dialect: Dialect) -> None:
+    def _check_owner(self, owner_id: str, dialect: Dialect) -> Any:
+        """Check that the database can keep an owner; returns it as the log's column does."""
         if is_mysql(dialect) and owner_id.endswith(" "):
             raise ValueError("owner_id ends in a space, which MySQL and MariaDB do not compare")
-        self._log.owner_value(owner_id, dialect)
+        return self._log.owner_value(owner_id, dialect)
 
-    def _lock(self, connection: Connection, owner_id: str) -> _Transaction:
+    def _lock(self, connection: Connection, owner_id: str) -> Transaction:
         self._check_owner(owner_id, connection.dialect)
         heads = self._devices.heads
         head = lock_owner(connection, heads, self._log.table, owner_id, self._lock_timeout_s)
         self._source.after_lock(connection, heads, owner_id, head.clock)
-        return _opened(connection, owner_id, head)
+        return opened_by(connection, owner_id, head)
 
     def _joining(self, connection: Connection, owner_id: str) -> Self:
         """Lock an owner in a transaction that the caller has begun and will end.
+
+        Then the caller calls :meth:`_fill_head`.
 
         Returns:
             A copy that works in it.
 
         Raises:
-            BusyError: another sync of this owner took too long.
+            BusyError: another sync of this owner took too long, or waits for this transaction.
         """
-        inside = copy.copy(self)
+        inside = copy_of(self)
         inside._source = SnapshotSource(connection)
         try:
             with naming_missing(self._tables), inside._prepared(connection):
+                make_empty_head(connection, inside._devices.heads, owner_id)
                 inside._open = inside._lock(connection, owner_id)
         except DBAPIError as error:
             if kind_of(error) is Kind.LOCKED or is_sqlite_busy(error):
                 too_long = f"longer than {self._lock_timeout_s:g} s"
                 raise BusyError(f"another sync of this owner took {too_long}") from error
+            if kind_of(error) is Kind.CONFLICT:
+                begun = connection.get_transaction()
+                if begun is not None:  # MariaDB would commit what came after this, without the rest
+                    begun.rollback()
+                raise BusyError(
+                    f"the database ended the transaction in favour of another one, when it was to "
+                    f"lock owner {owner_id!r:.100}: roll back and try again (if both write the same"
+                    " owners in several flushes, mobync.sqlalchemy.lock_owners() avoids it)"
+                ) from error
             raise
         return inside
 
-    def _transaction(self) -> _Transaction:
-        if self._open is None:
-            raise RuntimeError("only inside transaction(owner_id), which names the owner")
-        return self._open
+    def _fill_head(self) -> None:
+        """Have a head that was made empty have the clock of the log; it may be older than heads."""
+        opened = self._transaction()
+        if opened.clock == -1 and is_mysql(opened.connection.dialect):
+            self._move_head_to(self._head_of_log(opened.connection, opened.owner_id).clock)
 
     def is_transient(self, error: Exception) -> bool:
         passes = kind_of(error) is Kind.CONFLICT or isinstance(error, _LateRefusalError)
-        return passes and self.may_begin_again()
+        return passes and not is_after_commit(error) and self.may_begin_again()
 
     def may_begin_again(self) -> bool:
         return self._source.may_begin_again()
@@ -430,15 +393,42 @@ class SQLAlchemySynchronizer(Synchronizer):
             return read_fields(connection, model, owner, ids, fields)
 
     def highest_logical_clock(self, owner_id: str) -> int:
-        if self._open is not None and self._open.owner_id == owner_id:
-            return self._open.clock
+        opened, source = self._open, self._source
+        if opened is not None and opened.owner_id == owner_id:
+            return opened.clock
+        if opened is None and isinstance(source, EngineSource):
+            row = self._read_row(source, partial(head_select, self._devices.heads, owner_id))
+            if row is not None:
+                return int(row[0])
         with self._reading() as connection:
-            begins = self._open is None and isinstance(self._source, EngineSource)
-            if not begins or not is_mysql(connection.dialect):
-                return self._read_head(connection, owner_id).clock
-            self._check_settings(connection)
-            row = read_at_once(connection, *head_select(self._devices.heads, owner_id))
-            return self._head_of_log(connection, owner_id).clock if row is None else int(row[0])
+            return self._read_head(connection, owner_id).clock
+
+    def _read_row(
+        self, source: EngineSource, statement_of: Callable[[], Statement]
+    ) -> Sequence[Any] | None:
+        """Read one row outside of a transaction, None if it is not there.
+
+        Args:
+            source: of a connection.
+            statement_of: gives the statement and its values.
+        """
+        try:
+            is_heard = somebody_listens(source.engine)
+            connection = source.connect() if is_heard else source.connect_unheard()
+            try:
+                self._check_settings(connection)
+                return read_at_once(connection, *statement_of(), may_talk=not is_heard)
+            except BaseException as error:
+                drop_if_spoiled(connection, error)
+                raise
+            finally:
+                connection.close()
+        except (DBAPIError, NoConnectionError) as error:
+            missing = missing_table(error, self._tables) if isinstance(error, DBAPIError) else None
+            meant = missing or _outage(error)
+            if meant is None:
+                raise
+            raise meant from error
 
     def _read_head(self, connection: Connection, owner_id: str) -> Head:
         head = read_head(connection, self._devices.heads, owner_id)
@@ -452,9 +442,9 @@ class SQLAlchemySynchronizer(Synchronizer):
         return Head(-1 if clock is None else clock)
 
     def reading(self, owner_id: str) -> AbstractContextManager[Self] | None:
-        """Offered with an Engine, unless a subclass has a ``transaction`` of its own to read in."""
-        own = type(self).transaction is not SQLAlchemySynchronizer.transaction
-        snapshot = None if own or self._open is not None else self._source.snapshot()
+        """Available with an Engine, unless a subclass overrides ``transaction`` to read in it."""
+        is_free = self._reads_alone() and self._open is None
+        snapshot = self._source.snapshot() if is_free else None
         if snapshot is None:
             return None
         self._check_owner(owner_id, self._source.dialect())
@@ -465,24 +455,45 @@ class SQLAlchemySynchronizer(Synchronizer):
                     return None  # a transaction turns them into diffs first
         return self._reading_at(snapshot, owner_id)
 
+    def _reads_alone(self) -> bool:
+        return type(self).transaction is SQLAlchemySynchronizer.transaction
+
     @contextmanager
     def _reading_at(
         self, snapshot: AbstractContextManager[Connection], owner_id: str
     ) -> Iterator[Self]:
-        inside = copy.copy(self)
+        inside = copy_of(self)
         with naming_missing(self._tables), _naming_outages(), snapshot as connection:
             self._check_settings(connection)
             head = self._read_head(connection, owner_id)
-            inside._open = _opened(connection, owner_id, head)
+            inside._open = opened_by(connection, owner_id, head)
             try:
                 yield inside
             finally:
                 inside._open = None
 
-    def owners(self) -> Iterator[str]:
-        """List every owner with a log, and perhaps some whose log is still empty, each once.
+    @contextmanager
+    def snapshot(self) -> Iterator[Self]:
+        """Read log and rows as of one moment, while syncs continue.
 
-        A page is a statement of its own: who begins to sync meanwhile may or may not be listed.
+        Yields:
+            A copy of this synchronizer that can read, and cannot write.
+
+        Raises:
+            TypeError: the synchronizer has a session, which has its own transaction.
+        """
+        if not isinstance(self._source, EngineSource):
+            raise TypeError("snapshot() needs a synchronizer that was given an Engine")
+        with self._source.snapshot() as connection:
+            inside = copy_of(self)
+            inside._source = SnapshotSource(connection)
+            yield inside
+
+    def owners(self) -> Iterator[str]:
+        """List every owner with a log once; some of these logs may still be empty.
+
+        Each page is a separate statement, so owners who begin to sync meanwhile may or may not be
+        listed.
         """
         yield from read_owners(self._reading, self._devices.heads.table, self._log.table, PAGE_ROWS)
 
@@ -496,7 +507,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         return found is not None and found.field_times
 
     def read_devices(self, owner_id: str, names: Sequence[str] | None) -> dict[str, str] | None:
-        """Offered where the database has the table of devices (docs/databases.md).
+        """Available if the database has the table of devices (docs/databases.md).
 
         Raises:
             InvalidDiffError: on MySQL and MariaDB, a name ends in a space.
@@ -508,10 +519,10 @@ class SQLAlchemySynchronizer(Synchronizer):
             self._devices.find_out(connection)
             if not self._devices.are_kept:
                 return None
-            opened = _opened(connection, owner_id, self._read_head(connection, owner_id))
+            opened = opened_by(connection, owner_id, self._read_head(connection, owner_id))
             return self._read_devices(opened, names)
 
-    def _read_devices(self, opened: _Transaction, names: Sequence[str] | None) -> dict[str, str]:
+    def _read_devices(self, opened: Transaction, names: Sequence[str] | None) -> dict[str, str]:
         states = opened.states
         check_names(names or (), opened.connection.dialect)
         unknown = None if names is None else [name for name in names if name not in states]
@@ -560,16 +571,18 @@ class SQLAlchemySynchronizer(Synchronizer):
         return connection
 
     def erase_owned(self, owner_id: str) -> dict[str, int]:
-        """Delete the owner's rows of all models but shared ones, the log, the head and the notes.
+        """Delete the owner's rows of all models except shared ones, the log, the head and the
+        notes.
 
         Raises:
-            sqlalchemy.exc.IntegrityError: a row that is not the owner's refers to one that is.
+            sqlalchemy.exc.IntegrityError: a row of another owner refers to a row of this one.
         """
         opened = self._transaction()
         if opened.owner_id != owner_id:
             raise ValueError(f"the transaction is not for owner {owner_id!r:.100}")
         connection = opened.settle()
         self._source.before_statement()
+        self._all_writes_are_own(owner_id)
         counts = self._erase_models(opened)
         own = [(self._log.name, self._log.table), ("", self._devices.heads.table)]
         if self.capture is not None:
@@ -581,7 +594,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         opened.clock = -1
         return counts
 
-    def _erase_models(self, opened: _Transaction) -> dict[str, int]:
+    def _erase_models(self, opened: Transaction) -> dict[str, int]:
         counts: dict[str, int] = {}
         for name in reversed(self.owned_models(opened.owner_id)):
             model = self._models[name]
@@ -591,17 +604,10 @@ class SQLAlchemySynchronizer(Synchronizer):
 
     # ---- two owners ------------------------------------------------------------------------------
 
-    def _generated_fields(self, where: str) -> frozenset[str]:
-        return self._model(where).generated_fields
-
-    def _fields_of_server(self, where: str) -> frozenset[str]:
-        model = self._models.get(where)
-        return frozenset() if model is None else model.server_fields | model.generated_fields
-
     def moving(
         self, old_owner_id: str, new_owner_id: str
     ) -> AbstractContextManager[tuple[Self, Self]] | None:
-        """Offered unless a subclass has a ``transaction`` of its own, which is of one owner."""
+        """Available unless a subclass overrides ``transaction``, which locks one owner only."""
         if type(self).transaction is not SQLAlchemySynchronizer.transaction:
             return None
         return self._moving(old_owner_id, new_owner_id)
@@ -609,8 +615,10 @@ class SQLAlchemySynchronizer(Synchronizer):
     @contextmanager
     def _moving(self, old_owner_id: str, new_owner_id: str) -> Iterator[tuple[Self, Self]]:
         first, second = sorted((old_owner_id, new_owner_id))
-        with self._held(first, self._locked(first)) as one:
-            other = copy.copy(one)
+        with Held(self, self._locked(first)) as one:
+            one._all_writes_are_own(first)
+            one._all_writes_are_own(second)
+            other = copy_of(one)
             other._open = self._lock(one.connection, second)
             try:
                 yield (one, other) if first == old_owner_id else (other, one)
@@ -618,10 +626,10 @@ class SQLAlchemySynchronizer(Synchronizer):
                 other._open = None
 
     def move_owned(self, new_owner_id: str, same: Mapping[str, Sequence[str]]) -> dict[str, int]:
-        """Set the owner column of the owner's rows, of all models but shared ones.
+        """Set the owner column of the owner's rows, in all models except shared ones.
 
         Raises:
-            InvalidDiffError: the database does not let them have it.
+            InvalidDiffError: the database refuses the new owner.
             ValueError: the owner column cannot keep ``new_owner_id``.
         """
         opened = self._transaction()
@@ -631,7 +639,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         return self._move_models(opened, new_owner_id, same)
 
     def _move_models(
-        self, opened: _Transaction, new_owner_id: str, same: Mapping[str, Sequence[str]]
+        self, opened: Transaction, new_owner_id: str, same: Mapping[str, Sequence[str]]
     ) -> dict[str, int]:
         connection = opened.connection
 
@@ -648,12 +656,21 @@ class SQLAlchemySynchronizer(Synchronizer):
         self._move_head_to(clock)
 
     def _poll(self, owner_id: str, device: str) -> tuple[int, dict[str, str] | None] | None:
-        with self._reading() as connection:
-            self._check_settings(connection)
-            if not self._devices.are_kept:
-                return -1, None
-            check_names([device], connection.dialect)
-            row = read_at_once(connection, *self._devices.poll(owner_id, device))
+        devices, source = self._devices, self._source
+        if devices.found is None:
+            with self._reading() as connection:
+                self._check_settings(connection)
+        if not devices.are_kept:
+            return -1, None
+        if isinstance(source, EngineSource) and self._open is None:
+            check_names([device], source.dialect())
+            row = self._read_row(source, partial(devices.poll, owner_id, device))
+        else:
+            with self._reading() as connection:
+                self._check_settings(connection)
+                check_names([device], connection.dialect)
+                statement, values = devices.poll(owner_id, device)
+                row = statement.execute(connection, values).first()
         if row is None:
             return None
         clock, *texts = row
@@ -665,14 +682,14 @@ class SQLAlchemySynchronizer(Synchronizer):
     def read(self, where: str, filters: Sequence[ReadFilter] = ()) -> list[Row]:
         """Read rows as dicts of JSON values.
 
-        Inside a transaction these are rows of its owner.  Outside, the filters must say whose, by
-        ``equal`` on the owner column, unless the model is shared.  A model's owner column is in no
-        row, just as devices know none; the log has it.
+        Inside a transaction, these are rows of its owner. Outside, the filters must name the owner,
+        by ``equal`` on the owner column, unless the model is shared. Rows of a model do not have
+        the owner column; rows of the log do.
 
         Raises:
             InvalidDiffError: there is no such model.
-            ValueError: a filter names an unknown field, or compares with what does not fit it, or
-                there is none on the owner.
+            ValueError: a filter names an unknown field, or has a value that does not fit it, or no
+                filter names the owner.
         """
         model = self._model(where)
         owner: Any = None
@@ -707,13 +724,13 @@ class SQLAlchemySynchronizer(Synchronizer):
             return read_values(connection, self._with_field_times(self._log), owner, filters)
 
     def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[Row]:
-        """Read the rows of a model that are an owner's, a page at a time, in the order of ids.
+        """Read an owner's rows of a model, a page at a time, in the order of their ids.
 
-        Each page is a statement of its own: outside of a transaction, what is written meanwhile
-        may or may not be among the rows.
+        Each page is a separate statement, so outside a transaction, rows that are written meanwhile
+        may or may not be included.
 
         Args:
-            owner_id: whose rows.
+            owner_id: the owner of the rows.
             where: the model.
             after: the id after which to begin.
 
@@ -749,10 +766,11 @@ class SQLAlchemySynchronizer(Synchronizer):
     def edits_between(
         self, where: str, logged: str, row: Mapping[str, Any] | str
     ) -> list[tuple[str, Mapping[str, Any] | str]]:
-        """What brings an object from what the log says of it to what its row says.
+        """The edits that change the log's state of an object into its row.
 
-        A field of the log says the same as the row if a row that was written so would be read so.
-        What the database has filled in, the log does not say: that is an edit.
+        A field of the log is equal to the row if writing the log's value and reading it again would
+        give the row's value. A value that the database filled in is not in the log, so it is an
+        edit.
         """
         assert isinstance(row, Mapping)
         model, dialect = self._model(where), self.connection.dialect
@@ -769,7 +787,7 @@ class SQLAlchemySynchronizer(Synchronizer):
         with naming_missing(self._tables), _naming_outages(), connections as connection:
             yield connection
 
-    def _before_read(self, opened: _Transaction) -> None:
+    def _before_read(self, opened: Transaction) -> None:
         """Have what was written so far be seen."""
         self._source.before_statement()
         if opened.direct is not None:
@@ -795,10 +813,13 @@ class SQLAlchemySynchronizer(Synchronizer):
         opened = self._transaction()
         self._before_write(opened, where)
         savepoint = opened.settle().begin_nested()
+        before = None if opened.own is None else opened.own.writes.copy()
         try:
             yield
         except InvalidDiffError:
             savepoint.rollback()
+            if opened.own is not None and before is not None:
+                opened.own.writes = before
             raise
         savepoint.commit()
 
@@ -844,14 +865,14 @@ class SQLAlchemySynchronizer(Synchronizer):
         if clock > opened.clock:
             self._move_head(opened, clock)
 
-    def _move_head(self, opened: _Transaction, clock: int) -> None:
+    def _move_head(self, opened: Transaction, clock: int) -> None:
         opened.clock = max(opened.clock, clock)
         heads = self._devices.heads
         if not opened.note([opened.clock], partial(head_update, heads, opened.owner_id)):
             statement, values = head_update(heads, opened.owner_id, opened.clock)
             statement.execute(opened.connection, values)
 
-    def _insert(self, opened: _Transaction, model: Model, owner: Any, rows: list[Row]) -> None:
+    def _insert(self, opened: Transaction, model: Model, owner: Any, rows: list[Row]) -> None:
         if opened.note(rows, lambda row: (insert_of(model, row), row)):
             return
         connection = opened.connection
@@ -901,7 +922,7 @@ class SQLAlchemySynchronizer(Synchronizer):
 
     def _write_run(
         self,
-        opened: _Transaction,
+        opened: Transaction,
         model: Model,
         kind: str,
         ids: Sequence[Any],
@@ -910,11 +931,12 @@ class SQLAlchemySynchronizer(Synchronizer):
     ) -> None:
         """Write a run of rows, and note it where some are looked at only when it commits."""
         reason_of = self._reason_of(model, kind)
-        write_run(opened.connection, len(ids), write, reason_of, known)
+        counting = write if opened.own is None else opened.own.counting(model.name, ids, write)
+        write_run(opened.connection, len(ids), counting, reason_of, known)
         if opened.written is not None and model.table is not self._log.table:
             opened.written.add(model, kind, ids, write, reason_of)
 
-    def _before_write(self, opened: _Transaction, where: str) -> None:
+    def _before_write(self, opened: Transaction, where: str) -> None:
         self._source.before_statement()
         if not opened.is_watched and where != self._log.name:
             opened.written = self._deferred.watch(opened.connection)
@@ -927,10 +949,10 @@ class SQLAlchemySynchronizer(Synchronizer):
             return partial(reason_in_log, log=model)
         return partial(reason_of, model=model, kind=kind)
 
-    def _writing(self, where: str, rows: Sequence[object]) -> tuple[_Transaction, Model, Any]:
-        opened = self._transaction()
+    def _writing(self, where: str, rows: Sequence[object]) -> tuple[Transaction, Model, Any]:
+        opened = self._open or self._transaction()
         try:
-            model = self._model(where)
+            model = self._models.get(where) or self._model(where)
         except InvalidDiffError as unknown:  # so no row fits
             misfits = [InvalidDiffError(unknown.reason, place) for place in range(len(rows))]
             raise first_of(misfits or [unknown]) from None
@@ -948,13 +970,6 @@ class SQLAlchemySynchronizer(Synchronizer):
         if model is None:
             raise InvalidDiffError(f"model {where!r:.100} is unknown")
         return model
-
-
-def _opened(
-    connection: Connection, owner_id: str, head: Head, direct: Direct | None = None
-) -> _Transaction:
-    states = {OWNER_ITSELF: head.state}
-    return _Transaction(connection, owner_id, head.clock, direct=direct, states=states)
 
 
 def _outage(error: DBAPIError | NoConnectionError) -> UnavailableError | None:
@@ -988,32 +1003,11 @@ def _on_owner(model: Model, f: ReadFilter) -> bool:
 
 def _is_after(clock: int, filters: Sequence[ReadFilter]) -> bool:
     """Whether filters ask for nothing but what comes after a clock."""
-    return any(
-        f.field_name == Diff.LOGICAL_CLOCK
-        and f.filter_by is FilterType.majorOrEqual
-        and isinstance(f.data, int)
-        and f.data > clock
-        for f in filters
-    )
-
-
-def _check_arguments(models: object, lock_timeout_s: object, shared: Any, capture: object) -> None:
-    if not isinstance(capture, bool):
-        raise TypeError("capture must be True or False")
-    if not isinstance(lock_timeout_s, int | float) or isinstance(lock_timeout_s, bool):
-        raise TypeError("lock_timeout_s must be a number (seconds)")
-    if not (math.isfinite(lock_timeout_s) and 0 <= lock_timeout_s <= MAX_LOCK_TIMEOUT_S):
-        raise ValueError(f"lock_timeout_s must be of 0 to {MAX_LOCK_TIMEOUT_S}")
-    if isinstance(shared, str):
-        raise TypeError("shared must be several names, not a str")
-    if not isinstance(models, Mapping) or not all(isinstance(name, str) for name in models):
-        raise TypeError(
-            "models must be a dict of Tables or mapped classes by their names, "
-            f"such as {{'tasks': Task}},  not {models!r:.100}"
-        )
-    strangers = set(shared) - set(models)
-    if strangers:
-        raise ValueError(f"shared names no model: {', '.join(map(repr, sorted(strangers)))}")
+    for f in filters:  # not any(...), which makes a generator for two filters
+        is_after = f.field_name == Diff.LOGICAL_CLOCK and f.filter_by is FilterType.majorOrEqual
+        if is_after and isinstance(f.data, int) and f.data > clock:
+            return True
+    return False
 
 
 def _find_log(models: Mapping[str, Table | type[Any]]) -> Table:

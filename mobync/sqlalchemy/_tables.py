@@ -1,10 +1,9 @@
-"""The tables of mobync: the log, beside it the owners and their devices, and the documents.
+"""The tables of mobync: the log, the owners' heads, devices, parts of requests, and documents.
 
-A row in the second table, the owner's *head*, holds the highest clock of the owner's log.  Who
-has locked it may sync for that owner; so even owners who have no diffs yet can be locked, and
-nobody else waits.  The third table has a row for each device that names itself, the fourth the
-parts of requests that wait for the last one.  The table of documents is for a DocumentSynchronizer
-only.
+A row of the second table, the owner's *head*, has the highest clock of the owner's log. A sync
+locks this row. So owners without diffs can be locked too, and other owners do not wait. The third
+table has a row for each named device, the fourth the parts of requests that wait for the last part.
+Only a DocumentSynchronizer has the table of documents.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ _OPTIONS: dict[str, Any] = {
 
 
 def diffs_table(metadata: MetaData, name: str = "diffs") -> Table:
-    """Declare the log, and beside it ``<name>_heads``, ``<name>_devices`` and ``<name>_parts``.
+    """Declare the log, and with it ``<name>_heads``, ``<name>_devices`` and ``<name>_parts``.
 
     ``metadata.create_all`` makes all four, and Alembic's autogenerate sees them.
 
     Args:
-        metadata: where the app declares its own tables.
-        name: what the log is called; the same as ``diffs_model_name`` of ``Mobync``.
+        metadata: the MetaData of the app's own tables.
+        name: the name of the log, the same as ``diffs_model_name`` of ``Mobync``.
 
     Returns:
         The log, for the argument ``diffs`` of ``SQLAlchemySynchronizer``.
@@ -76,7 +75,7 @@ def diffs_table(metadata: MetaData, name: str = "diffs") -> Table:
 
 
 def beside(log: Table, what: str) -> tuple[str, Table | None]:
-    """The name of a table beside a log, and the table, if it was declared already."""
+    """The name of a table that belongs to a log, and the table if it was declared before."""
     name = f"{log.name}_{what}"
     key = name if log.schema is None else f"{log.schema}.{name}"
     return name, log.metadata.tables.get(key)

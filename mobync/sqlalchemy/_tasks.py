@@ -1,18 +1,19 @@
-"""How a task of asyncio syncs: by the code that threads run, in a greenlet.
+"""How an asyncio task syncs: a greenlet runs the same code as a thread.
 
-SQLAlchemy runs its own code so.  Where a driver has to wait, the greenlet gives the awaitable to
-the task and is left; when that is done, it is entered again.  So the event loop goes on, and there
-is one copy of everything: of the merge in C, of the transactions, of the statements.
+SQLAlchemy runs its own code in this way. When a driver has to wait, the greenlet passes the
+awaitable to the task and stops; when the awaitable is done, the greenlet continues. So the event
+loop is not blocked, and there is one copy of everything: the merge in C, the transactions, the
+statements.
 
     task  --run-->  greenlet: C, the store, the driver
           <--what to await--
           --its result-->
 
-A task that is cancelled has the CancelledError raised where the greenlet waits: the transaction
-rolls back and the lock is given back as after any other error.  Drivers that talk to a server stop
-what they wait for, and SQLAlchemy drops the connection.  aiosqlite goes on with it in its thread,
-and a connection that is dropped may keep the file's lock.  So what it does is awaited to its end,
-and so is a rule, which may use it; the error is raised before the next statement.
+If a task is cancelled, the CancelledError is raised where the greenlet waits. The transaction rolls
+back and releases the lock, as after any other error. Drivers that talk to a server stop waiting,
+and SQLAlchemy drops the connection. aiosqlite continues its statement in a thread, and a dropped
+connection may keep the file's lock. So a statement of aiosqlite is awaited to its end. So is a
+rule, because it may use aiosqlite. The error is raised before the next statement.
 """
 
 from __future__ import annotations
@@ -58,6 +59,16 @@ def check_awaited() -> None:
         _raise_if_cancelled(worker)
 
 
+def awaited(awaitable: Awaitable[T]) -> T:
+    """The result of what a driver does, for code that a task runs.
+
+    Raises:
+        asyncio.CancelledError: the task was cancelled.
+    """
+    result: T = _await(awaitable)
+    return result
+
+
 def _getcurrent() -> Any:
     with needing("asyncio"):
         from greenlet import getcurrent
@@ -79,6 +90,11 @@ class Tasks(Waiting):
 
     def caller(self) -> Hashable:
         check_awaited()
+        return self.holder()
+
+    def holder(self) -> Hashable:
+        if not _in_greenlet():
+            return None
         task = asyncio.current_task()
         while task in _works_for:
             task = _works_for[task]
@@ -124,7 +140,7 @@ class Tasks(Waiting):
     async def _result(self, worker: Any, given: Any) -> Any:
         """The result of what the greenlet waits for."""
         if not self._to_the_end:
-            return await given
+            return await _raising_cancellation(given)
         if isinstance(given, _Stoppable):
             _raise_if_cancelled(worker)
             return await given
@@ -136,6 +152,19 @@ class Tasks(Waiting):
             except asyncio.CancelledError as error:
                 worker.cancelled = error
         return work.result()
+
+
+async def _raising_cancellation(given: Awaitable[Any]) -> Any:
+    """Await a driver; psycopg raises its own AssertionError if it is cancelled while it begins a
+    pipeline.
+    """
+    try:
+        return await given
+    except AssertionError as error:
+        cancelled = error.__context__
+        if not isinstance(cancelled, asyncio.CancelledError):
+            raise
+        raise asyncio.CancelledError(*cancelled.args) from error
 
 
 # The task that waits for another one which does a part of its work.

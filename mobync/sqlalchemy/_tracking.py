@@ -1,20 +1,27 @@
-"""Edits that the app's own code makes by the ORM, brought into the log in the same transaction.
+"""Adds edits that the app's own code makes by the ORM to the log, in the same transaction.
 
-A flush writes the rows.  Before it does, the heads of the owners whose rows it will write are
-locked, in the order of their ids, as a sync locks an owner before it writes: the app's session and
-a sync do not wait for each other crosswise.  After it the rows are read as they are now, with what
-the database has filled in, and go into the logs as creates, updates of the fields that were set,
-and deletes.  All of it is in the session's transaction, on its connection: a rollback, also one to
-a savepoint, takes the diffs along with the rows.
+A flush writes the rows. Before that, mobync locks the heads of the rows' owners, in the order of
+their ids. A sync also locks an owner before it writes, so the app's session and a sync cannot
+deadlock. After the flush, mobync reads the rows, with the values that the database has filled in,
+and adds creates, updates of the fields that were set, and deletes to the logs. All of this is in
+the session's transaction, on its connection: a rollback, also to a savepoint, takes back the diffs
+with the rows.
 
-Where a sync of mobync's runs in the same session (a Synchronizer that was given the session), what
-is flushed meanwhile goes into the log when that sync commits: until then the sync knows best what
-the log has.
+Of models whose rows the database changes by itself, the rows are read before the flush, too.  What
+differs after it goes into the log, whoever has changed it.
+
+Heads that one flush locks are locked in order, those of several flushes are not: two sessions that
+flush rows of the same owners crosswise wait for each other until the database ends one.  No order
+of mobync's can help there, since a lock on rows is held from their flush on.  An app that knows its
+owners before the first flush locks them with lock_owners().
+
+If a sync runs in the same session (the Synchronizer has the session), edits that are flushed
+meanwhile go into the log when that sync commits, because until then only the sync knows the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,8 +36,12 @@ from ..types import Diff
 from ._connections import SYNCING
 from ._documents import DocumentSynchronizer
 from ._filled import changing_fields
-from ._model import Model
+from ._model import Model, Row
+from ._statements import read_fields
 from ._synchronizer import SQLAlchemySynchronizer
+
+Key = tuple[str, str, str]
+"""The model, the owner and the id of a row."""
 
 _TRACKED = "mobync_tracked"
 _EVENTS = (
@@ -44,31 +55,24 @@ _EVENTS = (
 
 
 def track(session_factory: Any, mobync: Mobync) -> None:
-    """Bring what the app's own code does by the ORM into the log, in the same transaction.
+    """Add edits that the app's own code makes by the ORM to the log, in the same transaction.
 
-    Rows that a session of the factory flushes, of models that ``mobync`` syncs, reach the owner's
-    devices at their next sync; whoever listens is told when the session commits.  From its first
-    flush to its end such a transaction holds the lock of the owners whose rows it writes.
+    When a session of the factory flushes rows of synced models, the owner's devices get these edits
+    at their next sync. Listeners hear about them when the session commits. From its first flush to
+    its end, such a transaction holds the locks of the owners whose rows it writes.
 
-    What a flush does not see is not tracked: ``session.execute(update(...))``, ``bulk_*``
-    methods, cascades of the database, and SQL.  ``capture=True`` or ``Mobync.reconcile`` finds it.
+    A flush does not see ``session.execute(update(...))``, the ``bulk_*`` methods, cascades of the
+    database, and SQL. ``capture=True`` or ``Mobync.reconcile`` finds these edits.
 
     Args:
         session_factory: a sessionmaker, a scoped_session, a subclass of Session, a Session, an
             async_sessionmaker, or Flask-SQLAlchemy's ``db``.
-        mobync: one whose Synchronizer has the tables of the app's classes.
+        mobync: a Mobync whose Synchronizer has the tables of the app's classes.
 
     Raises:
         TypeError: an argument is something else.
     """
-    if not isinstance(mobync, Mobync):
-        raise TypeError(f"mobync must be a Mobync, not {type(mobync).__name__}")
-    store = mobync.synchronizer
-    if not isinstance(store, SQLAlchemySynchronizer) or isinstance(store, DocumentSynchronizer):
-        raise TypeError(
-            "the Mobync's Synchronizer must be a SQLAlchemySynchronizer, which has the tables of "
-            f"the app's classes, not a {type(store).__name__}"
-        )
+    store = _store_of(mobync)
     target = _target_of(session_factory)
     tracker = _Tracker(mobync, store)
     for name in _EVENTS:
@@ -134,6 +138,7 @@ class _Tracked:
         before: of rows that the flush that runs writes, their owner and id before it.
         changed: of the same rows, the fields that the app has set: of one that was set to an SQL
             expression the instance does not know any more behind the flush.
+        rows: before the flush, of models whose rows the database changes by itself.
         deferred: edits of the session in which a sync runs, each with the savepoint in which it
             was done.
         reports: what is to be told when it commits, likewise.
@@ -143,6 +148,7 @@ class _Tracked:
         default_factory=dict
     )
     changed: dict[tuple[InstanceState[Any], str], frozenset[str]] = field(default_factory=dict)
+    rows: dict[Key, Row] = field(default_factory=dict)
     deferred: list[tuple[Any, Edit]] = field(default_factory=list)
     reports: list[tuple[Any, tuple[Any, ...]]] = field(default_factory=list)
 
@@ -154,6 +160,12 @@ class _Tracker:
         self._mobync = mobync
         self._store = store
         self._models = {m.table: m for m in store._models.values() if m.owner is not None}
+        filled = store.filled_models or {}
+        self._changed_by_database = {
+            m.name: m
+            for m in self._models.values()
+            if m.name in filled and filled[m.name].on_each_write
+        }
 
     # ---- events ----------------------------------------------------------------------------------
 
@@ -163,6 +175,7 @@ class _Tracker:
             return
         tracked.before.clear()
         tracked.changed.clear()
+        tracked.rows.clear()
         owners: set[str] = set()
         connection: Connection | None = None
         dirty = [each for each in session.dirty if session.is_modified(each)]
@@ -176,16 +189,22 @@ class _Tracker:
                 owners |= {key[0] for key in (now, before) if key is not None}
         if connection is not None and not session.info.get(SYNCING):
             self._lock(connection, owners)
+        if connection is not None and self._changed_by_database:
+            keys = {(name, *key) for (_, name), key in tracked.before.items() if key is not None}
+            tracked.rows = self._read(connection, keys)
 
     def after_flush(self, session: Session, flush_context: Any) -> None:
         tracked = self._tracked(session)
         edits = [] if tracked is None else list(self._edits(session, flush_context, tracked))
         if tracked is None or not edits:
             return
+        if self._changed_by_database:
+            connection = session.connection({"clause": edits[0].model.table})
+            edits = self._as_stored(connection, tracked, edits)
         if session.info.get(SYNCING):
             savepoint = session.get_nested_transaction()
             tracked.deferred += [(savepoint, edit) for edit in edits]
-        else:
+        elif edits:
             self._log(session, tracked, edits)
 
     def before_commit(self, session: Session) -> None:
@@ -203,7 +222,7 @@ class _Tracker:
             return
         reports, tracked.reports = tracked.reports, []
         for _, report in reports:
-            self._mobync._tell(report)
+            self._mobync._tell_when_free(report)
 
     def after_soft_rollback(self, session: Session, previous: Any) -> None:
         tracked = self._tracked(session)
@@ -215,7 +234,7 @@ class _Tracker:
     def after_transaction_end(self, session: Session, transaction: Any) -> None:
         tracked = self._tracked(session)
         if tracked is not None and transaction.parent is None:
-            tracked.before, tracked.changed = {}, {}
+            tracked.before, tracked.changed, tracked.rows = {}, {}, {}
             tracked.reports, tracked.deferred = [], []
 
     def _tracked(self, session: Session) -> _Tracked | None:
@@ -272,13 +291,48 @@ class _Tracker:
         for name, owner_id, id_ in sorted(gone - kept, key=lambda key: -order[key[0]]):
             yield Edit("delete", owner_id, models[name], id_)
 
+    def _as_stored(
+        self, connection: Connection, tracked: _Tracked, edits: list[Edit]
+    ) -> list[Edit]:
+        """The edits as the database has made them, where triggers may have changed the rows."""
+        keys = {(e.model.name, e.owner_id, e.id) for e in edits}
+        after, found = self._read(connection, keys), []
+        for edit in edits:
+            key = edit.model.name, edit.owner_id, edit.id
+            before, now = tracked.rows.get(key), after.get(key)
+            if edit.model.name not in self._changed_by_database or edit.kind == "replace":
+                found.append(edit)
+            elif now is None:
+                found += [edit._replace(kind="delete")] if edit.kind != "create" else []
+            elif edit.kind == "create" or before is None:
+                found.append(edit)
+            else:
+                differ = frozenset(f for f in now if now[f] != before.get(f))
+                names = differ | (edit.names if edit.kind == "update" else frozenset())
+                found += [edit._replace(kind="update", names=names)] if names else []
+        return found
+
+    def _read(self, connection: Connection, keys: Collection[Key]) -> dict[Key, Row]:
+        """The rows that there are, of models whose rows the database changes by itself."""
+        wanted: dict[tuple[str, str], list[str]] = {}
+        for name, owner_id, id_ in sorted(keys):
+            if name in self._changed_by_database:
+                wanted.setdefault((name, owner_id), []).append(id_)
+        found = {}
+        for (name, owner_id), ids in wanted.items():
+            model = self._changed_by_database[name]
+            owner = model.owner_value(owner_id, connection.dialect)
+            for row in read_fields(connection, model, owner, ids, list(model.fields)):
+                found[name, owner_id, row[Diff.ID]] = row
+        return found
+
     # ---- the log ---------------------------------------------------------------------------------
 
     def _lock(
         self, connection: Connection, owners: Iterable[str]
     ) -> dict[str, SQLAlchemySynchronizer]:
         """The store of each owner, in the transaction of a session, and locked."""
-        return {owner_id: self._store._joining(connection, owner_id) for owner_id in sorted(owners)}
+        return _locked(self._store, connection, owners)
 
     def _log(self, session: Session, tracked: _Tracked, edits: list[Edit]) -> None:
         by_owner: dict[str, list[Edit]] = {}
@@ -290,6 +344,58 @@ class _Tracker:
             if operations:
                 report = self._mobync._log_edits(store, owner_id, operations)
                 tracked.reports.append((session.get_nested_transaction(), report))
+
+
+def lock_owners(session: Session, mobync: Mobync, owner_ids: Iterable[str]) -> None:
+    """Lock owners until the session's transaction ends, before anything of them is flushed.
+
+    Two sessions that flush rows of the same owners in different order, each with several flushes,
+    may wait for each other.  Locked by this at the beginning, in one order, they cannot.
+
+    Args:
+        session: a Session that is tracked, with nothing flushed yet in its transaction.  Of an
+            AsyncSession: ``await session.run_sync(lock_owners, mobync, owner_ids)``.
+        mobync: what the session is tracked for.
+        owner_ids: whose rows will be written.
+
+    Raises:
+        TypeError: an argument is something else.
+        BusyError: a sync of one of the owners took longer than ``lock_timeout_s``.
+    """
+    if not isinstance(session, Session | scoped_session):
+        raise TypeError(f"session must be a Session, not {type(session).__name__}")
+    if isinstance(owner_ids, str):
+        raise TypeError("owner_ids must be several owners, not a str")
+    store = _store_of(mobync)
+    _locked(store, session.connection({"clause": store._log.table}), set(owner_ids))
+
+
+def _locked(
+    store: SQLAlchemySynchronizer, connection: Connection, owners: Iterable[str]
+) -> dict[str, SQLAlchemySynchronizer]:
+    """The store of each owner, in the transaction of a connection, and locked."""
+    stores: dict[str, SQLAlchemySynchronizer] = {}
+    try:
+        for owner_id in sorted(owners):
+            stores[owner_id] = store._joining(connection, owner_id)
+    finally:
+        # After all locks: at REPEATABLE READ the first read settles what the later ones see.
+        for each in stores.values() if connection.in_transaction() else ():
+            each._fill_head()
+    return stores
+
+
+def _store_of(mobync: Mobync) -> SQLAlchemySynchronizer:
+    """The Synchronizer of a Mobync, which has the tables of the app's classes."""
+    if not isinstance(mobync, Mobync):
+        raise TypeError(f"mobync must be a Mobync, not {type(mobync).__name__}")
+    store = mobync.synchronizer
+    if not isinstance(store, SQLAlchemySynchronizer) or isinstance(store, DocumentSynchronizer):
+        raise TypeError(
+            "the Mobync's Synchronizer must be a SQLAlchemySynchronizer, which has the tables of "
+            f"the app's classes, not a {type(store).__name__}"
+        )
+    return store
 
 
 def _placed(key: tuple[str, str], model: Model) -> tuple[str, Model, str]:

@@ -1,4 +1,4 @@
-"""The triggers that note which rows something else than mobync has written, as statements."""
+"""The statements of the triggers that note rows that something other than mobync has written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def family_of(dialect: Dialect) -> str:
 
 
 def _others(capture: Capture, model: Model, dialect: Dialect) -> list[str]:
-    """A trigger for each kind of statement; each is one statement, so that it can be pasted."""
+    """A trigger for each kind of statement; each is one statement, so that it can be pasted.
+
+    A note that is made while mobync writes has a negative time, until Capture decides about it.
+    """
     family, preparer = family_of(dialect), dialect.identifier_preparer
     assert model.owner is not None
     owner, id_ = preparer.quote(model.owner.name), preparer.quote(model.id.name)
@@ -45,7 +48,8 @@ def _others(capture: Capture, model: Model, dialect: Dialect) -> list[str]:
         own = f"{row}.{owner}"
         return (
             f"SELECT {own}, {_literal(model.name, family)}, {row}.{id_}, {_NOW_MS[family]}"
-            f"{' FROM DUAL' if family == 'mysql' else ''} WHERE {unmarked} AND {own} IS NOT NULL"
+            f" * CASE WHEN {unmarked} THEN 1 ELSE -1 END"
+            f"{' FROM DUAL' if family == 'mysql' else ''} WHERE {own} IS NOT NULL"
             f" AND {length}({own}) <= {KEY_LENGTH} AND {length}({own}) > 0{condition}"
         )
 
@@ -94,8 +98,8 @@ END"""
 def _postgresql(capture: Capture, model: Model, dialect: Dialect) -> list[str]:
     """A function, and two triggers that call it: for each row, and before a TRUNCATE for all.
 
-    What another trigger writes is noted even while mobync writes, since that is deeper; a cascade
-    of a foreign key is not.
+    Writes of another trigger are noted even while mobync writes, because their trigger depth is
+    higher. Cascades of foreign keys are not.
     """
     preparer = dialect.identifier_preparer
     assert model.owner is not None
@@ -216,7 +220,7 @@ def _noted(model: Model, row: str, dialect: Dialect, source: str) -> str:
 
 
 def _postgresql_function(name: str, body: str) -> str:
-    """One with the rights of who made it, so that who edits needs none on the notes."""
+    """A function with the rights of its maker, so users who edit need none on the notes."""
     return (
         f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql"
         f" SECURITY DEFINER SET search_path FROM CURRENT AS $mobync$\n{body}\n$mobync$"

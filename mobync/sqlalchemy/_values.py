@@ -1,4 +1,4 @@
-"""The codecs of column types: how a value of a device is kept by each type, on each database."""
+"""The codecs of column types: how each type stores a device's value, on each database."""
 
 from __future__ import annotations
 

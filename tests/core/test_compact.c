@@ -395,6 +395,34 @@ TEST(what_a_compaction_remembers_does_not_grow_with_the_log)
     CHECK(memory.live == 0);
 }
 
+/* Compacts a piece of one update of x. */
+static bool is_dropped(mb_compaction *compaction, mb_text model)
+{
+    log_story l = begin();
+    mb_compacted *fates;
+    logged(&l, MB_UPDATE, "{'id': 'x', 'a': 1}")->model = model;
+    CHECK(mb_compact(compaction, &l.diffs, l.arena, &fates) == MB_OK);
+    const bool dropped = fates[0].fate == MB_DROPPED;
+    mb_arena_free(l.arena);
+    return dropped;
+}
+
+TEST(the_texts_of_a_piece_may_end_with_it)
+{
+    mb_arena *arena;
+    mb_compaction *compaction;
+    char place[] = "tasks";
+    const mb_text model = {place, 5};
+    CHECK(mb_arena_new(NULL, 0, &arena) == MB_OK);
+    CHECK(mb_compaction_new(arena, &compaction) == MB_OK);
+    CHECK(!is_dropped(compaction, model));
+    memcpy(place, "notes", 5);
+    CHECK(!is_dropped(compaction, model));
+    CHECK(!is_dropped(compaction, MB_TEXT("lists")));
+    CHECK(is_dropped(compaction, MB_TEXT("notes")));
+    mb_arena_free(arena);
+}
+
 /* ---- without memory ------------------------------------------------------------------------ */
 
 static mb_status compact_and_tell(void *context, mb_arena *arena, FILE *told)
@@ -443,6 +471,7 @@ int main(void)
     RUN(what_was_compacted_once_stays_as_it_is);
     RUN(a_device_that_pulls_a_compacted_log_ends_with_the_same_rows);
     RUN(what_a_compaction_remembers_does_not_grow_with_the_log);
+    RUN(the_texts_of_a_piece_may_end_with_it);
     RUN(a_log_is_compacted_or_memory_is_out);
     return tests_end();
 }

@@ -1,4 +1,4 @@
-/* test_table.c - the hash table, and the hash of a text that feeds it. */
+/* test_table.c - the hash table, and the hashes of a text. */
 #include "../../csrc/core/table.h"
 #include "../../csrc/core/text.h"
 #include "scarcity.h"
@@ -298,7 +298,7 @@ static uint64_t siphash(unsigned rounds, unsigned last_rounds, const uint64_t ke
     return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
 }
 
-TEST(the_hash_is_siphash_1_3)
+TEST(the_fingerprint_is_siphash_1_3)
 {
     const uint64_t paper_key[2] = {UINT64_C(0x0706050403020100), UINT64_C(0x0f0e0d0c0b0a0908)};
     const uint64_t key = UINT64_C(0x0123456789abcdef), both[2] = {key, ~key};
@@ -308,10 +308,10 @@ TEST(the_hash_is_siphash_1_3)
         bytes[i] = (unsigned char)i;
     CHECK(siphash(2, 4, paper_key, bytes, 15) == UINT64_C(0xa129ca6149be45e5)); /* appendix A */
 
-    /* Words are read in the machine's own order: a hash does not leave memory. */
+    /* Words are read in the machine's own order. */
     const bool reads_words_as_the_paper = *(const unsigned char *)&one == 1;
     for (size_t size = 0; reads_words_as_the_paper && size <= sizeof bytes; size++)
-        CHECK(mb_text_hash((mb_text){(const char *)bytes, size}, key) ==
+        CHECK(mb_text_fingerprint((mb_text){(const char *)bytes, size}, key) ==
               siphash(1, 3, both, bytes, size));
 }
 
@@ -347,7 +347,7 @@ int main(void)
     RUN(a_hash_depends_on_the_bytes_alone);
     RUN(every_bit_of_text_and_key_stirs_the_whole_hash);
     RUN(zeros_at_the_end_of_a_text_count);
-    RUN(the_hash_is_siphash_1_3);
+    RUN(the_fingerprint_is_siphash_1_3);
     RUN(numbered_ids_spread_evenly_over_the_slots);
     return tests_end();
 }

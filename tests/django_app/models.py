@@ -16,9 +16,27 @@ class Project(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     owner = models.CharField(max_length=40)
     name = models.CharField(max_length=20, unique=True)
+    mark = models.CharField(max_length=9, null=True)
 
     class Meta:
         app_label = "django_app"
+        unique_together = [("owner", "mark")]
+
+
+class Seat(models.Model):
+    """The name of its second key begins as that of the first one."""
+
+    id = models.CharField(max_length=40, primary_key=True)
+    owner = models.CharField(max_length=40)
+    row = models.CharField(max_length=9, null=True)
+    row_seat = models.CharField(max_length=9, null=True)
+    colour = models.CharField(max_length=9, null=True)
+    guest = models.CharField(max_length=9, null=True)
+
+    class Meta:
+        app_label = "django_app"
+        unique_together = [("owner", "row"), ("owner", "row_seat")]
+        constraints = [models.UniqueConstraint(fields=["owner", "colour"], name="guest")]
 
 
 class Task(models.Model):
@@ -77,3 +95,49 @@ if django.VERSION >= (5, 0):  # GeneratedField and db_default came with it
         def save(self, **how: Any) -> None:
             self.text = self.text and self.text.strip()
             super().save(**how)
+
+
+class Shelf(models.Model):
+    id = models.CharField(max_length=40, primary_key=True)
+
+    class Meta:
+        app_label = "django_app"
+
+
+class Reader(models.Model):
+    name = models.CharField(max_length=40, primary_key=True)
+
+    class Meta:
+        app_label = "django_app"
+
+
+class Book(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    owner = models.ForeignKey(Reader, models.SET_NULL, null=True)
+    title = models.CharField(max_length=40, default="")
+    shelf = models.ForeignKey(Shelf, models.SET_NULL, null=True)
+    sequel = models.ForeignKey("self", models.SET_NULL, null=True)
+
+    class Meta:
+        app_label = "django_app"
+
+
+class LentBook(Book):
+    class Meta:
+        app_label = "django_app"
+        proxy = True
+
+
+class Atlas(Book):
+    maps = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "django_app"
+
+
+class Folio(Book):  # whose primary key is not that of the row that it extends
+    number = models.AutoField(primary_key=True)
+    extended = models.OneToOneField(Book, models.CASCADE, parent_link=True)
+
+    class Meta:
+        app_label = "django_app"

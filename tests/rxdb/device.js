@@ -18,6 +18,7 @@ export class Device {
         this.errors = [];
         this.refused = [];
         this.revoked = [];
+        this.otherOwner = [];
     }
 
     /** Open the database and its collection, without a server. */
@@ -31,7 +32,12 @@ export class Device {
             required: [primaryKey],
         };
         const made = await database.addCollections({ tasks: { schema, localDocuments } });
+        this.database = database;
         this.tasks = made.tasks;
+    }
+
+    async removeDatabase() {
+        await this.database.remove();
     }
 
     async replicate(options) {
@@ -45,6 +51,7 @@ export class Device {
             },
             onRefused: (refused) => this.refused.push(...refused),
             onRevoked: (error) => this.revoked.push(error.code),
+            onOtherOwner: (error) => this.otherOwner.push(error.code),
             signal: (this.abort = new AbortController()).signal,
         });
         this.replication = replication;
@@ -105,8 +112,8 @@ export class Device {
     }
 
     async told() {
-        const { errors, refused, asked, revoked } = this;
-        return { errors, refused, asked, revoked, closed: this.tasks.closed };
+        const { errors, refused, asked, revoked, otherOwner } = this;
+        return { errors, refused, asked, revoked, otherOwner, closed: this.tasks.closed };
     }
 
     async stop() {

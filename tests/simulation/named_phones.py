@@ -168,8 +168,12 @@ class Phone:
         unsent = self.sending + self.waiting
         if self.clock == 0:  # it may have a part of what it had begun to pull
             self.base, unsent = {}, list(made_again({}, unsent))
-        self.sending, self.waiting = [], [{**d, "id": self.new_id()} for d in unsent]
+        self.sending, self.waiting = [], self.under_new_ids(unsent)
         self.must_pull = False
+
+    def under_new_ids(self, unsent: list[Any]) -> list[Any]:
+        """The same edits as others: a copy of this device may have sent them under these ids."""
+        return [{**each, "id": self.new_id()} for each in unsent]
 
 
 class Nameless(Phone):

@@ -1,4 +1,4 @@
-"""The rules of docs/protocol.md, "Named devices", that a simulation can take out.
+"""The rules of docs/protocol.md, "Named devices", that the simulation can remove.
 
 Most are taken out of mobync. Those of the merge are C, and are taken out of the model of it, which
 answers as the C does (tests/test_named_devices.py). Those of a device are taken out of the phones.
@@ -6,7 +6,8 @@ answers as the C does (tests/test_named_devices.py). Those of a device are taken
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,9 +16,10 @@ from unittest import mock
 import merge_model
 import named_model
 
-from mobync._sync import compacting, devices, folding, owner_state
+from mobync._sync import compacting, devices, folding, owner_state, parts, uploads
 
 from . import named_phones
+from .named_parts import MOST_PARTS, InParts
 from .named_phones import Nameless, Phone
 
 Patch = tuple[Any, str, Any]  # of what, which name, and what it is then
@@ -107,6 +109,63 @@ def _hold_what_is_answered(self: devices.Turn, reply_clock: int) -> None:
     self._device.hold = None if starts_over else reply_clock
 
 
+# ---- of parts -----------------------------------------------------------------------------------
+
+_sizes = itertools.count()
+_put_together = parts._whole
+_parts_kept = parts._parts_of
+
+
+def _of_same_request(self: uploads.Upload, other: uploads.Upload) -> bool:
+    return (self.number, self.mark, self.clock) == (other.number, other.mark, other.clock)
+
+
+def _of_same_cut(self: uploads.Upload, other: uploads.Upload) -> bool:
+    return self.name == other.name
+
+
+def _gaps_are_empty(pieces: Any) -> Iterator[tuple[int, str]]:
+    """Take a part that has not come for one without diffs."""
+    came = dict(_parts_kept(pieces))
+    for part in range(1, MOST_PARTS + 1):
+        yield part, came.get(part, "[]")
+
+
+def _from_the_end(sent: parts.Part, arrays: Iterable[str]) -> bytes:
+    return _put_together(sent, list(arrays)[::-1])
+
+
+class _AnySize(int):
+    """The size of any part."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = int.__hash__
+
+
+class _Welcome(devices.Device):
+    """A device whose parts are taken whatever they say."""
+
+    def expects(self, asked: devices.Asked, is_known: bool) -> bool:
+        return True
+
+
+class _Answered(devices.Device):
+    """Of whom parts have come is known, as if it had been answered."""
+
+    def __init__(self, answered: bool = True, **kept: Any) -> None:
+        super().__init__(answered=True, **kept)
+
+
+def _over_when_done(upload: str, done: int, now_ms: int) -> bool:
+    return bool(upload) and uploads.Upload.of_text(upload).number <= done
+
+
+def _never_over(upload: str, done: int, now_ms: int) -> bool:
+    return bool(upload) and uploads.Upload.of_text(upload).is_stale(now_ms)
+
+
 # ---- of the merge, in the model -----------------------------------------------------------------
 
 _merge_behind = merge_model.merge_behind
@@ -177,39 +236,78 @@ def _pull_with_edits(self: Phone, request: Any, reply: Any) -> None:
 
 
 RULES: dict[str, Rule] = {
-    "the mark is one that was given": _patched(devices.Device, "expects", _any_mark),
-    "the number is the next": _patched(devices.Device, "expects", _any_number),
-    "the marks of all replies are kept": _patched(devices.Turn, "_write", _keep_the_last_mark),
-    "a retry says just the same": _patched(devices.Device, "has_done", _any_content),
-    "a retry is known as a whole": _patched(devices, "Turn", _Guessed),
-    "a retry brings back what it deleted": _of_model(named_model.Server, "merge", _leave_deleted),
-    "without a mark it starts over": _without_reason(devices.has_no_mark),
-    "below the horizon it starts over": _without_reason(devices.is_below_horizon),
-    "a retry from 0 starts over": _without_reason(devices.repeats_what_was_folded),
-    "a page that a backup was not asked for": _without_reason(devices.was_not_led_here),
-    "a page with folds behind it": _without_reason(devices.has_folds_behind),
-    "edits of what it had pulled count": _of_model(merge_model, "merge_behind", _nothing_is_pulled),
-    "what was born elsewhere is not its own": _of_model(
+    "the mark must be one that the server gave": _patched(devices.Device, "expects", _any_mark),
+    "the request number must be the next one": _patched(devices.Device, "expects", _any_number),
+    "the marks of all replies are stored": _patched(devices.Turn, "_write", _keep_the_last_mark),
+    "a retry must have the same content": _patched(devices.Device, "has_done", _any_content),
+    "a retry is recognized as a whole": _patched(devices, "Turn", _Guessed),
+    "a retry restores a deleted object that lives again": _of_model(
+        named_model.Server, "merge", _leave_deleted
+    ),
+    "a device without a mark starts over": _without_reason(devices.has_no_mark),
+    "a device below the horizon starts over": _without_reason(devices.is_below_horizon),
+    "a retry from clock 0 starts over": _without_reason(devices.repeats_what_was_folded),
+    "a page without a cursor of this server starts over": _without_reason(devices.was_not_led_here),
+    "a page after which the log was folded starts over": _without_reason(devices.has_folds_behind),
+    "edits of pulled objects count": _of_model(merge_model, "merge_behind", _nothing_is_pulled),
+    "edits of objects born elsewhere do not count": _of_model(
         merge_model, "merge_behind", _all_is_pulled
     ),
-    "only a create makes what the log lacks": _of_model(merge_model, "merge_behind", _updates_make),
-    "the times of fields are kept": _patched(folding, "_write", _forget_times),
+    "only a create brings back what the log lacks": _of_model(
+        merge_model, "merge_behind", _updates_make
+    ),
+    "the times of fields are stored": _patched(folding, "_write", _forget_times),
     "the horizon waits for holds": _patched(folding, "_holds", lambda *_: {}),
-    "who was silent for long holds no more": _patched(
+    "a device that is silent too long holds nothing": _patched(
         devices.Device, "holds", lambda self, *_: self.hold is not None
     ),
-    "what all have seen is folded": _patched(folding, "_holds", lambda *_: {"nobody": 0}),
-    "a device holds where it asked from": _patched(devices.Turn, "_hold", _hold_what_is_answered),
+    "diffs that all devices have seen are folded": _patched(
+        folding, "_holds", lambda *_: {"nobody": 0}
+    ),
+    "a device holds the clock that it sent": _patched(
+        devices.Turn, "_hold", _hold_what_is_answered
+    ),
     "the horizon does not move back": _patched(compacting, "plan_horizon", _plan_back),
-    "the horizon waits for the nameless": _patched(folding, "_nameless_hold", lambda *_: False),
-    "a nameless device below the horizon is refused": _patched(
+    "the horizon waits for devices without a name": _patched(
+        folding, "_nameless_hold", lambda *_: False
+    ),
+    "a device without a name below the horizon is refused": _patched(
         devices.OwnerState, "refuses", lambda *_: False
     ),
-    "a device sends the same until it is answered": _patched(Phone, "request", _ask_with_all),
-    "who is unknown takes a new name": _patched(Phone, "begin_again", _begin_with_old_name),
-    "who starts over drops its rows": _patched(Phone, "receive", _keep_rows),
-    "who starts over pulls without diffs": _patched(Phone, "receive", _pull_with_edits),
-    "what waits is laid over what came": _patched(
+    "parts of two cuts are not mixed": _patched(uploads.Upload, "is_of", _of_same_request),
+    "parts of two requests are not mixed": _patched(uploads.Upload, "is_of", _of_same_cut),
+    "a part with other content removes the other parts": _patched(
+        parts, "size_of", lambda text: (_AnySize(len(text)), 0)
+    ),
+    "a part that arrives twice counts once": _patched(
+        parts, "size_of", lambda text: (len(text), next(_sizes))
+    ),
+    "a request is not done while parts are missing": Rule(
+        (
+            (uploads.Upload, "missing_before", lambda *_: []),
+            (parts, "_parts_of", _gaps_are_empty),
+        )
+    ),
+    "parts are joined in order": _patched(parts, "_whole", _from_the_end),
+    "parts of a retry are accepted": _patched(devices.Device, "may_repeat", lambda *_: False),
+    "parts of a request that would be refused are refused": _patched(parts, "Device", _Welcome),
+    "a device that sent only parts is new": _patched(parts, "Device", _Answered),
+    "parts are stored until the next request": _patched(devices, "is_over", _over_when_done),
+    "parts are dropped with the next request": _patched(devices, "is_over", _never_over),
+    "parts are dropped after a day": _patched(uploads.Upload, "is_stale", lambda *_: False),
+    "the parts of a request have a limit": _patched(parts, "check_size", lambda *_: None),
+    "the parts of an owner have a limit": _patched(parts, "_make_room", lambda *_: {}),
+    "a device repeats a request until it is answered": _patched(Phone, "request", _ask_with_all),
+    "an unknown device takes a new name": _patched(Phone, "begin_again", _begin_with_old_name),
+    "an unknown device gives its unsent edits new ids": _patched(
+        Phone, "under_new_ids", lambda self, unsent: list(unsent)
+    ),
+    "a device that starts over drops its rows": _patched(Phone, "receive", _keep_rows),
+    "a device that starts over pulls without diffs": _patched(Phone, "receive", _pull_with_edits),
+    "a device that cuts a request again takes a new upload": _patched(
+        InParts, "name_of_cut", lambda self: "cut"
+    ),
+    "waiting edits are applied on top of the reply": _patched(
         named_phones, "made_again", lambda rows, waiting: waiting
     ),
 }

@@ -16,6 +16,10 @@ from .named_phones import OWNER, Reply, Request, play
 ANY_SKEW_MS = 2**52
 
 
+class WentWrong(AssertionError):
+    """What was promised does not hold."""
+
+
 class Asked(Protocol):
     """A server that can be copied with all that it keeps."""
 
@@ -34,6 +38,9 @@ class Asked(Protocol):
 
     def gone_back_to(self, backup: Any) -> Any:
         """A copy of a backup; it gives no mark that this one has given."""
+
+    def check_what_is_kept(self) -> None:
+        """In the end: raise WentWrong if something is kept that nobody needs."""
 
 
 class Server:
@@ -76,6 +83,9 @@ class Server:
     def gone_back_to(self, backup: Server) -> Server:
         return copy.deepcopy(backup)
 
+    def check_what_is_kept(self) -> None:
+        pass
+
 
 class Model:
     """The model of mobync, which knows no pages and no device without a name.
@@ -113,3 +123,6 @@ class Model:
         restored = copy.deepcopy(backup)
         restored.model.marks = self.model.marks
         return restored
+
+    def check_what_is_kept(self) -> None:
+        pass

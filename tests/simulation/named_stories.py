@@ -13,6 +13,7 @@ from .named_phones import Nameless, Phone
 if TYPE_CHECKING:
     from .named import World
 
+MOST_PHONES = 6
 Story = Callable[["World", int], Iterator[None]]
 
 
@@ -131,6 +132,27 @@ def nameless_silence(world: World, now: int) -> Iterator[None]:
     world.sync(nameless)
 
 
+def copied_phone(world: World, now: int) -> Iterator[None]:
+    """A phone is copied with an edit that it has not sent; both send it, and one of them is told
+    that it is a copy."""
+    phone, other = world.two_named_phones()
+    if len(world.phones) >= MOST_PHONES:
+        return
+    world.sync_all_of(phone)
+    object_id = phone.object_id(world.chance)
+    phone.edit_object(world.chance, now, object_id)
+    twin = world.copy_of(phone)
+    yield
+    if world.chance.random() < 0.5:
+        other.edit_object(world.chance, now, object_id)
+        world.sync_all_of(other)
+    world.sync_all_of(twin)
+    yield
+    phone.edit_object(world.chance, now, object_id)
+    world.sync_all_of(phone)
+
+
 STORIES: list[Story] = [lost_answer, long_silence, lost_phone]
 RICH_STORIES: list[Story] = [*STORIES, pages_of_what_is_folded]
+STORIES_OF_COPIES: list[Story] = [copied_phone]
 STORIES_BESIDE_NAMELESS: list[Story] = [*RICH_STORIES, nameless_silence]

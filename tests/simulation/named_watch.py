@@ -19,6 +19,19 @@ def rows_of(request: Request, kind: str) -> Iterator[tuple[dict[str, Any], dict[
             yield each, json.loads(each["json_data"])
 
 
+def lives_seen(request: Request, object_id: str) -> Iterator[str | None]:
+    """The lives of an object that a request deletes, but for those that it makes as well: of these
+    the server never hears."""
+    is_made_here = False
+    for each in request["diffs"]:
+        if json.loads(each["json_data"])["id"] != object_id:
+            continue
+        if each["type"] == "delete" and not is_made_here:
+            yield each[SAW]
+        if each["type"] != "update":
+            is_made_here = each["type"] == "create"
+
+
 class Watch:
     """Asks the server, and notes what it should not have done.
 
@@ -96,9 +109,9 @@ class Watch:
                 if LIFE in row and there is not None:  # the two are merged
                     self.same_life[self.life(row[LIFE])] = self.life(there.get(LIFE))
         for object_id in before.keys() - after.keys():
-            deletes = [d for d, row in rows_of(request, "delete") if row["id"] == object_id]
             ended = self.life(before[object_id].get(LIFE))
-            if name and self.knows_lives and ended not in {self.life(d[SAW]) for d in deletes}:
+            seen = {self.life(life) for life in lives_seen(request, object_id)}
+            if name and self.knows_lives and ended not in seen:
                 self.wrong.append(f"ended another life: {name} sent {request}, there was {before}")
 
     def life(self, create: str | None) -> str | None:

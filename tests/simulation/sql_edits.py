@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from mobync import Synchronizer
+from mobync.sqlalchemy._capture import OwnWrites
 
 from .claims import OWNER
 from .devices import DiffRow, Request, Row
@@ -47,7 +48,8 @@ class WorldOfSQL(World):
         other = (table.c.id == event.object_id, table.c.owner == SOMEBODY_ELSE)
         with self.store.engine.begin() as connection, ExitStack() as marked:
             if unseen:
-                marked.enter_context(capture.writing(connection, None))
+                everybodys = OwnWrites(OWNER, owners={OWNER, SOMEBODY_ELSE})
+                marked.enter_context(capture.writing(connection, None, everybodys))
             is_there = connection.execute(table.select().where(*own)).first() is not None
             is_away = connection.execute(table.select().where(*other)).first() is not None
             what = rng.choice(("update", "update", "delete", "give") if is_there else ("insert",))

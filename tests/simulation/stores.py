@@ -176,12 +176,12 @@ def _open_django(kind: str, fills: bool) -> Iterator[MakeStore]:
         return type(label, (models.Model,), members)
 
     sources = {name: model_of(name) for name in MODELS}
-    own = [apps.get_model("mobync", name) for name in ("Diff", "Head", "Device", "Note")]
+    own = [apps.get_model("mobync", name) for name in ("Diff", "Head", "Device")]
     with (
         tempfile.TemporaryDirectory() as directory,
         django_databases.django_database(kind, Path(directory), list(sources.values())) as alias,
     ):
-        store = DjangoStore(sources, using=alias, capture=False)
+        store = DjangoStore(sources, using=alias)
         with connections[alias].cursor() as cursor:
             for statement in filling_triggers(kind) if fills else ():
                 cursor.execute(statement.replace("%", "%%"), [])

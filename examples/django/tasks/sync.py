@@ -3,11 +3,12 @@
 from rest_framework.authtoken.models import Token
 
 from mobync import Mobync
-from mobync.django import DjangoSynchronizer
+from mobync.django import DjangoSynchronizer, track
 
 from .models import Project, Task
 
 mobync = Mobync(DjangoSynchronizer({"projects": Project, "tasks": Task}))
+track(mobync)  # edits of the admin and of the API
 
 
 def owner_of(token, headers):

@@ -3,13 +3,17 @@
 import io
 import json
 import uuid
+from unittest import mock
 
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.test import TransactionTestCase
 from rest_framework.authtoken.models import Token
 
+from mobync.django.models import Diff
+
 from .models import Project, Task
+from .views import TaskSerializer
 
 
 class SyncTest(TransactionTestCase):
@@ -77,6 +81,22 @@ class SyncTest(TransactionTestCase):
         for page in ("diff", "head", "device"):
             self.assertEqual(self.client.get(f"/admin/mobync/{page}/").status_code, 200)
             self.assertEqual(self.client.get(f"/admin/mobync/{page}/add/").status_code, 403)
+        for page in (f"diff/{Diff.objects.get().pk}", f"head/{self.user.pk}"):
+            shown = self.client.get(f"/admin/mobync/{page}/change/")
+            self.assertEqual(shown.status_code, 200)
+            self.assertNotContains(shown, 'type="submit" value="Save"')
+            for action in ("change", "delete"):
+                answer = self.client.post(f"/admin/mobync/{page}/{action}/", {"post": "yes"})
+                self.assertEqual(answer.status_code, 403)
+
+    def test_a_request_that_fails_leaves_neither_a_task_nor_an_edit(self):
+        headers = {"Authorization": f"Token {self.token}"}
+        self.client.raise_request_exception = False
+        with mock.patch.object(TaskSerializer, "to_representation", side_effect=ValueError):
+            answer = self.client.post("/api/tasks/", {"title": "Lost"}, headers=headers)
+        self.assertEqual(answer.status_code, 500)
+        self.assertEqual(Task.objects.count(), 0)
+        self.assertEqual(self.news(0), [])
 
     def test_rows_that_were_there_before_are_adopted(self):
         Project.objects.bulk_create([Project(owner=self.user, name="Old")])

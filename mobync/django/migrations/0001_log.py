@@ -29,19 +29,6 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="Note",
-            fields=[
-                ("number", models.BigAutoField(primary_key=True, serialize=False)),
-                ("owner", mobync.django._columns.ExactCharField(db_index=True, max_length=255)),
-                ("model", mobync.django._columns.ExactCharField(max_length=255)),
-                ("object_id", mobync.django._columns.ExactTextField()),
-                ("noted_at", models.BigIntegerField()),
-            ],
-            options={
-                "db_table": "mobync_notes",
-            },
-        ),
-        migrations.CreateModel(
             name="Device",
             fields=[
                 ("number", models.BigAutoField(primary_key=True, serialize=False)),

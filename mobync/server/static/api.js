@@ -1,4 +1,4 @@
-// What the page asks of the server.
+// The page's requests to the server.
 
 const TOKEN = "mobync-inspector-token";
 const PIECES = 5;
@@ -56,7 +56,7 @@ export async function get(name, parameters, signal) {
   return (await ask(name, parameters, signal)).json();
 }
 
-// Has the server change something; the answer is waited for whatever the reader looks at meanwhile.
+// Asks the server for a change, and waits for the answer even if the reader opens another view.
 export async function change(asked) {
   const response = await fetch("inspect/api/change", {
     method: "POST",
@@ -66,8 +66,8 @@ export async function change(asked) {
   await checked(response);
 }
 
-// The newest entries below a clock that the filters let pass.  Where they let little pass, the server
-// looks through the log piece by piece; after some pieces it is for the reader to go on.
+// The newest entries below a clock that pass the filters. If few pass, the server searches the log
+// piece by piece. After some pieces the reader must ask for more.
 export async function lookBack(parameters, before, signal, progress) {
   let next = before;
   for (let asked = 0; ; asked += 1) {
@@ -79,8 +79,8 @@ export async function lookBack(parameters, before, signal, progress) {
   }
 }
 
-// Calls onClock with each new logical clock of an owner, and onState with whether it can, until
-// the signal is given.  Answers that fail are asked for again.
+// Calls onClock with each new logical clock of an owner, and onState with whether the server
+// answers, until the signal is aborted. Failed requests are repeated.
 export async function watch(owner, onClock, onState, signal) {
   let known = null;
   const tell = (clock) => {
@@ -104,7 +104,7 @@ export async function watch(owner, onClock, onState, signal) {
   }
 }
 
-// Until the stream ends; at once where the server has no room for one more who listens.
+// Runs until the stream ends; ends at once if the server has no room for another listener.
 async function listen(owner, known, tell, signal) {
   let response;
   try {

@@ -1,4 +1,4 @@
-// Which view the address asks for, and the token that it may need.
+// Opens the view of the address, and asks for a token if needed.
 //
 //     ?                               the owners
 //     ?owner=O[&model=M][&find=ID]    O's log, only of a model, only of objects with an id
@@ -24,7 +24,7 @@ const forget = document.getElementById("forget");
 
 let leaving = new AbortController();
 
-// Whether the view is kept up to date; null where it is not meant to be.
+// Whether the view is kept up to date; null if the view does not update itself.
 function setLive(state) {
   live.dataset.state = state === null ? "" : state ? "on" : "off";
   live.textContent = state === null ? "" : state ? "live" : "no connection, trying again";

@@ -1,19 +1,19 @@
-// The devices of an owner that name themselves, and what a person can do with one.
+// The named devices of an owner, and the changes that a person can make.
 
 import { change, get, watch } from "./api.js";
 import { h } from "./dom.js";
 import { oneAtATime } from "./log.js";
 import { tabs } from "./tabs.js";
-import { clock, momentOrNone, plural, visible, zone } from "./text.js";
+import { bytes, clock, duration, momentOrNone, plural, visible, zone } from "./text.js";
 
-const POLL_MS = 5000; // a device that only asks moves no clock
+const POLL_MS = 5000; // a poll of a device changes no clock
 
 const COLUMNS = ["Device", "First seen", "Last seen", "Clock", "Behind by", "State"];
 
 export async function showDevices(main, { owner }, signal, setLive) {
   const about = await get("clock", { owner }, signal);
   const place = h("div", {});
-  const rows = new Map(); // by the devices' names; kept, so that nobody's focus is lost
+  const rows = new Map(); // by the devices' names; rows stay, so that the focus stays
   const body = h("tbody");
 
   async function draw() {
@@ -32,9 +32,11 @@ export async function showDevices(main, { owner }, signal, setLive) {
     }
     if (devices.length === 0) place.replaceChildren(none(keeps));
     else if (body.closest("div") !== place) place.replaceChildren(table(body, mayChange));
+    staged.textContent = stagedParts(devices);
     note.textContent = mayChange || devices.length === 0 ? "" : LOOKS_ONLY;
   }
 
+  const staged = h("p", { class: "quiet" });
   const note = h("p", { class: "quiet" });
   const redraw = oneAtATime(draw, () => setLive(false));
   await draw();
@@ -42,6 +44,7 @@ export async function showDevices(main, { owner }, signal, setLive) {
     h("h1", {}, "Devices of ", h("bdi", {}, visible(owner))),
     tabs(owner, "devices", about),
     place,
+    staged,
     note,
     legend(),
   );
@@ -101,7 +104,7 @@ class DeviceRow {
     at.textContent = revoked ? "–" : clock(device.logical_clock);
     at.title = "The next edit that it has not seen.";
     behind.textContent = revoked ? "–" : behindBy(device.behind);
-    state.replaceChildren(stateOf(device));
+    state.replaceChildren(stateOf(device), ...partsOf(device));
     this.revoke.hidden = revoked;
   }
 
@@ -151,7 +154,7 @@ class DeviceRow {
     ]);
   }
 
-  // A dialog; what is asked for is sent when it is confirmed, and only then.
+  // A dialog; the change is sent only after it is confirmed.
   ask(title, asked, kind, children) {
     const { owner, device } = this;
     const problem = h("p", { class: "error", role: "alert" });
@@ -203,6 +206,22 @@ function stateOf({ revoked, holds_horizon: holds }) {
   return h("span", { class: "verdict" }, "in use");
 }
 
+function partsOf({ parts, parts_bytes: size }) {
+  if (parts === 0) return [];
+  return [" ", h("span", { class: "quiet" }, `${plural(parts, "part", "parts")}, ${bytes(size)}`)];
+}
+
+// All parts of requests that are stored, and how long the oldest has waited.
+function stagedParts(devices) {
+  const staged = devices.filter(({ parts }) => parts > 0);
+  if (staged.length === 0) return "";
+  const size = staged.reduce((sum, device) => sum + device.parts_bytes, 0);
+  const oldest = Math.min(...staged.map((device) => device.parts_ms));
+  const requests = plural(staged.length, "request", "requests");
+  const age = duration(Math.max(0, Date.now() - oldest));
+  return `Parts of ${requests} are stored, ${bytes(size)}; the oldest for ${age}.`;
+}
+
 function legend() {
   const terms = [
     ["clock", "The device has seen every edit of the log below it."],
@@ -210,6 +229,10 @@ function legend() {
     [
       "holds the horizon",
       "Compaction folds the log only below what every device has seen. This one has seen the least.",
+    ],
+    [
+      "parts",
+      "A long request comes in parts. They are stored until the device’s next request, at most a day.",
     ],
     ["revoke", "For a device that was lost or stolen. It is refused, and drops the owner’s data."],
     ["forget", "For one that will not come again. If it does, it starts over and loses nothing."],

@@ -1,7 +1,7 @@
-// Elements of texts: nothing here, or in any other file of the page, makes HTML of a string.
+// Makes elements from texts. No file of the page turns a string into HTML.
 
-// An element.  Properties that begin with "on" are listeners, true and false are attributes that
-// are there or not; children are nodes or texts, and null is none.
+// An element. Properties that begin with "on" are listeners; true and false say whether an attribute
+// exists. Children are nodes or texts; null is left out.
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -20,7 +20,7 @@ export function s(tag, attributes) {
   return element;
 }
 
-// The address of a view, from its parameters; it stays on this page whatever they hold.
+// The address of a view from its parameters; it always stays on this page.
 export function address(parameters) {
   const given = Object.entries(parameters).filter(([, value]) => value !== null);
   return `?${new URLSearchParams(given)}`;

@@ -5,7 +5,7 @@ import { address, h, link } from "./dom.js";
 import { Names, tabs } from "./tabs.js";
 import { bytes, clock, count, moment, plural, visible, zone } from "./text.js";
 
-const MOST_ROWS = 1000; // on the page; the oldest go when new ones come
+const MOST_ROWS = 1000; // on the page; new rows replace the oldest ones
 
 export async function showLog(main, { owner, model, object }, signal, setLive) {
   const filters = { owner, model, object };
@@ -19,8 +19,8 @@ export async function showLog(main, { owner, model, object }, signal, setLive) {
   const kind = about.has_devices ? "log with-devices" : "log";
   const list = h("ol", { class: kind });
   const begun = about.logical_clock;
-  let newest = begun - 1; // the clock up to which everything is known that came
-  let next = begun; // below which clock the log has not been looked at
+  let newest = begun - 1; // the clock up to which all entries are known
+  let next = begun; // the clock below which the log was not read yet
 
   function row(entry) {
     if (!known.has(entry.model)) {
@@ -60,7 +60,7 @@ export async function showLog(main, { owner, model, object }, signal, setLive) {
     tellEnd();
   }
 
-  // What has come since, up to a clock; where that is more than a piece, the list begins again.
+  // Adds new entries up to a clock; if they are more than a piece, the list begins again.
   async function catchUp(logicalClock) {
     heading.textContent = `logical clock ${count(logicalClock)}`;
     if (logicalClock < newest + 1) location.reload(); // the server has lost part of the log
@@ -96,7 +96,7 @@ export async function showLog(main, { owner, model, object }, signal, setLive) {
   await watch(owner, oneAtATime(catchUp, () => setLive(false)), setLive, signal);
 }
 
-// Calls again with the last of the arguments that came while a call was under way.
+// Calls again with the last arguments that came during a call.
 export function oneAtATime(work, onError) {
   let waiting = null;
   let busy = false;

@@ -1,4 +1,4 @@
-// The edits that lost: whose, when, to what, and by which rule.
+// The edits that lost: the device, the time, the winner, and the rule.
 
 import { get, watch } from "./api.js";
 import { h, link } from "./dom.js";
@@ -45,7 +45,7 @@ export function verdict(word) {
   return h("span", { class: `verdict ${word}` }, `${word} `);
 }
 
-// Of an object's page: all that lost, if something did.
+// For an object's page: all its lost edits, if there are any.
 export function lostCard(lost, names) {
   if (lost.length === 0) return null;
   return h(
@@ -61,7 +61,7 @@ export function lostCard(lost, names) {
   );
 }
 
-// What a field's page says of the values that lost, the newest first.
+// The lost values of a field, the newest first.
 export function lostOfField(lost, name, names) {
   const items = lost.flatMap((edit) =>
     edit.fields
@@ -69,6 +69,11 @@ export function lostOfField(lost, name, names) {
       .map(([, value]) => h("li", {}, lostValue(value), about(edit, names))),
   );
   return items.length === 0 ? null : h("ol", { class: "losses" }, ...items);
+}
+
+// Whether an edit of a field lost to what the field has. Against a delete, no value wins.
+export function lostToValue(lost, name) {
+  return lost.some(({ why, fields }) => why !== "deleted" && fields.some(([field]) => field === name));
 }
 
 function lostRow(edit, owner, names) {
@@ -110,7 +115,7 @@ function lostValue(value) {
   );
 }
 
-// By which rule an edit lost, and by how much.
+// The rule by which an edit lost, and by how much time.
 export function ruleOf(edit) {
   const rule = RULES[edit.why] ?? `refused: ${visible(edit.why)}`;
   const behind = edit.winner === null ? 0 : edit.winner - edit.utc_timestamp;

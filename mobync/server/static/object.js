@@ -1,15 +1,15 @@
-// The history of one object: of each field who holds it, and why.
+// The history of one object: for each field, the edit that set it, and why.
 
 import { get, watch } from "./api.js";
 import { h, link } from "./dom.js";
 import { kindClass, oneAtATime } from "./log.js";
-import { lostCard, lostOfField } from "./lost.js";
+import { lostCard, lostOfField, lostToValue } from "./lost.js";
 import { picture } from "./picture.js";
 import { Names } from "./tabs.js";
 import { clock, duration, moment, plural, visible, zone } from "./text.js";
 
-const MOST_CLOCKS = 200; // that one history is made of
-const PIECES = 5; // of the log, looked through before the reader must ask for more
+const MOST_CLOCKS = 200; // in one history
+const PIECES = 5; // of the log that are searched before the reader must ask for more
 
 const WHY = {
   created: "set by the create",
@@ -29,9 +29,9 @@ export async function showObject(main, { owner, model, object }, signal, setLive
   const further = h("button", { type: "button", hidden: true }, "Look further back");
   let clocks = []; // of the object's edits, the newest first
   let newest = -1;
-  let next = null; // below which clock the log has not been looked at
+  let next = null; // the clock below which the log was not read yet
   let fromOldest = false; // whether the oldest of the edits are shown, or the newest
-  let life = null; // which one is shown; null is the last
+  let life = null; // the shown life; null is the last one
 
   async function lookFurther() {
     further.disabled = true;
@@ -202,11 +202,12 @@ class HistoryView {
     return fields.map(({ name, writes }) => {
       const holder = writes.findLast((write) => write.why !== "no row") ?? writes.at(-1);
       const losses = lostOfField(this.lost, name, this.names);
+      const isContested = holder.replaced !== null || lostToValue(this.lost, name);
       return h(
         "section",
         { class: "field" },
         h("h2", {}, h("bdi", {}, visible(name))),
-        this.valueElement(holder, losses === null && holder.replaced === null ? null : "won"),
+        this.valueElement(holder, isContested ? "won" : null),
         this.whyElement(holder, writes),
         losses,
         writes.length > 1 ? this.writesElement(writes, holder) : null,
@@ -214,7 +215,7 @@ class HistoryView {
     });
   }
 
-  // The word stands before the value, by the style sheet: it is no part of the value.
+  // The style sheet adds the word before the value, because it is not part of the value.
   valueElement(write, verdict) {
     const value = h("bdi", {}, visible(write.value));
     return h("p", { class: "value", "data-verdict": verdict }, value);
@@ -260,7 +261,7 @@ class HistoryView {
     return [", replaced ", h("bdi", { class: "value" }, visible(before.value))];
   }
 
-  // The writers are drawn when they are asked for: there may be many fields, with many each.
+  // The writers are drawn on request, because there may be many for each of many fields.
   writesElement(writes, holder) {
     const details = h(
       "details",
@@ -311,38 +312,39 @@ function legend() {
   const terms = [
     [
       "later",
-      "Its time is later than that of the edit it replaced. Whether its device had seen that " +
-        "one, or was apart from it, the log does not say: it stands either way.",
+      "Its time is later than that of the edit it replaced. So it wins, whether or not its device " +
+        "had seen that edit. The log does not say whether it had.",
     ],
     [
       "made after syncing",
-      "Its device had synced past the edit it replaced. That follows from the times: it stands " +
-        "over an edit with a later one, and between edits made apart it would have lost.",
+      "Its device had already synced the edit it replaced. The times show this: the replaced edit " +
+        "has the later time, and would have won if the two had been made apart.",
     ],
     [
       "same millisecond",
-      "Neither is later. If they were made apart, the one that synced last stands.",
+      "Both have the same time. If they were made apart, the one that synced last wins.",
     ],
     [
       "conflict",
-      "Its device had not seen the edit it replaced. Of two such edits the later one wins; made in " +
-        "the same millisecond, the one that synced last.",
+      "Its device had not seen the edit it replaced. The later of two such edits wins. If both " +
+        "have the same time, the one that synced last wins.",
     ],
-    ["same value", "It wrote the text that was there."],
-    ["counts for nothing", "It wrote to an object that had been deleted."],
+    ["same value", "It wrote the same text as before."],
+    ["counts for nothing", "It was made to an object that was already deleted."],
   ];
   return h(
     "details",
     { class: "card legend" },
-    h("summary", {}, "What the log can tell, and what not"),
+    h("summary", {}, "What the log can tell, and what it cannot"),
     h(
       "p",
       {},
-      "The log holds the edits that the server accepted, in their order. It does not hold edits " +
-        "that lost or were refused, which device made an edit, or what that device had seen. " +
-        "`mobync serve` keeps the newest edits that lost beside the log; they are shown as lost. " +
-        "Of devices that name themselves it keeps which edits they made, and what they had seen. " +
-        "Compaction drops what was replaced; an edit then seems to have replaced an older one.",
+      "The log has the edits that the server accepted, in their order. It does not say which edits " +
+        "lost or were refused, which device made an edit, or what that device had seen. " +
+        "`mobync serve` keeps the newest lost edits beside the log, and this page shows them as lost. " +
+        "For devices that name themselves, it also keeps which edits they made and what they had " +
+        "seen. Compaction drops edits that were replaced. After that, the page may say that an edit " +
+        "replaced an older one.",
     ),
     h("dl", {}, ...terms.flatMap(([term, text]) => [h("dt", {}, term), h("dd", {}, text)])),
     h("p", {}, `Times are in your time zone (${zone()}). A create has the time of the last edit in it.`),

@@ -1,6 +1,6 @@
 // The owners: their clocks, and the rows and bytes of their logs.
 //
-// A log is measured piece by piece.  Short ones are measured at once, others when asked for.
+// A log is measured piece by piece. Short logs are measured at once, others on request.
 
 import { get, pause } from "./api.js";
 import { address, h, link } from "./dom.js";
@@ -132,7 +132,7 @@ class OwnerRow {
     if (!this.wantsMeasure() && this.measured === null) this.offerMeasure();
   }
 
-  // Whether so little of the log is not measured yet that it is done unasked.
+  // Whether the rest of the log is short enough to measure it without a request.
   wantsMeasure() {
     const from = this.measured?.next ?? 0;
     const unknown = this.measured === null || from < this.logicalClock;

@@ -1,13 +1,13 @@
 // A picture of how the edits of several devices became one history of an object.
 //
-// A lane for each device, the server's between them, and the order of the server from top to bottom.
-// An edit is a dot on its device's lane, with a card of what it wrote.  A thin line leads to it from
-// the point up to which its device had seen the history, and a thick one from it into the history;
-// where everything in it lost, that line ends in a cross.
+// Each device has a lane, with the server's lane between them. From top to bottom is the order of the
+// server. An edit is a dot on its device's lane, with a card of what it wrote. A thin line begins at
+// the point up to which the device had seen the history, and ends at the dot. A thick line leads from
+// the dot into the history. If the whole edit lost, that line ends in a cross.
 
 import { h, s } from "./dom.js";
 import { kindClass } from "./log.js";
-import { ruleOf, verdict } from "./lost.js";
+import { lostToValue, ruleOf, verdict } from "./lost.js";
 import { clock, duration, moment, plural, visible } from "./text.js";
 
 const MOST_LANES = 6; // of devices; the others share the last
@@ -18,7 +18,7 @@ const VALUE_CHARACTERS = 80;
 const WIDE = 44; // pixels between two lanes, from which on there is room for clocks
 const LANDS = 26; // pixels below an edit is where it lands in the history
 
-// The picture of one life of an object; null where there is nothing to meet.
+// The picture of one life of an object; null if no edits of several devices met.
 export function picture(history, lost, names) {
   const steps = stepsOf(history, lost);
   const lanes = new Lanes(steps.map(({ device }) => device));
@@ -28,7 +28,7 @@ export function picture(history, lost, names) {
   return new Picture(steps, lanes, history, names).element;
 }
 
-// What happened, in the order of the server: what was written, and what was not.
+// The edits in the order of the server: those that were written, and those that were not.
 function stepsOf({ edits, lives, life, fields }, lost) {
   const begins = lives[life].created ?? 0;
   const ends = lives[life + 1]?.created ?? Infinity;
@@ -53,12 +53,25 @@ function stepsOf({ edits, lives, life, fields }, lost) {
     step.device ??= edit.device;
     byId.set(edit.id, step);
   }
-  return [...byId.values()].sort(
+  const steps = [...byId.values()].sort(
     (one, other) => one.at - other.at || one.utc_timestamp - other.utc_timestamp,
   );
+  for (const at of steps.keys()) steps.splice(placeOf(at, steps), 0, ...steps.splice(at, 1));
+  return steps;
 }
 
-// Which lane is whose: the first device left of the server, the second right of it, and so on.
+// An edit that lost is above those of the same push that its device made later.
+function placeOf(at, steps) {
+  const { logical_clock: lands, device, seen, utc_timestamp: made } = steps[at];
+  if (lands !== null || device === null || seen === null || seen === undefined) return at;
+  const isLater = (step) =>
+    step.device === device && step.logical_clock >= seen && step.utc_timestamp > made;
+  let place = at;
+  while (place > 0 && isLater(steps[place - 1])) place -= 1;
+  return place;
+}
+
+// The lane of each device: the first is left of the server, the second right of it, and so on.
 class Lanes {
   constructor(devices) {
     this.devices = [...new Set(devices)];
@@ -173,9 +186,7 @@ class Picture {
   }
 
   hasLosers(name) {
-    return this.all.some(({ losses }) =>
-      losses.some(({ fields }) => fields.some(([field]) => field === name)),
-    );
+    return this.all.some(({ losses }) => lostToValue(losses, name));
   }
 
   resultCard() {
@@ -233,7 +244,7 @@ class Picture {
     return [...own, path("history", `M${this.server} ${first + LANDS}V${this.end}`)];
   }
 
-  // From where its device had seen the history to where an edit was made.
+  // From the point up to which the device had seen the history, to its edit.
   forks() {
     return this.steps.flatMap((step, at) => {
       const from = this.seenAt(step, at);
@@ -243,7 +254,7 @@ class Picture {
     });
   }
 
-  // Where in the history its device had seen everything above; null: it is not known, or nowhere.
+  // The point up to which the device had seen the history; null: unknown, or none of it.
   seenAt({ device, seen }, at) {
     if (device === null || seen === null || seen === undefined) return null;
     for (let above = at - 1; above >= 0; above -= 1) {
@@ -253,7 +264,7 @@ class Picture {
     return null;
   }
 
-  // From an edit into the history, or to where it ended.
+  // From an edit into the history, or to its cross.
   landings() {
     return this.steps.flatMap((step, at) => {
       const x = this.x(this.lanes.place(step.device));

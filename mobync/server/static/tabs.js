@@ -1,10 +1,10 @@
-// The views of an owner, and how devices are called in them.
+// The views of an owner, and the names of devices in them.
 
 import { get } from "./api.js";
 import { h, link } from "./dom.js";
 import { visible } from "./text.js";
 
-// Those that this server does not have are left out.
+// Views that this server does not have are left out.
 export function tabs(owner, current, about) {
   const views = [["log", "Log", {}]];
   if (about.has_objects) views.push(["objects", "Objects", { show: "objects" }]);
@@ -17,10 +17,10 @@ export function tabs(owner, current, about) {
   return h("nav", { class: "tabs", "aria-label": "Of this owner" }, ...links);
 }
 
-const SHORT = 12; // characters of a name that no person chose
+const SHORT = 16; // characters of a name without a label
 const BEGINNING = 8;
 
-// What people call an owner's devices, by their names.  A view does without where it cannot be told.
+// The labels of an owner's devices, by their names. A view works without them.
 export class Names {
   constructor(devices = []) {
     this.labels = new Map(devices.map(({ name, label }) => [name, label]));
@@ -32,7 +32,7 @@ export class Names {
       return new Names((await get("devices", { owner }, signal)).devices);
     } catch (error) {
       if (signal.aborted || error.name === "Refused") throw error;
-      return new Names(); // a long sync of this owner, say
+      return new Names(); // for example, during a long sync of this owner
     }
   }
 

@@ -1,10 +1,10 @@
-// Texts as a person can read them.
+// Shows texts so that a person can read them.
 
-// Characters that show nothing, or that turn the text around them about.
+// Characters that are invisible, or that reverse the direction of text.
 const UNSEEN =
   /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]|[\u{e0000}-\u{e007f}]/gu;
 
-// A text of a device: what would not be seen, or would make it look like another, is spelled out.
+// A text of a device, with escapes for characters that are invisible or could deceive.
 export function visible(text) {
   return text.replace(
     UNSEEN,
@@ -42,7 +42,7 @@ export function moment(h, ms) {
   return h("time", { title: `${utc}${ms} ms since 1970` }, time(ms));
 }
 
-// The same; 0 is a moment that nobody noted.
+// The same; 0 is an unknown moment.
 export function momentOrNone(h, ms) {
   return ms === 0 ? "–" : moment(h, ms);
 }

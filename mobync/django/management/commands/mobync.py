@@ -1,4 +1,4 @@
-"""``manage.py mobync``: what is done to logs, owners and devices from a shell."""
+"""``manage.py mobync``: commands about logs, owners and devices."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
 from mobync import BusyError, InvalidDiffError, Mobync, MobyncError
+from mobync._sync.known_devices import device_meant
 from mobync.http.django import endpoint_of_settings
 
 from ..._synchronizer import DjangoSynchronizer
-
-_LEAST_BEGINNING = 4  # characters of a device's name by which it is found
 
 
 class Command(BaseCommand):
     """The subcommands."""
 
-    help = "Look after the logs of mobync: adopt, compact, reconcile, devices, move-owner, erase"
+    help = "Manage logs, devices and owners of mobync"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True)
         adopt = commands.add_parser("adopt", help="add rows that existed before mobync to the log")
         compact = commands.add_parser("compact", help="drop diffs that no device can need")
-        reconcile = commands.add_parser("reconcile", help="add edits made by SQL to the log")
+        reconcile = commands.add_parser(
+            "reconcile", help="add edits that were not tracked to the log"
+        )
         devices = commands.add_parser(
-            "devices", help="list the devices that name themselves, or do something about one"
+            "devices", help="list, revoke, forget or name the devices that name themselves"
         )
         for each in (adopt, compact, reconcile, devices):
             each.add_argument("--owner", help="the id of one owner; without it, all owners")
@@ -44,7 +45,7 @@ class Command(BaseCommand):
             action="append",
             default=[],
             metavar="MODEL",
-            help="objects of this model are the same for both if their ids are",
+            help="objects of this model with the same id are the same object",
         )
         erase = commands.add_parser("erase", help="delete all data of an owner")
         erase.add_argument("of_owner", metavar="owner")
@@ -120,12 +121,12 @@ class Command(BaseCommand):
         moved = server.move_owner(options["old"], options["new"], same=options["same"])
         self.stdout.write(
             f"{moved.old}: {sum(moved.rows.values())} rows and {moved.diffs} diffs are "
-            f"{moved.new}'s now; {moved.devices} devices go on there"
+            f"{moved.new}'s now; {moved.devices} devices continue there"
         )
 
     def _erase(self, server: Mobync, options: dict[str, Any]) -> None:
         owner = options["of_owner"]
-        if not options["yes"] and not _says_yes(f"Delete all that is {owner}'s? [y/N]: "):
+        if not options["yes"] and not _says_yes(f"Delete all data of {owner}? [y/N]: "):
             raise CommandError("nothing was deleted")
         receipt = server.erase(owner)
         self.stdout.write(
@@ -141,8 +142,8 @@ def _add_devices(devices: ArgumentParser) -> None:
     commands = devices.add_subparsers(dest="device_command")
     for name, said in (
         ("revoke", "refuse a device from now on"),
-        ("forget", "keep nothing of a device"),
-        ("name", "note what people call a device"),
+        ("forget", "delete what is stored about a device"),
+        ("name", "store what people call a device"),
     ):
         command = commands.add_parser(name, help=said)
         command.add_argument("of_owner", metavar="owner")
@@ -152,27 +153,15 @@ def _add_devices(devices: ArgumentParser) -> None:
 
 
 def _device(server: Mobync, options: dict[str, Any]) -> tuple[str, str]:
-    """The owner, and the name of the device that somebody means."""
-    owner, said = options["of_owner"], options["device"]
-    known = server.devices(owner)
-    means = [
-        [each.name for each in known if each.name == said],
-        [each.name for each in known if each.label == said],
-        [each.name for each in known if each.name.startswith(said)],
-    ]
-    if len(said) < _LEAST_BEGINNING:
-        means.pop()
-    found = next((names for names in means if names), [])
-    if len(found) != 1:
-        many = "no device" if not found else "several devices"
-        raise CommandError(f"owner {owner!r:.100} has {many} {said!r:.100}")
-    return owner, found[0]
+    """The owner, and the full name of the device that the arguments mean."""
+    owner = options["of_owner"]
+    return owner, device_meant(server.devices(owner), owner, options["device"])
 
 
 def _says_yes(question: str) -> bool:
     try:
         return input(question).strip().lower() in ("y", "yes")
-    except EOFError:  # nobody is there
+    except EOFError:  # nobody can answer
         return False
 
 
@@ -183,7 +172,10 @@ def _server_and_store() -> tuple[Mobync, DjangoSynchronizer]:
         raise CommandError(str(error)) from error
     store = server.synchronizer
     if not isinstance(store, DjangoSynchronizer):
-        raise CommandError(f"settings.MOBYNC: not a DjangoSynchronizer: {type(store).__name__}")
+        kind = type(store).__name__
+        raise CommandError(
+            f"settings.MOBYNC: its Synchronizer must be a DjangoSynchronizer, not {kind}"
+        )
     return server, store
 
 
@@ -192,7 +184,7 @@ def _models(server: Mobync, owner_id: str, model: str | None) -> Iterable[str]:
 
 
 def _owners(store: DjangoSynchronizer, with_rows: bool) -> Iterator[str]:
-    """Everyone who has a log, then who else has rows."""
+    """Everyone who has a log, then everyone else who has rows."""
     others = store.owners_of_rows() if with_rows else set()
     for owner_id in store.owners():
         others.discard(owner_id)
