@@ -75,7 +75,15 @@ class Lines:
                 self.lines.append(line)
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        return eventually(lambda: next(filter(None, self._search(pattern)), None))
+        """Wait for a line, but not longer than the process writes."""
+
+        def found_or_ended() -> re.Match[str] | bool:
+            ended = not self._thread.is_alive()  # asked before the lines, which are then all there
+            return next(filter(None, self._search(pattern)), ended)
+
+        found = eventually(found_or_ended)
+        assert isinstance(found, re.Match), f"no {pattern} in:\n{''.join(self.lines)}"
+        return found
 
     def _search(self, pattern: str) -> Iterator[re.Match[str] | None]:
         return (re.search(pattern, line) for line in list(self.lines))

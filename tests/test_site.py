@@ -41,7 +41,10 @@ class Page(HTMLParser):
 def site() -> Iterator[str]:
     """The address where the last line of `make docs` serves it."""
     shown = subprocess.run(
-        ["make", "-n", "docs", f"PORT={free_port()}", f"BIN={Path(sys.executable).parent}"],
+        [
+            *("make", "--no-print-directory", "-n", "docs"),  # `make test` runs this one, too
+            *(f"PORT={free_port()}", f"BIN={Path(sys.executable).parent}"),
+        ],
         cwd=HOME,
         capture_output=True,
         text=True,
