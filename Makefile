@@ -173,7 +173,7 @@ docs: $(VENV)/.system ## Serve the documentation's site, as it is while you edit
 .PHONY: wheels
 wheels: setup ## Build an sdist and a wheel for each Python here into dist/, and use each
 	@$(BIN)/python -m pip install -q -e '.[wheels]'
-	bash .ci/wheels
+	@bash .ci/wheels
 
 .PHONY: next-python
 next-python: setup ## Put CPython 3.14 of Debian's testing into build/, for `make wheels`
