@@ -1,7 +1,6 @@
 # mobync: every target does its own set-up, on Debian or Ubuntu, as root or with sudo.
 
 PYTHON ?= python3
-PORT ?= 5000
 RUNS ?= 10000
 SEED ?= 1
 STORE ?= memory
@@ -71,6 +70,7 @@ $(TODO)/dist/todo.js: $(TODO_SOURCES)
 	@touch $@
 
 .PHONY: run
+run: PORT ?= 5000
 run: $(VENV)/.running todo ## Serve a demo database with its inspector and a to-do app, and two devices that keep editing (PORT)
 	$(BIN)/mobync demo --port $(PORT) $(if $(wildcard $(TODO)/dist/todo.js),--todo $(TODO)/dist)
 
@@ -166,6 +166,7 @@ $(VENV)/.bench: $(VENV)/.developing | tools
 	@touch $@
 
 .PHONY: docs
+docs: PORT ?= 8080
 docs: $(VENV)/.system ## Serve the documentation's site, as it is while you edit (PORT)
 	$(call install,docs)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:$(PORT)

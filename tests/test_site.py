@@ -37,20 +37,29 @@ class Page(HTMLParser):
             self.loaded.append(named.get("src") or named["href"] or "")
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    """The address where the last line of `make docs` serves it."""
+def last_line_of_make(*arguments: str) -> str:
+    """The command that make would run at the end; `make test`, which runs this, prints more."""
     shown = subprocess.run(
-        [
-            *("make", "--no-print-directory", "-n", "docs"),  # `make test` runs this one, too
-            *(f"PORT={free_port()}", f"BIN={Path(sys.executable).parent}"),
-        ],
+        ("make", "--no-print-directory", "-n", *arguments),
         cwd=HOME,
         capture_output=True,
         text=True,
         check=True,
     )
-    command = shown.stdout.splitlines()[-1]
+    return shown.stdout.splitlines()[-1]
+
+
+def test_the_site_has_another_port_than_the_demo() -> None:
+    """So `make docs` works beside `make run`, and beside `mobync serve`, which takes 8000."""
+    assert "--port 5000" in last_line_of_make("run")
+    assert last_line_of_make("docs").endswith(":8080")
+    assert last_line_of_make("docs", "PORT=7777").endswith(":7777")
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    """The address where the last line of `make docs` serves it."""
+    command = last_line_of_make("docs", f"PORT={free_port()}", f"BIN={Path(sys.executable).parent}")
     server = subprocess.Popen(
         ["/bin/sh", "-c", f"exec env {command}"], cwd=HOME, stderr=subprocess.PIPE, text=True
     )
