@@ -236,14 +236,14 @@ def blocks(page: str, language: str = "python") -> list[str]:
 
 def test_the_first_backend_does_what_its_page_shows(tmp_path: Path) -> None:
     """Its commands and its program, in their order, in one shell."""
-    start, look = blocks("tutorials/first-backend.md", "sh")
+    start, look, stop = blocks("tutorials/first-backend.md", "sh")
     (program,) = blocks("tutorials/first-backend.md")
     (shown,) = blocks("tutorials/first-backend.md", "text")
     port = str(free_port())
     (tmp_path / "devices.py").write_text(program.replace("8000", port))
     wait = f"until curl -s http://127.0.0.1:{port}/health; do sleep 0.1; done >/dev/null"
     run_devices = "TOKEN=$TOKEN python devices.py"
-    script = [start.replace("8000", port), wait, run_devices, "exec >looked", look, "kill %1"]
+    script = [start.replace("8000", port), wait, run_devices, "exec >looked", look, stop, "wait %1"]
     done = subprocess.run(
         ["bash", "-euc", "\n".join(script)],
         cwd=tmp_path,
@@ -254,6 +254,7 @@ def test_the_first_backend_does_what_its_page_shows(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout == shown, done.stderr
+    assert done.returncode == 0, done.stderr  # that of the server, which was stopped
     looked = (tmp_path / "looked").read_text()
     assert "oat milk" in looked
     assert "ok" in looked
