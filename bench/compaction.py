@@ -81,7 +81,7 @@ def _first_pulls(quick: bool) -> Table:
     table = Table(
         "first_pulls",
         f"First pull: what a new device waits for, {tasks:,} living tasks",
-        ["log", "rows in the log", "seconds", "beside creates only"],
+        ["log", "rows in the log", "seconds", "/ creates only"],
         notes=[
             f"SQLite; medians of {ROUNDS} rounds, in which the two take turns. "
             "One apply, with the merge and its transaction; no HTTP.",

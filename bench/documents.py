@@ -8,7 +8,8 @@ A full run does it by itself.  Each table stands between its own two lines:
     <!-- end of bench -->
 
 The names are those of the tables, "small" for the few lines on small syncs that a README has room
-for, "summary" for those on all else, and "machine" for what they were measured on.
+for, "summary" for those on all else, "sizing" for what one plans a server with, and "machine" for
+what they were measured on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Results = dict[str, Any]
 Row = dict[str, Any]
 
 _ROOT = Path(__file__).resolve().parents[1]
-WITH_TABLES = (_ROOT / "README.md", _ROOT / "docs" / "performance.md")
+WITH_TABLES = [_ROOT / name for name in ("README.md", "docs/performance.md", "docs/operating.md")]
 
 _PLACE = re.compile(r"<!-- bench: (\w+) -->.*?<!-- end of bench -->", re.DOTALL)
 
@@ -34,8 +35,8 @@ def fill(results: Results, documents: Iterable[Path]) -> None:
     """Write the tables of some results into documents, each in its place."""
     texts = {stored["name"]: markdown(Table(**stored)) for stored in results["tables"]}
     texts["machine"] = _provenance(results)
-    for name, title, parts in SHORT_FORMS:
-        texts[name] = markdown(_short(results, name, title, parts))
+    for name, title, columns, parts in SHORT_FORMS:
+        texts[name] = markdown(_short(results, Table(name, title, columns), parts))
     for path in documents:
         path.write_text(_PLACE.sub(lambda place: _filled(place, texts), path.read_text()))
 
@@ -83,7 +84,8 @@ def _apart(results: Results) -> Iterator[str]:
     for command, loads in runs.items():
         low, high = min(loads.values()), max(loads.values())
         sections = ", ".join(loads)
-        yield f"On its own: `{command}` ({sections}); load average {low:.1f} to {high:.1f}."
+        what = f"`{command}` ({sections}); load average {low:.1f} to {high:.1f}"
+        yield f"A later run replaced some sections: {what}."
 
 
 # ---- the short form -----------------------------------------------------------------------------
@@ -93,9 +95,12 @@ Find = Callable[..., list[Row]]
 Parts = tuple[Callable[[Table, Find], None], ...]
 
 
-def _short(results: Results, name: str, title: str, parts: Parts) -> Table:
-    """What there is to know in a few lines for each goal."""
-    table = Table(name, title, ["what", "mobync", "beside", "", "ratio"])
+COMPARED = ["what", "mobync", "compared with", "", "ratio"]
+PLANNED = ["Question", "Figure", "What it means"]
+
+
+def _short(results: Results, table: Table, parts: Parts) -> Table:
+    """Fill a table that has a few lines for each part."""
     for describe in parts:
         describe(table, lambda source, **wanted: _rows(results, source, wanted))
     return table
@@ -214,15 +219,79 @@ def _accord(table: Table, find: Find) -> None:
     _add(table, "one edit, postgresql, elapsed time", ours["ms"], "Accord", theirs["ms"], "ms")
 
 
-SHORT_FORMS: tuple[tuple[str, str, Parts], ...] = (
+# ---- what an operator plans with ----------------------------------------------------------------
+
+_NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
+
+
+def _planned_syncs(table: Table, find: Find) -> None:
+    (ours,) = find("over_http", route="/sync")
+    rate = ours["requests/s"]
+    table.add(
+        "Syncs in a second",
+        f"[{shown(rate)} a second](performance.md#over-http) with two edits each, on PostgreSQL",
+        "1,000 devices that sync twice a minute make 33 syncs a second: "
+        f"{2000 / 60 / rate:.0%} of what the machine can do",
+    )
+
+
+def _planned_pushes(table: Table, find: Find) -> None:
+    rows = find("small_syncs", work="push one update", how="mobync")
+    times = ", ".join(f"{shown(row['µs'] / 1000)} ms on {_NAMES[row['database']]}" for row in rows)
+    a_second = 1_000_000 / max(row["µs"] for row in rows)
+    table.add(
+        "Processor time of a push",
+        f"[{times}](performance.md#small-syncs)",
+        f"{shown(a_second)} pushes a second keep one core busy, without the work of the database",
+    )
+
+
+def _planned_memory(table: Table, find: Find) -> None:
+    (ours,) = find("pull_memory", what="apply_json")
+    size = ours["bytes a diff"]
+    table.add(
+        "Memory of a large pull",
+        f"[{shown(size)} bytes for each diff](performance.md#memory), on SQLite",
+        "For a new device that pulls 100,000 diffs at once, a process needs "
+        f"{shown(size * 0.1)} MB for a moment. On PostgreSQL and MariaDB it needs more, because "
+        "the driver holds the whole answer. Pages need less",
+    )
+
+
+def _planned_disk(table: Table, find: Find) -> None:
+    (compacted,) = find("compaction", log="compacted")
+    size = compacted["bytes per live row"]
+    table.add(
+        "Disk for the log",
+        f"[{shown(size)} bytes for each live row](performance.md#the-log-and-its-compaction) of a "
+        "task app, compacted, if all devices are [named](protocol.md#named-devices)",
+        f"A million tasks need {shown(size)} MB, and about twice that with the index",
+    )
+
+
+def _planned_history(table: Table, find: Find) -> None:
+    rows = find("flatness")
+    longest = max(row["logged diffs"] for row in rows)
+    ratios = [row["of the shortest"] for row in rows if row["logged diffs"] == longest]
+    table.add(
+        "A long history",
+        f"With {longest:,} diffs in the log, an edit takes [{shown(min(ratios))} to "
+        f"{shown(max(ratios))} times](performance.md#small-syncs) as long as in a short log",
+        "Compact to save disk and to help new devices, not for speed",
+    )
+
+
+SHORT_FORMS: tuple[tuple[str, str, list[str], Parts], ...] = (
     (
         "small",
         "What a small sync costs",
+        COMPARED,
         (_small_syncs, _small_http, _accord),
     ),
     (
         "summary",
         "Everything else in short",
+        COMPARED,
         (
             _flatness,
             _history,
@@ -233,6 +302,12 @@ SHORT_FORMS: tuple[tuple[str, str, Parts], ...] = (
             _memory,
             _compaction,
         ),
+    ),
+    (
+        "sizing",
+        "What to plan a server with",
+        PLANNED,
+        (_planned_syncs, _planned_pushes, _planned_memory, _planned_disk, _planned_history),
     ),
 )
 

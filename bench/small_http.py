@@ -55,10 +55,10 @@ def measure(quick: bool) -> list[Table]:
             "route",
             "requests/s",
             "spread",
-            "of by hand",
+            "/ by hand",
             "p50 ms",
             "p99 ms",
-            "p99 of by hand",
+            "p99 / by hand",
             "least served",
             "busy",
         ],
@@ -70,8 +70,8 @@ def measure(quick: bool) -> list[Table]:
             "turns, in each round over the same connections.",
             "Least served: the answers of the device that got the fewest, divided by those of "
             "the median device. Busy: answers of 503 for each sync. The device asks again, and "
-            "its time includes that. p50, p99 and p99 of by hand: "
-            "those of each round, then the median of rounds.",
+            "its time includes that. p50, p99 and p99 / by hand: "
+            "the median over the rounds.",
         ],
     )
     rounds, seconds = (ROUNDS_QUICK, SECONDS_QUICK) if quick else (ROUNDS, SECONDS)

@@ -64,6 +64,29 @@ def test_every_section_is_run_here() -> None:
         assert f'"{section}"' in knows, section
 
 
+def test_the_documents_have_the_figures_of_the_results(tmp_path: Path) -> None:
+    """None is copied by hand: filled again, the documents stay as they are."""
+    script = (
+        "import documents, json, pathlib, sys\n"
+        "copies = [pathlib.Path(sys.argv[1], path.name) for path in documents.WITH_TABLES]\n"
+        "for path, copy in zip(documents.WITH_TABLES, copies):\n"
+        "    copy.write_text(path.read_text())\n"
+        "documents.fill(json.loads(documents.RESULTS.read_text()), copies)\n"
+        "print(*documents.WITH_TABLES, sep='\\n')\n"
+    )
+    filled = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=BENCH,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    paths = [Path(line) for line in filled.stdout.splitlines()]
+    assert [path.name for path in paths] == ["README.md", "performance.md", "operating.md"]
+    for path in paths:
+        assert (tmp_path / path.name).read_text() == path.read_text(), path
+
+
 def test_apply_as_the_history_grows() -> None:
     rows = measured("history", TASKS=7, HISTORIES_QUICK=[0, 100, 120], OLD_LIMIT_QUICK=100)
     last = rows["history"][-1]
