@@ -57,7 +57,7 @@ class UnauthorizedError(MobyncError):
     A rule may raise it with its own reason; :meth:`Mobync.apply` adds the position.
 
     Attributes:
-        reason: which rule refused it, or the text of the rule.
+        reason: which rule refused it, or the reason that the rule gave.
         index: the position of the diff in the request, from 0.
         diff_id: the id of the diff.
     """
@@ -84,9 +84,9 @@ class LogicalClockError(MobyncError):
     device has seen. A device that is ahead must start over: pull everything from clock 0.
 
     Attributes:
-        ahead: True if the device must start again, False if the clock is malformed.
+        ahead: True if the device must start over, False if the clock is malformed.
         behind: True if the server has lost nothing, but cannot know what the device has not seen.
-            Objects that the server does not have were deleted.
+            Then an object of the device that the server does not have was deleted.
     """
 
     def __init__(self, message: str, *, ahead: bool = False, behind: bool = False) -> None:

@@ -40,11 +40,11 @@ class MemorySynchronizer(Synchronizer):
     """Stores models and log in memory. Any model name is a table, made at its first use.
 
     The three rules accept everything: override them in a subclass. A transaction sees its own
-    writes, others see them after the commit, and an exception drops them. A row belongs to one
-    owner: two owners that write the same row at once are not kept apart. Numbers in rows are
-    Python's (the log keeps the exact text of each diff). What Python cannot read, such as nesting
-    that is too deep or an integer that is too long, is an InvalidDiffError. So is ``create`` with
-    an id that the table already has.
+    writes, others see them after the commit, and an exception drops them. Each row must belong to
+    one owner: if two owners write the same row at once, they are not kept apart. Numbers in rows
+    are Python's (the log keeps the exact text of each diff). What Python cannot read, such as
+    nesting that is too deep or an integer that is too long, is an InvalidDiffError. So is
+    ``create`` with an id that the table already has.
 
     Args:
         diffs_model_name: the name of the log, as passed to Mobync. Rows of the log are identified
@@ -256,7 +256,7 @@ def _copy_store(store: MemorySynchronizer) -> MemorySynchronizer:
 
 
 class _Transaction:
-    """Gives a store that keeps what it writes to itself; leaving commits that."""
+    """A context with a store whose writes nobody else sees; leaving the context commits them."""
 
     def __init__(self, store: MemorySynchronizer, owner_id: str | None) -> None:
         self._changes = _Changes()

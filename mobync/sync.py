@@ -1,4 +1,4 @@
-"""The server half: what an app makes of its Synchronizer."""
+"""``Mobync``: the server half, which an app makes from its Synchronizer."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Mobync(_core.Mobync):
         lock_timeout_s: seconds to wait for another sync of the same owner.
         max_diffs: diffs that one request may hold.
         max_json_data_bytes: bytes of UTF-8 that one diff's ``json_data`` may have.
-        max_depth: levels to which it may be nested; at most 1000.
-        max_fields: fields that it may have.
+        max_depth: levels to which ``json_data`` may be nested; at most 1000.
+        max_fields: fields that ``json_data`` may have.
         max_reply_bytes: bytes of ``json_data`` that one reply may have. Pages are kept below this.
             A device that does not page and would get more gets a PageError.
         max_pull_diffs: diffs that one page may have, even if a device asks for more. The memory for
@@ -488,7 +488,7 @@ class Mobync(_core.Mobync):
         return time.time_ns() // 1_000_000
 
     def _note_part(self, *, is_last: bool) -> None:
-        """Hear of a part of a request that was accepted; with the last one the request is whole."""
+        """Hear about an accepted part of a request; with the last one, the request is complete."""
 
     def _tell(self, report: tuple[Any, ...]) -> None:
         """Log a committed transaction, as the fields of a SyncReport, and tell the listeners."""

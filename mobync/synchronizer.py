@@ -255,8 +255,8 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         raise NotImplementedError(f"{type(self).__name__} does not store parts")
 
     def _reads_alone(self) -> bool:
-        """Whether reads outside of a transaction see what those in one do: none of the app's own
-        is around them."""
+        """Whether the app has put nothing of its own around a transaction, so that a read outside
+        of one sees the same."""
         return False
 
     def _poll(self, owner_id: str, device: str) -> tuple[int, Mapping[str, str] | None] | None:
@@ -390,8 +390,8 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         """The edits that change an object from its state in the log to its state in the row.
 
         The log may have a value in another form than the row, such as a time in milliseconds or a
-        decimal as text. It is the same value if a row that is written from it is read as the row's
-        value.
+        decimal as text. The two are the same value if writing the log's value to a row, and then
+        reading the row, gives the row's value.
 
         Args:
             where: the model.
@@ -411,8 +411,8 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
             InvalidDiffError: some rows do not fit. ``index`` is the position of the first in the
                 list, and ``others`` has the rest, if that is known before anything is written.
                 Without an index, mobync starts again and passes the rows one by one to ``create``.
-                It also does this after several refusals with 'skip', and continues after each one:
-                the transaction must allow that.
+                With 'skip' it also does this after several refusals. Then the transaction must be
+                able to continue after a refused row.
         """
         _write_each(f"{type(self).__name__}.create", self.create, where, rows_json)
 

@@ -241,8 +241,9 @@ class KnownDevice(NamedTuple):
         holds_horizon: whether the log cannot be folded further because of what it may still ask for
             (docs/protocol.md, "The horizon").
         revoked: whether its requests are refused.
-        parts: how many parts of a request are stored: of one that is not whole yet, or of its last
-            one until its next one comes (docs/protocol.md, "A request in parts").
+        parts: how many parts of a request are stored. The request is not complete yet, or it is the
+            device's last one, whose parts stay until its next request (docs/protocol.md, "A request
+            in parts").
         parts_bytes: how many bytes these parts have.
         parts_ms: when the last of them came, in milliseconds since 1970; 0: there are none.
     """

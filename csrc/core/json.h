@@ -42,9 +42,8 @@ mb_status mb_json_enter(mb_json *json, char bracket);
 
 /* Goes to the next member of the object that was entered; the caller then reads its value.
  *
- * guess   a name that probably comes next, or empty; then reading it takes one comparison. It has
- * only
- *         characters that need no escape in a JSON string.
+ * guess   a name that probably comes next, so that one comparison is enough to read it; or empty.
+ *         It has only characters that need no escape in a JSON string
  * read    in, out: members read so far; counts up
  * more    out: false if the object was closed instead
  * name    out: decoded, and in its original text

@@ -168,9 +168,9 @@ struct mb_diff {
     bool known;    /* the other list has it too */
     bool repeated; /* the same id occurs earlier in the request, so this diff does not count */
     bool retried;  /* set by mb_know_all: the whole diff is known, whatever the log has */
-    bool excluded; /* set by mb_select, mb_exclude_dead or the caller, cleared by mb_recognize
-                            * unless malformed: the merge passes over it; the window's diff of its id,
-                            * if any, stays known */
+    bool excluded; /* the merge passes over it; if the window has a diff of its id, that one stays
+                    * known. Set by mb_select, mb_exclude_dead or the caller; cleared by
+                    * mb_recognize unless it is malformed */
     const mb_diff *logged; /* of a known diff of the request: the window's diff of that id */
 
     /* Set by mb_request_read and mb_keep_malformed. */
@@ -284,9 +284,8 @@ typedef struct {
  * checked against the rules before the next is read.
  *
  * body              borrowed: the texts of the request point into it or into arena
- * keep_malformed    a diff that is JSON but breaks a rule stays in the list as malformed, with its
- * id
- *                   and object as far as they are readable; it does not end the request
+ * keep_malformed    a diff that is JSON but breaks a rule does not end the request: it stays in the
+ *                   list as malformed, with its id and object as far as they are readable
  * request           out
  * index             out on MB_INVALID: which diff, or SIZE_MAX if the rest of the body is malformed
  * error             out on MB_INVALID
@@ -319,10 +318,8 @@ void mb_diffs_limit_skew(mb_diffs *diffs, int64_t now_ms, int64_t max_skew_ms);
  * differs. A diff whose id the window has for another object is invalid. A malformed diff is not
  * known.
  *
- * keep_malformed    an invalid diff becomes malformed (until the next mb_recognize), and MB_INVALID
- * is
- *                   not returned
- *                   MB_INVALID
+ * keep_malformed    an invalid diff becomes malformed (until the next mb_recognize), and this does
+ *                   not return MB_INVALID
  * index, error      out on MB_INVALID: which diff of the request
  *
  * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
@@ -352,14 +349,13 @@ mb_status mb_select(mb_arena *arena, mb_diffs *window, mb_diffs *request,
                     const mb_selection *selection);
 
 /* Excludes what a device without rows does not need: for objects without a diff in the request,
- * each diff of the window that is a delete or comes before a delete of its object. Below
- * pull_clock, the incarnations that lived then remain.
+ * each diff of the window that is a delete or comes before a delete of its object. What remains
+ * below pull_clock are the incarnations that lived then.
  *
  * later         diffs of the log after the window, if the window is a page; only their deletes
  *               count
- * pull_clock    the owner's logical clock when the device began its pull; diffs of both lists that
- * are
- *               not below it do not count and stay
+ * pull_clock    the owner's logical clock when the device began its pull; diffs of both lists at or
+ *               above it do not count, and stay
  *
  * Returns MB_OK or MB_NO_MEMORY.
  */
@@ -437,8 +433,8 @@ mb_status mb_merge_behind(mb_arena *arena, const mb_diffs *log, const mb_diffs *
                           int64_t device_clock, mb_merge_result *result);
 
 /* Finds the diffs of a merged request about which the app's rules must be asked. If the whole
- * request is new, these are all diffs. Otherwise they are the diffs of which something is written
- * that is not in the log. Repeated and malformed diffs are never among them.
+ * request is new, these are all diffs. Otherwise they are the diffs that write something that is
+ * not in the log. Repeated and malformed diffs are never among them.
  *
  * may_exclude    a refused diff will be excluded and the rest merged again, which can write other
  *                diffs of the same objects: everything that may then be written is found too
@@ -466,9 +462,8 @@ typedef struct {
  *
  * history       the owner's whole log after the sync, checked, in any order; the marks of its diffs
  *               (known, excluded ...) are overwritten
- * diffs         out: what goes downstream; in arena, in any order. Deletes that are made here have
- * an
- *               empty id, which the caller replaces with a new one
+ * diffs         out: what goes downstream; in arena, in any order. A delete that is made here has
+ *               an empty id, which the caller replaces with a new one
  * downstream    out: from `diffs`, in the order in which the device must apply it
  *
  * Returns MB_OK or MB_NO_MEMORY.
@@ -478,8 +473,8 @@ mb_status mb_restore(mb_arena *arena, mb_diffs *history, const mb_refused_sync *
 
 /* ---- printing ----------------------------------------------------------------------------- */
 
-/* How many bytes mb_log_row_put needs at most for a checked diff; SIZE_MAX if memory has not so
- * many bytes. */
+/* How many bytes mb_log_row_put needs at most for a checked diff; SIZE_MAX if that is more than
+ * memory can have. */
 size_t mb_log_row_most_bytes(const mb_diff *diff, const mb_outcome *outcome, mb_text owner);
 
 /* Prints the stored form of a diff that goes upstream: a JSON object with the seven fields.
@@ -495,8 +490,8 @@ size_t mb_log_row_most_bytes(const mb_diff *diff, const mb_outcome *outcome, mb_
 size_t mb_log_row_put(const mb_diff *diff, const mb_outcome *outcome, mb_text owner,
                       int64_t logical_clock, char *at);
 
-/* How many bytes mb_reply_put needs at most for checked diffs; SIZE_MAX if memory has not so many
- * bytes. */
+/* How many bytes mb_reply_put needs at most for checked diffs; SIZE_MAX if that is more than memory
+ * can have. */
 size_t mb_reply_most_bytes(const mb_diffs *window, const mb_outcomes *downstream);
 
 /* Prints the reply to a sync request: success, message, logical_clock and the downstream diffs, as

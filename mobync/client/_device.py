@@ -194,7 +194,7 @@ class Device:
         Raises:
             OfflineError: the server did not answer, or was always busy.
             TokenError: the server does not accept the token.
-            ServerError: the server answered something that waiting does not help.
+            ServerError: the server gave an answer that another try would not change.
             DeviceRevokedError: a person has revoked this device; its rows are gone.
             OtherOwnerError: the rows of the file belong to another owner than the token.
             sqlite3.IntegrityError: a foreign key of the app's tables forbids the server's rows.

@@ -12,11 +12,11 @@ class OfflineError(ClientError):
 
 
 class TokenError(ClientError):
-    """The server does not accept the token, nor a new one."""
+    """The server accepts neither the token nor a new one."""
 
 
 class ServerError(ClientError):
-    """An answer after which another try does not help: somebody has to fix something.
+    """The server gave an answer that another try would not change: somebody has to fix something.
 
     Attributes:
         status: the HTTP status.
@@ -30,8 +30,8 @@ class ServerError(ClientError):
 
 
 class OtherOwnerError(ServerError):
-    """The token is another owner's than the rows of this file. Nothing was sent, and nothing has
-    changed: sync with a token of the first owner, or in another file.
+    """The token and the rows of this file belong to different owners. Nothing was sent or changed:
+    sync with a token of the first owner, or in another file.
     """
 
 

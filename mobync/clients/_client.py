@@ -53,7 +53,7 @@ class Replication(abc.ABC):
     """Serves one ``Mobync`` to clients that pull and push documents.
 
     Args:
-        mobync: the Mobync that merges.:
+        mobync: the Mobync that merges.
         client: the name of their protocol.
     """
 

@@ -160,10 +160,11 @@ class _Replication(Replication):
         pushed.
 
         Args:
-            body: JSON: ``collection``, perhaps the ``checkpoint`` of the last pull, and ``rows`` of
-                ``newDocumentState`` and perhaps ``assumedMasterState``; ``id`` of the edit, its
-                ``time`` in milliseconds since 1970, and ``unanswered``, earlier pushes each with
-                its ``id`` and ``newDocumentState``, where the client keeps them.
+            body: JSON: ``collection``, perhaps the ``checkpoint`` of the last pull, and ``rows``.
+                A row has ``newDocumentState`` and perhaps ``assumedMasterState``. If the client
+                stores them, it also has the ``id`` of the edit, its ``time`` in milliseconds since
+                1970, and ``unanswered``: earlier pushes, each with its ``id`` and
+                ``newDocumentState``.
             owner_id: the authenticated owner.
             device: the name of the device.
 

@@ -48,18 +48,18 @@ def track(mobync: Mobync) -> None:
 
     Rows that the admin, a form or other code saves or deletes, of models that ``mobync`` syncs,
     reach the owner's devices at their next sync.  Listeners are told when the transaction commits.
-    From its first such edit to its end, the transaction holds the lock of the owners whose rows it
-    writes.  A ``save`` outside of a transaction gets one, with the signals that it sends.
+    From its first such edit to its end, the transaction holds the locks of the owners whose rows it
+    writes. A ``save`` outside of a transaction gets a transaction, which includes its signals.
 
-    What sends no signals is not tracked: ``QuerySet.update``, the ``bulk_`` methods, SQL; nor is
-    what ``loaddata`` loads.  ``Mobync.reconcile`` finds it.
+    Edits that send no signals are not tracked: ``QuerySet.update``, the ``bulk_`` methods, and SQL.
+    Rows that ``loaddata`` loads are not tracked either. ``Mobync.reconcile`` finds all of these.
 
     Call it where the Mobync is made, in the module that ``settings.MOBYNC`` names: every process
     of the project imports that module when it starts.
 
     Args:
-        mobync: one whose Synchronizer is a :class:`DjangoSynchronizer`.  If two have the same
-            models, the later one counts.
+        mobync: a Mobync whose Synchronizer is a :class:`DjangoSynchronizer`. If two of them have
+            the same models, the later one counts.
 
     Raises:
         TypeError: it is something else.

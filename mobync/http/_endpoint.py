@@ -618,10 +618,10 @@ class Upload:
         """Sync with the body. It blocks meanwhile, so an event loop calls it in a thread.
 
         Returns:
-            The response; of a refused request, too.
+            The response, also for a refused request.
 
         Raises:
-            What ``authenticate`` and the Synchronizer raise, but for MobyncErrors of the sync.
+            What ``authenticate`` and the Synchronizer raise, except MobyncErrors of the sync.
         """
         with self._guard:
             self._is_answering = True

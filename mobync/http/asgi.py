@@ -115,7 +115,7 @@ class Answers:
         """The function that answers one of ``http.ROUTES``."""
 
         async def sync(request: Request) -> Response:
-            """Send what a device did, and get what the others of its owner did."""
+            """Send a device's edits, and get the edits of the owner's other devices."""
             return await self.sync(request, path)
 
         return sync
@@ -136,7 +136,7 @@ class Answers:
             return _response(await self._run(self._syncing, upload.answer))
 
     async def events(self, request: Request) -> Response:
-        """Be told at once when the log has moved: Server-Sent Events."""
+        """Hear at once when the log has grown, by Server-Sent Events."""
         return await self.stream(request, None)
 
     async def stream(self, request: Request, owner_id: str | None) -> Response:

@@ -157,7 +157,7 @@ def _routes(answers: Answers, depends: Any, options: dict[str, Any]) -> APIRoute
 
     @made.get("/sync/events", response_class=StreamingResponse)
     async def events(request: Request, owner_id: Any = depends) -> Response:
-        """Be told at once when the log has moved: Server-Sent Events."""
+        """Hear at once when the log has grown, by Server-Sent Events."""
         return await answers.stream(request, _owner_id(owner_id))
 
     return made
@@ -165,7 +165,7 @@ def _routes(answers: Answers, depends: Any, options: dict[str, Any]) -> APIRoute
 
 def _answering(answers: Answers, path: str, depends: Any) -> Callable[..., Any]:
     async def sync(request: Request, owner_id: Any = depends) -> Response:
-        """Send what a device did, and get what the others of its owner did."""
+        """Send a device's edits, and get the edits of the owner's other devices."""
         return await answers.sync(request, path, _owner_id(owner_id))
 
     return sync

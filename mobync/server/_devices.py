@@ -30,8 +30,8 @@ events_option = click.option(
     metavar="auto|off|URL",
     callback=check_text,
     help="How to tell the servers, so that streams of events end at once: the value of --events or "
-    "--events-url of `mobync serve`. With --app, auto tells only what listens to "
-    "its Mobync.",
+    "--events-url of `mobync serve`. With --app, auto tells only the functions that the app has "
+    "passed to Mobync.listen.",
 )
 
 
@@ -103,10 +103,10 @@ def _time(milliseconds: int) -> str:
 @owner_argument
 @device_argument
 def revoke(database: str, app: str | None, events: str, owner: str, device: str) -> None:
-    """Refuse DEVICE from now on: it drops the rows of OWNER when it next syncs.
+    """Refuse DEVICE from now on, for example a lost phone.
 
-    Its token stays valid for another device, or for one without a name. A new secret ends all
-    tokens.
+    When it next syncs, it drops the rows of OWNER. Its token stays valid for another device, or for
+    one without a name. A new secret ends all tokens.
     """
     with _opened(database, app) as mobync, _told(mobync, database, app, events):
         found = _find(mobync, owner, device)

@@ -335,10 +335,10 @@ def _mode_of(file: Path) -> int | None:
 @owner_argument
 @click.argument("file", type=click.File("r", encoding="utf-8"), default="-")
 def import_command(database: str, owner: str, file: TextIO) -> None:
-    """Read what `export` wrote from FILE, or stdin, as the log and documents of OWNER.
+    """Store a file that `export` wrote as the log and documents of OWNER.
 
-    It imports everything or nothing. OWNER must have no data yet, and may have another name than
-    the exported owner. Missing tables are made.
+    It reads FILE, by default stdin. It imports everything or nothing. OWNER must have no data yet,
+    and may have another name than the exported owner. Missing tables are made.
     """
     url = database_url(database)
     with open_database(url) as engine:

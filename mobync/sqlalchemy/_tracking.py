@@ -349,13 +349,13 @@ class _Tracker:
 def lock_owners(session: Session, mobync: Mobync, owner_ids: Iterable[str]) -> None:
     """Lock owners until the session's transaction ends, before anything of them is flushed.
 
-    Two sessions that flush rows of the same owners in different order, each with several flushes,
-    may wait for each other.  Locked by this at the beginning, in one order, they cannot.
+    Two sessions that flush rows of the same owners in different orders, each with several flushes,
+    may wait for each other. They cannot if both first call this, which locks in one order.
 
     Args:
-        session: a Session that is tracked, with nothing flushed yet in its transaction.  Of an
-            AsyncSession: ``await session.run_sync(lock_owners, mobync, owner_ids)``.
-        mobync: what the session is tracked for.
+        session: a Session that is tracked, with nothing flushed yet in its transaction. With an
+            AsyncSession, call ``await session.run_sync(lock_owners, mobync, owner_ids)``.
+        mobync: the Mobync that tracks the session.
         owner_ids: whose rows will be written.
 
     Raises:
