@@ -267,6 +267,22 @@ def test_the_picture_shows_how_two_devices_edits_met(served: Server, page: Page)
     expect(page.locator(".picture circle.dot")).to_have_count(4)
 
 
+def test_a_device_without_a_label_leads_to_where_it_gets_one(served: Server, page: Page) -> None:
+    phone = Phone(served, "3f2a8c1e" * 4)  # as an app makes a name, not a person
+    phone.sync(diff(30, "create", "notes", id="x", text="milk"))
+    open_note(served, page)
+    device = page.locator("main .device").first
+    expect(device).to_have_text("device 3f2a8c1e…")
+    device.get_by_role("link").click()
+    row = row_of(page, phone.name)
+    row.get_by_role("button", name="Rename").click()
+    page.get_by_role("textbox", name="What people call it").fill("Anna's phone")
+    page.get_by_role("dialog").get_by_role("button", name="Rename").click()
+    expect(row_of(page, "Anna's phone")).to_be_visible()
+    page.go_back()
+    expect(page.locator("main .device").first).to_have_text("Anna's phone")
+
+
 def test_an_edit_that_lost_altogether_ends_before_the_history(served: Server, page: Page) -> None:
     phone, tablet = Phone(served, "phone-1"), Phone(served, "tablet-1")
     phone.sync(diff(30, "create", "notes", id="x", text="milk"))

@@ -86,9 +86,9 @@ function findForm(first) {
   return h(
     "form",
     { class: "filter", onsubmit: find },
-    h("label", { for: "first" }, "Begin at owner"),
+    h("label", { for: "first" }, "List owners from"),
     field,
-    h("button", { type: "submit" }, "List"),
+    h("button", { type: "submit" }, "Show"),
   );
 }
 

@@ -22,14 +22,15 @@ const BEGINNING = 8;
 
 // The labels of an owner's devices, by their names. A view works without them.
 export class Names {
-  constructor(devices = []) {
+  constructor(owner = null, devices = []) {
+    this.owner = owner;
     this.labels = new Map(devices.map(({ name, label }) => [name, label]));
   }
 
   static async of(owner, about, signal) {
     if (!about.has_devices) return new Names();
     try {
-      return new Names((await get("devices", { owner }, signal)).devices);
+      return new Names(owner, (await get("devices", { owner }, signal)).devices);
     } catch (error) {
       if (signal.aborted || error.name === "Refused") throw error;
       return new Names(); // for example, during a long sync of this owner
@@ -40,11 +41,15 @@ export class Names {
     if (name === null) return "a device without a name";
     const label = this.labels.get(name);
     if (label) return visible(label);
-    return visible(name.length > SHORT ? `${name.slice(0, BEGINNING)}…` : name);
+    return visible(name.length > SHORT ? `device ${name.slice(0, BEGINNING)}…` : name);
   }
 
+  // It leads to the list of devices: when did this one sync, and what should people call it?
   element(name) {
     const title = name === null ? null : visible(name);
-    return h("bdi", { class: "device", title }, this.text(name));
+    const text = this.text(name);
+    const isListed = this.labels.has(name);
+    const content = isListed ? link({ owner: this.owner, show: "devices" }, {}, text) : text;
+    return h("bdi", { class: "device", title }, content);
   }
 }
