@@ -1,12 +1,12 @@
 """What the app's own code did to rows, and how it gets into the logs of their owners.
 
-Before an edit, the owners of the rows that it touches are locked, as a sync locks an owner before
-it writes: so an edit and a sync never wait for each other crosswise.  Then the rows are read.
-After the edit they are read again, and the difference goes into the log, all in the transaction of
-the edit.  A rollback, also one to a savepoint, takes the diffs along with the rows.
+Before an edit, the owners of the rows that it touches are locked. A sync also locks an owner before
+it writes, so both lock in the same order. Then the rows are read. After the edit they are read
+again, and the difference goes into the log, all in the transaction of the edit. A rollback, also
+one to a savepoint, takes the diffs along with the rows.
 
-While this thread is in a sync, the log is the sync's.  What the app's code edits meanwhile goes
-into the log when the sync has written everything, still in the transaction of the sync.
+While this thread is in a sync, only the sync writes to the log. What the app's code edits meanwhile
+goes into the log when the sync has written everything, still in the transaction of the sync.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Tracked(NamedTuple):
     """A model whose edits go into the log.
 
     Attributes:
-        mobync: who tells its listeners.
-        store: the synchronizer of it.
+        mobync: the Mobync that tells its listeners.
+        store: the synchronizer of that Mobync.
         model: the model.
         place: the model's place in an order in which no row refers to one that comes later.
     """
@@ -79,7 +79,7 @@ class Seen(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Where it is."""
+        """Where the row is."""
         return self.source, self.key
 
 
@@ -99,7 +99,7 @@ class Mark:
 
     @property
     def stands(self) -> bool:
-        """Whether the transaction is open, and what was done in it up to the mark stands."""
+        """Whether the transaction is open, and nothing before the mark was rolled back."""
         calls = reversed(connections[self._using].run_on_commit)
         return any(call[1] is self for call in calls)
 
@@ -121,14 +121,15 @@ def look(
     ahead: bool,
     locked: set[str | None] | None = None,
 ) -> list[Seen]:
-    """Lock rows that will be edited, and before them the owners; say what they are now.
+    """Lock the owners of rows that will be edited, then the rows; return the rows as they are now.
 
     Args:
         using: the alias of the database, which is in a transaction.
-        places: of the rows.
-        owners: who is known to own one of them before the edit or after it.
-        ahead: whether one may be somebody else's, so that all owners must be found out first.
-        locked: who is locked already in this transaction; those that this locks are added.
+        places: the places of the rows.
+        owners: who is known to own one of the rows before or after the edit.
+        ahead: whether a row may belong to somebody else, so that all owners must be found out
+            first.
+        locked: who is already locked in this transaction; this adds the owners that it locks.
     """
     locked = set() if locked is None else locked
     if not locked:
@@ -163,7 +164,7 @@ def _read(using: str, places: Sequence[Place], *, locks: bool = False) -> list[S
 
 
 def settle(using: str, seen: Sequence[Seen]) -> Sequence[Seen]:
-    """Bring what was done to rows since they were seen into the logs, or leave it to the sync.
+    """Add to the logs what was done to rows since they were seen, or leave that to the sync.
 
     Returns:
         The rows, from which the next edits are counted.
@@ -193,7 +194,7 @@ def _log(using: str, seen: Sequence[Seen]) -> Sequence[Seen]:
 
 
 def _edits(using: str, seen: Sequence[Seen], now: Sequence[Seen]) -> list[_Edit]:
-    """What others refer to is made first, and deleted last."""
+    """The edits in an order in which a row that others refer to is made first, and deleted last."""
     made, gone = [], []
     for before, after in zip(seen, now, strict=True):
         tracked = TRACKED[using, before.source]
@@ -226,7 +227,7 @@ class _Save:
     Args:
         using: the alias of the database.
         seen: the row of the instance before it.
-        place: says where the row is now; None: the database has not made the key yet.
+        place: returns where the row is now; None: the database has not made the key yet.
     """
 
     def __init__(self, using: str, seen: Sequence[Seen], place: Callable[[], Place | None]) -> None:
@@ -245,7 +246,7 @@ class _Save:
         return seen if place is None else {place: Seen(*place, None, None), **seen}
 
     def settled(self, now: dict[Place, Seen]) -> None:
-        """Say what the row is, and that the log has it so."""
+        """Note what the row is now, and that the log has it."""
         if now != self.seen:
             self._logged.append((now, Mark(self.using)))
 
@@ -262,7 +263,7 @@ def saving(using: str, seen: Sequence[Seen], place: Callable[[], Place | None]) 
 
 
 def settle_saves(using: str) -> None:
-    """Bring what the saves that are under way have done so far into the log.
+    """Add to the log what the running saves have done so far.
 
     So in the log, a row comes before those that a receiver of its save makes.
     """
@@ -285,7 +286,7 @@ class _Noted(NamedTuple):
 
     Attributes:
         seen: the row as it was.
-        mark: that the edit was not rolled back.
+        mark: shows whether the edit was rolled back.
     """
 
     seen: Seen
@@ -298,7 +299,7 @@ class _Sync:
 
     Attributes:
         noted: the rows that the app's own code has edited meanwhile.
-        erased: owners whose rows are not looked at, since nothing remains of their logs.
+        erased: owners whose rows are ignored, because nothing remains of their logs.
     """
 
     noted: dict[Place, _Noted] = field(default_factory=dict)
@@ -316,7 +317,7 @@ _thread = _Thread()
 
 @contextmanager
 def syncing(using: str) -> Iterator[None]:
-    """Leave the logs to what is done inside; bring the app's edits into them behind it."""
+    """Leave the logs to the code inside, and add the app's edits to them afterwards."""
     if using in _thread.syncs:  # which does it
         yield
         return
@@ -333,11 +334,11 @@ def syncing(using: str) -> Iterator[None]:
 
 
 def erase(using: str, owner_id: str) -> None:
-    """Say that the sync that runs deletes all that is an owner's."""
+    """Note that the running sync deletes all data of an owner."""
     _thread.syncs[using].erased.add(owner_id)
 
 
 def is_erased(using: str, owner_id: str | None) -> bool:
-    """Whether the sync that runs, if one does, deletes all that is an owner's."""
+    """Whether a sync is running that deletes all data of an owner."""
     sync = _thread.syncs.get(using)
     return sync is not None and owner_id in sync.erased

@@ -32,7 +32,7 @@ def kind_of(error: BaseException) -> Kind:
 
 
 def _original(error: BaseException) -> Any:
-    """The driver's error. Django's own, where it has none: on MySQL Django makes some itself."""
+    """The driver's error; or Django's own, if there is none: on MySQL, Django makes some itself."""
     return error.__cause__ or error
 
 

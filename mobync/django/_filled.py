@@ -1,4 +1,4 @@
-"""Which fields have a value after a write that was not written."""
+"""Finds the fields that get a value in a write that does not contain it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def filled_models(
 
 
 def _has_value(known: Any) -> bool:
-    """Whether a new row has a value that no device sent. Django gives a text the empty one."""
+    """Whether a new row has a value that no device sent. Django gives a text field the empty
+    text."""
     if known.has_default():
         return known.default is not None
     return not (known.null or is_required(known)) or _has_database_default(known)

@@ -1,8 +1,8 @@
 """A model as mobync sees it: which fields a device may send, and what a row must hold.
 
-Devices call a field by its ``attname``: the field's name, and ``<name>_id`` for a ForeignKey.  They
-call the primary key ``id``, whatever its name is.  They do not know the owner field, which says
-whose a row is: only the server fills it in.
+Devices call a field by its ``attname``: the field's name, and ``<name>_id`` for a ForeignKey. They
+call the primary key ``id``, whatever its name is. They do not know the owner field, which says who
+owns a row: only the server fills it in.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Model:
         source: Django's class.
         using: the alias of its database.
         fields: Django's field of each field, ``id`` among them.
-        owner: the field that says whose a row is; None for a shared model.
+        owner: the field that says who owns a row; None for a shared model.
         server_fields: names of fields that devices may not write.
         references: by field, what a foreign key refers to.
     """
@@ -206,14 +206,14 @@ class Model:
         return {name: self.encode(name, value) for name, value in zip(names, values, strict=True)}
 
     def read_keys(self, keys: Sequence[Any], *, locks: bool) -> dict[Any, tuple[str | None, Row]]:
-        """Read rows of whatever owner.
+        """Read rows of any owner.
 
         Args:
             keys: their primary keys.
             locks: whether to lock them until the transaction ends.
 
         Returns:
-            By the primary key, whose a row is, and its fields as JSON values.
+            By primary key: the owner of the row, and its fields as JSON values.
         """
         rows = self.source._base_manager.using(self.using).order_by()
         if locks:

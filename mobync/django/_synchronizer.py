@@ -117,9 +117,9 @@ class DjangoSynchronizer(RelationalSynchronizer[_Transaction, Model]):
     Args:
         models: models of the project, by the names that devices use, or their labels,
             'app.Model'. The primary key is a UUIDField, CharField or TextField.
-        owner_column: the field of every model that says whose a row is. It is a text, an integer
-            or a UUID that holds the ``owner_id`` of ``Mobync.apply``, or a ForeignKey to a model
-            with such a key, such as the user.
+        owner_column: the field of every model that says who owns a row. It is a text, an integer or
+            a UUID that holds the ``owner_id`` of ``Mobync.apply``, or a ForeignKey to a model with
+            such a key, such as the user.
         lock_timeout_s: seconds to wait for another sync of the same owner, and for any locked row.
             MySQL and MariaDB count whole seconds, at least one.
         shared: names of models that have no owner field, on purpose: any device may write any row
@@ -248,7 +248,7 @@ class DjangoSynchronizer(RelationalSynchronizer[_Transaction, Model]):
         return inside
 
     def _meaning(self, error: Error, opened: _Transaction | None) -> MobyncError | None:
-        """What an error of the database says to the device; None where it is not the device's."""
+        """The error that the device gets for an error of the database; None if it gets none."""
         kind = kind_of(error)
         too_long = f"longer than {self._lock_timeout_s:g} s"
         if opened is None and (kind is Kind.LOCKED or is_busy_sqlite(error)):
@@ -293,7 +293,8 @@ class DjangoSynchronizer(RelationalSynchronizer[_Transaction, Model]):
             return read_head(self._using, owner_id).clock
 
     def reading(self, owner_id: str) -> AbstractContextManager[Self] | None:
-        """Read without the lock, unless the app has a transaction open, or one of its own kind."""
+        """Read without the lock, unless the app has an open transaction or overrides
+        ``transaction``."""
         is_free = self._reads_alone() and self._open is None
         if not is_free or connections[self._using].in_atomic_block:
             return None

@@ -101,7 +101,7 @@ def _listen_to_deletes(source: Source) -> None:
 
 
 def _kinds(source: Source) -> Iterator[Source]:
-    """A class of Django, its proxies, and those whose rows extend a row of it."""
+    """A class of Django, its proxies, and the classes whose rows extend its rows."""
     yield source
     for kind in source.__subclasses__():
         yield from _kinds(kind)
@@ -111,7 +111,7 @@ def _kinds(source: Source) -> Iterator[Source]:
 
 
 def _track_saves(source: Source) -> None:
-    """Have each save of a model, of its proxies and of what extends it be tracked."""
+    """Track each save of a model, of its proxies, and of the classes that extend it."""
     if source in _saves_are_tracked:
         return
     _saves_are_tracked.add(source)
@@ -143,7 +143,7 @@ def _track_saves(source: Source) -> None:
 
 @contextmanager
 def _save(instance: models.Model, tracked: Tracked) -> Iterator[None]:
-    """Bring what a save and its signals do to a row into the log, in one transaction."""
+    """Add to the log what a save and its signals do to a row, in one transaction."""
     using = tracked.model.using
     connection = connections[using]
     begins = not connection.in_atomic_block
@@ -212,7 +212,7 @@ class _Deleting:
     log together, so that a row comes after those that refer to it.
 
     Attributes:
-        mark: that the transaction in which they are deleted is open.
+        mark: shows whether the transaction in which they are deleted is open.
         count: how many of them are not deleted yet.
         seen: these rows, and those that refer to them, as they were.
         locked: the owners who are locked.
@@ -226,7 +226,7 @@ class _Deleting:
 
 
 def _deleting(origin: Any, using: str) -> _Deleting:
-    """What is deleted by a call on an instance or a QuerySet, in the transaction that is open."""
+    """The rows that a call on an instance or a QuerySet deletes, in the open transaction."""
     found: _Deleting | None = vars(origin).get(_DELETING)
     if found is None or not found.mark.stands:
         found = vars(origin)[_DELETING] = _Deleting(using)

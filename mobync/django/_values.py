@@ -25,7 +25,7 @@ _INTEGER_BITS = (
 def codec_of(field: Any, connection: Any) -> Codec | None:
     """The codec of a field on a database; None for a field that cannot be synced.
 
-    A file cannot: a device would write its name, and could so name any file of the server.
+    A file cannot: a device would write its name, and so could name any file of the server.
     """
     if isinstance(field, models.ForeignKey):
         return codec_of(field.target_field, connection)

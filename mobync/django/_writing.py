@@ -1,4 +1,4 @@
-"""Rows of models, written by Django's ``save`` and ``delete``: signals are sent, overrides run."""
+"""Writes rows of models with Django's ``save`` and ``delete``, so signals and overrides work."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Writer:
             self._note_references(model, row)
 
     def update(self, model: Model, rows_json: Sequence[str]) -> None:
-        """Set the fields that each row has.  Rows that do not exist are passed over."""
+        """Set the fields that each row has. Rows that do not exist are skipped."""
         rows = self._read(model, rows_json)
         found = self._find(model, [row["id"] for row in rows])
         for place, row in enumerate(rows):
@@ -86,7 +86,8 @@ class Writer:
         """Check that what the rows refer to exists and is the owner's.
 
         Raises:
-            InvalidDiffError: it is not so for a row; ``index`` is the position of the first one.
+            InvalidDiffError: one does not exist or is another owner's; ``index`` is the position of
+                the first row.
         """
         by_reference: dict[tuple[Any, str], list[_Referring]] = {}
         for each in self._referring:
@@ -103,7 +104,7 @@ class Writer:
             raise first_of([misfits[place] for place in sorted(misfits)])
 
     def _there(self, reference: Reference, values: Sequence[Any]) -> set[Any]:
-        """Which of some values refer to a row; where rows have owners, to a row of the owner."""
+        """Which of these values refer to a row; if the rows have owners, to a row of this owner."""
         target, attname, model = reference
         rows = target._base_manager.using(self._using).order_by()
         if model is not None:

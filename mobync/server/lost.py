@@ -3,7 +3,7 @@
 The log does not have them, so the server stores the newest ones of each owner in another table, for
 people who ask where an edit went. It finds them by comparing a request with its reply. If the reply
 has another value of a field that the edit had set, or a delete of the object, the edit lost. The
-log shows whether it was a retry of an edit that had been written.
+log shows whether the edit was a retry of one that had been written.
 
 No sync depends on this: if edits cannot be stored, the server's log has a line about it.
 """

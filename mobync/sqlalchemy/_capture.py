@@ -101,7 +101,7 @@ class OwnWrites:
     Attributes:
         owner_id: whose rows.
         writes: how often it has certainly written each row, by model and id as devices have it.
-        owners: those of whose rows every write counts as mobync's.
+        owners: the owners for whose rows every write counts as mobync's.
     """
 
     owner_id: str
@@ -109,10 +109,11 @@ class OwnWrites:
     owners: set[str] = field(default_factory=set)
 
     def counting(self, model: str, ids: Sequence[Any], write: Write) -> Write:
-        """What writes rows, and counts them.
+        """Wrap what writes rows, and count the rows that it writes.
 
-        If it writes fewer than it was to write, because a trigger has deleted one, say, none of
-        them counts: nobody knows which one is missing, and an unnecessary note does no harm.
+        If it writes fewer rows than it should, for example because a trigger has deleted one, none
+        of them counts: mobync does not know which one is missing, and an unnecessary note does no
+        harm.
 
         Args:
             model: whose rows.
@@ -195,7 +196,7 @@ class Capture:
     def logged(
         self, store: SQLAlchemySynchronizer, owner_id: str, model: str, ids: Sequence[str]
     ) -> list[dict[str, Any]] | None:
-        """Diffs of the log that may belong to some objects; all that do are among them.
+        """Diffs of the log that may belong to these objects, including all that do.
 
         Returns:
             None if there are so many objects that reading the whole log is faster.
@@ -220,11 +221,12 @@ class Capture:
     def writing(
         self, connection: Connection, session: Session | None, own: OwnWrites
     ) -> Iterator[None]:
-        """Leave no notes of mobync's writes, only of other triggers' and of what a session flushes.
+        """Leave no notes of mobync's own writes; keep those of other triggers and of a session's
+        flushes.
 
         Args:
             connection: in a transaction.
-            session: the app's, if it is its transaction.
+            session: the app's session, if the transaction belongs to it.
             own: mobync's writes, which are complete when the context ends.
         """
         marks = [self._mark(connection, is_first=True)]
@@ -357,8 +359,8 @@ class Capture:
         }
 
     def cascades(self, dialect: Dialect) -> list[Cascade]:
-        """The rows that are deleted or changed together with rows of each table, which needs a
-        trigger.
+        """For each table that needs a trigger: the rows that are deleted or changed together with
+        its rows.
         """
         found = self._cascades
         return found if is_mysql(dialect) else [each for each in found if each.direct()]

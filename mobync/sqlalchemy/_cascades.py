@@ -34,10 +34,10 @@ class Cascade:
 
     Attributes:
         table: of the row.
-        gone: the foreign keys by which rows of each table go, by table: that of the row first, then
-            each behind those that its rows go with.
-        changed: models with foreign keys by which their rows change, but stay.
-        models: all, by table.
+        gone: by table, the foreign keys because of which its rows are deleted too. The table of the
+            row comes first; each other table comes after those that it depends on.
+        changed: models whose rows change but stay, with the foreign keys that change them.
+        models: all models, by table.
     """
 
     table: Table
@@ -53,7 +53,7 @@ class Cascade:
 
 
 def cascades(models: Iterable[Model]) -> list[Cascade]:
-    """What goes or changes with rows of each table that rows of models depend on."""
+    """What is deleted or changed together with rows of each table that rows of models depend on."""
     by_table = {model.table: model for model in models}
     parents: dict[Table, None] = {}
     waiting = [key.referred_table for t in by_table for key in _keys(t, ("CASCADE", *_CHANGING))]
@@ -87,7 +87,7 @@ def _cascade_of(table: Table, tables: Sequence[Table], models: dict[Table, Model
 
 
 def _in_order(first: Table, keys: dict[Table, list[Key]]) -> list[Table]:
-    """The tables, each behind those that its rows go with, as far as that can be."""
+    """The tables, each after those on whose rows its own rows depend, as far as possible."""
     ordered = [first]
     left = [table for table in keys if table is not first]
     while left:
@@ -102,7 +102,7 @@ def _in_order(first: Table, keys: dict[Table, list[Key]]) -> list[Table]:
 
 
 def _keys(table: Table, acts: Sequence[str]) -> Iterator[Key]:
-    """The foreign keys of a table that act so, to tables that are known."""
+    """The foreign keys of a table with such an action, to known tables."""
     for key in sorted(table.foreign_key_constraints, key=lambda each: tuple(each.column_keys)):
         if (key.ondelete or "").upper() in acts:
             with suppress(NoReferenceError):
@@ -114,18 +114,18 @@ def _keys(table: Table, acts: Sequence[str]) -> Iterator[Key]:
 
 
 class Gone:
-    """The rows that go with a row, as parts of a statement that has WITH RECURSIVE.
+    """The rows that are deleted together with a row, as parts of a statement with WITH RECURSIVE.
 
     MariaDB does not find OLD in such a part if the part is used twice, so variables hold its key.
 
     Args:
-        cascade: of the row.
-        preparer: of the database.
+        cascade: the cascade of the row's table.
+        preparer: what quotes names for the database.
 
     Attributes:
         variables: what SET sets before the statement.
-        parts: of the statement.
-        is_the_row: the condition that a row of the table is the one itself.
+        parts: the parts of the statement.
+        is_the_row: the condition that a row of the table is the deleted row itself.
 
     Raises:
         ValueError: foreign keys of several tables go in a circle.
@@ -143,11 +143,11 @@ class Gone:
         self.parts = [self._part(table) for table in cascade.gone]
 
     def name(self, table: Table) -> str:
-        """What the rows of a table that go are called."""
+        """The name for the deleted rows of a table."""
         return self._names[table]
 
     def joined(self, table: Table, key: Key) -> str:
-        """What follows FROM for rows of a table, called ``row``, that refer to rows that go."""
+        """What follows FROM for rows of a table that refer to deleted rows."""
         target = self._names[key.referred_table]
         rows = f"{self._preparer.format_table(table)} AS mobync_row"
         return f"{target} JOIN {rows} ON {matches(key, 'mobync_row', target, self._preparer)}"
@@ -171,7 +171,7 @@ class Gone:
         return f"{name} ({', '.join(columns)}) AS ({' UNION '.join(selects)})"
 
     def _columns(self, table: Table) -> list[Column[object]]:
-        """Those that are noted of the rows, or referred to."""
+        """The columns that are noted, or that other rows refer to."""
         wanted = set(table.primary_key.columns)
         model = self._cascade.models.get(table)
         if model is not None and model.owner is not None:

@@ -100,7 +100,7 @@ class EngineSource:
     def connect_unheard(self) -> Connection:
         """A connection that has not begun, of an engine whose events nobody listens to.
 
-        It is not told of those that the engine has, which takes a third of opening it.
+        It does not look at the engine's events, which saves a third of the time to open it.
         """
         return Connection(self._engine, _has_events=False)
 

@@ -50,7 +50,7 @@ class _Run(NamedTuple):
         begin: the place of its first row among all that were written.
         model: whose rows.
         kind: 'create', 'update' or 'delete'.
-        ids: of its rows, as their column keeps them.
+        ids: the ids of its rows, as their column stores them.
         write: writes them again.
         reason_of: why the database refused one.
     """
@@ -71,7 +71,7 @@ class Deferred:
     """Whether a database checks rows of some tables only at the commit.
 
     Args:
-        models: by name, their tables.
+        models: the models, by name.
     """
 
     def __init__(self, models: Mapping[str, Model]) -> None:
@@ -83,7 +83,7 @@ class Deferred:
         self._always: set[str] = set()
 
     def watch(self, connection: Connection) -> Written | None:
-        """What is to note the rows that the transaction will write; None where none need be."""
+        """What notes the rows that the transaction writes; None if no row must be noted."""
         name = connection.dialect.name
         if name == "sqlite" and (keys := self._sqlite_keys.late(connection)):
             return _WrittenToSQLite(connection, keys)
@@ -92,12 +92,12 @@ class Deferred:
         return None
 
     def expect(self, dialect: Dialect) -> bool:
-        """After a commit that was refused: watch from now on, as the tables do not show why.
+        """After a refused commit: watch from now on, because the tables do not show the reason.
 
         A trigger may write to other tables, and a table may be altered.
 
         Returns:
-            Whether the same transaction would end otherwise now.
+            Whether the same transaction could end in another way now.
         """
         if dialect.name == "sqlite":
             return self._sqlite_keys.doubt(dialect)
@@ -139,13 +139,13 @@ class Written:
         """Check all rows.
 
         Args:
-            count: how many rows the sync has.  If others were written, there is no telling which is
-                which, and the commit says what is wrong.
+            count: how many rows the sync has. If other rows were written too, mobync cannot know
+                which is which, and leaves the check to the commit.
 
         Raises:
             InvalidDiffError: some cannot stay; ``index`` is the place of the first among those
                 that were written, ``others`` has the rest.
-            sqlalchemy.exc.DBAPIError: what the transaction held before them cannot.
+            sqlalchemy.exc.DBAPIError: rows that the transaction wrote before these cannot stay.
         """
         misfits = self._misfits() if count == self._count else []
         if misfits:
@@ -175,7 +175,8 @@ class _WrittenToPostgreSQL(Written):
         return self._without_those_that_fit_together(misfits)
 
     def _look(self) -> DBAPIError | None:
-        """What the database refuses.  It looks again at the commit: all is left as it was."""
+        """Find what the database refuses. It checks again at the commit, so all is left as it
+        was."""
         savepoint = self._connection.begin_nested()
         try:
             self._connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
@@ -191,9 +192,9 @@ class _WrittenToPostgreSQL(Written):
         return self._try([(begin, end)])
 
     def _try(self, pieces: Sequence[tuple[int, int]]) -> InvalidDiffError | None:
-        """Write the rows from a place to before another again, or none and say why not.
+        """Write some rows again, and let the database check them; or write none and say why.
 
-        They stay, and the database has looked at them.
+        The rows are given as pieces, each from one place to before another.
         """
 
         def write_and_look() -> None:
@@ -231,7 +232,7 @@ class _WrittenToPostgreSQL(Written):
 
 
 def _groups(places: list[int]) -> Iterator[tuple[int, ...]]:
-    """All places but one, for each one, and all pairs, those of neighbours first."""
+    """Groups of places: for each place, all others; then all pairs, with neighbours first."""
     but_one = (tuple(p for p in places if p != left) for left in places)
     pairs = (
         (places[i], places[i + apart])
@@ -261,7 +262,7 @@ class _WrittenToSQLite(Written):
         return sorted(written or deleted, key=lambda misfit: misfit.index or 0)
 
     def _dangling(self, key: Key) -> Iterator[InvalidDiffError]:
-        """Rows of a model that refer to what is not there."""
+        """Rows of a model that refer to rows that do not exist."""
         if key.model is not None and key.id is not None:
             reason = f"{key.model.where}{in_words(Refusal.REFERENCE, key.fields, None)}"
             yield from self._refused(key, key.id, self._places(key.model, False), reason)
@@ -283,7 +284,8 @@ class _WrittenToSQLite(Written):
     def _refused(
         self, key: Key, column: ColumnElement[Any], places: Mapping[Any, int], reason: str
     ) -> Iterator[InvalidDiffError]:
-        """The rows by their ids in a column, of rows whose reference leads nowhere."""
+        """An error for each of these rows whose reference leads nowhere, found by a column with
+        ids."""
         for id_ in dict.fromkeys(_selected(self._connection, key, column, list(places))):
             yield InvalidDiffError(reason, places[id_])
 
@@ -291,7 +293,7 @@ class _WrittenToSQLite(Written):
 def _selected(
     connection: Connection, key: Key, column: ColumnElement[Any], ids: list[Any]
 ) -> Iterator[Any]:
-    """The values of a column among some, in rows whose reference leads nowhere."""
+    """Which of these values a column has in rows whose reference leads nowhere."""
     is_there = and_(*(mine == other for mine, other in key.pairs))
     leads_nowhere = ~exists(
         select(1).select_from(key.referred).where(is_there).correlate(key.table)

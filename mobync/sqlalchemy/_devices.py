@@ -47,7 +47,7 @@ class Devices:
     """The table of devices, and the statements on it.
 
     Args:
-        log: beside which it is.
+        log: the log that it belongs to.
 
     Attributes:
         heads: the table of heads, which has the states of the owners.
@@ -123,11 +123,11 @@ class Devices:
         self.found = Found(keeps, has(self._log, FIELD_TIMES), keeps_parts)
 
     def poll(self, owner_id: str, device: str) -> Statement:
-        """What reads a head, and the state of one device, null if there is none; in one row."""
+        """The statement that reads a head and the state of one device (or null) in one row."""
         return self._poll, {_OWNER: owner_id, _DEVICE: device}
 
     def select(self, owner_id: str, device: str) -> Statement:
-        """What reads one device, as its name and its state, and the values."""
+        """The statement that reads the name and the state of one device, and its values."""
         return self._one, {_OWNER: owner_id, _DEVICE: device}
 
     def read(
@@ -153,7 +153,7 @@ class Devices:
     def writes(
         self, owner_id: str, states: Mapping[str, str | None], known: Mapping[str, str | None]
     ) -> list[Statement]:
-        """What brings devices from the states that are known to others."""
+        """The statements that change devices from their known states to new ones."""
         return [
             self._write(owner_id, name, text, known[name] is not None)
             for name, text in states.items()

@@ -225,7 +225,7 @@ class DocumentSynchronizer(SQLAlchemySynchronizer):
             raise
 
     def _updated(self, where: str, sent: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """The ids and texts that updates leave of those documents that exist."""
+        """The ids and the new texts of those documents that exist."""
         found = self._find(where, list(dict.fromkeys(id_ for id_, _ in sent)))
         operations = [Operation("create", where, id_, text) for id_, text in found.items()]
         operations += [
@@ -469,10 +469,10 @@ def _checked_document(model: str, id_: str, text: str) -> str:
 
 
 def _pieces_by_id(sent: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:
-    """Updates with their ids in pieces, all updates of an id in one, in the order they came.
+    """Updates with their ids, in pieces; all updates of an id are in one piece, in their order.
 
-    What is made of one piece is gone before the next. If there were objects for all updates at the
-    same time, Python's garbage collector would look through them again and again.
+    The objects of one piece are released before the next piece. If there were objects for all
+    updates at the same time, Python's garbage collector would look through them again and again.
     """
     first: dict[str, int] = {}
     for id_, _ in sent:

@@ -14,11 +14,11 @@ from ._model import Model
 def filled_models(
     models: Mapping[str, Model], read_back: Collection[str]
 ) -> dict[str, FilledModel] | None:
-    """By name, what is filled in of the models where anything is; None: of none.
+    """What the database fills in, by the names of the models; None: nothing.
 
     Args:
         models: all.
-        read_back: names of those that the app says it of.
+        read_back: names of models that the app wants to be read back after each write.
     """
     found = {}
     for name, model in models.items():

@@ -121,7 +121,7 @@ class Heads:
     """The table of the owners' heads, and the statements on it.
 
     Args:
-        table: of the heads.
+        table: the table of the heads.
         with_state: whether the table has the state of an owner, which is then read too.
     """
 
@@ -187,8 +187,8 @@ def make_empty_head(connection: Connection, heads: Heads, owner_id: str) -> None
     row.
 
     At REPEATABLE READ, MariaDB and MySQL lock the gap where a row is missing, for any number of
-    transactions.  Each of them would then wait for the others to insert the row.  Nothing is read,
-    because all later reads would see what was committed by then: before the lock.
+    transactions. Each of them would then wait for the others to insert the row. Nothing is read
+    here, because then all later reads would see only what was committed before the lock.
     """
     if is_mysql(connection.dialect):
         _insert_on_mysql(connection, heads.table, {"owner": owner_id, "logical_clock": -1})
@@ -356,7 +356,7 @@ def _sqlite_busy_timeout(connection: Connection, timeout_s: float) -> Iterator[N
 
 
 def _pragma(connection: Connection, text: str) -> Any:
-    """What SQLite answers; SQLAlchemy does not hear of it, and begins no transaction."""
+    """SQLite's answer to a pragma. SQLAlchemy does not see it, so it begins no transaction."""
     cursor = connection.connection.cursor()
     try:
         cursor.execute(f"PRAGMA {text}")
@@ -368,7 +368,8 @@ def _pragma(connection: Connection, text: str) -> Any:
 
 @contextmanager
 def _or_invalidated(connection: Connection) -> Iterator[None]:
-    """Set back what was set; a connection that cannot, as of a cancelled task, is used no more."""
+    """Restore a setting. If a connection cannot, as that of a cancelled task, it is not used
+    again."""
     try:
         yield
     except BaseException as error:
@@ -403,8 +404,8 @@ def _begin_immediate(connection: Connection, heads: Table, owner_id: str) -> Non
 def single_statements(connection: Connection) -> None:
     """Let each read on a connection without a transaction be its own transaction.
 
-    So PostgreSQL is not sent a BEGIN and a ROLLBACK around it.  On SQLite the driver begins none
-    for a read, and on MariaDB and MySQL to switch costs more than it saves.
+    So PostgreSQL is not sent a BEGIN and a ROLLBACK around it. On SQLite the driver begins none for
+    a read, and on MariaDB and MySQL the switch costs more than it saves.
     """
     if connection.dialect.name != "postgresql":
         return

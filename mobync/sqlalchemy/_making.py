@@ -77,7 +77,7 @@ def _check(engine: Engine, tables: list[Table]) -> None:
 
 
 def _is_ours(table: Table) -> bool:
-    """Whether a table is of mobync, or declared to know every letter as those are."""
+    """Whether a table is mobync's, or is declared with the same character set."""
     return "utf8mb4" in (table.kwargs.get("mysql_charset"), table.kwargs.get("mariadb_charset"))
 
 
@@ -89,7 +89,7 @@ class _Missing(NamedTuple):
     indexes: list[Index]
 
     def left(self) -> tuple[int, int]:
-        """Falls with all that is made; a new table may come without its indexes."""
+        """How much is missing, as numbers that fall with each thing that is made."""
         return len(self.tables), len(self.columns) + len(self.indexes)
 
     def names(self) -> str:

@@ -32,7 +32,7 @@ def execute_many(
 def insert_plain(
     connection: Connection, statement: Insert, keys: list[str], rows: Sequence[tuple[Any, ...]]
 ) -> None:
-    """Insert rows whose values stand in the order of the keys, and are what the driver takes."""
+    """Insert rows whose values are in the order of the keys, and of the driver's types."""
     compiled = _compile_for_tuples(connection, statement, keys, len(rows))
     if compiled is None:
         connection.execute(statement, [dict(zip(keys, row, strict=True)) for row in rows])
@@ -46,10 +46,10 @@ def insert_plain(
 def _compile_for_tuples(
     connection: Connection, statement: Insert | Update | Delete, keys: list[str], count: int
 ) -> SQLCompiler | None:
-    """The statement, if the driver may get its rows as tuples and they are enough for it to pay.
+    """The statement, if the driver can get its rows as tuples, and enough rows to make it worth it.
 
-    Not if it takes more than the keys, as a default that Python makes, or values that become part
-    of its text.
+    It cannot if the statement needs more than the keys, such as a default that Python makes, or
+    values that become part of its text.
     """
     if count < _FEWEST_ROWS or not _takes_tuples(connection):
         return None

@@ -33,7 +33,7 @@ def naming_missing(tables: Sequence[Table]) -> Iterator[None]:
 
 
 def missing_table(error: DBAPIError, tables: Sequence[Table]) -> NoSuchTableError | None:
-    """What naming_missing() makes of an error; None where no table is missing."""
+    """The error that naming_missing() raises instead of this one; None if no table is missing."""
     words = str(error.orig)
     if code_of(error) not in _CODES and "no such table" not in words:
         return None

@@ -49,7 +49,7 @@ class Model:
         where: the beginning of an error message about a row.
         server_fields: the fields that devices may not write, because the app says so.
         prefix: a text with which no column's name begins.
-        value_names: a name for each of as many values as the table has columns.
+        value_names: names for values, as many as the table has columns.
         statements: the statements on the table that were made before.
     """
 
@@ -164,7 +164,7 @@ class Model:
         return rows
 
     def _decode_row(self, row: Row, dialect: Dialect) -> None:
-        """Make of a row's values what the database driver takes."""
+        """Convert a row's values into those that the driver takes."""
         for field, value in row.items():
             known = self._known.get((field, dialect.name))
             column, codec = known or self._get_to_know(field, dialect)
@@ -177,7 +177,7 @@ class Model:
                 self._refuse(f"{field!r} {misfit}")
 
     def _decode_field(self, field: str, rows: list[Row], dialect: Dialect) -> None:
-        """Do what _decode_row() does with a field, in the rows that carry it."""
+        """Do what _decode_row() does with one field, in all rows that have it."""
         column, codec = self._known.get((field, dialect.name)) or self._get_to_know(field, dialect)
         values = [row[field] for row in rows if field in row]
         if None in values:

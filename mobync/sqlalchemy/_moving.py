@@ -36,15 +36,16 @@ def give_rows(
 
     Args:
         connection: in a transaction in which both are locked.
-        models: of the rows; one comes after those that its rows refer to.
-        owner, new_owner: gives an owner as the owner column of a model keeps it.
-        same: by model, ids of rows that are deleted where the new owner has one too.
+        models: the models of the rows, each after those that its rows refer to.
+        owner, new_owner: functions that give the two owners as the owner column of a model has
+            them.
+        same: by model, ids of rows that are deleted if the new owner has a row with the same id.
 
     Returns:
         How many rows were given, by model.
 
     Raises:
-        InvalidDiffError: the database refuses it, as by a unique key.
+        InvalidDiffError: the database refuses it, for example because of a unique key.
     """
     counts: dict[str, int] = {}
     doubled: dict[str, list[Any]] = {}
@@ -74,7 +75,7 @@ def _give(
 
 
 def unchanged(table: Table) -> dict[Any, Any]:
-    """Values that keep columns unchanged that change with each update."""
+    """Values for columns that change with each update, so that they stay as they are."""
     changing = (c for c in table.columns if c.onupdate is not None or c.server_onupdate is not None)
     return {column: column for column in changing if column.computed is None}
 
@@ -84,7 +85,7 @@ def refusing(model: Model) -> Iterator[None]:
     """Turn the database's refusal of rows into an error with a reason.
 
     Raises:
-        InvalidDiffError: it did.
+        InvalidDiffError: the database refused them.
     """
     try:
         yield

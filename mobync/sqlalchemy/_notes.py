@@ -1,4 +1,4 @@
-"""Notes of rows that something else than mobync has written, and the diffs of a log to compare."""
+"""Notes of rows that something other than mobync has written, and the diffs of a log to compare."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:@ -]+", re.ASCII)  # JSON has no other spelli
 
 
 class Note(NamedTuple):
-    """A row that something else than mobync has written.
+    """A row that something other than mobync has written.
 
     Attributes:
-        number: of the note.
+        number: the number of the note.
         model, id: which row; the id as devices have it.
         noted_ms: when, in milliseconds since 1970.
     """

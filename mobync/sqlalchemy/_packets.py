@@ -27,11 +27,11 @@ def refusing_too_large(connection: Connection, begin: int) -> Iterator[None]:
     """Find the rows of a write that are too large, if the write fails because of them.
 
     Args:
-        connection: on which they are written.
+        connection: the connection that writes them.
         begin: the place of the first of these rows in its run.
 
     Raises:
-        InvalidDiffError: some are.
+        InvalidDiffError: some rows are too large.
     """
     settings = mysql_settings(connection)
     try:

@@ -19,7 +19,7 @@ class Parts:
     """The table of parts, and the statements on it.
 
     Args:
-        log: beside which it is.
+        log: the log that it belongs to.
     """
 
     def __init__(self, log: Table) -> None:

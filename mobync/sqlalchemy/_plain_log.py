@@ -62,7 +62,7 @@ class PlainLog:
     def takes(self, rows: Sequence[LogRow], dialect: Dialect) -> bool:
         """Whether ``insert`` can take these rows.
 
-        It cannot where a column wants its values changed, or where a value does not fit.
+        It cannot if a column converts its values, or if a value does not fit.
         """
         if dialect.name not in self._takes_plain:
             self._takes_plain[dialect.name] = self._is_plain(dialect)
@@ -96,7 +96,7 @@ class PlainLog:
         ) and all(c.default is None for c in self._log.table.columns)
 
     def insert(self, connection: Connection, rows: Sequence[LogRow]) -> None:
-        """Insert rows that it takes."""
+        """Insert rows that ``takes`` has accepted."""
         if len(rows) == 1:
             statement, values = self.insert_of(rows[0])
             statement.execute(connection, values)
@@ -108,7 +108,7 @@ class PlainLog:
         insert_plain(connection, insert(self._log.table), self._keys, rows)
 
     def insert_of(self, row: LogRow) -> tuple[Prepared, dict[str, Any]]:
-        """What inserts a row, and its values."""
+        """The statement that inserts a row, and its values."""
         return self._insert_one, dict(zip(self._keys, row, strict=True))
 
     def _as_json(self, rows: Sequence[LogRow]) -> str:

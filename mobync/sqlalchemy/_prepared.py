@@ -32,7 +32,7 @@ class Prepared:
 
     Args:
         statement: what to execute; all of its values are named bind parameters.
-        keys: of an insert, the columns that a row carries.
+        keys: for an insert, the columns that a row has.
     """
 
     __slots__ = ("_keys", "_statement", "_text")
@@ -43,14 +43,15 @@ class Prepared:
         self._text: _Text | None = None
 
     def execute(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
-        """Execute it once.  Rows come as the driver gives them, where types need no more."""
+        """Execute it once. Rows are as the driver gives them, if the types need no conversion."""
         text = self._text_for(connection.dialect)
         if text.sql is None or not takes_text(connection):
             return connection.execute(self._statement, dict(values))
         return connection.exec_driver_sql(text.sql, text.parameters(values))
 
     def text(self, dialect: Dialect, values: Mapping[str, Any]) -> tuple[str, Sequence[Any]] | None:
-        """It as text with a mark for each value, and the values; None if SQLAlchemy must do it."""
+        """Its text with a mark for each value, and the values; None if SQLAlchemy must execute
+        it."""
         text = self._text
         if text is None or text.dialect is not dialect:
             text = self._text_for(dialect)
@@ -64,9 +65,9 @@ class Prepared:
 
 
 class _Text:
-    """What a dialect makes of a statement; ``sql`` is None where SQLAlchemy must do it.
+    """A statement as text of a dialect; ``sql`` is None if SQLAlchemy must execute it.
 
-    ``marked`` is the same with a mark in the place of each value, if that is how the driver has it.
+    ``marked`` is the text with a mark in the place of each value, if the driver takes such texts.
     """
 
     __slots__ = (
@@ -120,7 +121,7 @@ class _Text:
 
 
 def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
-    """What gives the values of some names in their order."""
+    """A function that gives the values of some names in their order."""
     if len(names) > 1:
         return itemgetter(*names)
     return lambda values: [values[name] for name in names]
@@ -173,7 +174,7 @@ def takes_text(connection: Connection) -> bool:
 
 
 def _gives_rows_as_read(statement: ClauseElement, dialect: Dialect) -> bool:
-    """Whether what the driver gives of each column, if any, is what its type makes of it."""
+    """Whether the values of the driver, if any, are already those of the columns' types."""
     if not isinstance(statement, Select):
         return True
     types = (variant_of(column.type, dialect) for column in statement.selected_columns)
@@ -181,8 +182,8 @@ def _gives_rows_as_read(statement: ClauseElement, dialect: Dialect) -> bool:
 
 
 def _needs_sqlalchemy(compiled: SQLCompiler) -> bool:
-    """Whether a statement is more than its text: values that become part of it, or that Python
-    makes, or that are asked back.
+    """Whether a statement is more than its text: some values become part of the text, are made by
+    Python, or are returned.
     """
     return bool(
         compiled.literal_execute_params

@@ -46,14 +46,14 @@ def write_run(
     reason_of: Reason,
     known: Callable[[], list[InvalidDiffError]] = list,
 ) -> None:
-    """Write a run of rows; where the database refuses some, say which.
+    """Write a run of rows; if the database refuses some, say which.
 
     Args:
         connection: in a transaction.
         count: of rows.
         write: writes those from one place to before another, by statements on the connection.
         reason_of: why the database refused a row.
-        known: finds all rows whose key is taken, where that is what the database refused.
+        known: finds all rows whose key is taken, if that is why the database refused the run.
 
     Raises:
         InvalidDiffError: ``index`` is the place of the first row that is refused, ``others`` has
@@ -86,8 +86,8 @@ def find_refused(
 
     Args:
         count: of rows.
-        attempt: writes those from one place to before another, or none of them and says why; of
-            which row, only where it is one.
+        attempt: writes the rows from one place to before another, or writes none of them and says
+            why. It names the row only if there is just one.
 
     Returns:
         The refusals in the order of their rows; none if what stood in the way is gone.
@@ -117,7 +117,7 @@ def _try(
     begin: int,
     end: int,
 ) -> InvalidDiffError | None:
-    """Write some rows, or none and say why: of which row, only where it is one."""
+    """Write some rows, or write none and say why. It names the row only if there is just one."""
 
     def work() -> None:
         with refusing_too_large(connection, begin):
@@ -135,7 +135,7 @@ def in_savepoint(
         connection: in a transaction.
         work: what to do.
         reason_of: why the database refused it.
-        place: of the row that a refusal is to name.
+        place: the place of the row that a refusal names.
 
     Returns:
         The refusal; None if the work is done.
@@ -161,9 +161,9 @@ def in_savepoint(
 def ids_taken(
     connection: Connection, model: Model, owner: Any, ids: Sequence[Any]
 ) -> list[InvalidDiffError]:
-    """Which rows of a run of creates have the key of a row that exists, whoever's it is.
+    """Which rows of a run of creates have the key of an existing row, of any owner.
 
-    Not among them are ids that only the database takes for the same.
+    Ids that only the database takes for the same (by a collation) are not among them.
     """
     taken = set(existing_ids(connection, model, owner, ids))
     reason = f"{model.where}{TAKEN}"
@@ -207,7 +207,7 @@ def reason_in_log(error: DBAPIError, log: Model) -> str | None:
 
 
 def reason_at_commit(error: Exception) -> str | None:
-    """Why the database refused to commit: a constraint that it looks at no sooner."""
+    """Why the database refused to commit: a constraint that it checks only then."""
     refusal = refusal_of(error)
     if refusal is None or not isinstance(error, DBAPIError):
         return None
@@ -251,7 +251,7 @@ def _fields(model: Model, columns: Sequence[str]) -> list[str]:
 
 
 def _is_key(model: Model, refusal: Refusal | None, said: Said) -> bool:
-    """Whether the primary key of a table is what is there already."""
+    """Whether the row was refused because its primary key exists already."""
     key = model.table.primary_key
     names = (key.name or f"{model.table.name}_pkey", "PRIMARY")
     of_key = said.constraint in names or set(said.columns) == {c.name for c in key.columns}

@@ -32,10 +32,10 @@ _OTHER_CHARSET = text(
 
 
 class MySQLSettings(NamedTuple):
-    """What one connection to MariaDB or MySQL works with.
+    """The settings of one connection to MariaDB or MySQL.
 
     Attributes:
-        most_bytes: of one statement, ``max_allowed_packet``.
+        most_bytes: the limit for one statement, ``max_allowed_packet``.
         is_galera: whether the server is a node of a Galera cluster.
         locks_its_snapshot_only: whether a transaction at REPEATABLE READ cannot lock a row that was
             changed since it first read, ``innodb_snapshot_isolation``.
@@ -78,14 +78,14 @@ def is_checked(connection: Connection, tables: Mapping[str, Table]) -> bool:
 
 
 def check_settings(connection: Connection, tables: Iterable[Table]) -> None:
-    """Make sure that a database keeps what it is given.
+    """Make sure that a database stores exactly what it is given.
 
     Args:
         connection: to the database.
         tables: mobync's own, which must be there.
 
     Raises:
-        ValueError: it would not; the message says what to set.
+        ValueError: it does not; the message says what to set.
     """
     if is_mysql(connection.dialect):
         _check_mysql(connection)
@@ -96,7 +96,7 @@ def check_settings(connection: Connection, tables: Iterable[Table]) -> None:
 
 
 def mysql_settings(connection: Connection) -> MySQLSettings | None:
-    """What was found out when it was checked; None of another database."""
+    """The settings that the check of the connection found; None for another database."""
     found: MySQLSettings | None = connection.info.get(_MYSQL_SETTINGS)
     return found
 

@@ -26,11 +26,11 @@ class Key(NamedTuple):
     """A foreign key from or to a model.
 
     Attributes:
-        model: of the rows that refer; None if they are of no model.
-        target: of the rows that they refer to; None if those are of no model.
-        fields: the model's, that refer.
-        id: of the rows that refer; None if they are of no model.
-        table: of the rows that refer.
+        model: the model of the rows that refer; None if they have none.
+        target: the model of the rows that they refer to; None if those have none.
+        fields: the fields of the model that refer.
+        id: the id column of the rows that refer; None if they have no model.
+        table: the table of the rows that refer.
         referred: the other table, under a name of its own.
         pairs: the columns that refer, each with that of ``referred``.
         by_id: the column that refers to the target's id; None if none does.
@@ -63,7 +63,7 @@ class SQLiteKeys:
         self._schemas = tuple(dict.fromkeys(m.table.schema for m in self._models))
 
     def late(self, connection: Connection) -> list[Key]:
-        """The keys that are looked at late; once a commit was refused, all there are."""
+        """The keys that are checked late; after a refused commit, these are all keys."""
         dialect, schemas = connection.dialect, self._schemas
         if connection.get_execution_options().get("schema_translate_map"):
             schemas = tuple(dict.fromkeys(schema_of(m.table, connection) for m in self._models))
@@ -79,7 +79,7 @@ class SQLiteKeys:
         return known[1]
 
     def doubt(self, dialect: Dialect) -> bool:
-        """After a commit that was refused: take all keys for late; says whether that is new."""
+        """After a refused commit: take all keys for late, and return whether that is new."""
         is_new = dialect not in self._doubted
         self._doubted.add(dialect)
         self._has_doubts = True

@@ -165,8 +165,8 @@ def _fill(row: Row, fillers: dict[str, Callable[[], Any] | None]) -> Row:
 def _filler(column: Column[Any], dialect: Dialect) -> Callable[[], Any] | None:
     """The default of a column, as a value or an expression; None if it is not known.
 
-    Unknown are, to us, a Python default that looks at the rest of its row and, on SQLite, which
-    has no keyword DEFAULT for a value among others, what a trigger fills in.
+    Two defaults are not known: a Python default that looks at the rest of its row, and on SQLite,
+    which has no keyword DEFAULT for a single value, a value that a trigger fills in.
     """
     default: Any = column.default
     if default is None:
@@ -203,7 +203,7 @@ def update_rows(
     """Set the fields of each change in its row; missing rows are ignored.
 
     Returns:
-        How many rows were set, each as often as it was; -1 if the driver does not say.
+        How many rows were updated, counting each update of a row; -1 if the driver does not say.
     """
     changes = [(id_, change) for id_, change in changes if change]
     if len(changes) == 1:
@@ -317,7 +317,8 @@ def _refers_to_itself(table: Table) -> bool:
 
 
 def existing_ids(connection: Connection, model: Model, owner: Any, ids: Sequence[Any]) -> list[Any]:
-    """The ids, as the rows have them, of rows whose key is that of a row that was to be created."""
+    """The ids of existing rows whose key is that of a row to create, as the existing rows have
+    them."""
     conditions = []
     if model.owner is not None and model.owner in set(model.table.primary_key.columns):
         conditions.append(model.owner == owner)
@@ -354,7 +355,7 @@ def read_rows(
     Args:
         connection: where to read.
         model: what to read.
-        owner: as the owner column keeps it; None where the filters say whose rows.
+        owner: as the owner column stores it; None if the filters say whose rows.
         filters: conditions on fields, or on the owner.
     """
     statement, values = _reading(connection, model, owner, filters)
@@ -451,8 +452,8 @@ def _look_up(
 ) -> list[Any]:
     """The values of columns in the rows with some ids that meet conditions.
 
-    Each id is looked up alone: of a table that was never analyzed SQLite and PostgreSQL think that
-    an owner has few rows, and for a list of ids they would read all of them.
+    Each id is looked up alone. If a table was never analyzed, SQLite and PostgreSQL think that an
+    owner has few rows, and for a list of ids they would read all of them.
     """
     asked = list(dict.fromkeys(ids))
     if not asked:
@@ -477,7 +478,7 @@ def _look_up(
 def _select_by_json(
     model: Model, columns: Sequence[ColumnElement[Any]], conditions: Sequence[Any]
 ) -> Select[Any]:
-    """A select of the id and of columns; of an id that has no row all are null.
+    """A select of the id and of columns; for an id without a row, all are null.
 
     It is an outer join so that SQLite begins with the ids.
     """

@@ -277,7 +277,7 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
     def _meaning(
         self, error: DBAPIError | NoConnectionError, opened: Transaction | None
     ) -> MobyncError | NoSuchTableError | None:
-        """What an error of the database says to the device; None where it is not the device's."""
+        """The error that the device gets for an error of the database; None if it gets none."""
         missing = missing_table(error, self._tables) if isinstance(error, DBAPIError) else None
         if missing is not None:
             return missing
@@ -368,7 +368,8 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         return inside
 
     def _fill_head(self) -> None:
-        """Have a head that was made empty have the clock of the log; it may be older than heads."""
+        """Give a head that was made empty the clock of the log, which may be older than the
+        heads."""
         opened = self._transaction()
         if opened.clock == -1 and is_mysql(opened.connection.dialect):
             self._move_head_to(self._head_of_log(opened.connection, opened.owner_id).clock)
@@ -760,7 +761,7 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         return owned_models(self._models)
 
     def _kept_models(self) -> Collection[Model]:
-        """What the rows of owners are kept in."""
+        """The models that may hold rows of owners."""
         return self._models.values()
 
     def edits_between(
@@ -788,7 +789,7 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
             yield connection
 
     def _before_read(self, opened: Transaction) -> None:
-        """Have what was written so far be seen."""
+        """Let a read see what was written so far."""
         self._source.before_statement()
         if opened.direct is not None:
             opened.direct.flush()
@@ -809,7 +810,7 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
 
     @contextmanager
     def _savepoint(self, where: str) -> Iterator[None]:
-        """Have the transaction go on after a row that is refused."""
+        """Let the transaction continue after a refused row."""
         opened = self._transaction()
         self._before_write(opened, where)
         savepoint = opened.settle().begin_nested()
@@ -860,7 +861,7 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         self._source.after_write(log.table)
 
     def _move_head_to(self, clock: int) -> None:
-        """Have the owner's clock be one that no diff of the log need have."""
+        """Set the owner's clock, even if no diff of the log has it."""
         opened = self._transaction()
         if clock > opened.clock:
             self._move_head(opened, clock)
@@ -929,7 +930,7 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         write: Write,
         known: Callable[[], list[InvalidDiffError]] = list,
     ) -> None:
-        """Write a run of rows, and note it where some are looked at only when it commits."""
+        """Write a run of rows, and note it if the database checks some only at the commit."""
         reason_of = self._reason_of(model, kind)
         counting = write if opened.own is None else opened.own.counting(model.name, ids, write)
         write_run(opened.connection, len(ids), counting, reason_of, known)
@@ -960,7 +961,7 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         return opened, model, opened.owner_in(model)
 
     def _with_field_times(self, model: Model) -> Model:
-        """The log with a column that not every log has, if this one has it; another as it is."""
+        """The log with its column ``field_times``, if it has one; another model as it is."""
         return self._full_log if model is self._log and self.keeps_field_times() else model
 
     def _model(self, where: str) -> Model:

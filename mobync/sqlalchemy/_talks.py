@@ -156,7 +156,7 @@ class _OnSQLite(Talk):
 
 
 class _OnPostgreSQL(Talk):
-    """psycopg's connection, without a cursor of its, which takes longer than all the rest.
+    """psycopg's connection without a cursor, because a cursor takes longer than all the rest.
 
     Values become part of the text, as psycopg quotes them.
     """
@@ -227,7 +227,7 @@ class _OnPostgreSQL(Talk):
 
 
 class _OnAsyncPostgreSQL(_OnPostgreSQL):
-    """By psycopg, too, which is awaited."""
+    """psycopg, awaited."""
 
     def roll_back(self) -> None:
         awaited(self.driver.rollback())
@@ -265,7 +265,7 @@ class _Psycopg(NamedTuple):
 
 @functools.cache
 def _psycopg() -> _Psycopg | None:
-    """None of a release that lacks one of the names, as not all are public."""
+    """What is used of psycopg; None if this release lacks one of the names: not all are public."""
     try:
         from psycopg import (
             AsyncClientCursor,
@@ -375,7 +375,8 @@ _LITERALS: dict[type, Callable[[Any], str]] = {
 
 
 class _OnMariaDB(Talk):
-    """By PyMySQL.  A compound statement needs no leave to send several, as injections do."""
+    """PyMySQL. A compound statement does not need the permission to send several statements, which
+    would also help injections."""
 
     def is_possible(self) -> bool:
         settings = mysql_settings(self.connection)
@@ -421,7 +422,7 @@ class _OnMariaDB(Talk):
 
 
 class _OnAsyncMariaDB(_OnMariaDB):
-    """By asyncmy, which is awaited."""
+    """asyncmy, awaited."""
 
     def roll_back(self) -> None:
         awaited(self.driver.rollback())
@@ -438,7 +439,7 @@ class _OnAsyncMariaDB(_OnMariaDB):
 
 
 class _OnAiosqlite(_OnSQLite):
-    """By aiosqlite, which does each thing in a thread of its own and wakes the task up again."""
+    """aiosqlite, which does each thing in its own thread and then wakes the task."""
 
     def __init__(self, connection: Connection, timeout_s: float) -> None:
         self._aiosqlite: Any = connection.connection.driver_connection

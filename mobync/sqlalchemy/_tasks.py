@@ -178,7 +178,7 @@ def _raise_if_cancelled(worker: Any) -> None:
 
 
 class _Stoppable:
-    """What is awaited, and stops at once when the task is cancelled: nothing of the database's."""
+    """Something to await that stops at once when the task is cancelled; nothing of the database."""
 
     def __init__(self, awaitable: Awaitable[Any]) -> None:
         self._awaitable = awaitable
@@ -204,7 +204,7 @@ def _worker_class() -> Any:
 
 
 class _TaskQueue:
-    """What one task waits at."""
+    """A queue at which one task waits."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -7,13 +7,13 @@ and adds creates, updates of the fields that were set, and deletes to the logs. 
 the session's transaction, on its connection: a rollback, also to a savepoint, takes back the diffs
 with the rows.
 
-Of models whose rows the database changes by itself, the rows are read before the flush, too.  What
-differs after it goes into the log, whoever has changed it.
+If the database changes the rows of a model by itself, these rows are read before the flush, too.
+What differs after it goes into the log, whoever has changed it.
 
-Heads that one flush locks are locked in order, those of several flushes are not: two sessions that
-flush rows of the same owners crosswise wait for each other until the database ends one.  No order
-of mobync's can help there, since a lock on rows is held from their flush on.  An app that knows its
-owners before the first flush locks them with lock_owners().
+One flush locks its heads in order, but several flushes of a session do not. So two sessions that
+flush rows of the same owners in different orders wait for each other, until the database ends one
+of them. mobync cannot prevent this, because a lock is held from the flush on. An app that knows its
+owners before the first flush can lock them with lock_owners().
 
 If a sync runs in the same session (the Synchronizer has the session), edits that are flushed
 meanwhile go into the log when that sync commits, because until then only the sync knows the log.
@@ -80,7 +80,7 @@ def track(session_factory: Any, mobync: Mobync) -> None:
 
 
 def _target_of(factory: Any) -> Any:
-    """What SQLAlchemy can listen to the sessions of."""
+    """The object through which SQLAlchemy can listen to the sessions."""
     if isinstance(factory, SessionMaker | scoped_session | Session):
         return factory
     if isinstance(factory, type) and issubclass(factory, Session):
@@ -120,7 +120,7 @@ class Edit(NamedTuple):
         owner_id: whose row.
         model: of the row.
         id: of the row, as devices have it.
-        names: of an update the fields that it changes.
+        names: for an update, the fields that it changes.
     """
 
     kind: str
@@ -135,13 +135,12 @@ class _Tracked:
     """What is known of a session.
 
     Attributes:
-        before: of rows that the flush that runs writes, their owner and id before it.
-        changed: of the same rows, the fields that the app has set: of one that was set to an SQL
-            expression the instance does not know any more behind the flush.
-        rows: before the flush, of models whose rows the database changes by itself.
-        deferred: edits of the session in which a sync runs, each with the savepoint in which it
-            was done.
-        reports: what is to be told when it commits, likewise.
+        before: the owner and id, before the running flush, of each row that the flush writes.
+        changed: for the same rows, the fields that the app has set. After the flush, the instance
+            does not know any more that a field was set to an SQL expression.
+        rows: the rows before the flush, for models whose rows the database changes by itself.
+        deferred: edits of a session in which a sync runs, each with its savepoint.
+        reports: what to tell when the session commits, each with its savepoint.
     """
 
     before: dict[tuple[InstanceState[Any], str], tuple[str, str] | None] = field(
@@ -246,7 +245,7 @@ class _Tracker:
     # ---- what a flush does -----------------------------------------------------------------------
 
     def _rows_of(self, instance: object) -> Iterator[_Row]:
-        """The rows of an instance that are synced: one, but for a class of several tables."""
+        """The synced rows of an instance: one, or several if its class has several tables."""
         mapper = object_mapper(instance)
         for table in mapper.tables:
             model = self._models.get(table)  # type: ignore[call-overload]
@@ -281,7 +280,8 @@ class _Tracker:
         yield from self._in_order(made, gone)
 
     def _in_order(self, made: list[Edit], gone: set[tuple[str, str, str]]) -> Iterator[Edit]:
-        """What others refer to is made first, and deleted last."""
+        """The edits in an order in which a row that others refer to is made first, and deleted
+        last."""
         models = {m.name: m for m in self._models.values()}
         order = {name: n for n, name in enumerate(self._store.owned_models(""))}
         for edit in sorted(made, key=lambda edit: order[edit.model.name]):
@@ -294,7 +294,7 @@ class _Tracker:
     def _as_stored(
         self, connection: Connection, tracked: _Tracked, edits: list[Edit]
     ) -> list[Edit]:
-        """The edits as the database has made them, where triggers may have changed the rows."""
+        """The edits as the database has made them, if triggers may have changed the rows."""
         keys = {(e.model.name, e.owner_id, e.id) for e in edits}
         after, found = self._read(connection, keys), []
         for edit in edits:
@@ -313,7 +313,7 @@ class _Tracker:
         return found
 
     def _read(self, connection: Connection, keys: Collection[Key]) -> dict[Key, Row]:
-        """The rows that there are, of models whose rows the database changes by itself."""
+        """The existing rows of models whose rows the database changes by itself."""
         wanted: dict[tuple[str, str], list[str]] = {}
         for name, owner_id, id_ in sorted(keys):
             if name in self._changed_by_database:
@@ -437,7 +437,7 @@ def _operations(
 
 
 class _Row(NamedTuple):
-    """An instance, as the row that it is of a model."""
+    """The row of a model that an instance stands for."""
 
     state: InstanceState[Any]
     mapper: Mapper[Any]
@@ -449,7 +449,7 @@ class _Row(NamedTuple):
         return self._as_devices_have(found, connection)
 
     def key_before(self, connection: Connection) -> tuple[str, str] | None:
-        """The same before the flush; asks the database where the instance was not told."""
+        """The same before the flush; asks the database if the instance does not know it."""
         found = []
         for name, column in zip(self._names(), self._columns(), strict=True):
             history = self.state.attrs[name].history

@@ -58,7 +58,7 @@ class Transaction:
         return self.owners[model.name]
 
     def note(self, rows: Sequence[T], statement_of: Callable[[T], Statement]) -> bool:
-        """Leave writes for the end, if that can be; else they must be written now."""
+        """Keep writes for the end, if possible; otherwise they must be written now."""
         if self.direct is None:
             return False
         if self.direct.note(rows, statement_of):
@@ -73,7 +73,7 @@ class Transaction:
         return statement.execute(self.connection, values).all()
 
     def settle(self) -> Connection:
-        """The connection, for whatever statements."""
+        """The connection, for any statements."""
         if self.direct is not None:
             self.direct.settle()
         return self.connection
@@ -87,7 +87,7 @@ def opened_by(
 
 
 def copy_of(store: S) -> S:
-    """What copy.copy() gives, which takes three times as long where only a dict is copied."""
+    """The same as copy.copy(), in a third of the time, if only a dict is to be copied."""
     kind = type(store)
     if not kind._has_plain_copies:
         return copy.copy(store)

@@ -28,7 +28,7 @@ _NOW_MS = {
 
 
 def family_of(dialect: Dialect) -> str:
-    """The name of a dialect; of MariaDB's that of MySQL's."""
+    """The name of a dialect; for MariaDB, that of MySQL."""
     return "mysql" if is_mysql(dialect) else dialect.name
 
 
@@ -147,7 +147,7 @@ def triggers_of_model(capture: Capture, model: Model, dialect: Dialect) -> list[
 
 
 def trigger_of_cascade(capture: Capture, cascade: Cascade, dialect: Dialect) -> list[str]:
-    """The statements that make the trigger which notes what goes or changes with a row.
+    """The statements that make the trigger that notes what is deleted or changed with a row.
 
     Args:
         capture: the notes.
@@ -192,7 +192,8 @@ def trigger_of_cascade(capture: Capture, cascade: Cascade, dialect: Dialect) -> 
 
 
 def _all_that_go(cascade: Cascade, gone: Gone, dialect: Dialect) -> list[str]:
-    """SELECTs of what is noted of all rows that go or change, but for the one that is deleted."""
+    """SELECTs of the notes for all rows that are deleted or changed, except the row that was
+    deleted first."""
     selects = []
     for table in cascade.gone:
         model, name = cascade.models.get(table), gone.name(table)
@@ -206,7 +207,7 @@ def _all_that_go(cascade: Cascade, gone: Gone, dialect: Dialect) -> list[str]:
 
 
 def _noted(model: Model, row: str, dialect: Dialect, source: str) -> str:
-    """A SELECT of what is noted of a model's rows; it ends in a condition."""
+    """A SELECT of the notes for a model's rows; it ends in a condition."""
     family, preparer = family_of(dialect), dialect.identifier_preparer
     as_text = "::text" if family == "postgresql" else ""
     length = "CHAR_LENGTH" if family == "mysql" else "length"

@@ -67,7 +67,7 @@ def _float(type_: sql.Float[Any], dialect: Dialect) -> Codec:
 
 
 def _is_single(type_: sql.Float[Any], dialect: Dialect) -> bool:
-    """Whether a database makes floats of 4 bytes of it."""
+    """Whether a database stores it as a float of 4 bytes."""
     if dialect.name == "sqlite" or isinstance(type_, sql.Double):
         return False
     if isinstance(type_, sql.REAL):
@@ -109,7 +109,8 @@ _INTEGER_BITS: tuple[tuple[type[Any], int], ...] = (
 
 
 def _char(type_: sql.String, dialect: Dialect) -> Codec:
-    """Of a CHAR, which is filled with spaces; either the database takes them off again or we do."""
+    """The codec of a CHAR, which is filled with spaces; the database or mobync removes them
+    again."""
     plain = _string(type_, dialect)
     if dialect.name == "sqlite":  # to which it is a name for TEXT
         return plain
