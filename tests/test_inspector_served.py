@@ -272,7 +272,7 @@ def test_a_device_without_a_label_leads_to_where_it_gets_one(served: Server, pag
     phone.sync(diff(30, "create", "notes", id="x", text="milk"))
     open_note(served, page)
     device = page.locator("main .device").first
-    expect(device).to_have_text("device 3f2a8c1e…")
+    expect(device).to_have_text("device 3f2a8c…")
     device.get_by_role("link").click()
     row = row_of(page, phone.name)
     row.get_by_role("button", name="Rename").click()

@@ -18,7 +18,7 @@ export function tabs(owner, current, about) {
 }
 
 const SHORT = 16; // characters of a name without a label
-const BEGINNING = 8;
+const BEGINNING = 6;
 
 // The labels of an owner's devices, by their names. A view works without them.
 export class Names {
