@@ -241,7 +241,8 @@ def a_taken_name() -> DBAPIError:
 
 @pytest.mark.parametrize("error", [a_taken_name(), a_deadlock(), KeyError("no error of SQL")])
 @pytest.mark.parametrize("is_of_all", [False, True], ids=["of one session", "of a sessionmaker"])
-def test_what_fails_after_the_commit_reaches_the_caller_unchanged(app, error, is_of_all):
+@pytest.mark.parametrize("moment", ["after_commit", "after_transaction_end"])
+def test_what_fails_after_the_commit_reaches_the_caller_unchanged(app, error, is_of_all, moment):
     sessions = sessionmaker(app.database.engine)
     session = sessions()
     mobync = Mobync(SQLAlchemySynchronizer(session, {"tasks": Task}, lock_timeout_s=0.2))
@@ -250,15 +251,15 @@ def test_what_fails_after_the_commit_reaches_the_caller_unchanged(app, error, is
     session.commit()
     calls: list[int] = []
 
-    def fail(session: Session) -> None:
+    def fail(*_: Any) -> None:
         calls.append(1)
         raise error
 
     target = sessions if is_of_all else session
-    event.listen(target, "after_commit", fail)
+    event.listen(target, moment, fail)
     with pytest.raises(type(error)) as caught:
         mobync.apply(0, [diff("create", id="a", name="x")], "bob")
-    event.remove(target, "after_commit", fail)
+    event.remove(target, moment, fail)
     assert (caught.value, len(calls)) == (error, 1)
     assert app.names() == {"a": "x", "mine": None}
     assert app.elsewhere.highest_logical_clock("bob") == 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
-from sqlalchemy import Table
+from sqlalchemy import Table, event
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import DBAPIError, IllegalStateChangeError, InvalidRequestError
@@ -226,6 +226,7 @@ class SessionSource:
         session.info[SYNCING] = True
         if not session.in_transaction():
             session.begin()
+        committed: list[Session] = []
         try:
             connection = session.connection(
                 {"clause": self._table}, None if joined else _begin_options(bind)
@@ -236,9 +237,10 @@ class SessionSource:
             with dropping_if_spoiled(connection), reading_current(connection) as read_current:
                 session.info[_READ_CURRENT] = read_current
                 yield connection
-                session.commit()
+                with _noting_commit(session, committed):
+                    session.commit()
         except BaseException as error:
-            if not _roll_back(session):
+            if not _roll_back(session) or committed:
                 vars(error)[_AFTER_COMMIT] = True
             raise
         finally:
@@ -299,6 +301,24 @@ def _roll_back(session: Session) -> bool:
         session.expire_all()
         return False
     return True
+
+
+@contextmanager
+def _noting_commit(session: Session, committed: list[Session]) -> Iterator[None]:
+    """Note whether the session has committed, before a listener of the app can fail after that.
+
+    Without this, an error of an ``after_transaction_end`` looks as one of the commit: then the
+    session has no transaction either way.
+    """
+
+    def note(session: Session) -> None:
+        committed.append(session)
+
+    event.listen(session, "after_commit", note, insert=True)
+    try:
+        yield
+    finally:
+        event.remove(session, "after_commit", note)
 
 
 def is_after_commit(error: BaseException) -> bool:
