@@ -216,6 +216,30 @@ def test_what_waits_until_the_caller_is_free() -> None:
     assert len(locks) == 0
 
 
+def test_what_waits_is_done_though_another_thread_closes_what_holds() -> None:
+    locks = OwnerLocks()
+    done: list[str] = []
+
+    def holding() -> Iterator[None]:
+        with locks.hold("anna", 0):
+            yield
+
+    held = holding()
+    next(held)
+    locks.when_free(lambda: done.append("late"))
+    assert done == []
+
+    def close() -> None:
+        with locks.hold("bob", 0):
+            held.close()
+            assert done == []  # as it may need bob
+        assert done == ["late"]
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(close).result(PATIENCE_S)
+    assert is_free(locks, 1)
+
+
 def test_what_waits_is_done_though_something_before_it_is_interrupted() -> None:
     locks = OwnerLocks()
     done: list[str] = []

@@ -93,15 +93,16 @@ class OwnerLocks:
     def _is_in_line(self, caller: Hashable) -> bool:
         return any(owner.caller == caller for owner in list(self._line))
 
-    def _do_late(self, caller: Hashable) -> None:
-        """Do the work that waits for this caller, who has just given back a place.
+    def _do_late(self, caller: Hashable, waiting: Waiting) -> None:
+        """Do the work that waits for a caller whose place was just given back.
 
-        All of it is done in its order, even if some is interrupted.
+        All of it is done in its order, even if some is interrupted. Another thread may have given
+        back the place, by closing a generator; the work waits until that thread is free, too.
         """
         if not self._is_in_line(caller):
             with ExitStack() as works:
                 for work in reversed(self._late.pop(caller, ())):
-                    works.callback(work)
+                    works.callback(self.when_free, work, waiting)
 
     def _line_up(self, hold: Hold, key: Hashable) -> list[tuple[_Owner, weakref.ref[_Ticket]]]:
         """Give a hold a ticket at the end of the line; return the tickets of its key before it.
@@ -109,6 +110,7 @@ class OwnerLocks:
         No variable here refers to the ticket, because a stored traceback would then hold the place.
         """
         me = _Owner(key, hold._waiting.caller(), next(self._numbers))
+        hold._caller = me.caller
         hold._ticket = _Ticket()
         self._line[me] = weakref.ref(hold._ticket, partial(self._line.pop, me))
         ahead: list[tuple[_Owner, weakref.ref[_Ticket]]] = []
@@ -155,7 +157,7 @@ _ATTRIBUTE = "_mobync_owner_locks"
 class Hold:
     """One hold of a place, for a ``with``."""
 
-    __slots__ = ("_key", "_locks", "_ticket", "_timeout_s", "_waiting")
+    __slots__ = ("_caller", "_key", "_locks", "_ticket", "_timeout_s", "_waiting")
 
     def __init__(
         self, locks: OwnerLocks, key: Hashable, timeout_s: float, waiting: Waiting
@@ -165,6 +167,7 @@ class Hold:
         self._timeout_s = timeout_s
         self._waiting = waiting
         self._ticket: _Ticket | None = None  # the only reference to it
+        self._caller: Hashable = None
 
     def __enter__(self) -> None:
         try:
@@ -183,7 +186,7 @@ class Hold:
     ) -> None:
         self._ticket = None
         if self._locks._late:
-            self._locks._do_late(self._waiting.holder())
+            self._locks._do_late(self._caller, self._waiting)
 
     def _wait(self, ahead: list[tuple[_Owner, weakref.ref[_Ticket]]]) -> None:
         """Wait until so few tickets are ahead that this one holds a place."""
