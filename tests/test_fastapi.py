@@ -12,13 +12,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import async_databases
 import http_servers
 import pytest
 import requests
+from async_databases import Opened
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import OAuth2PasswordBearer
 from sqlalchemy import ForeignKey, String, insert, select
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from task_list import diff
 from test_http_docs import example
@@ -29,6 +36,8 @@ from mobync.http.fastapi import router
 from mobync.live import InProcessLive
 from mobync.memory import MemorySynchronizer
 from mobync.sqlalchemy import AsyncSQLAlchemySynchronizer
+
+opened = async_databases.opened
 
 TITLE = "FastAPI with an async engine"
 TIMEOUT_S = 60
@@ -51,10 +60,9 @@ class Note(Base):
     text: Mapped[str | None] = mapped_column(String(100))
 
 
-def an_app(directory: Path) -> ModuleType:
+def an_app(engine: AsyncEngine) -> ModuleType:
     """An app as people have it: a session of each request, and who is signed in."""
     module = ModuleType("app")
-    engine = create_async_engine(f"sqlite+aiosqlite:///{directory}/app.db")
     sessions = async_sessionmaker(engine)
     scheme = OAuth2PasswordBearer("token")
 
@@ -90,9 +98,9 @@ def an_app(directory: Path) -> ModuleType:
 
 
 @pytest.fixture
-def synced(tmp_path: Path) -> Iterator[ModuleType]:
+def synced(opened: Opened) -> Iterator[ModuleType]:
     """The app after the lines of the documentation."""
-    sys.modules["app"] = module = an_app(tmp_path)
+    sys.modules["app"] = module = an_app(opened.new_engine())
     try:
         exec(compile(example(TITLE), "docs/http.md", "exec"), module.__dict__)
         yield module
@@ -124,6 +132,7 @@ def test_an_app_gets_sync_by_at_most_fifteen_lines(synced: ModuleType) -> None:
         assert ask(address, page, path="/sync/rxdb/pull").json()["documents"][0]["id"] == "n"
 
 
+@pytest.mark.parametrize("opened", ["aiosqlite"], indirect=True)
 def test_the_openapi_has_the_security_scheme_and_the_models(synced: ModuleType) -> None:
     found = synced.app.openapi()
     sync = found["paths"]["/sync"]["post"]
@@ -145,7 +154,7 @@ def test_an_endpoint_tells_of_its_token_in_the_openapi() -> None:
 
 
 def test_events_and_async_rules_and_an_async_authenticate(tmp_path: Path) -> None:
-    module = an_app(tmp_path)
+    module = an_app(create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/app.db"))
 
     class Store(AsyncSQLAlchemySynchronizer):
         async def validate_create(self, owner_id: str, **sent: Any) -> bool:
