@@ -1,13 +1,16 @@
-"""mobync.sqlalchemy where PostgreSQL hides other tenants' rows, as docs/databases.md has it."""
+"""Tenants of one database, as docs/databases.md has them: policies of PostgreSQL, and schemas."""
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import databases
 import pytest
 from databases import Database, open_database
 from sqlalchemy import create_engine, event, text
@@ -16,7 +19,9 @@ from sqlalchemy.exc import ProgrammingError
 from task_list import TaskList, diff
 
 from mobync import Mobync
-from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables
+from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables, create_triggers
+
+database = databases.database
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "databases.md"
 SECTION = DOCUMENT.read_text().split("\n## Row level security and tenants\n")[1].split("\n## ")[0]
@@ -90,25 +95,69 @@ def test_a_tenant_that_is_set_too_late_is_none(postgresql: Database, engine: Eng
     assert server.logical_clock("ann") == 1
 
 
-def test_each_tenant_has_a_schema(postgresql: Database) -> None:
-    tasks = TaskList(postgresql)
-    servers = {}
-    for name in ("a", "b"):
-        schema = f"mobync_{name}_{uuid.uuid4().hex[:8]}"
-        with postgresql.engine.begin() as connection:
-            connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
-        engine = postgresql.engine.execution_options(schema_translate_map={None: schema})
-        create_tables(engine, tasks.metadata)
-        servers[schema] = Mobync(SQLAlchemySynchronizer(engine, {"tasks": tasks.tasks}))
+def test_named_devices_and_their_parts_see_their_own_tenant_alone(
+    postgresql: Database, engine: Engine
+) -> None:
+    server = Mobync(store_of_the_page(engine)(engine, {"tasks": TaskList(postgresql).tasks}))
+    for owner in ("ann", "bob"):
+        phone: dict[str, Any] = {"device": "phone", "request": 1}
+        mark = server.apply(0, [diff("create", id=f"{owner} 1")], owner, **phone)["mark"]
+        phone = {"device": "phone", "request": 2, "mark": mark}
+        server.apply(1, [diff("create", id=f"{owner} 2")], owner, **phone, part=1, more_diffs=True)
+        reply = server.apply(1, [diff("create", id=f"{owner} 3")], owner, **phone, part=2)
+        assert reply["logical_clock"] == 3
+        assert [device.name for device in server.devices(owner)] == ["phone"]
+        assert server.compact(owner).horizon == 1
+        assert server.reconcile(owner).rows == 3
+    assert server.erase("ann").rows == {"tasks": 3}
+    assert server.logical_clock("bob") == 3
+
+
+@contextmanager
+def tenants(database: Database, directory: Path) -> Iterator[list[str]]:
+    """Two schemas; on MariaDB these are databases, on SQLite attached files."""
+    names = [f"mobync_{name}_{uuid.uuid4().hex[:8]}" for name in "ab"]
+    if database.kind == "sqlite":
+
+        @event.listens_for(database.engine, "connect")
+        def attach(connection: Any, record: Any) -> None:
+            for name in names:
+                connection.execute(f"ATTACH '{directory / name}' AS {name}")
+
+        database.engine.dispose()
+        yield names
+        return
+    cascade = "CASCADE" if database.kind == "postgresql" else ""
+    with database.engine.begin() as connection:
+        for name in names:
+            connection.exec_driver_sql(f"CREATE SCHEMA {name}")
     try:
-        for schema, server in servers.items():
-            server.apply(0, [diff("create", id=schema)], "ann")
-        for schema, server in servers.items():
-            assert [d["json_data"] for d in server.apply(0, [], "ann")["diffs"]] == [
-                f'{{"id": "{schema}"}}'
-            ]
-        assert tasks.log("ann") == []
+        yield names
     finally:
-        with postgresql.engine.begin() as connection:
-            for schema in servers:
-                connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+        with database.engine.begin() as connection:
+            for name in names:
+                connection.exec_driver_sql(f"DROP SCHEMA {name} {cascade}")
+
+
+def test_each_tenant_has_a_schema(database: Database, tmp_path: Path) -> None:
+    tasks = TaskList(database)
+    with tenants(database, tmp_path) as names:
+        servers = {}
+        for name in names:
+            engine = database.engine.execution_options(schema_translate_map={None: name})
+            store = SQLAlchemySynchronizer(engine, {"tasks": tasks.tasks}, capture=True)
+            servers[name] = engine, Mobync(store)
+            create_tables(engine, tasks.metadata)
+            with pytest.raises(ValueError, match="needs triggers"):
+                servers[name][1].push("ann", [])
+            create_triggers(engine, store)
+            servers[name][1].push("ann", [])
+        for name, (_, server) in servers.items():
+            server.apply(0, [diff("create", id=name)], "ann", device="phone", request=1)
+        for name, (engine, server) in servers.items():
+            with engine.begin() as connection:  # the triggers note it beside the table
+                connection.execute(tasks.tasks.update().values(name="by SQL"))
+            sent = [json.loads(d["json_data"]) for d in server.apply(0, [], "ann")["diffs"]]
+            assert sent == [{"id": name}, {"id": name, "name": "by SQL"}]
+            assert [device.name for device in server.devices("ann")] == ["phone"]
+        assert tasks.log("ann") == []

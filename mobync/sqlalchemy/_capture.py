@@ -16,11 +16,12 @@ with the log (mobync/_sync/noted_edits.py), so an unnecessary note does no harm.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -333,30 +334,27 @@ class Capture:
         Raises:
             ValueError: one is missing.
         """
-        names = self._names(connection.dialect)
-        if connection.info.get(_CHECKED) == names:
+        wanted = self._triggers(connection)
+        if connection.info.get(_CHECKED) == wanted:
             return
-        missing = names - self._triggers_there(connection)
+        missing = sorted(name for _, name in wanted - _triggers_there(connection, wanted))
         if missing:
             raise ValueError(
-                f"capture=True needs triggers, and {min(missing)!r} is missing: make them with "
+                f"capture=True needs triggers, and {missing[0]!r} is missing: make them with "
                 "mobync.sqlalchemy.create_triggers(engine, store)"
             )
-        connection.info[_CHECKED] = names
+        connection.info[_CHECKED] = wanted
 
-    def _triggers_there(self, connection: Connection) -> set[str]:
-        rows = connection.execute(text(_TRIGGERS[family_of(connection.dialect)]))
-        tables = [model.table for model in self.models.values()]
-        tables += [cascade.table for cascade in self.cascades(connection.dialect)]
-        schemas = {schema_of(table, connection) for table in tables}
-        return {name for name, schema, is_found in rows if is_found or schema in schemas}
-
-    def _names(self, dialect: Dialect) -> set[str]:
-        kinds = _KINDS.get(dialect.name, "u")  # if one exists, the others were made too
-        names = {self.trigger_name(model, kind) for model in self.models for kind in kinds}
-        return names | {
-            self.trigger_name(each.table.fullname, "c") for each in self.cascades(dialect)
-        }
+    def _triggers(self, connection: Connection) -> set[Trigger]:
+        kinds = _KINDS.get(connection.dialect.name, "u")  # if one exists, the others were made too
+        names = [
+            (model.table, self.trigger_name(name, kind))
+            for name, model in self.models.items()
+            for kind in kinds
+        ]
+        for each in self.cascades(connection.dialect):
+            names.append((each.table, self.trigger_name(each.table.fullname, "c")))
+        return {(schema_of(table, connection), name) for table, name in names}
 
     def cascades(self, dialect: Dialect) -> list[Cascade]:
         """For each table that needs a trigger: the rows that are deleted or changed together with
@@ -390,13 +388,33 @@ class Capture:
 
 _KINDS = {"postgresql": "ut"}
 
-_TRIGGERS = {  # their names, the schemas of their tables, and whether the schemas can be left out
-    "sqlite": "SELECT name, NULL, 1 FROM sqlite_master WHERE type = 'trigger'",
-    "postgresql": "SELECT tgname, relnamespace::regnamespace::text, pg_table_is_visible(tgrelid)"
-    " FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE NOT tgisinternal",
-    "mysql": "SELECT trigger_name, event_object_schema, event_object_schema = DATABASE()"
+Trigger = tuple[str | None, str]
+"""The schema of its table, None if it need not be said, and its name."""
+
+_TRIGGERS = {  # the schemas of their tables, their names, and whether the schemas can be left out
+    "postgresql": "SELECT nspname, tgname, pg_table_is_visible(tgrelid) FROM pg_trigger"
+    " JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+    " WHERE NOT tgisinternal",
+    "mysql": "SELECT event_object_schema, trigger_name, event_object_schema = DATABASE()"
     " FROM information_schema.triggers",
 }
+
+
+def _triggers_there(connection: Connection, wanted: Collection[Trigger]) -> set[Trigger]:
+    """The triggers of a database; on SQLite, of the schemas of those that are wanted."""
+    found: set[Trigger] = set()
+    if connection.dialect.name == "sqlite":
+        quote = connection.dialect.identifier_preparer.quote
+        for schema in {schema for schema, _ in wanted}:
+            tables = f"{quote(schema or 'main')}.sqlite_master"
+            names = connection.scalars(text(f"SELECT name FROM {tables} WHERE type = 'trigger'"))
+            found |= {(schema, name) for name in names}
+        return found
+    rows = connection.execute(text(_TRIGGERS[family_of(connection.dialect)]))
+    for schema, name, is_found in rows:
+        found |= {(schema, name), (None, name)} if is_found else {(schema, name)}
+    return found
+
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _HEX_UUID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -436,8 +454,19 @@ def capture_ddl(store: SQLAlchemySynchronizer, engine: Engine | Dialect) -> list
     Raises:
         TypeError: ``store`` does not capture.
     """
-    dialect = engine if isinstance(engine, Dialect) else engine.dialect
+    dialect = engine if isinstance(engine, Dialect) else _dialect_of(engine)
     return capture_of(store).ddl(dialect)
+
+
+def _dialect_of(engine: Engine) -> Dialect:
+    """The dialect of an engine; it names tables in the schemas that the engine has for them."""
+    if not engine.get_execution_options().get("schema_translate_map"):
+        return engine.dialect
+    dialect = copy.copy(engine.dialect)
+    preparer: Any = copy.copy(dialect.identifier_preparer)
+    preparer.schema_for_object = lambda table: schema_of(table, engine)
+    dialect.identifier_preparer = preparer
+    return dialect
 
 
 def create_triggers(engine: Engine, store: SQLAlchemySynchronizer) -> None:

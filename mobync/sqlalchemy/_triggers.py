@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sqlalchemy import Table
 from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.compiler import IdentifierPreparer
 
 from ._cascades import Cascade, Gone, matches
 from ._model import Model
@@ -32,6 +34,12 @@ def family_of(dialect: Dialect) -> str:
     return "mysql" if is_mysql(dialect) else dialect.name
 
 
+def _beside(table: Table, name: str, preparer: IdentifierPreparer) -> str:
+    """The name of a trigger or a function in the schema of a table."""
+    schema = preparer.schema_for_object(table)
+    return ".".join(preparer.quote(part) for part in (schema, name) if part)
+
+
 def _others(capture: Capture, model: Model, dialect: Dialect) -> list[str]:
     """A trigger for each kind of statement; each is one statement, so that it can be pasted.
 
@@ -40,7 +48,9 @@ def _others(capture: Capture, model: Model, dialect: Dialect) -> list[str]:
     family, preparer = family_of(dialect), dialect.identifier_preparer
     assert model.owner is not None
     owner, id_ = preparer.quote(model.owner.name), preparer.quote(model.id.name)
-    notes = preparer.format_table(capture.notes_table)
+    says_schema = family != "sqlite"  # there all that a trigger names is in its own schema
+    notes = preparer.format_table(capture.notes_table, use_schema=says_schema)
+    table = preparer.format_table(model.table, use_schema=says_schema)
     unmarked = _WRITING[family].format(notes=notes)
     length = "CHAR_LENGTH" if family == "mysql" else "length"
 
@@ -66,10 +76,10 @@ def _others(capture: Capture, model: Model, dialect: Dialect) -> list[str]:
     }
     statements = []
     for kind, selected in selects.items():
-        name = preparer.quote(capture.trigger_name(model.name, kind[0].lower()))
+        name = _beside(model.table, capture.trigger_name(model.name, kind[0].lower()), preparer)
         write = f"INSERT INTO {notes} (owner, model, object_id, noted_at) {selected}"
         body = f"BEGIN {write}; END" if family == "sqlite" else write
-        on = f"AFTER {kind} ON {preparer.format_table(model.table)} FOR EACH ROW"
+        on = f"AFTER {kind} ON {table} FOR EACH ROW"
         statements.append(f"DROP TRIGGER IF EXISTS {name}")
         statements.append(f"CREATE TRIGGER {name} {on} {body}")
     return statements
@@ -108,7 +118,7 @@ def _postgresql(capture: Capture, model: Model, dialect: Dialect) -> list[str]:
     table = preparer.format_table(model.table)
     name = preparer.quote(capture.trigger_name(model.name))
     truncate = preparer.quote(capture.trigger_name(model.name, "t"))
-    schema = "" if model.table.schema is None else preparer.quote(model.table.schema) + "."
+    function = _beside(model.table, capture.trigger_name(model.name), preparer)
 
     def note(row: str, source: str = "") -> str:
         return (
@@ -125,13 +135,13 @@ def _postgresql(capture: Capture, model: Model, dialect: Dialect) -> list[str]:
     moved = f"NOT ({same(owner)} AND {same(id_)})"
     body = _POSTGRESQL_BODY.format(every=every, new=note("NEW"), old=note("OLD"), moved=moved)
     return [
-        _postgresql_function(f"{schema}{name}", body),
+        _postgresql_function(function, body),
         f"DROP TRIGGER IF EXISTS {name} ON {table}",
         f"CREATE TRIGGER {name} AFTER INSERT OR UPDATE OR DELETE ON {table}"
-        f" FOR EACH ROW EXECUTE FUNCTION {schema}{name}()",
+        f" FOR EACH ROW EXECUTE FUNCTION {function}()",
         f"DROP TRIGGER IF EXISTS {truncate} ON {table}",
         f"CREATE TRIGGER {truncate} BEFORE TRUNCATE ON {table}"
-        f" FOR EACH STATEMENT EXECUTE FUNCTION {schema}{name}()",
+        f" FOR EACH STATEMENT EXECUTE FUNCTION {function}()",
     ]
 
 
@@ -158,10 +168,12 @@ def trigger_of_cascade(capture: Capture, cascade: Cascade, dialect: Dialect) -> 
         ValueError: on MariaDB and MySQL, foreign keys go in a circle.
     """
     family, preparer = family_of(dialect), dialect.identifier_preparer
-    notes = preparer.format_table(capture.notes_table)
+    says_schema = family != "sqlite"
+    notes = preparer.format_table(capture.notes_table, use_schema=says_schema)
     write = f"INSERT INTO {notes} (owner, model, object_id, noted_at)"
-    name = preparer.quote(capture.trigger_name(cascade.table.fullname, "c"))
-    table = preparer.format_table(cascade.table)
+    plain_name = capture.trigger_name(cascade.table.fullname, "c")
+    name = _beside(cascade.table, plain_name, preparer)
+    table = preparer.format_table(cascade.table, use_schema=says_schema)
     on = f"BEFORE DELETE ON {table} FOR EACH ROW"
     if family == "mysql":
         gone = Gone(cascade, preparer)
@@ -179,15 +191,15 @@ def trigger_of_cascade(capture: Capture, cascade: Cascade, dialect: Dialect) -> 
         write = f"{write} {' UNION ALL '.join(each + marked for each in selects)}"
         body = f"BEGIN {write}; END"
         return [f"DROP TRIGGER IF EXISTS {name}", f"CREATE TRIGGER {name} {on} {body}"]
-    schema = "" if cascade.table.schema is None else preparer.quote(cascade.table.schema) + "."
+    trigger = preparer.quote(plain_name)
     body = (
         f"BEGIN\n    IF current_setting('{SETTING}', true) = 'on' THEN\n"
         f"        {write} {' UNION ALL '.join(selects)};\n    END IF;\n    RETURN OLD;\nEND"
     )
     return [
-        _postgresql_function(f"{schema}{name}", body),
-        f"DROP TRIGGER IF EXISTS {name} ON {table}",
-        f"CREATE TRIGGER {name} {on} EXECUTE FUNCTION {schema}{name}()",
+        _postgresql_function(name, body),
+        f"DROP TRIGGER IF EXISTS {trigger} ON {table}",
+        f"CREATE TRIGGER {trigger} {on} EXECUTE FUNCTION {name}()",
     ]
 
 
