@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 import browser
 import pytest
 import requests
-from playwright.sync_api import Browser, Locator, Page, expect
-from server_process import PATIENCE_S, Server, diff, mobync, serving
+from playwright.sync_api import Browser, Locator, Page, Route, expect
+from server_process import PATIENCE_S, Server, diff, eventually, mobync, serving
 
 chromium, page = browser.chromium, browser.page
 
@@ -54,6 +54,29 @@ def test_where_an_edit_went(served: Server, page: Page) -> None:
     expect(name.locator("> .value")).to_have_attribute("data-verdict", "won")
     expect(name.locator(".losses")).to_contain_text('lost "soy <milk>"')
     expect(page.locator(".losses-card summary")).to_have_text("conflict 1 edit of this object lost")
+
+
+@pytest.mark.parametrize(
+    ("view", "asks"), [("Log", "log"), ("Devices", "devices"), ("Lost edits", "lost")]
+)
+def test_a_view_that_is_left_during_a_request_says_nothing_more(
+    served: Server, page: Page, view: str, asks: str
+) -> None:
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    held: list[Route] = []
+    sign_in(page, served)
+    page.get_by_role("link", name="anna").click()
+    page.get_by_role("link", name=view, exact=True).click()
+    expect(page.locator("#live")).to_have_text("live")
+    page.route(f"**/inspect/api/{asks}?*", hold)
+    token = mobync(served.directory, "token", "anna").stdout.strip()
+    served.sync(token, 4, diff(21, "update", id="t", name="rice milk"))
+    eventually(lambda: page.wait_for_timeout(20) or held)
+    page.get_by_role("link", name="mobync inspector").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Owners")
+    expect(page.locator("#live")).to_have_text("live")
 
 
 def test_the_objects_of_an_owner_are_listed_by_model(served: Server, page: Page) -> None:

@@ -34,6 +34,9 @@ async function show() {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
+  const setViewLive = (state) => {
+    if (!signal.aborted) setLive(state); // what belongs to a view that was left says nothing
+  };
   const parameters = new URLSearchParams(location.search);
   const given = (name) => parameters.get(name) || null;
   const owner = given("owner");
@@ -44,14 +47,14 @@ async function show() {
   main.replaceChildren(h("p", { class: "quiet" }, "Loading…"));
   setTrail(owner, model, object);
   try {
-    if (owner === null) await showOwners(main, given("first"), signal, setLive);
+    if (owner === null) await showOwners(main, given("first"), signal, setViewLive);
     else if (model !== null && object !== null) {
-      await showObject(main, { owner, model, object }, signal, setLive);
+      await showObject(main, { owner, model, object }, signal, setViewLive);
     } else if (given("show") === "objects") {
       await showObjects(main, { owner, model, find: given("find") }, signal);
-    } else if (given("show") === "devices") await showDevices(main, { owner }, signal, setLive);
-    else if (given("show") === "lost") await showLost(main, { owner }, signal, setLive);
-    else await showLog(main, { owner, model, object: given("find") }, signal, setLive);
+    } else if (given("show") === "devices") await showDevices(main, { owner }, signal, setViewLive);
+    else if (given("show") === "lost") await showLost(main, { owner }, signal, setViewLive);
+    else await showLog(main, { owner, model, object: given("find") }, signal, setViewLive);
   } catch (error) {
     if (signal.aborted) return;
     setLive(null);

@@ -2,6 +2,7 @@
 
 import { get, watch } from "./api.js";
 import { h, link } from "./dom.js";
+import { oneAtATime } from "./log.js";
 import { Names, tabs } from "./tabs.js";
 import { duration, moment, visible, zone } from "./text.js";
 
@@ -38,7 +39,7 @@ export async function showLost(main, { owner }, signal, setLive) {
     ),
     list,
   );
-  await watch(owner, draw, setLive, signal);
+  await watch(owner, oneAtATime(draw, () => setLive(false)), setLive, signal);
 }
 
 export function verdict(word) {
