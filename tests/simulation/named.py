@@ -4,9 +4,10 @@ python -m simulation.named --runs 10000 [--seed 1] [--without RULE | --without-e
 
 Requests and answers are lost, come late and twice; phones are copied and restored from backups, and
 so is the server; phones are silent for very long, pull in pages, and edit while a request is under
-way; the log is compacted and folded at any moment; a device without a name syncs beside them.
-named_stories.py has what seldom comes by chance.  In the end everybody has the same rows, and each
-answer was what it had to be (named_watch.py).  Of a history one of these is true, and more holds:
+way; the log is compacted and folded at any moment, in small pieces; a device without a name syncs
+beside them.  named_stories.py has what seldom comes by chance.  In the end everybody has the same
+rows, and each answer was what it had to be (named_watch.py).  Of a history one of these is true,
+and more holds:
 
     anything     phones and the server go back to backups, phones are copied, ids are used again
     own fields   each phone writes a field of its own: no edit is lost that a phone ever made
@@ -42,6 +43,7 @@ from .named_stories import (
     Story,
 )
 from .named_watch import Watch
+from .pieces import SIZES, in_pieces
 
 KINDS = ("anything", "own fields", "new ids")
 STEPS = 40
@@ -92,7 +94,8 @@ class World:
             if turn in begins:
                 self.tell(self.chance.choice(self.stories), 1000 + 20 * turn)
         self.settle()
-        self.server.compact()
+        with in_pieces(self.chance.choice(SIZES)):
+            self.server.compact()
         self.check()
         self.server.check_what_is_kept()
 
@@ -125,8 +128,14 @@ class World:
             self.compact()
 
     def compact(self) -> None:
-        self.server.compact()
+        with in_pieces(self.chance.choice(SIZES), self.between_pieces):
+            self.server.compact()
         self.counts["compactions"] += 1
+
+    def between_pieces(self) -> None:
+        self.counts["pieces"] += 1
+        if self.chance.random() < 0.2:
+            self.sync(self.chance.choice(self.phones))
 
     def forget(self, phone: Phone) -> None:
         self.server.forget(phone.name)

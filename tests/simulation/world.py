@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections import Counter
@@ -12,6 +13,7 @@ from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from mobync import FilterType, Mobync, MobyncError, ReadFilter, Synchronizer
+from mobync.memory import MemorySynchronizer
 
 from .claims import (
     MAX_CLOCK_SKEW_MS,
@@ -44,6 +46,7 @@ from .devices import (
     Rows,
     object_of,
 )
+from .pieces import SIZES, in_pieces
 from .rules import Value, take_asked, values_of
 
 MODELS = ("tasks", "notes", "lists", "tags")
@@ -123,7 +126,7 @@ class World:
         self.fills = fills
         self.rng = random.Random(seed)
         self.store = store
-        self.server = self.start_server()
+        self.server = self.start_server(self.store)
         # The devices here have no names.  Of an owner who has none yet the log would be folded.
         self.server.apply(0, [], OWNER)
         self.counts: Counter[str] = Counter()
@@ -153,9 +156,9 @@ class World:
     def server_class(self) -> type[SimulatedServer]:
         return SimulatedServer  # as it is now: tests put another one there
 
-    def start_server(self) -> SimulatedServer:
+    def start_server(self, store: Synchronizer) -> SimulatedServer:
         return self.server_class()(
-            self.store,
+            store,
             max_clock_skew_ms=MAX_CLOCK_SKEW_MS,
             on_refusal="skip" if self.refuses else "raise",
         )
@@ -330,7 +333,7 @@ class World:
 
     def on_restart(self, event: Event) -> None:
         now_ms = self.server.now_ms
-        self.server = self.start_server()
+        self.server = self.start_server(self.store)
         self.server.now_ms = now_ms
         self.tell("the server restarts")
 
@@ -354,10 +357,25 @@ class World:
         self.check_tables_follow_log()
         if self.fills:  # a log that is folded need not have its last clock any more
             self.server.apply(0, [], OWNER)
-        result = self.server.compact(OWNER)
+        whole = self.compacted_as_a_whole()
+        with in_pieces(SIZES[len(self.log) % len(SIZES)]):
+            result = self.server.compact(OWNER)
         self.log = self.logged_since(0)
+        if whole not in (None, self.log):
+            raise NotByTheRules(f"compacted in pieces to {self.log}, not to {whole}")
         self.counts["compactions"] += 1
         self.tell(f"the log is compacted from {result.rows_before} to {result.rows_after} rows")
+
+    def compacted_as_a_whole(self) -> list[DiffRow] | None:
+        """What a copy of a store in memory has logged after a compaction in one piece."""
+        if not isinstance(self.store, MemorySynchronizer):
+            return None
+        copied = type(self.store)()
+        copied._database.tables = copy.deepcopy(self.store._database.tables)
+        server = self.start_server(copied)
+        server.now_ms = self.server.now_ms
+        server.compact(OWNER)
+        return logged(copied)
 
     # ---- syncing ---------------------------------------------------------------------------
 
@@ -457,13 +475,7 @@ class World:
         return written
 
     def logged_since(self, clock: int) -> list[DiffRow]:
-        filters = [
-            ReadFilter("owner", FilterType.equal, OWNER),
-            ReadFilter("logical_clock", FilterType.majorOrEqual, clock),
-        ]
-        with self.store.transaction(OWNER) as inside:
-            rows = rows_of(inside, "diffs", filters)
-        return sorted(rows, key=lambda diff: int(diff["logical_clock"]))
+        return logged(self.store, clock)
 
     def sync(self, device: Device) -> None:
         more = True
@@ -518,6 +530,16 @@ def objects_of(diffs: list[Row]) -> set[tuple[str, str]]:
 def rows_of(store: Synchronizer, where: str, filters: Sequence[ReadFilter] = ()) -> list[Row]:
     rows = store.read(where, filters)
     return json.loads(rows) if isinstance(rows, (str, bytes)) else [dict(row) for row in rows]
+
+
+def logged(store: Synchronizer, since: int = 0) -> list[DiffRow]:
+    filters = [
+        ReadFilter("owner", FilterType.equal, OWNER),
+        ReadFilter("logical_clock", FilterType.majorOrEqual, since),
+    ]
+    with store.transaction(OWNER) as inside:
+        rows = rows_of(inside, "diffs", filters)
+    return sorted(rows, key=lambda diff: int(diff["logical_clock"]))
 
 
 MakeStore = Callable[[], AbstractContextManager[Synchronizer]]
