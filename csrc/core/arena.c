@@ -17,20 +17,10 @@ enum { FIRST_BLOCK = 4096, LARGEST_BLOCK = 1 << 20 };
 
 #define ALIGNMENT (_Alignof(max_align_t))
 
-typedef struct block {
-    struct block *previous;
-    size_t size; /* bytes of memory */
+struct mb_arena_block {
+    mb_arena_block *previous;
+    size_t size; /* bytes of memory, a multiple of ALIGNMENT */
     max_align_t memory[];
-} block;
-
-struct mb_arena {
-    mb_allocator allocator;
-    uint64_t hash_seed;
-    block *last;
-    block *spare;      /* kept by mb_arena_empty for the next merge */
-    char *next;        /* where the next piece begins */
-    size_t left;       /* bytes behind it in the last block */
-    size_t block_size; /* bytes of the next block */
 };
 
 static void *allocate_with_malloc(void *context, size_t bytes)
@@ -60,10 +50,10 @@ mb_status mb_arena_new(const mb_allocator *allocator, uint64_t hash_seed, mb_are
 }
 
 /* Moves blocks to the spare ones as long as there is room for them, and frees the others. */
-static void keep_blocks(mb_arena *arena, block *blocks, size_t *room)
+static void keep_blocks(mb_arena *arena, mb_arena_block *blocks, size_t *room)
 {
     while (blocks != NULL) {
-        block *b = blocks;
+        mb_arena_block *b = blocks;
         blocks = b->previous;
         if (b->size > *room) {
             arena->allocator.release(arena->allocator.context, b);
@@ -77,7 +67,7 @@ static void keep_blocks(mb_arena *arena, block *blocks, size_t *room)
 
 void mb_arena_empty(mb_arena *arena, size_t keep_bytes)
 {
-    block *spare = arena->spare;
+    mb_arena_block *spare = arena->spare;
     arena->spare = NULL;
     keep_blocks(arena, spare, &keep_bytes);
     keep_blocks(arena, arena->last, &keep_bytes);
@@ -97,20 +87,20 @@ void mb_arena_free(mb_arena *arena)
 }
 
 /* A spare block, or a new one. */
-static block *get_block(mb_arena *arena, size_t at_least)
+static mb_arena_block *get_block(mb_arena *arena, size_t at_least)
 {
-    block **place = &arena->spare;
+    mb_arena_block **place = &arena->spare;
     while (*place != NULL && (*place)->size < at_least)
         place = &(*place)->previous;
-    block *found = *place;
+    mb_arena_block *found = *place;
     if (found != NULL) {
         *place = found->previous;
         return found;
     }
     const size_t size = at_least > arena->block_size ? at_least : arena->block_size;
-    if (size > SIZE_MAX - sizeof(block))
+    if (size > SIZE_MAX - sizeof(mb_arena_block))
         return NULL;
-    found = arena->allocator.allocate(arena->allocator.context, sizeof(block) + size);
+    found = arena->allocator.allocate(arena->allocator.context, sizeof(mb_arena_block) + size);
     if (found == NULL)
         return NULL;
     found->size = size;
@@ -119,9 +109,11 @@ static block *get_block(mb_arena *arena, size_t at_least)
     return found;
 }
 
-static bool add_block(mb_arena *arena, size_t at_least)
+bool mb_arena_add_block(mb_arena *arena, size_t bytes)
 {
-    block *added = get_block(arena, at_least);
+    if (bytes > SIZE_MAX - ALIGNMENT)
+        return false;
+    mb_arena_block *added = get_block(arena, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     if (added == NULL)
         return false;
     added->previous = arena->last;
@@ -129,19 +121,6 @@ static bool add_block(mb_arena *arena, size_t at_least)
     arena->next = (char *)added->memory;
     arena->left = added->size;
     return true;
-}
-
-void *mb_arena_get(mb_arena *arena, size_t bytes)
-{
-    if (bytes > SIZE_MAX - ALIGNMENT)
-        return NULL;
-    bytes = bytes == 0 ? ALIGNMENT : (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    if (bytes > arena->left && !add_block(arena, bytes))
-        return NULL;
-    void *piece = arena->next;
-    arena->next += bytes;
-    arena->left -= bytes;
-    return piece;
 }
 
 void *mb_arena_get_items(mb_arena *arena, size_t count, size_t size)

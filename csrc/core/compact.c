@@ -54,7 +54,7 @@ mb_status mb_compaction_new(mb_arena *arena, mb_compaction **compaction)
 static mb_status find_object(mb_compaction *c, const mb_diff *diff, later_object **found)
 {
     mb_slot *slot;
-    if (mb_find_object(&c->objects, diff->model, diff->object_id, c->arena, &slot) != MB_OK)
+    if (mb_find_object(&c->objects, diff, c->arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
     if (slot->item == NULL) {
         later_object *o = mb_arena_get_array(c->arena, 1, sizeof *o);

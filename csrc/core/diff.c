@@ -42,14 +42,16 @@ mb_text mb_type_name(mb_type type)
 
 /* ---- checking ------------------------------------------------------------------------------ */
 
-static bool is_clean(const mb_diff *diff, mb_text text)
+static inline bool is_clean(const mb_diff *diff, mb_text text)
 {
-    if (diff->text.size != 0) /* read from JSON: the reader has checked each byte */
-        return true;
-    return diff->is_utf8 ? memchr(text.at, '\0', text.size) == NULL : mb_json_is_clean_text(text);
+    if (diff->is_utf8)
+        return memchr(text.at, '\0', text.size) == NULL;
+    const bool is_checked = diff->text.size != 0; /* each byte, by the reader of JSON */
+    return is_checked || mb_json_is_clean_text(text);
 }
 
-static mb_status check_text(const mb_diff *diff, mb_text text, const char *field, mb_error *error)
+static inline mb_status check_text(const mb_diff *diff, mb_text text, const char *field,
+                                   mb_error *error)
 {
     if (text.size == 0)
         return mb_refuse(error, MB_EMPTY, field);
@@ -65,19 +67,28 @@ static mb_status check_integer(int64_t value, const char *field, mb_error *error
     return MB_OK;
 }
 
-static mb_status take_object_id(mb_diff *diff, const mb_json *json, mb_text id, mb_arena *arena,
+/* Where a part of a text begins. */
+static size_t offset_in(mb_text text, mb_text part)
+{
+    return (size_t)(part.at - text.at);
+}
+
+/* Decodes the object's id from its text in json_data. */
+static mb_status take_object_id(mb_diff *diff, mb_text id, bool has_escapes, mb_arena *arena,
                                 mb_error *error)
 {
     if (id.size == 0)
         return mb_refuse(error, MB_NO_OBJECT_ID, "json_data");
     if (id.at[0] != '"' || id.size == 2)
-        return mb_refuse_at(error, MB_BAD_OBJECT_ID, "json_data", mb_json_offset(json, id));
-    return mb_json_decode_string(id, arena, &diff->object_id);
+        return mb_refuse_at(error, MB_BAD_OBJECT_ID, "json_data", offset_in(diff->json_data, id));
+    if (has_escapes)
+        return mb_json_decode_string(id, arena, &diff->object_id);
+    diff->object_id = (mb_text){id.at + 1, id.size - 2};
+    return MB_OK;
 }
 
 /* Finds the object's id among the members; the last duplicate counts. */
-static mb_status read_object_id(mb_diff *diff, const mb_json *json, mb_arena *arena,
-                                mb_error *error)
+static mb_status read_object_id(mb_diff *diff, bool has_escapes, mb_arena *arena, mb_error *error)
 {
     mb_text id = {NULL, 0};
     diff->has_fields = false;
@@ -87,7 +98,7 @@ static mb_status read_object_id(mb_diff *diff, const mb_json *json, mb_arena *ar
         else
             diff->has_fields = true;
     }
-    return take_object_id(diff, json, id, arena, error);
+    return take_object_id(diff, id, has_escapes, arena, error);
 }
 
 /* Goes through the members of json_data without keeping them.
@@ -125,24 +136,22 @@ static mb_status walk_members(mb_diff *diff, mb_json *json, mb_arena *arena, mb_
 static mb_status check_json_data(mb_diff *diff, const mb_request_rules *rules, mb_arena *arena,
                                  mb_error *error)
 {
-    const size_t most_fields = rules != NULL ? rules->fields : SIZE_MAX;
     if (diff->json_data.size > MB_MAX_JSON_DATA)
         return mb_refuse(error, MB_TOO_LONG, "json_data");
-    if (rules != NULL && diff->json_data.size > rules->json_data_bytes)
+    if (diff->json_data.size > rules->json_data_bytes)
         return mb_refuse_over(error, MB_TOO_MANY_BYTES, "json_data", &rules->json_data_bytes);
-    mb_json json = mb_json_begin(diff->json_data, error);
-    mb_status status =
-        mb_json_read_object(&json, most_fields, arena, &diff->members, &diff->member_count);
+    mb_json_object object = {.count = 0};
+    mb_status status = mb_json_read_object(diff->json_data, rules->fields, arena, &object, error);
     if (status == MB_INVALID && error->code == MB_TOO_MANY_FIELDS)
         error->limit = &rules->fields;
+    diff->members = object.members;
+    diff->member_count = object.count;
+    diff->depth = object.depth;
     if (status == MB_OK)
-        status = mb_json_end(&json);
-    diff->depth = json.deepest;
-    if (status == MB_OK)
-        status = read_object_id(diff, &json, arena, error);
+        status = read_object_id(diff, object.has_escapes, arena, error);
     if (status == MB_INVALID)
         error->field = "json_data";
-    if (status == MB_OK && rules != NULL && diff->depth > rules->depth)
+    if (status == MB_OK && diff->depth > rules->depth)
         return mb_refuse_over(error, MB_TOO_DEEP, "json_data", &rules->depth);
     return status;
 }
@@ -163,17 +172,14 @@ static void set_time(const mb_member *members, size_t count, mb_text name, int64
 
 /* Reads the members of field_times.  Returns MB_OK, MB_INVALID or MB_NO_MEMORY. */
 static mb_status read_field_times_object(mb_text field_times, mb_arena *arena,
-                                         const mb_member **named, size_t *count, mb_error *error)
+                                         mb_json_object *times, mb_error *error)
 {
-    mb_json json = mb_json_begin(field_times, error);
-    mb_status status = mb_json_read_object(&json, SIZE_MAX, arena, named, count);
-    if (status == MB_OK)
-        status = mb_json_end(&json);
-    for (size_t i = 0; status == MB_OK && i < *count; i++) {
+    mb_status status = mb_json_read_object(field_times, SIZE_MAX, arena, times, error);
+    for (size_t i = 0; status == MB_OK && i < times->count; i++) {
         int64_t time;
-        const mb_text value = (*named)[i].value;
+        const mb_text value = times->members[i].value;
         if (!mb_json_read_integer(value, &time))
-            status = mb_refuse_at(error, MB_NOT_AN_INTEGER, NULL, mb_json_offset(&json, value));
+            status = mb_refuse_at(error, MB_NOT_AN_INTEGER, NULL, offset_in(field_times, value));
     }
     if (status == MB_INVALID)
         error->field = "field_times";
@@ -182,41 +188,38 @@ static mb_status read_field_times_object(mb_text field_times, mb_arena *arena,
 
 static mb_status check_field_times(const mb_diff *diff, mb_arena *arena, mb_error *error)
 {
-    const mb_member *named;
-    size_t count;
+    mb_json_object times;
     if (diff->field_times.size == 0)
         return MB_OK;
-    return read_field_times_object(diff->field_times, arena, &named, &count, error);
+    return read_field_times_object(diff->field_times, arena, &times, error);
 }
 
 mb_status mb_read_times(const mb_diff *diff, const mb_member *members, mb_arena *arena,
                         const int64_t **times)
 {
-    const mb_member *named;
-    size_t count, at = 0;
+    mb_json_object named;
+    size_t at = 0;
     mb_error error;
     *times = NULL;
     if (diff->field_times.size == 0)
         return MB_OK;
     int64_t *made = mb_arena_get_items(arena, diff->member_count, sizeof *made);
-    if (made == NULL ||
-        read_field_times_object(diff->field_times, arena, &named, &count, &error) != MB_OK)
+    if (made == NULL || read_field_times_object(diff->field_times, arena, &named, &error) != MB_OK)
         return MB_NO_MEMORY; /* it was checked */
     for (size_t i = 0; i < diff->member_count; i++)
         made[i] = diff->utc_timestamp;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < named.count; i++) {
         int64_t time = 0;
-        (void)mb_json_read_integer(named[i].value, &time);
-        set_time(members, diff->member_count, named[i].name, time, made, &at);
+        (void)mb_json_read_integer(named.members[i].value, &time);
+        set_time(members, diff->member_count, named.members[i].name, time, made, &at);
     }
     *times = made;
     return MB_OK;
 }
 
 /* Checks all but json_data. */
-static mb_status check_fields(const mb_diff *diff, mb_error *error)
+static inline mb_status check_fields(const mb_diff *diff, mb_error *error)
 {
-    *error = (mb_error){.reason = NULL};
     mb_status status = check_text(diff, diff->id, "id", error);
     if (status == MB_OK)
         status = check_text(diff, diff->owner, "owner", error);
@@ -232,9 +235,12 @@ static mb_status check_fields(const mb_diff *diff, mb_error *error)
 mb_status mb_diff_check(mb_diff *diff, const mb_request_rules *rules, mb_arena *arena,
                         mb_error *error)
 {
+    static const mb_request_rules none = {
+        .json_data_bytes = SIZE_MAX, .depth = SIZE_MAX, .fields = SIZE_MAX};
+    if (rules == NULL)
+        rules = &none;
     mb_status status = check_fields(diff, error);
-    if (status == MB_OK && rules != NULL && rules->log_model.size != 0 &&
-        mb_text_equal(diff->model, rules->log_model))
+    if (status == MB_OK && mb_text_equal(diff->model, rules->log_model))
         return mb_refuse(error, MB_LOG_MODEL, "model");
     if (status == MB_OK)
         status = check_json_data(diff, rules, arena, error);
@@ -257,7 +263,7 @@ mb_status mb_log_row_check(mb_diff *diff, mb_arena *arena, mb_error *error)
         status = mb_json_end(&json);
     diff->depth = json.deepest;
     if (status == MB_OK)
-        status = take_object_id(diff, &json, id, arena, error);
+        status = take_object_id(diff, id, json.has_escapes, arena, error);
     if (status == MB_INVALID)
         error->field = "json_data";
     return status == MB_OK ? check_field_times(diff, arena, error) : status;
@@ -558,9 +564,9 @@ static mb_status refuse_element(mb_json *json)
 {
     mb_text value;
     const mb_status status = mb_json_read_value(json, &value);
-    return status != MB_OK
-               ? status
-               : mb_refuse_at(json->error, MB_NOT_AN_OBJECT, NULL, mb_json_offset(json, value));
+    return status != MB_OK ? status
+                           : mb_refuse_at(json->error, MB_NOT_AN_OBJECT, NULL,
+                                          (size_t)(value.at - json->start));
 }
 
 static mb_status read_element(mb_json *json, const diff_reader *reader, mb_diff *diff)
@@ -720,18 +726,30 @@ mb_status mb_request_read(mb_text body, const mb_request_rules *rules, bool keep
 
 /* ---- printing ------------------------------------------------------------------------------ */
 
-static char *put_integer(char *at, int64_t value)
+/* Writes a number below 100 as two digits. */
+static inline void put_pair(char *at, uint32_t value)
 {
     static const char pairs[] = "00010203040506070809101112131415161718192021222324"
                                 "25262728293031323334353637383940414243444546474849"
                                 "50515253545556575859606162636465666768697071727374"
                                 "75767778798081828384858687888990919293949596979899";
+    memcpy(at, &pairs[(size_t)value * 2], 2);
+}
+
+static char *put_integer(char *at, int64_t value)
+{
     char digits[20];
     size_t first = sizeof digits;
     uint64_t left = (uint64_t)value; /* never negative; dividing an unsigned number is faster */
+    for (; left >= 10000; left /= 10000) {
+        const uint32_t four = (uint32_t)(left % 10000);
+        first -= 4;
+        put_pair(digits + first, four / 100);
+        put_pair(digits + first + 2, four % 100);
+    }
     for (; left >= 10; left /= 100) {
         first -= 2;
-        memcpy(digits + first, &pairs[left % 100 * 2], 2);
+        put_pair(digits + first, (uint32_t)(left % 100));
     }
     if (left != 0 || first == sizeof digits)
         digits[--first] = (char)('0' + left);
@@ -749,7 +767,8 @@ static size_t saturated(uint64_t bytes)
  * for: two. */
 static uint64_t most_bytes_of(const mb_diff *diff, const mb_outcome *outcome, mb_text owner)
 {
-    enum { NAMES_AND_NUMBERS = 168 }; /* 101 of names, type and punctuation, two integers, quotes */
+    /* 101 bytes of names, type and punctuation, two integers, and the room of four strings. */
+    enum { NAMES_AND_NUMBERS = 232 };
     return NAMES_AND_NUMBERS + UINT64_C(6) * diff->id.size + UINT64_C(6) * owner.size +
            UINT64_C(6) * diff->model.size + UINT64_C(2) * outcome->json_data.size +
            diff->quoted_json_data.size;

@@ -40,7 +40,7 @@ static mb_status mark_first(merge *m, const mb_diffs *window, mb_last_model *las
         mb_diff *diff = &window->items[i];
         if (diff->excluded)
             continue;
-        const uint64_t hash = mb_hash_object(last, diff->model, diff->object_id, m->arena);
+        const uint64_t hash = mb_hash_object(last, diff, m->arena);
         if (mb_table_find(diffs, hash, is_of_object, diff, m->arena, &slot) != MB_OK)
             return MB_NO_MEMORY;
         m->is_alone[i] = slot->item == NULL;
@@ -69,7 +69,7 @@ static mb_status find_alone(merge *m, const mb_diffs *window, const mb_diffs *re
         return MB_NO_MEMORY;
     for (size_t i = 0; i < request->count; i++) {
         const mb_diff *diff = &request->items[i];
-        const uint64_t hash = mb_hash_object(&last, diff->model, diff->object_id, m->arena);
+        const uint64_t hash = mb_hash_object(&last, diff, m->arena);
         if (mb_table_find(&diffs, hash, is_of_object, diff, m->arena, &slot) != MB_OK)
             return MB_NO_MEMORY;
         if (slot->item != NULL)
@@ -80,33 +80,33 @@ static mb_status find_alone(merge *m, const mb_diffs *window, const mb_diffs *re
 
 /* ---- looking things up --------------------------------------------------------------------- */
 
-static mb_status find_object(merge *m, const mb_diff *diff, object **found)
+static mb_status find_object(merge *m, step *s)
 {
+    const mb_diff *diff = s->diff;
     mb_slot *slot;
-    if (mb_find_object(&m->objects, diff->model, diff->object_id, m->arena, &slot) != MB_OK)
+    if (mb_find_object(&m->objects, diff, m->arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
     if (slot->item == NULL) {
-        object *o = mb_arena_get_array(m->arena, 1, sizeof *o);
+        object *o = mb_arena_get(m->arena, sizeof *o);
         if (o == NULL)
             return MB_NO_MEMORY;
-        o->name = (mb_object_name){diff->model, diff->object_id, m->objects.table.item_count};
+        *o = (object){.name = {diff->model, diff->object_id, m->objects.table.item_count}};
         o->fields_end = &o->fields;
         o->device.steps_end = &o->device.first_step;
         *m->last = o;
         m->last = &o->next;
         mb_table_fill(&m->objects.table, slot, o);
     }
-    *found = slot->item;
+    s->object = slot->item;
     return MB_OK;
 }
 
 static mb_status add_field(merge *m, object *o, mb_text name, field **added)
 {
-    field *f = mb_arena_get_array(m->arena, 1, sizeof *f);
+    field *f = mb_arena_get(m->arena, sizeof *f);
     if (f == NULL)
         return MB_NO_MEMORY;
-    f->name = (mb_field_name){o->name.ordinal, name};
-    f->of = o;
+    *f = (field){.name = {o->name.ordinal, name}, .of = o};
     *o->fields_end = f;
     o->fields_end = &f->next;
     *added = f;
@@ -153,24 +153,30 @@ static void take_place(field *f, step *s, size_t at_member)
 /* Reads the members of a row of the log again; it was checked before. */
 static mb_status take_members(merge *m, step *s)
 {
-    size_t count;
     mb_error error;
+    mb_json_object read;
     s->members = s->diff->members;
     if (s->members != NULL || s->diff->member_count == 0)
         return MB_OK;
-    mb_json json = mb_json_begin(s->diff->json_data, &error);
-    return mb_json_read_object(&json, SIZE_MAX, m->arena, &s->members, &count);
+    const mb_text json_data = s->diff->json_data;
+    if (mb_json_read_object(json_data, SIZE_MAX, m->arena, &read, &error) != MB_OK)
+        return MB_NO_MEMORY;
+    s->members = read.members;
+    return MB_OK;
 }
 
 static mb_status find_fields(merge *m, step *s)
 {
     const mb_diff *diff = s->diff;
-    if (take_members(m, s) != MB_OK ||
+    if (take_members(m, s) != MB_OK)
+        return MB_NO_MEMORY;
+    if (diff->field_times.size != 0 &&
         mb_read_times(diff, s->members, m->arena, &s->times) != MB_OK)
         return MB_NO_MEMORY;
+    const size_t count = diff->member_count;
     s->fields = m->next_fields;
-    m->next_fields += diff->member_count;
-    for (size_t i = 0; i < diff->member_count; i++) {
+    m->next_fields += count;
+    for (size_t i = 0; i < count; i++) {
         const mb_member *member = &s->members[i];
         field *f;
         if (mb_is_id(member)) {
@@ -182,6 +188,15 @@ static mb_status find_fields(merge *m, step *s)
             return MB_NO_MEMORY;
         take_place(f, s, i);
     }
+    return MB_OK;
+}
+
+/* Finds the object of each step, and the field of each of its members. */
+static mb_status look_up(merge *m, step *steps, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (find_object(m, &steps[i]) != MB_OK || find_fields(m, &steps[i]) != MB_OK)
+            return MB_NO_MEMORY;
     return MB_OK;
 }
 
@@ -204,6 +219,7 @@ static mb_status make_window_steps(merge *m, const mb_diffs *window)
         step *s = &m->window[m->window_count++];
         *s = (step){.diff = m->in_order[i], .source = source};
         m->window_at[source] = s;
+        m->member_count += s->diff->member_count;
     }
     return MB_OK;
 }
@@ -215,26 +231,18 @@ static mb_status make_request_steps(merge *m, const mb_diffs *request)
         return MB_NO_MEMORY;
     for (size_t i = 0; i < request->count; i++) {
         const mb_diff *diff = &request->items[i];
-        if (!diff->repeated && !diff->excluded)
-            m->request[m->request_count++] =
-                (step){.diff = diff, .source = i, .unlogged = !diff->known};
+        if (diff->repeated || diff->excluded)
+            continue;
+        m->request[m->request_count++] =
+            (step){.diff = diff, .source = i, .unlogged = !diff->known};
+        m->member_count += diff->member_count;
     }
     return MB_OK;
 }
 
-static size_t member_count(const step *steps, size_t count)
-{
-    size_t members = 0;
-    for (size_t i = 0; i < count; i++)
-        members += steps[i].diff->member_count;
-    return members;
-}
-
 static mb_status make_room_for_fields(merge *m)
 {
-    const size_t members =
-        member_count(m->window, m->window_count) + member_count(m->request, m->request_count);
-    m->next_fields = mb_arena_get_items(m->arena, members, sizeof *m->next_fields);
+    m->next_fields = mb_arena_get_items(m->arena, m->member_count, sizeof *m->next_fields);
     return m->next_fields == NULL ? MB_NO_MEMORY : MB_OK;
 }
 
@@ -375,16 +383,13 @@ static void fold_request_step(step *s)
 
 static mb_status fold(merge *m, const mb_diffs *window)
 {
-    for (size_t i = 0; i < m->window_count; i++) {
-        step *s = &m->window[i];
-        if (find_object(m, s->diff, &s->object) != MB_OK || find_fields(m, s) != MB_OK)
-            return MB_NO_MEMORY;
-        fold_window_step(s);
-    }
+    if (look_up(m, m->window, m->window_count) != MB_OK ||
+        look_up(m, m->request, m->request_count) != MB_OK)
+        return MB_NO_MEMORY;
+    for (size_t i = 0; i < m->window_count; i++)
+        fold_window_step(&m->window[i]);
     for (size_t i = 0; i < m->request_count; i++) {
         step *s = &m->request[i];
-        if (find_object(m, s->diff, &s->object) != MB_OK || find_fields(m, s) != MB_OK)
-            return MB_NO_MEMORY;
         if (s->diff->known && compare_with_logged(m, s, window) != MB_OK)
             return MB_NO_MEMORY;
         fold_request_step(s);

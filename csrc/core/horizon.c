@@ -85,7 +85,7 @@ mb_status mb_folding_expect(mb_folding *f, const mb_diff *diff)
 {
     mb_slot *slot;
     mb_forget_model(&f->objects);
-    if (mb_find_object(&f->objects, diff->model, diff->object_id, f->arena, &slot) != MB_OK)
+    if (mb_find_object(&f->objects, diff, f->arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
     if (slot->item != NULL)
         return MB_OK;
@@ -286,7 +286,7 @@ static mb_status fold_piece(mb_folding *f, const mb_diffs *piece, mb_arena *aren
         const mb_diff *diff = in_order[i];
         const size_t index = (size_t)(diff - piece->items);
         mb_slot *slot;
-        if (mb_find_object(&f->objects, diff->model, diff->object_id, f->arena, &slot) != MB_OK)
+        if (mb_find_object(&f->objects, diff, f->arena, &slot) != MB_OK)
             return MB_NO_MEMORY;
         folded_object *o = of[index] = slot->item;
         if (o == NULL)

@@ -39,16 +39,16 @@ static mb_status refuse_character(mb_json *json, mb_code code, const char *at)
     return mb_refuse_at(json->error, code, NULL, (size_t)(at - json->start));
 }
 
-mb_json mb_json_begin(mb_text text, mb_error *error)
+static inline mb_json begin_document(mb_text text, mb_error *error)
 {
     static const char nothing[1] = "";
     const char *start = text.at != NULL ? text.at : nothing;
     return (mb_json){.start = start, .at = start, .end = start + text.size, .error = error};
 }
 
-size_t mb_json_offset(const mb_json *json, mb_text span)
+mb_json mb_json_begin(mb_text text, mb_error *error)
 {
-    return (size_t)(span.at - json->start);
+    return begin_document(text, error);
 }
 
 static inline bool is_space(char c)
@@ -87,12 +87,17 @@ static inline bool take_behind_space(mb_json *json, char wanted)
     return take(json, wanted);
 }
 
-mb_status mb_json_end(mb_json *json)
+static inline mb_status end_document(mb_json *json)
 {
     skip_space(json);
     if (json->at != json->end)
         return fail(json, "text follows the JSON value");
     return MB_OK;
+}
+
+mb_status mb_json_end(mb_json *json)
+{
+    return end_document(json);
 }
 
 /* ---- strings ------------------------------------------------------------------------------ */
@@ -279,16 +284,16 @@ static const char *skip_plain(const mb_json *json, bool *escaped)
     return at;
 }
 
-static mb_status skip_long_string(mb_json *json)
+/* Skips what is left of a string, from within it up to behind its last quote. */
+static mb_status skip_rest_of_string(mb_json *json)
 {
-    json->at++;
-    json->escaped = false;
     for (;;) {
         const char *at = json->at = skip_plain(json, &json->escaped);
         if (at == json->end)
             return fail(json, "");
         const unsigned char c = (unsigned char)*at;
         if (c == '"') {
+            json->has_escapes |= json->escaped;
             json->at++;
             return MB_OK;
         }
@@ -314,9 +319,11 @@ static inline mb_status skip_string(mb_json *json)
     const char *at = json->at + 1;
     if (at < json->end)
         at += mb_unmarked_bytes(json->start, at, json->end, mark_not_plain);
-    if (at >= json->end || *at != '"')
-        return skip_long_string(json);
     json->escaped = false;
+    if (at == json->end || *at != '"') {
+        json->at = at;
+        return skip_rest_of_string(json);
+    }
     json->at = at + 1;
     return MB_OK;
 }
@@ -378,25 +385,23 @@ static const char escape_letter[256] = {
     'f', 'r', 'u', 'u', 'u', 'u', 'u', 'u', 'u',         'u',          'u', 'u',
     'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', ['"'] = '"', ['\\'] = '\\'};
 
-static char *put_escape(char *at, char c)
+/* Writes a character, with an escape if it needs one. */
+static inline char *put_character(char *at, char c)
 {
     static const char digits[] = "0123456789abcdef";
     const unsigned char byte = (unsigned char)c;
+    const char letter = escape_letter[byte];
+    if (letter == '\0') {
+        *at++ = c;
+        return at;
+    }
     *at++ = '\\';
-    *at++ = escape_letter[byte];
-    if (escape_letter[byte] == 'u') {
+    *at++ = letter;
+    if (letter == 'u') {
         at = mb_text_put(at, MB_TEXT("00"));
         *at++ = digits[byte >> 4];
         *at++ = digits[byte & 0xf];
     }
-    return at;
-}
-
-static inline char *put_character(char *at, char c)
-{
-    if (escape_letter[(unsigned char)c] != '\0')
-        return put_escape(at, c);
-    *at++ = c;
     return at;
 }
 
@@ -405,17 +410,17 @@ char *mb_json_put_string(char *at, mb_text text)
     const char *from = text.at;
     const char *end = from + text.size;
     *at++ = '"';
-    while (end - from >= MB_BLOCK) {
-        const mb_block block = mb_block_load(from);
+    for (;;) {
+        const mb_block block = mb_block_load_up_to(from, end); /* behind the text, it has zeros */
         const size_t plain = mb_bytes_before(mark_to_escape(block));
-        mb_block_put(at, block); /* there is room, since as much is left of the text */
+        mb_block_put(at, block);
         at += plain;
         from += plain;
+        if (from == end)
+            break;
         if (plain != MB_BLOCK)
             at = put_character(at, *from++);
     }
-    while (from < end)
-        at = put_character(at, *from++);
     *at++ = '"';
     return at;
 }
@@ -598,9 +603,8 @@ static mb_status skip_value(mb_json *json)
     return status;
 }
 
-/* Members that were found: the first few on the stack, because most objects have no more. */
+/* Members that were found, in the arena. */
 typedef struct {
-    mb_member few[24];
     mb_member *all;
     size_t room;
     size_t count;
@@ -609,13 +613,15 @@ typedef struct {
 /* The place behind the last member; NULL: no memory. */
 static mb_member *next_place(member_list *list, mb_arena *arena)
 {
+    enum { LEAST = 8 };
     if (list->count == list->room) {
-        mb_member *more = mb_arena_get_array(arena, list->room * 2, sizeof *more);
+        const size_t room = list->room < LEAST ? LEAST : list->room * 2;
+        mb_member *more = mb_arena_get_items(arena, room, sizeof *more);
         if (more == NULL)
             return NULL;
         memcpy(more, list->all, list->count * sizeof *more);
         list->all = more;
-        list->room *= 2;
+        list->room = room;
     }
     return &list->all[list->count];
 }
@@ -717,94 +723,94 @@ mb_status mb_json_next_member(mb_json *json, mb_text guess, mb_arena *arena, siz
     return read_name(json, arena, name);
 }
 
-/* The quote that ends a string of plain bytes; NULL if the string has other bytes. */
-static inline const char *plain_string_end(const mb_json *json, const char *at)
+/* Reads a member as most are: its name has no escapes, its value no brackets, and there is at most one
+ * space between the two. Returns false otherwise, and also for what is wrong. */
+static inline bool take_usual_member(mb_json *json, mb_member *member)
 {
-    size_t plain = MB_BLOCK;
-    for (; plain == MB_BLOCK && at < json->end; at += plain)
-        plain = mb_unmarked_bytes(json->start, at, json->end, mark_not_plain);
-    return at < json->end && *at == '"' ? at : NULL;
+    const char *begin = json->at;
+    if (skip_string(json) != MB_OK || json->escaped)
+        return false;
+    const mb_text quoted = {begin, (size_t)(json->at - begin)};
+    if (!take(json, ':'))
+        return false;
+    (void)take(json, ' ');
+    begin = json->at;
+    if ((peek(json) == '"' ? skip_string(json) : skip_scalar(json)) != MB_OK)
+        return false;
+    *member = (mb_member){.name = {quoted.at + 1, quoted.size - 2},
+                          .quoted = quoted,
+                          .value = {begin, (size_t)(json->at - begin)}};
+    return true;
 }
 
-/* Reads members of an object that was entered, as long as they are as most are: without a byte in a
- * string that needs a look, without brackets, and with at most one space between two parts. What
- * follows is left to the reader that takes all forms, and what is wrong is found there.
+/* Reads members of an object that was entered, as long as they are as most are. What follows is left
+ * to the reader that takes all forms, and what is wrong is found there.
+ *
+ * most    no more than the list has room for
  *
  * Returns whether the object was closed.
  */
 static bool take_usual_members(mb_json *json, size_t most, member_list *list)
 {
-    enum { SHORTEST = 4 /* from the quote behind a name: `":1}` */ };
-    const char *at = json->at;
-    while (list->count < list->room && list->count < most && at < json->end && *at == '"') {
-        const char *before = json->at;
-        const char *name_end = plain_string_end(json, at + 1);
-        if (name_end == NULL || json->end - name_end < SHORTEST || name_end[1] != ':')
-            return false;
-        const char *value = json->at = name_end + 2 + (name_end[2] == ' ');
-        if ((*value == '"' ? skip_string(json) : skip_scalar(json)) != MB_OK ||
-            json->at == json->end) {
-            json->at = before;
-            return false;
-        }
-        list->all[list->count++] = (mb_member){.name = {at + 1, (size_t)(name_end - at) - 1},
-                                               .quoted = {at, (size_t)(name_end - at) + 1},
-                                               .value = {value, (size_t)(json->at - value)}};
+    const char *behind = json->at; /* the last member */
+    while (list->count < most && peek(json) == '"' &&
+           take_usual_member(json, &list->all[list->count])) {
+        list->count++;
+        behind = json->at;
         if (take(json, '}')) {
             json->depth--;
             return true;
         }
-        if (*json->at != ',')
-            return false;
-        at = json->at + 1;
-        at += at < json->end && *at == ' ';
+        if (!take(json, ','))
+            break;
+        (void)take(json, ' ');
     }
+    json->at = behind;
     return false;
 }
 
-/* Copies the members that were collected on the stack into the arena. */
-static mb_status keep_members(member_list *list, mb_arena *arena)
+/* Reads the members of an object that was entered, up to its end, in any form that JSON allows. */
+static mb_status take_members(mb_json *json, size_t most, mb_arena *arena, member_list *list)
 {
-    if (list->all != list->few)
-        return MB_OK;
-    mb_member *kept = mb_arena_get(arena, list->count * sizeof *kept);
-    if (kept == NULL)
-        return MB_NO_MEMORY;
-    memcpy(kept, list->few, list->count * sizeof *kept);
-    list->all = kept;
-    return MB_OK;
-}
-
-mb_status mb_json_read_object(mb_json *json, size_t most, mb_arena *arena,
-                              const mb_member **members, size_t *count)
-{
-    member_list list;
-    list.all = list.few;
-    list.room = sizeof list.few / sizeof *list.few;
-    list.count = 0;
-
-    mb_status status = enter(json, '{');
-    bool more = status == MB_OK && !take_usual_members(json, most, &list);
-    size_t read = list.count;
+    size_t read = list->count;
+    bool more = true;
+    mb_status status = MB_OK;
     while (status == MB_OK && more) {
         status = next_item(json, '}', "expected ',' or '}'", &read, &more);
         if (status != MB_OK || !more)
             continue;
-        mb_member *member = next_place(&list, arena);
+        mb_member *member = next_place(list, arena);
         if (member == NULL)
             return MB_NO_MEMORY;
         status = read_name(json, arena, member);
-        if (status == MB_OK && list.count++ == most)
+        if (status == MB_OK && list->count++ == most)
             return mb_refuse(json->error, MB_TOO_MANY_FIELDS, NULL);
         if (status == MB_OK)
             status = read_value(json, &member->value);
     }
+    return status;
+}
+
+mb_status mb_json_read_object(mb_text text, size_t most, mb_arena *arena, mb_json_object *object,
+                              mb_error *error)
+{
+    enum { FEW = 24 /* members: most objects have no more */ };
+    mb_json json = begin_document(text, error);
+    member_list list = {.all = mb_arena_next(arena, FEW * sizeof *list.all)};
+    if (list.all == NULL)
+        return MB_NO_MEMORY;
+    mb_status status = enter(&json, '{');
+    if (status != MB_OK)
+        return status;
+    const bool is_closed = take_usual_members(&json, most < FEW ? most : FEW, &list);
+    list.room = list.count;
+    (void)mb_arena_get(arena, list.count * sizeof *list.all); /* what was used of the next piece */
+    if (!is_closed)
+        status = take_members(&json, most, arena, &list);
     if (status == MB_OK)
-        status = keep_members(&list, arena);
-    if (status == MB_OK) {
-        *members = list.all;
-        *count = list.count;
-    }
+        status = end_document(&json);
+    if (status == MB_OK)
+        *object = (mb_json_object){list.all, list.count, json.deepest, json.has_escapes};
     return status;
 }
 

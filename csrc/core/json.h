@@ -15,9 +15,10 @@ typedef struct {
     const char *end;
     unsigned depth; /* arrays and objects that are open */
     unsigned deepest;
-    bool escaped;    /* whether the last string had an escape */
-    bool lenient;    /* takes lone surrogates and U+0000; such a string must not be decoded */
-    mb_error *error; /* filled on MB_INVALID */
+    bool escaped;     /* whether the last string had an escape */
+    bool has_escapes; /* whether any string so far had one */
+    bool lenient;     /* takes lone surrogates and U+0000; such a string must not be decoded */
+    mb_error *error;  /* filled on MB_INVALID */
 } mb_json;
 
 /* Begins to read a document; `text` and `error` are borrowed. */
@@ -26,16 +27,25 @@ mb_json mb_json_begin(mb_text text, mb_error *error);
 /* Checks that only white space is left.  Returns MB_OK or MB_INVALID. */
 mb_status mb_json_end(mb_json *json);
 
-/* Reads an object.
+/* An object that was read. */
+typedef struct {
+    const mb_member *members; /* in their order; a name may occur twice */
+    size_t count;
+    unsigned depth;   /* levels of nesting, its own braces included */
+    bool has_escapes; /* whether a string in it has an escape */
+} mb_json_object;
+
+/* Reads a document that is an object.
  *
- * most      how many members it may have
- * members   out: in arena, in their order; a name may occur twice
- * count     out
+ * text     borrowed
+ * most     how many members it may have
+ * object   out: in arena
+ * error    out: filled on MB_INVALID
  *
  * Returns MB_OK, MB_INVALID or MB_NO_MEMORY.
  */
-mb_status mb_json_read_object(mb_json *json, size_t most, mb_arena *arena,
-                              const mb_member **members, size_t *count);
+mb_status mb_json_read_object(mb_text text, size_t most, mb_arena *arena, mb_json_object *object,
+                              mb_error *error);
 
 /* Enters an object or array: `bracket` is '{' or '['.  Returns MB_OK or MB_INVALID. */
 mb_status mb_json_enter(mb_json *json, char bracket);
@@ -64,17 +74,18 @@ mb_status mb_json_next_element(mb_json *json, size_t *read, bool *more);
  */
 mb_status mb_json_read_value(mb_json *json, mb_text *value);
 
-/* The offset of a span of the document, in bytes. */
-size_t mb_json_offset(const mb_json *json, mb_text span);
-
 /* Decodes a string from its text in a checked document, including the quotes. Borrows from the
  * document if nothing is escaped. Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_json_decode_string(mb_text quoted, mb_arena *arena, mb_text *decoded);
 
+/* The room for a JSON string, beside that for the characters. The string is written in blocks, so
+ * some of it is more than the quotes need. */
+enum { MB_STRING_ROOM = 18 };
+
 /* Writes a text as a JSON string, including the quotes.
  *
- * at    has room for two bytes, and six for each byte of the text. Two for each are enough if the text
- *       has no control characters except tab, line feed and carriage return.
+ * at    has room for MB_STRING_ROOM, and for six bytes for each byte of the text. Two for each are
+ *       enough if the text has no control characters except tab, line feed and carriage return.
  *
  * Returns the place after it.
  */

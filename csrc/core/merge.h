@@ -134,8 +134,8 @@ typedef struct {
     step **window_at; /* the step of each diff of the window, by index; NULL: it has none */
     step *request;
     size_t request_count;
-    /* The place for the fields of the next step; there is room for all steps. */
-    field **next_fields;
+    size_t member_count; /* of all steps */
+    field **next_fields; /* the place for those of the next step; there is room for all members */
     bool starts_over;
     int64_t device_clock; /* of a device that starts over: it had pulled everything below */
 } merge;

@@ -13,15 +13,16 @@
 
 static bool same_object(const void *item, const void *key)
 {
-    const mb_object_name *a = item, *b = key;
-    return mb_text_equal(a->id, b->id) && mb_text_equal(a->model, b->model);
+    const mb_object_name *name = item;
+    const mb_diff *diff = key;
+    return mb_text_equal(name->id, diff->object_id) && mb_text_equal(name->model, diff->model);
 }
 
-uint64_t mb_hash_object(mb_last_model *last, mb_text model, mb_text id, const mb_arena *arena)
+uint64_t mb_hash_object(mb_last_model *last, const mb_diff *diff, const mb_arena *arena)
 {
-    if (last->name.at == NULL || !mb_text_equal(last->name, model))
-        *last = (mb_last_model){model, mb_text_hash(model, mb_arena_hash_seed(arena))};
-    return mb_text_hash(id, last->hash);
+    if (last->name.at == NULL || !mb_text_equal(last->name, diff->model))
+        *last = (mb_last_model){diff->model, mb_text_hash(diff->model, mb_arena_hash_seed(arena))};
+    return mb_text_hash(diff->object_id, last->hash);
 }
 
 mb_status mb_objects_init(mb_objects *objects, size_t expected, mb_arena *arena)
@@ -35,12 +36,10 @@ void mb_forget_model(mb_objects *objects)
     objects->last = (mb_last_model){.hash = 0};
 }
 
-mb_status mb_find_object(mb_objects *objects, mb_text model, mb_text id, mb_arena *arena,
-                         mb_slot **slot)
+mb_status mb_find_object(mb_objects *objects, const mb_diff *diff, mb_arena *arena, mb_slot **slot)
 {
-    const uint64_t hash = mb_hash_object(&objects->last, model, id, arena);
-    const mb_object_name key = {.model = model, .id = id};
-    return mb_table_find(&objects->table, hash, same_object, &key, arena, slot);
+    const uint64_t hash = mb_hash_object(&objects->last, diff, arena);
+    return mb_table_find(&objects->table, hash, same_object, diff, arena, slot);
 }
 
 static bool same_field(const void *item, const void *key)

@@ -24,11 +24,11 @@ typedef struct {
     uint64_t hash;
 } mb_last_model;
 
-/* Hashes the name of an object.
+/* Hashes the name of a diff's object.
  *
  * last    in, out; the model is borrowed
  */
-uint64_t mb_hash_object(mb_last_model *last, mb_text model, mb_text id, const mb_arena *arena);
+uint64_t mb_hash_object(mb_last_model *last, const mb_diff *diff, const mb_arena *arena);
 
 /* Objects by their names. */
 typedef struct {
@@ -42,9 +42,8 @@ mb_status mb_objects_init(mb_objects *objects, size_t expected, mb_arena *arena)
 /* Forgets the model that was hashed last: its text may have ended. */
 void mb_forget_model(mb_objects *objects);
 
-/* Finds the slot of an object, like mb_table_find. Returns MB_OK or MB_NO_MEMORY. */
-mb_status mb_find_object(mb_objects *objects, mb_text model, mb_text id, mb_arena *arena,
-                         mb_slot **slot);
+/* Finds the slot of a diff's object, like mb_table_find. Returns MB_OK or MB_NO_MEMORY. */
+mb_status mb_find_object(mb_objects *objects, const mb_diff *diff, mb_arena *arena, mb_slot **slot);
 
 /* Finds the slot of a field of an object, like mb_table_find. Returns MB_OK or MB_NO_MEMORY. */
 mb_status mb_find_field(mb_table *fields, size_t object, mb_text field, mb_arena *arena,

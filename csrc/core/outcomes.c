@@ -215,11 +215,12 @@ mb_status mb_make_outcomes(merge *m, const mb_diffs *window, const mb_diffs *req
         made.unlogged == NULL)
         return MB_NO_MEMORY;
 
-    for (size_t i = 0; i < m->request_count; i++)
-        made.unlogged[m->request[i].source] = m->request[i].unlogged;
-    for (size_t i = 0; i < m->request_count; i++)
-        if (send_up(m->arena, &m->request[i], &made) != MB_OK)
+    for (size_t i = 0; i < m->request_count; i++) {
+        const step *s = &m->request[i];
+        made.unlogged[s->source] = s->unlogged;
+        if (send_up(m->arena, s, &made) != MB_OK)
             return MB_NO_MEMORY;
+    }
     if (send_window_down(m, window, &made.downstream) != MB_OK)
         return MB_NO_MEMORY;
     for (const object *o = m->first; o != NULL; o = o->next)

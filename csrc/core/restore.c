@@ -50,7 +50,7 @@ typedef struct {
 static mb_status find(restoring *r, const mb_diff *diff, refused_object **found)
 {
     mb_slot *slot;
-    if (mb_find_object(&r->objects, diff->model, diff->object_id, r->arena, &slot) != MB_OK)
+    if (mb_find_object(&r->objects, diff, r->arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
     *found = slot->item;
     return MB_OK;
@@ -59,7 +59,7 @@ static mb_status find(restoring *r, const mb_diff *diff, refused_object **found)
 static mb_status note_refused(restoring *r, const mb_diff *diff)
 {
     mb_slot *slot;
-    if (mb_find_object(&r->objects, diff->model, diff->object_id, r->arena, &slot) != MB_OK)
+    if (mb_find_object(&r->objects, diff, r->arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
     if (slot->item != NULL)
         return MB_OK;
@@ -209,9 +209,10 @@ static mb_diff *add_outcome(restoring *r, const mb_diff *diff, const mb_outcome 
 static mb_status add_delete(restoring *r, const refused_object *o, int64_t clock, int64_t time)
 {
     const mb_text begin = MB_TEXT("{\"id\": "), end = MB_TEXT("}");
-    if (o->name.id.size > (SIZE_MAX - 16) / 6)
+    if (o->name.id.size > (SIZE_MAX - 32) / 6)
         return MB_NO_MEMORY;
-    char *printed = mb_arena_get(r->arena, begin.size + 2 + 6 * o->name.id.size + end.size);
+    char *printed =
+        mb_arena_get(r->arena, begin.size + MB_STRING_ROOM + 6 * o->name.id.size + end.size);
     if (printed == NULL)
         return MB_NO_MEMORY;
     char *at = mb_json_put_string(mb_text_put(printed, begin), o->name.id);

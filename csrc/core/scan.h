@@ -5,17 +5,15 @@
  * in a word, with Mycroft's test for a zero byte. A mark may also be set for a byte that is not
  * special, if a special byte comes before it. So the code checks the byte at a mark.
  *
- * The last few bytes of a text are read as part of the block that ends with the text. There are no
+ * The last few bytes of a text are read as part of the block that ends with the text, or copied into
+ * a block with zeros behind them where the text is printed. Otherwise, there are no
  * blocks for a text shorter than a block, or for words if no instruction counts zero bits: then the
  * bytes are checked one by one.
  */
 #ifndef MB_SCAN_H
 #define MB_SCAN_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
+#include "text.h"
 
 #if defined(__SSE2__) && defined(__GNUC__) && !defined(MB_SCAN_WORDS)
 
@@ -27,6 +25,15 @@ typedef __m128i mb_block;
 static inline mb_block mb_block_load(const char *at)
 {
     return _mm_loadu_si128((const void *)at);
+}
+
+/* Fewer bytes than a block, and zeros behind them. */
+static inline mb_block mb_block_load_short(const char *at, size_t size)
+{
+    if (size < 8)
+        return _mm_set_epi64x(0, (long long)mb_text_word(at, size));
+    return _mm_set_epi64x((long long)mb_text_word(at + 8, size - 8),
+                          (long long)mb_text_word(at, 8));
 }
 
 static inline void mb_block_put(char *at, mb_block block)
@@ -81,6 +88,12 @@ static inline mb_block mb_block_load(const char *at)
     return block;
 }
 
+/* Fewer bytes than a block, and zeros behind them. */
+static inline mb_block mb_block_load_short(const char *at, size_t size)
+{
+    return mb_text_word(at, size);
+}
+
 static inline void mb_block_put(char *at, mb_block block)
 {
     memcpy(at, &block, sizeof block);
@@ -122,6 +135,13 @@ static inline mb_block mb_block_or(mb_block a, mb_block b)
 }
 
 #endif
+
+/* The block at `at`; where the text ends within it, with zeros behind the text. */
+static inline mb_block mb_block_load_up_to(const char *at, const char *end)
+{
+    const size_t left = (size_t)(end - at);
+    return left >= MB_BLOCK ? mb_block_load(at) : mb_block_load_short(at, left);
+}
 
 #if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 enum { MB_COUNTS_ZERO_BITS = true };

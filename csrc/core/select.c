@@ -34,7 +34,7 @@ static mb_status note(mb_objects *objects, const mb_diff *diff, mb_arena *arena,
                       noted_object **noted)
 {
     mb_slot *slot;
-    if (mb_find_object(objects, diff->model, diff->object_id, arena, &slot) != MB_OK)
+    if (mb_find_object(objects, diff, arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
     if (slot->item == NULL) {
         noted_object *made = mb_arena_get_array(arena, 1, sizeof *made);
@@ -68,7 +68,7 @@ static mb_status note_requested(mb_arena *arena, const mb_diffs *request, mb_obj
 static mb_status is_noted(mb_objects *objects, const mb_diff *diff, mb_arena *arena, bool *noted)
 {
     mb_slot *slot;
-    if (mb_find_object(objects, diff->model, diff->object_id, arena, &slot) != MB_OK)
+    if (mb_find_object(objects, diff, arena, &slot) != MB_OK)
         return MB_NO_MEMORY;
     *noted = slot->item != NULL;
     return MB_OK;
@@ -196,7 +196,7 @@ static mb_status note_written(mb_arena *arena, const mb_diffs *request, const bo
         const mb_diff *diff = &request->items[i];
         if (!counts(diff) || diff->known || diff->type != MB_CREATE)
             continue;
-        if (mb_find_object(objects, diff->model, diff->object_id, arena, &slot) != MB_OK)
+        if (mb_find_object(objects, diff, arena, &slot) != MB_OK)
             return MB_NO_MEMORY;
         if (slot->item != NULL)
             ((noted_object *)slot->item)->is_made = true;
@@ -216,7 +216,7 @@ static mb_status find_of_written_objects(mb_arena *arena, const mb_diffs *reques
         const mb_diff *diff = &request->items[i];
         if (!counts(diff) || !merged->unlogged[i])
             continue;
-        if (mb_find_object(&objects, diff->model, diff->object_id, arena, &slot) != MB_OK)
+        if (mb_find_object(&objects, diff, arena, &slot) != MB_OK)
             return MB_NO_MEMORY;
         const noted_object *object = slot->item;
         found[i] = object != NULL && (!diff->known || object->is_made);

@@ -23,7 +23,7 @@ mb_status mb_table_init(mb_table *table, size_t expected, mb_arena *arena)
     return make_slots(slot_count, arena, &table->slots);
 }
 
-static mb_status grow(mb_table *table, mb_arena *arena)
+mb_status mb_table_grow(mb_table *table, mb_arena *arena)
 {
     mb_slot *slots;
     const size_t slot_count = table->slot_count * 2;
@@ -40,25 +40,4 @@ static mb_status grow(mb_table *table, mb_arena *arena)
     table->slots = slots;
     table->slot_count = slot_count;
     return MB_OK;
-}
-
-mb_status mb_table_find(mb_table *table, uint64_t hash, mb_match match, const void *key,
-                        mb_arena *arena, mb_slot **slot)
-{
-    if (table->item_count >= table->slot_count / 4 * 3 && grow(table, arena) != MB_OK)
-        return MB_NO_MEMORY;
-
-    size_t at = hash & (table->slot_count - 1);
-    while (table->slots[at].item != NULL &&
-           !(table->slots[at].hash == hash && match(table->slots[at].item, key)))
-        at = (at + 1) & (table->slot_count - 1);
-    *slot = &table->slots[at];
-    (*slot)->hash = hash;
-    return MB_OK;
-}
-
-void mb_table_fill(mb_table *table, mb_slot *slot, void *item)
-{
-    slot->item = item;
-    table->item_count++;
 }

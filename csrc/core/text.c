@@ -97,25 +97,6 @@ static inline void sip_round(sip_state *s)
     s->v2 = rotate_left(s->v2, 32);
 }
 
-/* The last bytes of a text, fewer than eight, as a number. */
-static inline uint64_t last_bytes(const char *at, size_t count)
-{
-    uint64_t bytes = 0;
-    uint32_t four;
-    uint16_t two;
-    if ((count & 4) != 0) {
-        memcpy(&four, at, sizeof four);
-        bytes = four;
-    }
-    if ((count & 2) != 0) {
-        memcpy(&two, at + (count & 4), sizeof two);
-        bytes |= (uint64_t)two << 8 * (count & 4);
-    }
-    if ((count & 1) != 0)
-        bytes |= (uint64_t)(unsigned char)at[count - 1] << 8 * (count - 1);
-    return bytes;
-}
-
 uint64_t mb_text_fingerprint(mb_text text, uint64_t key)
 {
     const uint64_t second_key = ~key;
@@ -132,7 +113,7 @@ uint64_t mb_text_fingerprint(mb_text text, uint64_t key)
         s.v0 ^= word;
     }
 
-    const uint64_t last = (uint64_t)text.size << 56 ^ last_bytes(at, left);
+    const uint64_t last = (uint64_t)text.size << 56 ^ mb_text_word(at, left);
     s.v3 ^= last;
     sip_round(&s);
     s.v0 ^= last;

@@ -310,15 +310,11 @@ static PyObject *module_members(PyObject *module, PyObject *text)
         return NULL;
 
     PyObject *list = NULL;
-    const mb_member *members = NULL;
-    size_t count = 0;
+    mb_json_object object;
     mb_error error = {.reason = NULL};
-    mb_json json = mb_json_begin(borrowed, &error);
-    mb_status status = mb_json_read_object(&json, SIZE_MAX, arena, &members, &count);
+    const mb_status status = mb_json_read_object(borrowed, SIZE_MAX, arena, &object, &error);
     if (status == MB_OK)
-        status = mb_json_end(&json);
-    if (status == MB_OK)
-        list = members_to_list(members, count);
+        list = members_to_list(object.members, object.count);
     else
         raise_status(state, status, SIZE_MAX, &error);
     give_back_arena(state, arena);

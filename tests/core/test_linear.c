@@ -1,20 +1,40 @@
 /* test_linear.c - twice the diffs cost twice the work, whoever chose them.
  *
  * Time is not measured.  What is counted is what the time goes into: the slots that the hash table
- * looks at, the ids that are compared, and the bytes that are asked of the allocator.  For the slots,
- * this program stands between the merge and the table: it calls the core's own table, under other
- * names, and sees from hash and result how far each search went.  For the ids, it has the core's own
- * recognize.c with a comparison that counts.
+ * looks at, the ids that are compared, and the bytes that are asked of the allocator.  So this program
+ * has the core's own fold.c and names.c with a search that counts: hash and result say how far it
+ * went.  And it has the core's own recognize.c with a comparison that counts.
  */
-#define mb_table_init own_table_init
-#define mb_table_find own_table_find
-#define mb_table_fill own_table_fill
-#include "../../csrc/core/table.c"
-#undef mb_table_init
-#undef mb_table_find
-#undef mb_table_fill
-
+#include "../../csrc/core/table.h"
 #include "../../csrc/core/text.h"
+
+enum { HASHES = 64 };
+
+static struct {
+    size_t searches;
+    size_t slots;            /* looked at, in all searches */
+    uint64_t hashes[HASHES]; /* of the first searches */
+} table_work;
+
+static mb_status counted_find(mb_table *table, uint64_t hash, mb_match match, const void *key,
+                              mb_arena *arena, mb_slot **slot)
+{
+    const mb_status status = mb_table_find(table, hash, match, key, arena, slot);
+    if (status == MB_OK) {
+        const size_t found = (size_t)(*slot - table->slots);
+        if (table_work.searches < HASHES)
+            table_work.hashes[table_work.searches] = hash;
+        table_work.searches++;
+        table_work.slots += ((found - (size_t)hash) & (table->slot_count - 1)) + 1;
+    }
+    return status;
+}
+
+#define mb_table_find counted_find
+#include "../../csrc/core/names.c"
+
+#include "../../csrc/core/fold.c"
+#undef mb_table_find
 
 static size_t comparisons;
 
@@ -32,43 +52,6 @@ static bool counted_equal(mb_text a, mb_text b)
 #include "scarcity.h"
 
 #include <inttypes.h>
-
-enum { HASHES = 64 };
-
-static struct {
-    size_t searches;
-    size_t slots;            /* looked at, in all searches */
-    uint64_t hashes[HASHES]; /* of the first searches */
-} table_work;
-
-mb_status mb_table_init(mb_table *table, size_t expected, mb_arena *arena);
-mb_status mb_table_find(mb_table *table, uint64_t hash, mb_match match, const void *key,
-                        mb_arena *arena, mb_slot **slot);
-void mb_table_fill(mb_table *table, mb_slot *slot, void *item);
-
-mb_status mb_table_init(mb_table *table, size_t expected, mb_arena *arena)
-{
-    return own_table_init(table, expected, arena);
-}
-
-mb_status mb_table_find(mb_table *table, uint64_t hash, mb_match match, const void *key,
-                        mb_arena *arena, mb_slot **slot)
-{
-    const mb_status status = own_table_find(table, hash, match, key, arena, slot);
-    if (status == MB_OK) {
-        const size_t found = (size_t)(*slot - table->slots);
-        if (table_work.searches < HASHES)
-            table_work.hashes[table_work.searches] = hash;
-        table_work.searches++;
-        table_work.slots += ((found - (size_t)hash) & (table->slot_count - 1)) + 1;
-    }
-    return status;
-}
-
-void mb_table_fill(mb_table *table, mb_slot *slot, void *item)
-{
-    own_table_fill(table, slot, item);
-}
 
 /* ---- the lists ----------------------------------------------------------------------------- */
 
@@ -162,7 +145,7 @@ static void few_names_on_chosen_objects(lists *l, size_t size)
 
 /* ---- the work ------------------------------------------------------------------------------ */
 
-typedef void (*step)(lists *l, mb_arena *arena);
+typedef void (*task)(lists *l, mb_arena *arena);
 
 static void merge_lists(lists *l, mb_arena *arena)
 {
@@ -191,8 +174,8 @@ static void restore_half(lists *l, mb_arena *arena)
     CHECK(mb_restore(arena, &l->window, &sync, &diffs, &downstream) == MB_OK);
 }
 
-/* Takes a step with `size` diffs on each side; gives the bytes that it asked for. */
-static size_t bytes_for(step take, shape fill, size_t size, uint64_t hash_seed)
+/* Does a task with `size` diffs on each side; gives the bytes that it asked for. */
+static size_t bytes_for(task take, shape fill, size_t size, uint64_t hash_seed)
 {
     scarce_memory memory = {0};
     const mb_allocator allocator = scarce_allocator(&memory);
@@ -213,7 +196,7 @@ static size_t bytes_for(step take, shape fill, size_t size, uint64_t hash_seed)
 
 enum { SIZE = 6144 }; /* with as many on the other side, fills a table to its limit */
 
-static void check_memory_is_linear(step take, shape fill)
+static void check_memory_is_linear(task take, shape fill)
 {
     const size_t once = bytes_for(take, fill, SIZE, 0);
     const size_t twice = bytes_for(take, fill, 2 * SIZE, 0);
@@ -222,7 +205,7 @@ static void check_memory_is_linear(step take, shape fill)
     CHECK(once / SIZE < 4096);
 }
 
-static void check_searches_are_short(step take, shape fill)
+static void check_searches_are_short(task take, shape fill)
 {
     for (uint64_t seed = 0; seed < 8; seed++) {
         memset(&table_work, 0, sizeof table_work);
