@@ -683,9 +683,10 @@ static PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome,
     PyObject *values[FIELDS];
     if (outcome_values(state, outcome, list, values) < 0)
         return NULL;
-    PyObject *dict = PyDict_Copy(state->blank);
-    for (Py_ssize_t i = 0; i < FIELDS; i++) {
-        if (dict != NULL && PyDict_SetItem(dict, PyTuple_GET_ITEM(state->fields, i), values[i]) < 0)
+    PyObject *dict = PyDict_Copy(state->blank), *const *fields =
+                                                    &PyTuple_GET_ITEM(state->fields, 0);
+    for (int i = 0; i < FIELDS; i++) {
+        if (dict != NULL && PyDict_SetItem(dict, fields[i], values[i]) < 0)
             Py_CLEAR(dict);
         Py_DECREF(values[i]);
     }

@@ -37,7 +37,9 @@ static PyObject *call_rule_with_fields(sync_state *s, const store *app, PyObject
 {
     const mb_diff *diff = &s->request.diffs.items[index];
     const mb_outcome as_sent = {index, diff->type, s->notes[index].sent_timestamp, diff->json_data};
-    PyObject *arguments[3 + FIELDS] = {NULL, app->object, s->owner_id};
+    PyObject *arguments[3 + FIELDS];
+    arguments[1] = app->object;
+    arguments[2] = s->owner_id;
     if (outcome_values(s->state, &as_sent, &s->request, &arguments[3]) < 0)
         return NULL;
     PyObject *answer = PyObject_VectorcallMethod(
@@ -84,7 +86,9 @@ static int is_yes(PyObject *answer, PyObject *rule_name)
 static int ask_rule(sync_state *s, const store *app, size_t index)
 {
     PyObject *rule = s->state->rule_names[s->request.diffs.items[index].type];
-    PyObject *answer = plain_answer(app, call_rule(s, app, rule, index), rule);
+    PyObject *answer = call_rule(s, app, rule, index);
+    if (answer != Py_True) /* which nothing has to await */
+        answer = plain_answer(app, answer, rule);
     if (answer == NULL)
         return -1;
     const int yes = is_yes(answer, rule);

@@ -121,12 +121,19 @@ static int write_rows(sync_state *s, const store *app, PyObject *method, PyObjec
     return answer == NULL ? -1 : 0;
 }
 
-static bool is_same_run(const sync_state *s, size_t a, size_t b)
+/* Where the run ends that begins there in the order: its rows are of one type and model. */
+static size_t end_of_run(const sync_state *s, size_t begin)
 {
-    const mb_outcome *first = upstream_at(s, a), *second = upstream_at(s, b);
     const mb_diff *diffs = s->request.diffs.items;
-    return first->type == second->type &&
-           mb_text_equal(diffs[first->source].model, diffs[second->source].model);
+    const mb_outcome *first = upstream_at(s, s->order[begin]);
+    const mb_text model = diffs[first->source].model;
+    size_t end = begin + 1;
+    for (; end < accepted_count(s); end++) {
+        const mb_outcome *next = upstream_at(s, s->order[end]);
+        if (next->type != first->type || !mb_text_equal(diffs[next->source].model, model))
+            break;
+    }
+    return end;
 }
 
 /* Writes the rows at these places, which are of one type and model. */
@@ -148,9 +155,7 @@ static int write_runs(sync_state *s, const store *app)
     const size_t count = accepted_count(s);
     for (size_t begin = 0, end; begin < count; begin = end) {
         const size_t *places = &s->order[begin];
-        for (end = begin + 1; end < count; end++)
-            if (!is_same_run(s, places[0], s->order[end]))
-                break;
+        end = end_of_run(s, begin);
         const mb_type type = upstream_at(s, places[0])->type;
         if (write_run(s, app, s->state->optional_names[CREATE_MANY + type], places, end - begin,
                       make_rows(s, places, end - begin, model_row)) < 0)
