@@ -34,6 +34,8 @@ from mobync.sqlalchemy import (
     DocumentSynchronizer,
     SQLAlchemySynchronizer,
     compact_all,
+    create_tables,
+    create_triggers,
     reconcile_all,
 )
 
@@ -392,6 +394,30 @@ def test_models_come_in_the_order_of_their_references_and_deletes_the_other_way_
     sent = mobync.apply(2, [], "17")["diffs"]
     assert [(d["type"], d["model"]) for d in sent] == [("delete", "tasks"), ("delete", "projects")]
     assert mobync.reconcile("17", "countries").created == 1  # shared, so only if it is named
+
+
+@pytest.mark.parametrize("by", ["reconcile", "capture", "adopt"])
+def test_of_a_log_that_begins_with_rows_by_sql_no_device_without_a_name_can_know(
+    by: str, database: Any
+) -> None:
+    """So none holds its horizon."""
+    tasks = TaskList(database)
+    store = tasks.another_store(database.engine, capture=by == "capture")
+    create_tables(database.engine, tasks.metadata)
+    if by == "capture":
+        create_triggers(database.engine, store)
+    mobync = Mobync(store)
+    rows = [{"id": id_, "owner": "bob", "name": "by SQL"} for id_ in "ab"]
+    with database.engine.begin() as connection:
+        connection.execute(tasks.tasks.insert(), rows)
+    if by == "reconcile":
+        assert mobync.reconcile("bob").created == 2
+    elif by == "adopt":
+        assert mobync.adopt("bob", "tasks") == 2
+    reply = mobync.apply(0, [], "bob", device="phone", request=1)
+    assert len(reply["diffs"]) == 2
+    compacted = mobync.compact("bob")
+    assert (compacted.horizon, compacted.held_by) == (2, ())
 
 
 def test_every_owner_is_reconciled_even_one_who_never_synced(database: Any) -> None:

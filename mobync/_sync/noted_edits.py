@@ -61,6 +61,8 @@ def log_noted(server: _core.Mobync, store: Synchronizer, owner_id: str) -> Repor
     clock = (store.highest_logical_clock(owner_id) or 0) + 1
     rows: list[LogRow] = [log_row(diff, log, place) for place, diff in enumerate(diffs, clock)]
     if rows:
+        if clock == 0 and keeps_devices(store):
+            begin_log(store, owner_id)
         store.append_log(log.model, rows)
     store.capture.forget(store, notes)
     return (owner_id, clock + len(rows), len(notes), len(rows)) if rows else None
