@@ -254,6 +254,10 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         """Delete the parts of a device; None: of all devices of the owner."""
         raise NotImplementedError(f"{type(self).__name__} does not store parts")
 
+    def _has_notes(self, owner_id: str) -> bool:
+        """Whether ``capture`` has notes about an owner's rows; read outside of a transaction."""
+        return False
+
     def _reads_alone(self) -> bool:
         """Whether the app has put nothing of its own around a transaction, so that a read outside
         of one sees the same."""

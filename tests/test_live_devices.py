@@ -17,7 +17,7 @@ from databases import KINDS, open_database
 from live_updates.brokers import KINDS as BROKERS
 from live_updates.brokers import live_on, open_broker
 from live_updates.devices import PATIENCE_S, eventually
-from task_list import diff
+from task_list import TaskList, diff
 
 from mobync import DeviceRevokedError, Mobync
 from mobync.client import Device
@@ -27,7 +27,7 @@ from mobync.live import InProcessLive, Live
 from mobync.memory import MemorySynchronizer
 from mobync.server.commands import main
 from mobync.server.database import make_tables
-from mobync.sqlalchemy import DocumentSynchronizer, create_tables
+from mobync.sqlalchemy import DocumentSynchronizer, create_tables, create_triggers
 
 OWNER = "anna"
 NEVER_S = 3600.0  # an announcement comes before
@@ -213,3 +213,23 @@ def test_who_revokes_at_the_command_line_ends_streams_too(kind, tmp_path):
                 assert ends(phone)
             with pytest.raises(DeviceRevokedError):
                 server.sync("phone")
+
+
+@pytest.mark.parametrize("query", ["", "?device=phone"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_hears_of_edits_by_sql_though_nobody_syncs(
+    kind: str, query: str, tmp_path: Path
+) -> None:
+    with open_database(kind, tmp_path) as database:
+        tasks = TaskList(database)
+        store = tasks.another_store(database.engine, capture=True)
+        create_tables(database.engine, tasks.metadata)
+        create_triggers(database.engine, store)
+        insert = tasks.tasks.insert().values(owner=OWNER)
+        live = InProcessLive(recheck_s=0.1)
+        with served(store, live) as server, server.asked(query) as stream:
+            assert next_clock(stream) == 0
+            for clock, id_ in enumerate("ab", 1):
+                with database.engine.begin() as connection:
+                    connection.execute(insert.values(id=id_))
+                assert next_clock(stream) == clock

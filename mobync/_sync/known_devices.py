@@ -12,6 +12,7 @@ from ..types import Diff, KnownDevice
 from .attempts import OwnerLog, in_transaction, plain_answer, without_lock
 from .client_state import clock_of_client
 from .devices import Device, keeps_devices, read_states, refusal
+from .noted_edits import log_noted_now
 from .owner_state import OWNER
 from .parts import drop_parts
 from .uploads import Upload
@@ -111,14 +112,20 @@ def revoke(server: _core.Mobync, owner_id: str, name: str) -> None:
     _change(server, owner_id, name, lambda device: revoked(device).to_text())
 
 
-def clock_of_listener(server: _core.Mobync, owner_id: str, name: str) -> int:
+def clock_of_listener(server: _core.Mobync, owner_id: str, name: str | None) -> int:
     """The owner's clock, for a device that listens; read outside of a transaction.
+
+    Args:
+        server: with the synchronizer.
+        owner_id: whose clock.
+        name: of the device; None: it has none.
 
     Raises:
         DeviceRevokedError: it was revoked.
     """
+    log_noted_now(server, owner_id)
     store = server.synchronizer
-    if not keeps_devices(store):
+    if name is None or not keeps_devices(store):
         return server.logical_clock(owner_id)
     known = store._poll(owner_id, name)
     highest, kept = known if known is not None else (-1, read_states(store, owner_id, name))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from .. import _core
-from ..errors import InvalidDiffError
+from ..errors import BusyError, InvalidDiffError
 from ..synchronizer import Synchronizer
 from ..types import DiffDict, LogRow
 from .adopting import log_row, log_rows_of
@@ -66,6 +67,20 @@ def log_noted(server: _core.Mobync, store: Synchronizer, owner_id: str) -> Repor
         store.append_log(log.model, rows)
     store.capture.forget(store, notes)
     return (owner_id, clock + len(rows), len(notes), len(rows)) if rows else None
+
+
+def log_noted_now(server: _core.Mobync, owner_id: str) -> None:
+    """Add the noted edits of an owner's rows to the log, if there are any, and tell the listeners.
+
+    This is for a device that listens, so that it hears of them before somebody syncs.
+
+    Args:
+        server: with the synchronizer, outside of a transaction.
+        owner_id: whose rows.
+    """
+    if server.synchronizer._has_notes(owner_id):
+        with suppress(BusyError):  # the sync that takes so long, or the next one, adds them
+            server._push_diffs([], owner_id)
 
 
 def log_edits(

@@ -435,8 +435,6 @@ class Endpoint:
             around = opener.context()
             refuse_awaitable("context", around)
             with around:
-                if device is None:
-                    return self.mobync.logical_clock(owner_id)
                 return clock_of_listener(self.mobync, owner_id, device)
 
         seen = headers.get("last-event-id")

@@ -456,6 +456,14 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
                     return None  # a transaction turns them into diffs first
         return self._reading_at(snapshot, owner_id)
 
+    def _has_notes(self, owner_id: str) -> bool:
+        if self.capture is None or not self._reads_alone():
+            return False
+        if not isinstance(self._source, EngineSource):  # the app's session commits when it wants
+            return False
+        with self._reading() as connection:
+            return self.capture.has_notes(connection, owner_id)
+
     def _reads_alone(self) -> bool:
         return type(self).transaction is SQLAlchemySynchronizer.transaction
 
