@@ -41,7 +41,7 @@ class Case(NamedTuple):
 CASES = (
     Case("one edit", 1),
     Case("poll, nothing new", 0, routes=(OURS, BY_HAND, EMPTY)),
-    Case("one edit, all of one owner", 1, of_one_owner=True),
+    Case("one edit, 50 devices of one owner", 1, of_one_owner=True),
 )
 
 

@@ -33,7 +33,7 @@ class Store(MemorySynchronizer):
 
 
 class Nameless(Store):
-    """It keeps no devices, as a server of protocol 1."""
+    """It keeps no devices, as a server of 1.0."""
 
     read_devices = Synchronizer.read_devices
     write_devices = Synchronizer.write_devices

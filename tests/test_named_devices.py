@@ -532,7 +532,7 @@ def test_a_database_whose_devices_have_no_table_yet_is_one_that_keeps_none():
 
     mobync = Mobync(WithoutTable())
     sent = [diff("c", "create", {"id": "t"})]
-    for _ in range(2):  # the second one is a retry of protocol 1
+    for _ in range(2):  # the second one is a retry without a name
         reply = synced(mobync, 0, sent, device="phone", request=5, mark="x")
         assert (reply["logical_clock"], reply["diffs"]) == (1, [])
         assert "mark" not in reply

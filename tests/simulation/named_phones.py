@@ -177,7 +177,7 @@ class Phone:
 
 
 class Nameless(Phone):
-    """A device of protocol 1, which does not page and waits for each answer before it edits."""
+    """A device without a name, which does not page and waits for each answer before it edits."""
 
     def take_a_name(self) -> None:
         self.name = ""
