@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
+import async_databases
 import http_servers
 import pytest
+from async_databases import Opened
 from click.testing import CliRunner
-from databases import KINDS, open_database
+from databases import KINDS, Database, open_database
 from live_updates.brokers import KINDS as BROKERS
 from live_updates.brokers import live_on, open_broker
 from live_updates.devices import PATIENCE_S, eventually
-from task_list import TaskList, diff
+from sqlalchemy import MetaData
+from task_list import TaskList, diff, task_table
 
 from mobync import DeviceRevokedError, Mobync
 from mobync.client import Device
@@ -27,8 +30,14 @@ from mobync.live import InProcessLive, Live
 from mobync.memory import MemorySynchronizer
 from mobync.server.commands import main
 from mobync.server.database import make_tables
-from mobync.sqlalchemy import DocumentSynchronizer, create_tables, create_triggers
+from mobync.sqlalchemy import (
+    AsyncSQLAlchemySynchronizer,
+    DocumentSynchronizer,
+    create_tables,
+    create_triggers,
+)
 
+opened = async_databases.opened
 OWNER = "anna"
 NEVER_S = 3600.0  # an announcement comes before
 
@@ -215,21 +224,54 @@ def test_who_revokes_at_the_command_line_ends_streams_too(kind, tmp_path):
                 server.sync("phone")
 
 
+def capturing(database: Database) -> tuple[Any, Callable[[str], None]]:
+    """A store with triggers, and what makes a row by SQL."""
+    tasks = TaskList(database)
+    store = tasks.another_store(database.engine, capture=True)
+    create_tables(database.engine, tasks.metadata)
+    create_triggers(database.engine, store)
+
+    def insert(id_: str) -> None:
+        with database.engine.begin() as connection:
+            connection.execute(tasks.tasks.insert().values(owner=OWNER, id=id_))
+
+    return store, insert
+
+
 @pytest.mark.parametrize("query", ["", "?device=phone"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stream_hears_of_edits_by_sql_though_nobody_syncs(
     kind: str, query: str, tmp_path: Path
 ) -> None:
     with open_database(kind, tmp_path) as database:
-        tasks = TaskList(database)
-        store = tasks.another_store(database.engine, capture=True)
-        create_tables(database.engine, tasks.metadata)
-        create_triggers(database.engine, store)
-        insert = tasks.tasks.insert().values(owner=OWNER)
+        store, insert = capturing(database)
         live = InProcessLive(recheck_s=0.1)
         with served(store, live) as server, server.asked(query) as stream:
             assert next_clock(stream) == 0
             for clock, id_ in enumerate("ab", 1):
-                with database.engine.begin() as connection:
-                    connection.execute(insert.values(id=id_))
+                insert(id_)
                 assert next_clock(stream) == clock
+
+
+def test_a_stream_does_not_wait_for_a_sync_to_add_edits_by_sql(tmp_path: Path) -> None:
+    """Many streams of an owner would take all threads of the server."""
+    with ExitStack() as stack:
+        database = stack.enter_context(open_database("sqlite", tmp_path))
+        store, insert = capturing(database)
+        insert("a")
+        live = InProcessLive(recheck_s=0.1)
+        server = stack.enter_context(served(store, live, lock_timeout_s=NEVER_S))
+        with server.mobync._locks.hold(OWNER, 0):  # as a sync does
+            stream = stack.enter_context(server.asked(""))
+            assert next_clock(stream) == 0
+        assert next_clock(stream) == 1
+
+
+def test_a_stream_of_an_async_store_hears_of_edits_by_sql(opened: Opened) -> None:
+    _, insert = capturing(opened.database)
+    models = {"tasks": task_table(MetaData())}
+    store = AsyncSQLAlchemySynchronizer(opened.new_engine(), models, capture=True)
+    with served(store, InProcessLive(recheck_s=0.1)) as server, server.asked("") as stream:
+        assert next_clock(stream) == 0
+        insert("a")
+        assert next_clock(stream) == 1

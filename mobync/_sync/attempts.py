@@ -35,7 +35,12 @@ class BeginAgain(Exception):
 
 
 def attempts(
-    server: Mobync, owner_id: str, retries: bool = True, device: str | None = None
+    server: Mobync,
+    owner_id: str,
+    retries: bool = True,
+    device: str | None = None,
+    *,
+    waits: bool = True,
 ) -> Generator[Synchronizer, None, None]:
     """Yield a store for each attempt, inside of a transaction of the owner.
 
@@ -47,6 +52,7 @@ def attempts(
         owner_id: the owner of the data.
         retries: whether to start again after an error that the Synchronizer calls transient.
         device: a device whose state is read in the same transaction; None: no device.
+        waits: whether to wait for the owner's lock.
 
     Raises:
         BusyError: another transaction of this owner took too long, or the last attempt too ended
@@ -58,7 +64,8 @@ def attempts(
     restarts_left = MOST_RESTARTS
     carefully = not retries
     captures = synchronizer.capture is not None
-    with server._locks.hold(owner_id, server.lock_timeout_s, synchronizer._waiting):
+    timeout_s = server.lock_timeout_s if waits else 0.0
+    with server._locks.hold(owner_id, timeout_s, synchronizer._waiting):
         while True:
             try:
                 with synchronizer._attempt(owner_id, carefully, device) as store:
@@ -187,7 +194,12 @@ def _opened(
 
 
 def in_transaction(
-    server: Mobync, owner_id: str, work: Callable[[OwnerLog], T], *, retries: bool = True
+    server: Mobync,
+    owner_id: str,
+    work: Callable[[OwnerLog], T],
+    *,
+    retries: bool = True,
+    waits: bool = True,
 ) -> T:
     """Do ``work`` alone with the owner's data, all or nothing; it can be called several times.
 
@@ -196,7 +208,7 @@ def in_transaction(
     Returns:
         The result of ``work`` in the committed attempt.
     """
-    tries = attempts(server, owner_id, retries)
+    tries = attempts(server, owner_id, retries, waits=waits)
     store = next(tries)
     while True:
         try:

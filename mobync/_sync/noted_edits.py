@@ -18,7 +18,7 @@ from ..errors import BusyError, InvalidDiffError
 from ..synchronizer import Synchronizer
 from ..types import DiffDict, LogRow
 from .adopting import log_row, log_rows_of
-from .attempts import OwnerLog, plain_answer
+from .attempts import OwnerLog, in_transaction, plain_answer
 from .backend_edits import Operation, diffs_of, naming_rows, object_id
 from .devices import begin_log, keeps_devices
 from .logged_objects import LoggedObjects
@@ -72,15 +72,16 @@ def log_noted(server: _core.Mobync, store: Synchronizer, owner_id: str) -> Repor
 def log_noted_now(server: _core.Mobync, owner_id: str) -> None:
     """Add the noted edits of an owner's rows to the log, if there are any, and tell the listeners.
 
-    This is for a device that listens, so that it hears of them before somebody syncs.
+    This is for a device that listens, so that it hears of them before somebody syncs. It does not
+    wait for a sync of the owner: many devices of an owner may listen, and a server has few threads.
 
     Args:
         server: with the synchronizer, outside of a transaction.
         owner_id: whose rows.
     """
     if server.synchronizer._has_notes(owner_id):
-        with suppress(BusyError):  # the sync that takes so long, or the next one, adds them
-            server._push_diffs([], owner_id)
+        with suppress(BusyError):  # the sync that holds the owner, or the next read, adds them
+            in_transaction(server, owner_id, lambda log: None, waits=False)
 
 
 def log_edits(
