@@ -36,8 +36,8 @@ NOTES = [
     "in µs for each edit of the devices.",
     "Stored, each in turn: the same, but between two devices the server keeps nothing in memory: "
     "it loads its state and stores it again. mobync never keeps anything. For each device it "
-    "merges the window, all edits that the device has not seen, again. The window is in memory, "
-    "so neither column includes the database.",
+    "merges the window again, that is, all edits that the device has not seen. The window is in "
+    "memory, so neither column includes the database.",
     "One takes all: one replica merges the edits of all others at once; µs for each edit.",
     "mobync core: bench/core_bench.c, from diffs to outcomes; json_data is read and checked. "
     "mobync.merge: from dicts to dicts. The CRDTs: from bytes to bytes.",
