@@ -16,7 +16,7 @@ from databases import Database, open_database
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import ProgrammingError
-from task_list import TaskList, diff
+from task_list import TaskList, diff, statements
 
 from mobync import Mobync
 from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables, create_triggers
@@ -160,4 +160,9 @@ def test_each_tenant_has_a_schema(database: Database, tmp_path: Path) -> None:
             sent = [json.loads(d["json_data"]) for d in server.apply(0, [], "ann")["diffs"]]
             assert sent == [{"id": name}, {"id": name, "name": "by SQL"}]
             assert [device.name for device in server.devices("ann")] == ["phone"]
+        with statements(database.engine) as seen:
+            for _, server in servers.values():
+                server.push("ann", [])
+        assert seen
+        assert not [each for each in seen if re.search("sqlite_master|pg_trigger|triggers", each)]
         assert tasks.log("ann") == []

@@ -12,7 +12,7 @@ from .. import _core
 from ..types import LOG_FIELDS, DiffDict, LogRow
 from .attempts import OwnerLog, in_transaction, plain_answer
 from .backend_edits import Operation, diffs_of, naming_rows, object_id
-from .devices import begin_log, keeps_devices
+from .devices import begin_log
 
 ADOPT_PIECE_ROWS = 1000
 
@@ -83,7 +83,7 @@ def _adopt(
     with naming_rows(missing, [places[object_id(row)] for _, _, row in missing]):
         log_rows = log_rows_of(missing, log, now_ms, alive.next_clock)
     if log_rows:
-        if alive.next_clock == 0 and keeps_devices(log.store):
+        if alive.next_clock == 0:
             begin_log(log.store, log.owner_id)
         plain_answer("append_log", log.store.append_log(log.model, log_rows))
     return AdoptedPiece(

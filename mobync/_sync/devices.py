@@ -680,7 +680,7 @@ def _remember(server: Mobync, owner_id: str) -> None:
 
 def begin_log(store: Synchronizer, owner_id: str) -> None:
     """Store that an owner's log begins now, so no device can know anything of it."""
-    kept = read_states(store, owner_id, OWNER)
+    kept = read_states(store, owner_id, OWNER) if keeps_devices(store) else None
     if kept is not None and OWNER not in kept:
         state = {OWNER: OwnerState().to_text()}
         plain_answer("write_devices", store.write_devices(owner_id, state))

@@ -20,7 +20,7 @@ from ..types import DiffDict, LogRow
 from .adopting import log_row, log_rows_of
 from .attempts import OwnerLog, in_transaction, plain_answer
 from .backend_edits import Operation, diffs_of, naming_rows, object_id
-from .devices import begin_log, keeps_devices
+from .devices import begin_log
 from .logged_objects import LoggedObjects
 from .reconciling import PIECE_ROWS, Found, compare
 
@@ -62,7 +62,7 @@ def log_noted(server: _core.Mobync, store: Synchronizer, owner_id: str) -> Repor
     clock = (store.highest_logical_clock(owner_id) or 0) + 1
     rows: list[LogRow] = [log_row(diff, log, place) for place, diff in enumerate(diffs, clock)]
     if rows:
-        if clock == 0 and keeps_devices(store):
+        if clock == 0:
             begin_log(store, owner_id)
         store.append_log(log.model, rows)
     store.capture.forget(store, notes)
@@ -106,7 +106,7 @@ def log_edits(
     clock = 0 if highest is None else highest + 1
     with naming_rows(operations):
         rows = log_rows_of(operations, log, server._now_ms(), clock)
-    if clock == 0 and keeps_devices(store):
+    if clock == 0:
         begin_log(store, owner_id)
     store.append_log(log.model, rows)
     return owner_id, clock + len(rows), len(operations), len(rows)

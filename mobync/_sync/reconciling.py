@@ -21,7 +21,7 @@ from ..types import Difference, ReconcileResult
 from .adopting import creating, log_rows_of
 from .attempts import OwnerLog, in_transaction, plain_answer
 from .backend_edits import Operation, json_text, naming_rows, object_id
-from .devices import begin_log, keeps_devices
+from .devices import begin_log
 from .logged_objects import Key, LoggedObjects, RunWork
 
 PIECE_ROWS = 1000
@@ -177,7 +177,7 @@ class Reconciliation:
         places = [n for n, each in enumerate(found, self._rows) for _ in each.operations]
         with naming_rows(operations, places):
             rows = log_rows_of(operations, log, self._server._now_ms(), clock)
-        if clock == 0 and keeps_devices(log.store):
+        if clock == 0:
             begin_log(log.store, log.owner_id)
         plain_answer("append_log", log.store.append_log(log.model, rows))
         return Piece(found, clock + len(rows), len(rows))

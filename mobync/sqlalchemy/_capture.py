@@ -334,8 +334,9 @@ class Capture:
         Raises:
             ValueError: one is missing.
         """
+        checked: set[Trigger] = connection.info.setdefault(_CHECKED, set())  # of all tenants
         wanted = self._triggers(connection)
-        if connection.info.get(_CHECKED) == wanted:
+        if wanted <= checked:
             return
         missing = sorted(name for _, name in wanted - _triggers_there(connection, wanted))
         if missing:
@@ -343,7 +344,7 @@ class Capture:
                 f"capture=True needs triggers, and {missing[0]!r} is missing: make them with "
                 "mobync.sqlalchemy.create_triggers(engine, store)"
             )
-        connection.info[_CHECKED] = wanted
+        checked |= wanted
 
     def _triggers(self, connection: Connection) -> set[Trigger]:
         kinds = _KINDS.get(connection.dialect.name, "u")  # if one exists, the others were made too
