@@ -8,6 +8,7 @@ from typing import Any
 import databases
 import pytest
 from django_databases import django_database
+from kept_devices import check_devices_are_kept
 from test_named_devices import STORIES, Apply, tell
 
 from mobync import InvalidDiffError, UnknownDeviceError
@@ -84,28 +85,7 @@ def test_a_story_goes_as_it_is_told(made: tuple[str, str]) -> None:
 
 
 def test_devices_of_an_owner_are_kept_by_their_names(alias: str) -> None:
-    store = Server(alias).store
-    many = {f"device {n}": f'{{"n": {n}, "é": "\\u0000"}}' for n in range(1200)}
-    for owner in ("bob", "Bob", "böb"):
-        with store.transaction(owner) as inside:
-            inside.write_devices(owner, {"": f"of {owner}", "p": f"p of {owner}", "P": "{}"})
-            assert inside.read_devices(owner, [""]) == {"": f"of {owner}"}
-            assert inside.read_devices(owner, ["p", "x"]) == {"p": f"p of {owner}"}
-    with store.transaction("bob") as inside:
-        inside.write_devices("bob", {"p": None, "x": None, "P": "[]", "": None})
-        assert inside.read_devices("bob", None) == {"P": "[]"}
-        inside.write_devices("bob", many)
-    assert store.read_devices("bob", None) == {"P": "[]", **many}
-    assert store.read_devices("bob", [*many, ""]) == many
-    assert store.read_devices("nobody", None) == store.read_devices("nobody", ["", "p"]) == {}
-    with pytest.raises(ZeroDivisionError), store.transaction("Bob") as inside:
-        inside.write_devices("Bob", {"": "other", "p": None, "new": "1"})
-        raise ZeroDivisionError
-    assert store.read_devices("Bob", None) == {"": "of Bob", "p": "p of Bob", "P": "{}"}
-    with pytest.raises(RuntimeError, match="only inside transaction"):
-        store.write_devices("bob", {"p": "{}"})
-    with store.transaction("bob") as inside, pytest.raises(ValueError, match="not for owner 'ann'"):
-        inside.write_devices("ann", {"p": "{}"})
+    check_devices_are_kept(Server(alias).store)
 
 
 def test_a_device_whose_name_the_database_cannot_keep_apart_is_refused(

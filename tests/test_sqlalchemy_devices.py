@@ -14,6 +14,7 @@ import sqlalchemy.orm
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from databases import Database
+from kept_devices import check_devices_are_kept
 from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, text
 from task_list import TaskList, diff, statements, task_table
 from test_named_devices import STORIES, Apply, tell
@@ -193,36 +194,9 @@ def test_a_poll_waits_for_nobody_and_writes_nothing(database):
 
 # ---- the methods --------------------------------------------------------------------------------
 
-MANY = {f"device {n}": f'{{"n": {n}, "é": "\\u0000"}}' for n in range(1200)}
-
 
 def test_devices_of_an_owner_are_kept_by_their_names(database):
-    store = TaskList(database).store
-    for owner in ("bob", "Bob", "böb"):
-        with store.transaction(owner) as inside:
-            inside.write_devices(owner, {"": f"of {owner}", "p": f"p of {owner}", "P": "{}"})
-            assert inside.read_devices(owner, [""]) == {"": f"of {owner}"}
-            assert inside.read_devices(owner, ["p", "x"]) == {"p": f"p of {owner}"}
-    with store.transaction("bob") as inside:
-        inside.write_devices("bob", {"p": None, "x": None, "P": "[]", "": None})
-        assert inside.read_devices("bob", None) == {"P": "[]"}
-        inside.write_devices("bob", MANY)
-    assert store.read_devices("bob", None) == {"P": "[]", **MANY}
-    assert store.read_devices("bob", [*MANY, ""]) == MANY
-    assert store.read_devices("Bob", None) == {"": "of Bob", "p": "p of Bob", "P": "{}"}
-    assert store.read_devices("nobody", None) == store.read_devices("nobody", ["", "p"]) == {}
-    with pytest.raises(ZeroDivisionError), store.transaction("Bob") as inside:
-        inside.write_devices("Bob", {"": "other", "p": None, "new": "1"})
-        raise ZeroDivisionError
-    assert store.read_devices("Bob", None) == {"": "of Bob", "p": "p of Bob", "P": "{}"}
-
-
-def test_devices_are_written_in_a_transaction_of_their_owner(database):
-    store = TaskList(database).store
-    with pytest.raises(RuntimeError, match="only inside transaction"):
-        store.write_devices("bob", {"p": "{}"})
-    with store.transaction("bob") as inside, pytest.raises(ValueError, match="not for owner 'ann'"):
-        inside.write_devices("ann", {"p": "{}"})
+    check_devices_are_kept(TaskList(database).store)
 
 
 def test_a_device_whose_name_the_database_cannot_keep_apart_is_refused(database):
