@@ -5,10 +5,10 @@
  * in a word, with Mycroft's test for a zero byte. A mark may also be set for a byte that is not
  * special, if a special byte comes before it. So the code checks the byte at a mark.
  *
- * The last few bytes of a text are read as part of the block that ends with the text, or copied into
- * a block with zeros behind them where the text is printed. Otherwise, there are no
- * blocks for a text shorter than a block, or for words if no instruction counts zero bits: then the
- * bytes are checked one by one.
+ * The last few bytes of a text are read as part of the block that ends with the text. There is no such
+ * block if the text is shorter, and none is used for words if no instruction counts zero bits: then
+ * the bytes are checked one by one. A text that is printed is copied anyway, so its last few bytes are
+ * loaded as a block with zeros behind them.
  */
 #ifndef MB_SCAN_H
 #define MB_SCAN_H
@@ -32,8 +32,8 @@ static inline mb_block mb_block_load_short(const char *at, size_t size)
 {
     if (size < 8)
         return _mm_set_epi64x(0, (long long)mb_text_word(at, size));
-    return _mm_set_epi64x((long long)mb_text_word(at + 8, size - 8),
-                          (long long)mb_text_word(at, 8));
+    const mb_block last = _mm_set_epi64x(0, (long long)mb_text_word(at + 8, size - 8));
+    return _mm_unpacklo_epi64(_mm_loadl_epi64((const void *)at), last);
 }
 
 static inline void mb_block_put(char *at, mb_block block)

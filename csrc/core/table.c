@@ -32,7 +32,7 @@ mb_status mb_table_grow(mb_table *table, mb_arena *arena)
     for (size_t i = 0; i < table->slot_count; i++) {
         if (table->slots[i].item == NULL)
             continue;
-        size_t at = table->slots[i].hash & (slot_count - 1);
+        size_t at = (size_t)table->slots[i].hash & (slot_count - 1);
         while (slots[at].item != NULL)
             at = (at + 1) & (slot_count - 1);
         slots[at] = table->slots[i];

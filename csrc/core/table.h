@@ -40,7 +40,7 @@ static inline mb_status mb_table_find(mb_table *table, uint64_t hash, mb_match m
 
     mb_slot *const slots = table->slots;
     const size_t last = table->slot_count - 1;
-    size_t at = hash & last;
+    size_t at = (size_t)hash & last;
     while (slots[at].item != NULL && !(slots[at].hash == hash && match(slots[at].item, key)))
         at = (at + 1) & last;
     *slot = &slots[at];

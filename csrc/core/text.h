@@ -22,19 +22,24 @@ static inline char *mb_text_put(char *at, mb_text text)
     return at + text.size;
 }
 
-/* The bytes of a text of up to eight as a number, with zeros above them. */
+/* Fewer than eight bytes as a number: the first four, then two, then one, each read in the machine's
+ * own order, with zeros above them. */
 static inline uint64_t mb_text_word(const char *at, size_t size)
 {
-    uint32_t first, last;
-    if (size == 0)
-        return 0;
-    if (size < sizeof first) /* the first byte, one in the middle, and the last: all of them */
-        return (uint64_t)(unsigned char)at[0] |
-               (uint64_t)(unsigned char)at[size / 2] << 8 * (size / 2) |
-               (uint64_t)(unsigned char)at[size - 1] << 8 * (size - 1);
-    memcpy(&first, at, sizeof first);
-    memcpy(&last, at + size - sizeof last, sizeof last);
-    return first | (uint64_t)last << 8 * (size - sizeof last);
+    uint64_t word = 0;
+    uint32_t four;
+    uint16_t two;
+    if ((size & 4) != 0) {
+        memcpy(&four, at, sizeof four);
+        word = four;
+    }
+    if ((size & 2) != 0) {
+        memcpy(&two, at + (size & 4), sizeof two);
+        word |= (uint64_t)two << 8 * (size & 4);
+    }
+    if ((size & 1) != 0)
+        word |= (uint64_t)(unsigned char)at[size - 1] << 8 * (size - 1);
+    return word;
 }
 
 /* A hash of the bytes for tables. The key is secret; nobody is known to cause collisions without
