@@ -855,6 +855,48 @@ TEST(a_byte_means_the_same_wherever_it_stands_in_a_block)
     }
 }
 
+/* A string as it is printed, one byte after the other. Returns its size. */
+static size_t encode_slowly(mb_text text, char *printed)
+{
+    static const char escaped[] = "\b\t\n\f\r\"\\", letters[] = "btnfr\"\\";
+    char *at = printed;
+    *at++ = '"';
+    for (size_t i = 0; i < text.size; i++) {
+        const char c = text.at[i];
+        const char *found = memchr(escaped, c, sizeof escaped - 1);
+        if (found != NULL)
+            at += sprintf(at, "\\%c", letters[found - escaped]);
+        else if ((unsigned char)c < 0x20)
+            at += sprintf(at, "\\u%04x", (unsigned)c);
+        else
+            *at++ = c;
+    }
+    *at++ = '"';
+    return (size_t)(at - printed);
+}
+
+TEST(random_texts_are_encoded_as_byte_by_byte)
+{
+    enum { LONGEST = 64, EACH = 200 };
+    uint64_t random = 1;
+    for (size_t size = 0; size <= LONGEST; size++) {
+        for (unsigned n = 0; n < EACH; n++) {
+            char text[LONGEST], slow[6 * LONGEST + 3];
+            for (size_t i = 0; i < size; i++) {
+                random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+                const unsigned byte = (unsigned)(random >> 56);
+                text[i] = (char)(random >> 40 & 7 ? 'a' + byte % 26 : byte);
+            }
+            at_row("text %u of %zu bytes", n, size);
+            char *exact = copy_exactly(text, size);
+            const mb_text quoted = encode((mb_text){exact, size});
+            CHECK(is(quoted, slow, encode_slowly((mb_text){text, size}, slow)));
+            free((char *)quoted.at);
+            free(exact);
+        }
+    }
+}
+
 TEST(encoding_stays_within_its_memory_at_any_size)
 {
     static char text[3000];
@@ -1147,6 +1189,7 @@ int main(void)
     RUN(every_escaped_code_point_is_decoded);
     RUN(every_character_survives_encoding);
     RUN(a_byte_means_the_same_wherever_it_stands_in_a_block);
+    RUN(random_texts_are_encoded_as_byte_by_byte);
     RUN(encoding_stays_within_its_memory_at_any_size);
     RUN(an_encoded_string_larger_than_a_block_does_not_overrun_it);
     RUN(a_string_without_escapes_is_borrowed);
