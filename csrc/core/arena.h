@@ -20,8 +20,8 @@ struct mb_arena {
 /* Adds a block with room for so many bytes.  Returns false if there is no memory. */
 bool mb_arena_add_block(mb_arena *arena, size_t bytes);
 
-/* The place of the next piece, which is not taken yet: the next mb_arena_get of no more than `bytes`
- * returns it. NULL if there is no memory for so many. */
+/* The place of the next piece, with room for `bytes`, at least 1. It is not taken yet: the next
+ * mb_arena_get of no more than that returns it. NULL if there is no memory for so many. */
 static inline void *mb_arena_next(mb_arena *arena, size_t bytes)
 {
     return bytes <= arena->left || mb_arena_add_block(arena, bytes) ? arena->next : NULL;

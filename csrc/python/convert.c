@@ -683,8 +683,8 @@ static PyObject *outcome_to_dict(module_state *state, const mb_outcome *outcome,
     PyObject *values[FIELDS];
     if (outcome_values(state, outcome, list, values) < 0)
         return NULL;
-    PyObject *dict = PyDict_Copy(state->blank), *const *fields =
-                                                    &PyTuple_GET_ITEM(state->fields, 0);
+    PyObject *const *fields = &PyTuple_GET_ITEM(state->fields, 0);
+    PyObject *dict = PyDict_Copy(state->blank);
     for (int i = 0; i < FIELDS; i++) {
         if (dict != NULL && PyDict_SetItem(dict, fields[i], values[i]) < 0)
             Py_CLEAR(dict);

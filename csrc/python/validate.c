@@ -37,15 +37,15 @@ static PyObject *call_rule_with_fields(sync_state *s, const store *app, PyObject
 {
     const mb_diff *diff = &s->request.diffs.items[index];
     const mb_outcome as_sent = {index, diff->type, s->notes[index].sent_timestamp, diff->json_data};
-    PyObject *arguments[3 + FIELDS];
-    arguments[1] = app->object;
-    arguments[2] = s->owner_id;
-    if (outcome_values(s->state, &as_sent, &s->request, &arguments[3]) < 0)
+    PyObject *arguments[2 + FIELDS];
+    arguments[0] = app->object;
+    arguments[1] = s->owner_id;
+    if (outcome_values(s->state, &as_sent, &s->request, &arguments[2]) < 0)
         return NULL;
     PyObject *answer = PyObject_VectorcallMethod(
-        rule, &arguments[1], 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, s->state->fields);
+        rule, arguments, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, s->state->fields);
     for (int i = 0; i < FIELDS; i++)
-        Py_DECREF(arguments[3 + i]);
+        Py_DECREF(arguments[2 + i]);
     return answer;
 }
 
