@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -269,9 +270,20 @@ def test_a_stream_does_not_wait_for_a_sync_to_add_edits_by_sql(tmp_path: Path) -
 
 def test_a_stream_of_an_async_store_hears_of_edits_by_sql(opened: Opened) -> None:
     _, insert = capturing(opened.database)
-    models = {"tasks": task_table(MetaData())}
-    store = AsyncSQLAlchemySynchronizer(opened.new_engine(), models, capture=True)
-    with served(store, InProcessLive(recheck_s=0.1)) as server, server.asked("") as stream:
-        assert next_clock(stream) == 0
-        insert("a")
-        assert next_clock(stream) == 1
+
+    async def story() -> None:
+        engine = opened.new_engine()
+        models = {"tasks": task_table(MetaData())}
+        mobync = Mobync(AsyncSQLAlchemySynchronizer(engine, models, capture=True))
+        live = InProcessLive(recheck_s=0.1)
+        endpoint = Endpoint(mobync, lambda token, headers: OWNER, live=live)
+        stream: Any = await endpoint.waiting.run(endpoint.events, {})
+        clocks = (int(chunk.split()[-1]) async for chunk in stream.body if b"data: " in chunk)
+        assert await anext(clocks) == 0
+        await asyncio.to_thread(insert, "a")
+        assert await anext(clocks) == 1
+        await stream.body.aclose()
+        live.close()
+        await engine.dispose()
+
+    asyncio.run(story())
