@@ -235,6 +235,23 @@ def test_a_transaction_that_holds_the_apps_own_work_is_not_since_that_is_gone(ap
     assert app.names() == {}
 
 
+def test_a_commit_that_fails_is_no_commit_though_a_savepoint_was_released_in_it(app):
+    mobync = Mobync(SQLAlchemySynchronizer(app.session, {"tasks": Task}))
+    errors = [a_deadlock()]
+
+    def fail_once(session: Session) -> None:
+        if session.in_nested_transaction():
+            return  # it is the savepoint's
+        with session.begin_nested():
+            session.add(Task(id=f"of try {2 - len(errors)}", owner="bob"))
+        if errors:
+            raise errors.pop()
+
+    event.listen(app.session, "before_commit", fail_once)
+    mobync.apply(0, [diff("create", id="a")], "bob")
+    assert set(app.names()) == {"a", "of try 2"}
+
+
 def a_taken_name() -> DBAPIError:
     return IntegrityError("", {}, sqlite3.IntegrityError("UNIQUE constraint failed: tasks.name"))
 

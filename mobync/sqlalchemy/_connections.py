@@ -312,7 +312,8 @@ def _noting_commit(session: Session, committed: list[Session]) -> Iterator[None]
     """
 
     def note(session: Session) -> None:
-        committed.append(session)
+        if not session.in_nested_transaction():  # else the app releases a savepoint before that
+            committed.append(session)
 
     event.listen(session, "after_commit", note, insert=True)
     try:
