@@ -314,7 +314,7 @@ def simulate(seeds: range, rule: str | None = None) -> int:
 def take_out_each(seeds: range) -> int:
     """Print which checks fail without each rule; return 1 if no check fails for one of them.
 
-    After the first failure, the same number of histories is played again.
+    If history 8 is the first that fails, 8 more are played.
     """
     print("| Removed rule | Checks that fail, and after how many histories |")
     print("|---|---|", flush=True)
