@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+import sqlite3
+from contextlib import closing, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import databases
@@ -24,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Engine
 from task_list import diff
 from test_sqlalchemy_server_edits import of_device
+from test_sqlalchemy_tenants import tenants
 
 from mobync import Mobync
 from mobync.sqlalchemy import SQLAlchemySynchronizer, capture_ddl, create_triggers
@@ -121,6 +125,24 @@ def test_what_goes_or_changes_with_a_row_that_sql_deletes_is_noted(shop: Shop) -
     assert shop.sent("bob", shop.clock) == GONE_WITH_P
     assert shop.sent("eve", 1) == [("delete", "tasks", {"id": "e"})]
     shop.check()
+
+
+def test_so_it_is_in_the_schema_of_a_tenant(database: Any, tmp_path: Path) -> None:
+    with tenants(database, tmp_path) as (name, _):
+        engine = database.engine.execution_options(schema_translate_map={None: name})
+        shop = Shop(SimpleNamespace(kind=database.kind, engine=engine))
+        shop.mobync.apply(shop.clock, [diff("delete", "projects", id="q")], "bob")
+        gone = [("update", "notes", {"id": "m", "task": None}), ("delete", "tasks", {"id": "d"})]
+        assert shop.sent("bob", shop.clock + 1) == gone
+        if database.kind == "sqlite":  # its file can have any name, or be the main one
+            with closing(sqlite3.connect(tmp_path / name)) as other, other:
+                other.execute("PRAGMA foreign_keys = ON")
+                other.execute("DELETE FROM teams")
+        else:
+            shop.execute(delete(shop.teams))
+        assert shop.sent("bob", shop.clock + 3) == GONE_WITH_P
+        assert shop.sent("eve", 1) == [("delete", "tasks", {"id": "e"})]
+        shop.check()
 
 
 def test_so_is_what_goes_with_a_row_of_a_table_that_is_no_model(shop: Shop) -> None:

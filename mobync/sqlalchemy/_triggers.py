@@ -48,7 +48,7 @@ def _others(capture: Capture, model: Model, dialect: Dialect) -> list[str]:
     family, preparer = family_of(dialect), dialect.identifier_preparer
     assert model.owner is not None
     owner, id_ = preparer.quote(model.owner.name), preparer.quote(model.id.name)
-    says_schema = family != "sqlite"  # there all that a trigger names is in its own schema
+    says_schema = family != "sqlite"  # there a trigger names only what is in its own file
     notes = preparer.format_table(capture.notes_table, use_schema=says_schema)
     table = preparer.format_table(model.table, use_schema=says_schema)
     unmarked = _WRITING[family].format(notes=notes)
@@ -181,11 +181,11 @@ def trigger_of_cascade(capture: Capture, cascade: Cascade, dialect: Dialect) -> 
         write = f"{write} WITH RECURSIVE {', '.join(gone.parts)} {' UNION ALL '.join(selects)}"
         body = f"BEGIN SET {', '.join(gone.variables)}; {write}; END"
         return [f"DROP TRIGGER IF EXISTS {name}", f"CREATE TRIGGER {name} {on} {body}"]
-    selects = [
-        _noted(model, "mobync_row", dialect, f"{preparer.format_table(model.table)} AS mobync_row")
-        + f" AND {matches(key, 'mobync_row', 'OLD', preparer)}"
-        for model, key in cascade.direct()
-    ]
+    selects = []
+    for model, key in cascade.direct():
+        rows = f"{preparer.format_table(model.table, use_schema=says_schema)} AS mobync_row"
+        noted = _noted(model, "mobync_row", dialect, rows)
+        selects.append(f"{noted} AND {matches(key, 'mobync_row', 'OLD', preparer)}")
     if family == "sqlite":
         marked = f" AND NOT {_WRITING[family].format(notes=notes)}"
         write = f"{write} {' UNION ALL '.join(each + marked for each in selects)}"
