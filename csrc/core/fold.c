@@ -1,7 +1,8 @@
 /* fold.c - what two lists of diffs say of each object.
  *
- * Both lists are walked once, in their order. Afterwards, an object is dead or alive on each side,
- * and each of its fields has one last writer on each side. merge.c compares the two.
+ * The object of each diff and its fields are looked up first. Then both lists are folded, each in its
+ * order. Afterwards, an object is dead or alive on each side, and each of its fields has one last
+ * writer on each side. merge.c compares the two.
  *
  * The order of one device's edits, and the order of the log, never change: an edit counts as at
  * least as late as what it replaced (`time` below), so a clock that jumps back cannot reverse them.

@@ -457,6 +457,62 @@ TEST(the_times_of_a_row_are_read_as_text_as_an_object_or_as_null)
     }
 }
 
+/* ---- texts that end ------------------------------------------------------------------------ */
+
+static mb_diff edit_of(mb_type type, mb_text model, int64_t clock, mb_arena *arena)
+{
+    mb_error error;
+    mb_diff diff = {.id = MB_TEXT("e"),
+                    .owner = MB_TEXT("anna"),
+                    .model = model,
+                    .json_data = MB_TEXT("{\"id\": \"x\", \"a\": 7}"),
+                    .logical_clock = clock,
+                    .type = type};
+    CHECK(mb_diff_check(&diff, NULL, arena, &error) == MB_OK);
+    return diff;
+}
+
+static void expect_update(mb_folding *folding, mb_text model)
+{
+    mb_arena *arena;
+    CHECK(mb_arena_new(NULL, 4, &arena) == MB_OK);
+    const mb_diff update = edit_of(MB_UPDATE, model, 1, arena);
+    CHECK(mb_folding_expect(folding, &update) == MB_OK);
+    mb_arena_free(arena);
+}
+
+/* Whether a piece of a create and an update of x becomes one create. */
+static bool is_folded(mb_folding *folding, mb_text model)
+{
+    mb_arena *arena;
+    mb_fold_result fold;
+    CHECK(mb_arena_new(NULL, 4, &arena) == MB_OK);
+    mb_diff items[] = {edit_of(MB_CREATE, model, 0, arena), edit_of(MB_UPDATE, model, 1, arena)};
+    const mb_diffs piece = {items, 2};
+    CHECK(mb_fold(folding, &piece, -1, arena, &fold) == MB_OK);
+    const bool is = fold.create_count == 1 && fold.dropped[1];
+    mb_arena_free(arena);
+    return is;
+}
+
+TEST(the_texts_of_what_is_expected_and_of_a_piece_may_end)
+{
+    mb_arena *arena;
+    mb_folding *folding;
+    char place[] = "tasks";
+    const mb_text model = {place, 5};
+    CHECK(mb_arena_new(NULL, 4, &arena) == MB_OK);
+    CHECK(mb_folding_new(true, arena, &folding) == MB_OK);
+    expect_update(folding, model);
+    memcpy(place, "notes", 5);
+    expect_update(folding, model);
+    CHECK(is_folded(folding, model));
+    memcpy(place, "tasks", 5);
+    CHECK(is_folded(folding, model));
+    CHECK(!is_folded(folding, MB_TEXT("lists")));
+    mb_arena_free(arena);
+}
+
 /* ---- without memory ------------------------------------------------------------------------ */
 
 static mb_status fold_and_tell(void *context, mb_arena *arena, FILE *out)
@@ -518,6 +574,7 @@ int main(void)
     RUN(a_device_that_starts_over_is_compared_by_the_time_of_each_field);
     RUN(times_that_are_none_are_refused);
     RUN(the_times_of_a_row_are_read_as_text_as_an_object_or_as_null);
+    RUN(the_texts_of_what_is_expected_and_of_a_piece_may_end);
     RUN(a_log_is_folded_or_memory_is_out);
     return tests_end();
 }
