@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import requests
 from server_process import PATIENCE_S, Lines, free_port
 
 HOME = Path(__file__).resolve().parents[1]
+GIVEN = ("PORT", "MAKEFLAGS")  # may say another port
 
 
 class Page(HTMLParser):
@@ -39,9 +41,11 @@ class Page(HTMLParser):
 
 def last_line_of_make(*arguments: str) -> str:
     """The command that make would run at the end; `make test`, which runs this, prints more."""
+    others = {name: value for name, value in os.environ.items() if name not in GIVEN}
     shown = subprocess.run(
         ("make", "--no-print-directory", "-n", *arguments),
         cwd=HOME,
+        env=others,
         capture_output=True,
         text=True,
         check=True,
