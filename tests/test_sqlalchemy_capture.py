@@ -33,6 +33,7 @@ from task_list import TaskList, diff, statements
 from test_sqlalchemy_server_edits import of_device
 
 from mobync import InvalidDiffError, Mobync, SyncReport
+from mobync._sync.known_devices import clock_of_listener
 from mobync.memory import MemorySynchronizer
 from mobync.sqlalchemy import (
     SQLAlchemySynchronizer,
@@ -263,6 +264,27 @@ def test_listeners_hear_of_it_and_a_job_brings_it_in_before_anybody_syncs(app: C
     assert heard == {("bob", 2), ("Eve", 1), ("eve", 1)}
     assert list(log_noted(app.mobync)) == []
     assert app.sent(1) == [("update", {"id": "a", "rank": 5})]
+
+
+class InAnother(SQLAlchemySynchronizer):
+    """Its transactions are the app's."""
+
+    def transaction(self, owner_id: str) -> Any:
+        return super().transaction(owner_id)
+
+
+def test_a_stream_does_not_write_in_a_transaction_of_the_apps(app: Captured) -> None:
+    push(app, "a")
+    app.update("a", rank=5)
+    models = {"tasks": app.table}
+    with Session(app.engine) as session:
+        for store in (
+            SQLAlchemySynchronizer(session, models, capture=True),
+            InAnother(app.engine, models, capture=True),
+        ):
+            assert clock_of_listener(Mobync(store), "bob", None) == 1
+            assert app.notes() == 1
+    assert clock_of_listener(app.mobync, "bob", None) == 2
 
 
 def test_a_row_that_is_no_diff_does_not_end_the_syncs_of_its_owner(
