@@ -166,3 +166,22 @@ def test_each_tenant_has_a_schema(database: Database, tmp_path: Path) -> None:
         assert seen
         assert not [each for each in seen if re.search("sqlite_master|pg_trigger|triggers", each)]
         assert tasks.log("ann") == []
+
+
+def test_each_tenant_is_checked_on_a_connection_that_knows_another(tmp_path: Path) -> None:
+    with (
+        open_database("mariadb", tmp_path) as database,
+        tenants(database, tmp_path) as names,
+    ):
+        tasks = TaskList(database)
+        servers = []
+        for name in names:
+            engine = database.engine.execution_options(schema_translate_map={None: name})
+            servers.append(Mobync(SQLAlchemySynchronizer(engine, {"tasks": tasks.tasks})))
+            create_tables(engine, tasks.metadata)
+        with database.engine.begin() as connection:
+            latin = f"ALTER TABLE {names[1]}.diffs CONVERT TO CHARACTER SET latin1"
+            connection.exec_driver_sql(latin)
+        servers[0].push("ann", [])
+        with pytest.raises(ValueError, match="'diffs' cannot store every character"):
+            servers[1].push("ann", [])

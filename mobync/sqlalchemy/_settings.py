@@ -68,13 +68,21 @@ def check_once(connection: Connection, tables: Mapping[str, Table]) -> None:
     """
     if not is_checked(connection, tables):
         check_settings(connection, tables.values())
-        connection.info.setdefault(_CHECKED, set()).update(tables)
+        connection.info.setdefault(_CHECKED, set()).update(_full_names(connection, tables))
 
 
 def is_checked(connection: Connection, tables: Mapping[str, Table]) -> bool:
     """Whether check_once() was done."""
     checked: Set[str] = connection.info.get(_CHECKED, _NONE)
-    return tables.keys() <= checked
+    return _full_names(connection, tables) <= checked
+
+
+def _full_names(connection: Connection, tables: Mapping[str, Table]) -> Set[str]:
+    """The full names of tables in the schemas that the connection's engine has for them."""
+    if not connection.get_execution_options().get("schema_translate_map"):
+        return tables.keys()
+    placed = [(schema_of(table, connection), table.name) for table in tables.values()]
+    return {".".join(part for part in names if part) for names in placed}
 
 
 def check_settings(connection: Connection, tables: Iterable[Table]) -> None:
