@@ -150,6 +150,24 @@ TEST(members_keep_their_order_however_many)
     }
 }
 
+TEST(the_members_stay_when_more_memory_is_taken)
+{
+    enum { ALL_OF_A_BLOCK = 8192 };
+    static const char *const texts[] = {"{}", "{\"a\":1}", "{\"a\":1, \"b\":[2]}", "{ \"a\" : 1}",
+                                        "{\"a\":1,\"b\":2,\"c\":\"3\"}"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        mb_member before[3];
+        document d = read_document(texts[i], strlen(texts[i]));
+        at_row("%s", texts[i]);
+        CHECK(d.status == MB_OK);
+        memcpy(before, d.members, d.count * sizeof *before);
+        for (size_t taken = 0; taken < ALL_OF_A_BLOCK; taken += 16)
+            memset(mb_arena_get(d.arena, 16), 0xa5, 16);
+        CHECK(memcmp(before, d.members, d.count * sizeof *before) == 0);
+        close_document(&d);
+    }
+}
+
 TEST(a_name_may_stand_twice)
 {
     document d = read_document(BYTES("{\"a\":1,\"\\u0061\":2,\"A\":3,\"a\":4}"));
@@ -1169,6 +1187,7 @@ int main(void)
     RUN(an_object_may_be_empty);
     RUN(spans_point_into_the_document);
     RUN(members_keep_their_order_however_many);
+    RUN(the_members_stay_when_more_memory_is_taken);
     RUN(a_name_may_stand_twice);
     RUN(a_name_is_decoded_and_kept_as_it_stood);
     RUN(what_is_not_an_object_is_refused);
