@@ -56,7 +56,7 @@ class World:
         seed: what decides.
         kind: one of KINDS.
         server: asked; None: mobync, in one history of three by requests in parts.
-        richly: whether there are pages, and a device without a name.
+        richly: whether there are pages, syncs during a compaction, and a device without a name.
     """
 
     def __init__(self, seed: int, kind: str, server: Any = None, richly: bool = True) -> None:
@@ -67,6 +67,7 @@ class World:
         self.server: Asked = self.new_server(seed) if server is None else server
         self.backup = copy.deepcopy(self.server)
         self.phones: list[Phone] = [self.new_phone(n) for n in range(3)]
+        self.richly = richly
         self.pages = richly and self.chance.random() < 0.5
         self.stories = RICH_STORIES if richly else STORIES
         if richly and self.chance.random() < 0.3:
@@ -134,7 +135,7 @@ class World:
 
     def between_pieces(self) -> None:
         self.counts["pieces"] += 1
-        if self.chance.random() < 0.2:
+        if self.richly and self.chance.random() < 0.2:
             self.sync(self.chance.choice(self.phones))
 
     def forget(self, phone: Phone) -> None:
