@@ -115,12 +115,12 @@ ROUNDS = 2  # of all failures of a stretch, to see what stays of them
 
 
 def attempts_called_up(
-    server: Mobync, owner_id: str, retries: bool = True, device: str | None = None
+    server: Mobync, owner_id: str, *args: Any, **kwargs: Any
 ) -> Generator[Synchronizer, None, None]:
     """The attempts of a sync; whenever they go on there is memory enough."""
     SCARCITY.enter()
     try:
-        tries = real_attempts(server, owner_id, retries, device)
+        tries = real_attempts(server, owner_id, *args, **kwargs)
         store = next(tries)
         while True:
             SCARCITY.leave()
