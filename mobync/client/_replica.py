@@ -147,19 +147,26 @@ class News:
     """The diffs of a reply that this device had not seen.
 
     Attributes:
-        times: when each field was written, in milliseconds since 1970.
+        times: when each field of an object was written, in milliseconds since 1970.
         born: objects that another device created.
     """
 
-    times: dict[tuple[Name, str], int] = field(default_factory=dict)
+    times: dict[Name, dict[str, int]] = field(default_factory=dict)
     born: set[Name] = field(default_factory=set)
 
     def note(self, diff: DiffDict, name: Name, fields: Row) -> None:
         """Add a diff of another device."""
+        if diff["type"] == "delete":
+            self._forget(name)
+            return
         if diff["type"] == "create":
             self.born.add(name)
-        for each in fields:
-            self.times[name, each] = diff["utc_timestamp"]
+        self.times.setdefault(name, {}).update(dict.fromkeys(fields, diff["utc_timestamp"]))
+
+    def _forget(self, name: Name) -> None:
+        """Take the news of an object for those of a row that is gone."""
+        self.born.discard(name)
+        self.times.pop(name, None)
 
     def left_of(self, edit: Edit, *, exists: bool) -> Edit | None:
         """The part of a waiting edit that this news leaves.
@@ -169,17 +176,20 @@ class News:
         id.
         """
         if not exists:
+            self._forget(edit.name)
             return edit if edit.type == "create" else None
         if edit.type == "create":
             self.born.discard(edit.name)  # both devices created it: the rows are merged
         elif edit.name in self.born:
             return None
         if edit.type == "delete":
+            self._forget(edit.name)  # edits behind it are of a row that the news does not know
             return edit
+        times = self.times.get(edit.name, {})
         row = {
             each: value
             for each, value in edit.row().items()
-            if each == "id" or self.times.get((edit.name, each), -1) <= edit.utc_timestamp
+            if each == "id" or times.get(each, -1) <= edit.utc_timestamp
         }
         return edit.as_update(row) if len(row) > 1 else None
 
