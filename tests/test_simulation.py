@@ -117,6 +117,32 @@ def test_an_edit_made_after_seeing_one_that_went_up_in_a_create_outlives_its_ret
     )
 
 
+def test_an_edit_of_a_new_row_does_not_lose_to_one_of_the_row_that_it_replaced() -> None:
+    """The device deletes a row and creates it again while another one's edit is on its way."""
+    check(
+        History(
+            ("careful", "careful", "careful", "flutter"),
+            (
+                Event("create", "careful1", "tasks", "u0", (("b", 1400), ("c", 1500), ("a", 1600))),
+                Event("send", "careful1"),
+                Event("create", "careful2", "tasks", "u0", (("a", 3100), ("b", 3200), ("c", 3300))),
+                Event("delete", "careful1", "tasks", "u0"),
+                Event("send", "careful2"),
+                Event("deliver", "careful2"),
+                Event("create", "flutter3", "tasks", "u0", (("a", 5000), ("b", 5100), ("c", 5200))),
+                Event("create", "careful1", "tasks", "u0", (("c", 5300), ("a", 5400), ("b", 5500))),
+                Event("update", "careful1", "tasks", "u0", (("c", 5600), ("a", 5700), ("b", 5800))),
+                Event("update", "flutter3", "tasks", "u0", (("b", 5900),)),
+                Event("send", "flutter3"),
+                Event("deliver", "flutter3"),
+            ),
+            seed=2028133,
+            whole_rows=True,
+            distinct_values=True,
+        )
+    )
+
+
 # ---- the claims are checked ----------------------------------------------------------------------
 
 
@@ -160,77 +186,6 @@ EDITED_AND_SEEN = (
 
 def failure(*events: Event) -> Exception | None:
     return failure_of(History(("careful", "careful"), events, 0, distinct_values=True), memory)[1]
-
-
-def test_an_edit_of_a_new_row_does_not_lose_to_one_of_the_row_that_it_replaced() -> None:
-    """The device deletes a row and creates it again while another one's edit is on its way."""
-    check(
-        History(
-            ("careful", "careful", "careful", "flutter"),
-            (
-                Event(
-                    what="create",
-                    device="careful1",
-                    model="tasks",
-                    object_id="u0",
-                    fields=(("b", 1400), ("c", 1500), ("a", 1600)),
-                ),
-                Event(what="send", device="careful1"),
-                Event(
-                    what="create",
-                    device="careful2",
-                    model="tasks",
-                    object_id="u0",
-                    fields=(("a", 3100), ("b", 3200), ("c", 3300)),
-                ),
-                Event(
-                    what="delete",
-                    device="careful1",
-                    model="tasks",
-                    object_id="u0",
-                    fields=(("a", 3900), ("b", 4000)),
-                ),
-                Event(what="send", device="careful2"),
-                Event(what="deliver", device="careful2"),
-                Event(
-                    what="create",
-                    device="flutter3",
-                    model="tasks",
-                    object_id="u0",
-                    fields=(("a", 5000), ("b", 5100), ("c", 5200)),
-                ),
-                Event(
-                    what="create",
-                    device="careful1",
-                    model="tasks",
-                    object_id="u0",
-                    fields=(("c", 5300), ("a", 5400), ("b", 5500)),
-                ),
-                Event(
-                    what="update",
-                    device="careful1",
-                    model="tasks",
-                    object_id="u0",
-                    fields=(("c", 5600), ("a", 5700), ("b", 5800)),
-                ),
-                Event(
-                    what="update",
-                    device="flutter3",
-                    model="tasks",
-                    object_id="u0",
-                    fields=(("b", 5900),),
-                ),
-                Event(what="send", device="flutter3"),
-                Event(what="deliver", device="flutter3"),
-            ),
-            seed=2028133,
-            whole_rows=True,
-            distinct_values=True,
-            refuses=False,
-            by_sql=False,
-            fills=False,
-        )
-    )
 
 
 def test_a_sync_that_breaks_a_rule_of_the_merge_fails(monkeypatch: pytest.MonkeyPatch) -> None:
