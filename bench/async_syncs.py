@@ -21,7 +21,7 @@ from typing import Any
 import aiosqlite
 import wire
 from measuring import Contender
-from small_syncs import NamedPushes, Pushes, make_tasks, request, run_once
+from small_syncs import NamedPushes, Pushes, counted, make_tasks, request
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from task_database import TaskDatabase, answers, open_database
 
@@ -71,9 +71,9 @@ def _waits_of_nameless(mobync: Mobync, ids: list[str], loop: Loop, count: Count)
     def clock() -> int:
         return loop.run_until_complete(mobync.logical_clock_async("nameless"))
 
-    push = _waits(Pushes(sync, "nameless", ids, clock()), count)
+    push = counted(Pushes(sync, "nameless", ids, clock()), count, WARM_UPS)
     body = request("nameless", clock(), [])
-    return {"push": push, "poll": _waits(Contender(lambda: sync(body)), count)}
+    return {"push": push, "poll": counted(Contender(lambda: sync(body)), count, WARM_UPS)}
 
 
 def _waits_of_named(mobync: Mobync, ids: list[str], loop: Loop, count: Count) -> Counts:
@@ -82,18 +82,9 @@ def _waits_of_named(mobync: Mobync, ids: list[str], loop: Loop, count: Count) ->
 
     clock = loop.run_until_complete(mobync.logical_clock_async("named"))
     pushes = NamedPushes(sync, "named", ids, clock)
-    push = _waits(pushes, count)
-    poll = _waits(Contender(lambda: sync(pushes.body([]))), count)
+    push = counted(pushes, count, WARM_UPS)
+    poll = counted(Contender(lambda: sync(pushes.body([]))), count, WARM_UPS)
     return {"named push": push, "named poll": poll}
-
-
-def _waits(contender: Contender, count: Count) -> int:
-    for _ in range(WARM_UPS):
-        run_once(contender)
-    contender.before()
-    waits = count(contender.run)
-    contender.after()
-    return waits
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import wire
 from by_hand import ByHand, open_driver
@@ -30,6 +30,7 @@ PUSHERS = ("mobync", "by hand", "by hand, pooled")
 HEAD = text("SELECT logical_clock FROM diffs_heads WHERE owner = :owner")
 
 Sync = Callable[[bytes], bytes]
+T = TypeVar("T")
 
 
 def measure(quick: bool) -> list[Table]:
@@ -94,7 +95,7 @@ def traffic_of(
         _contests(kind, tapped, ids) as contests,
     ):
         return {
-            (work, how): _traffic(contender, count)
+            (work, how): counted(contender, count)
             for work, contenders in contests.items()
             for how, contender in contenders.items()
         }
@@ -106,8 +107,8 @@ def traffic_of_named(kind: str, database: TaskDatabase) -> dict[str, wire.Traffi
     with _tapped(kind, database.engine.url) as (tapped, count):
         sync = partial(tapped.mobync.apply_json, owner_id="named")
         pushes = NamedPushes(sync, "named", ids, tapped.mobync.logical_clock("named"))
-        push = _traffic(pushes, count)
-        poll = _traffic(Contender(lambda: sync(pushes.body([]))), count)
+        push = counted(pushes, count)
+        poll = counted(Contender(lambda: sync(pushes.body([]))), count)
     return {"push": push, "poll": poll}
 
 
@@ -116,16 +117,17 @@ def traffic_of_documents(kind: str, database: TaskDatabase) -> wire.Traffic:
     with _tapped(kind, database.engine.url) as (tapped, count):
         store = DocumentSynchronizer(tapped.engine)
         create_tables(tapped.engine, store.metadata)
-        return _traffic(_pushes_to(Mobync(store), "documents"), count)
+        return counted(_pushes_to(Mobync(store), "documents"), count)
 
 
-def _traffic(contender: Contender, count: Callable[..., wire.Traffic]) -> wire.Traffic:
-    for _ in range(WARM_UPS):
+def counted(contender: Contender, count: Callable[..., T], warm_ups: int = WARM_UPS) -> T:
+    """What a count says of one run, after some that do not count."""
+    for _ in range(warm_ups):
         run_once(contender)
     contender.before()
-    traffic = count(contender.run)
+    found = count(contender.run)
     contender.after()
-    return traffic
+    return found
 
 
 @contextmanager
