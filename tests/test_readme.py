@@ -487,7 +487,7 @@ def _(w: World) -> None:
     assert w.settle()["t"]["name"] == "oat milk"
 
 
-@proof("One edits a field after a sync that brought the other's edit")
+@proof("One gets the other's edit in a sync, then edits the same field")
 def _(w: World) -> None:
     w.edit(w.phone, "update", "t", name="oat milk")
     w.sync(w.phone, w.tablet)
@@ -547,7 +547,7 @@ def _(w: World) -> None:
     assert w.settle(w.phone) == {}
 
 
-@proof("One creates an object and deletes it before it syncs")
+@proof("One creates an object and deletes it before the next sync")
 def _(w: World) -> None:
     before = w.log()
     w.edit(w.phone, "create", "u", name="salt")
@@ -567,7 +567,7 @@ def _(w: World) -> None:
     assert w.settle()["t"]["name"] == "soy milk"
 
 
-@proof("One loses the reply and sends everything again")
+@proof("One does not get the reply, and sends everything again")
 def _(w: World) -> None:
     asked: list[str] = []
 
