@@ -40,7 +40,7 @@ class Metrics:
         self._accepted = self._counter("mobync_diffs_accepted", "Diffs that were added to a log")
         self._sent = self._counter("mobync_diffs_sent", "Diffs that were sent to devices")
         self._conflicts = self._counter(
-            "mobync_conflicts", "Fields that two sides had written differently"
+            "mobync_conflicts", "Fields set to different values, and objects deleted and edited"
         )
         self._named = self._counter("mobync_named_syncs", "Syncs of devices that name themselves")
         self._resets = self._counter("mobync_resets", "Devices that were told to start over")
