@@ -32,11 +32,11 @@ def measure(quick: bool) -> list[Table]:
         "Beside Accord (accordsync-server), PostgreSQL, in process",
         ["edits at once", "who", "ms", "CPU ms", "spread", "edits/s", "mobync / this"],
         notes=[
-            "From the headers and the body of a push to the bytes of the answer, through the "
-            "function that each offers to frameworks: mobync.http.Endpoint, AccordServer.handle. "
+            "The time from the headers and the body of a push to the bytes of the answer, through "
+            "the function for frameworks: mobync.http.Endpoint and AccordServer.handle. "
             "Each edit sets one field of a task. mobync's answer also has what is new, for which "
             "Accord's devices send a second request. Accord checks a JWT.",
-            "ms is elapsed time, and so is the last column. CPU ms is processor time of this "
+            "ms, edits/s and the last column are elapsed time. CPU ms is processor time of this "
             "process, and the spread is that of CPU ms.",
         ],
     )

@@ -290,7 +290,7 @@ SHORT_FORMS: tuple[tuple[str, str, list[str], Parts], ...] = (
     ),
     (
         "summary",
-        "Everything else in short",
+        "The results in short",
         COMPARED,
         (
             _flatness,

@@ -47,11 +47,11 @@ def measure(quick: bool) -> list[Table]:
         notes=[
             "Both versions have the same Synchronizer (bench/stores.py), with the seven methods "
             "only. SQLite: WAL, an index on (owner, logical_clock), one commit for each apply.",
-            "Each diff updates one field of one of 1,000 tasks. Before the next diff, the row is "
-            "set back, which is not measured. The histories take turns. For the last two "
-            "columns, both versions run once more at each history.",
+            "Each diff updates one field of one of 1,000 tasks. Before the next diff, the row gets "
+            "its old value again, which is not measured. The histories take turns. For the last "
+            "two columns, both versions run once more at each history.",
             f"0.2.0 is left out beyond {old_limit:,} diffs. It reads the whole log as JSON, twice "
-            "for each apply, which takes seconds at 100,000 diffs.",
+            "for each apply, which takes about a second at 100,000 diffs.",
             "Processor time. With a history of 0 there is nothing to read. With a longer one, a "
             "second, small read finds the highest clock, because this Synchronizer does not have "
             f"highest_logical_clock. So compare a long history with a short one, of {SHORT}.",

@@ -39,14 +39,15 @@ def measure(quick: bool) -> list[Table]:
         "Small syncs: one edit, or none, beside the same statements by hand",
         ["database", "work", "how", "µs", "spread", "mobync / this", "statements", "round trips"],
         notes=[
-            "The median of the processor time of this process, without the database's.",
+            "The median processor time of this process. The time of the database is not included.",
             "Push: a device that is up to date sends an update of one field of a task, JSON in "
             "and out. By hand: the same statements as text, with the driver alone and one "
             "commit, without a merge or a check (bench/by_hand.py). Pooled: the same with a "
             "connection from SQLAlchemy's pool, which is given back afterwards, as mobync does. "
-            "In memory: mobync on a MemorySynchronizer, so without SQL and its values.",
-            "Poll: the device sends nothing, and there is nothing new. SELECT of the head: one "
-            "SELECT as text, with a connection from SQLAlchemy's pool.",
+            "In memory: mobync on a MemorySynchronizer, without SQL and without converting values.",
+            "Poll: the device sends nothing, and there is nothing new. SELECT of the clock: one "
+            "SELECT of the owner's highest clock, as text, with a connection from SQLAlchemy's "
+            "pool.",
             "A proxy between client and server counts statements and round trips, including "
             "begin and commit (bench/wire.py). On SQLite, sqlite3 reports the statements.",
         ],
@@ -229,7 +230,7 @@ def _polls(database: TaskDatabase, owner: str, ids: list[str]) -> dict[str, Cont
 
     return {
         "mobync": Contender(lambda: sync(body)),
-        "SELECT of the head": Contender(select_head),
+        "SELECT of the clock": Contender(select_head),
     }
 
 
