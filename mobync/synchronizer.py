@@ -170,8 +170,9 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         """The highest ``logical_clock`` in the owner's log, -1 if it is empty.
 
         A store with this method must also support the filter ``minor`` in :meth:`read`, so that a
-        page of the log, or a piece to compact, can be read alone. None, the default: not available,
-        and mobync reads the log instead.
+        page of the log, or a piece to compact, can be read alone. If a device has seen this clock,
+        mobync does not read the log. None, the default: not available, and mobync reads the log
+        instead.
         """
         return None
 

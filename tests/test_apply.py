@@ -275,9 +275,11 @@ def test_a_store_that_knows_its_highest_clock_is_asked_instead() -> None:
     store.highest = 49
     store.reads.clear()
     assert mobync.apply(50, [], "ann")["logical_clock"] == 50
-    assert store.reads == [(50, 0)]
+    assert store.reads == []
     with pytest.raises(LogicalClockError, match="51"):
         mobync.apply(51, [], "ann")
+    assert mobync.apply(49, [], "ann")["logical_clock"] == 50
+    assert store.reads == [(49, 1)]
 
 
 def test_a_clock_ahead_of_the_server_is_refused() -> None:

@@ -108,6 +108,7 @@ def filled(store: Any) -> Any:
     server.apply(3, [diff("s3", "update", {"id": "old", "a": 1, "b": 2}, 20)], "ann")
     server.apply(4, [diff("s4", "update", {"id": "old", "a": 1}, 21)], "ann")
     server.apply(5, [diff("s5", "delete", {"id": "gone"}, 22)], "ann")
+    server.apply(6, [diff("s6", "create", {"id": "not seen"}, 23)], "ann")
     return store
 
 

@@ -28,6 +28,7 @@ from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables
 from django.db import connections, models, transaction  # isort: skip
 from django.db.backends.signals import connection_created  # isort: skip
 from django.test import AsyncRequestFactory, RequestFactory, override_settings  # isort: skip
+from django.test.utils import CaptureQueriesContext  # isort: skip
 from django_app.models import Project, Seat, Task  # isort: skip
 from mobync.django import DjangoSynchronizer, track  # isort: skip
 from mobync.http.django import events  # isort: skip
@@ -135,6 +136,18 @@ def test_updates_and_deletes_reach_the_row_and_the_other_device(mobync: Mobync, 
     clock = sync(mobync, "anna", 0, [])["logical_clock"]
     sync(mobync, "anna", clock, [diff("delete", "tasks", id="t1")])
     assert not Task.objects.using(alias).exists()
+
+
+def test_the_log_is_read_only_for_a_device_that_lacks_something(mobync: Mobync, alias: str) -> None:
+    def reads_of_log(clock: int, sent: dict[str, Any]) -> int:
+        with CaptureQueriesContext(connections[alias]) as executed:
+            sync(mobync, "anna", clock, [sent])
+        return sum("FROM" in q["sql"] and "utc_timestamp" in q["sql"] for q in executed)
+
+    sync(mobync, "anna", 0, [diff("create", "projects", id=P1, name="Home")])
+    clock = mobync.logical_clock("anna")
+    assert reads_of_log(clock, diff("update", "projects", id=P1, name="House")) == 0
+    assert reads_of_log(clock, diff("update", "projects", id=P1, name="Flat")) == 1
 
 
 P1 = "11111111-1111-4111-8111-111111111111"

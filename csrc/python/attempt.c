@@ -28,7 +28,8 @@ int begin_attempt(sync_state *s)
     s->has_later = s->is_restored = s->is_retry = s->is_behind = s->writes_log = false;
     s->result = (mb_merge_result){.conflicts = 0};
     s->restored_downstream.count = s->written_count = s->filled_count = 0;
-    s->window_from = s->highest = s->next_page = -1;
+    s->window_from = s->next_page = -1;
+    s->highest = HEAD_UNREAD;
     s->page.pull_clock = s->pull_clock;
     s->page.stamp = s->stamp;
     for (size_t i = 0; i < s->request.diffs.count; i++)

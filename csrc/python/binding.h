@@ -48,6 +48,8 @@ typedef enum {
     OPTIONAL_METHODS
 } optional_method;
 
+enum { HEAD_UNREAD = -2 }; /* instead of an owner's highest clock: it is not known */
+
 enum { STATE_OBJECTS = 80 }; /* as many at most */
 
 typedef struct {
@@ -383,7 +385,7 @@ typedef struct {
     bool has_later;
     diff_list history;   /* the whole log, where objects are restored */
     int64_t window_from; /* the window is the whole log from this clock on; -1: it is a part */
-    int64_t highest;     /* the owner's clock before it */
+    int64_t highest;     /* the owner's clock before it, -1 for an empty log; or HEAD_UNREAD */
     int64_t push_clock;  /* that a push was made for, or -1 for any: the owner's next clock */
     int64_t next_page;   /* the clock of the page after this one; -1: this is the last */
     bool is_retry;       /* the window knows a diff of the request */
@@ -483,7 +485,8 @@ typedef enum { LOG_ROWS, LOG_UNTIMED, LOG_MEMBERS, LOG_DELETES } log_part;
 int read_log(sync_state *s, const store *app, int64_t first, int64_t end, log_part part,
              diff_list *rows);
 
-/* Asks the store for the owner's highest clock: -1 for an empty log, -2 if the store has no answer. */
+/* Asks the store for the owner's highest clock: -1 for an empty log, HEAD_UNREAD if the store has no
+ * answer. */
 int ask_highest_clock(sync_state *s, const store *app);
 
 /* Finds the owner's highest clock, -1 for an empty log: the store's own answer, or the one from reading

@@ -36,7 +36,7 @@ int admit_device(sync_state *s, const store *app)
     s->turn_taken = PyObject_CallFunction(
         s->state->admit, "OOOOLOLKnLLL", s->server, app->object, s->owner_id, s->device,
         (long long)s->number, s->mark, (long long)s->client_clock, (unsigned long long)s->content,
-        count, may_poll ? (long long)s->highest : -2, (long long)s->page.first_clock,
+        count, may_poll ? (long long)s->highest : HEAD_UNREAD, (long long)s->page.first_clock,
         (long long)s->page.stamp);
     if (s->turn_taken == Py_None) {
         Py_CLEAR(s->turn_taken);

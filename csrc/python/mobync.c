@@ -76,7 +76,8 @@ static int refuse_no_init(void)
 static int open_sync(mobync_object *self, sync_state *s)
 {
     *s = (sync_state){.state = state_of_type(Py_TYPE(self)), .server = self, .skips = self->skips};
-    s->next_page = s->highest = s->push_clock = -1;
+    s->next_page = s->push_clock = -1;
+    s->highest = HEAD_UNREAD;
     return s->state != NULL && self->synchronizer != NULL ? 0 : refuse_no_init();
 }
 

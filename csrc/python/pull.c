@@ -6,8 +6,6 @@
  */
 #include "binding.h"
 
-enum { HEAD_UNREAD = -2 };
-
 /* Finds out whether the store sees less than the device has seen. Then only a read under the lock
  * can say whether the log has lost it, because a store may be behind for a moment. */
 static void compare_with_head(sync_state *s)

@@ -198,7 +198,7 @@ int read_log(sync_state *s, const store *app, int64_t first, int64_t end, log_pa
 
 int ask_highest_clock(sync_state *s, const store *app)
 {
-    s->highest = -2;
+    s->highest = HEAD_UNREAD;
     if (!app->has[HIGHEST_LOGICAL_CLOCK])
         return 0;
     PyObject *name = s->state->optional_names[HIGHEST_LOGICAL_CLOCK];
@@ -207,7 +207,7 @@ int ask_highest_clock(sync_state *s, const store *app)
         return -1;
     int result = 0;
     if (answer != Py_None) {
-        s->highest = PyLong_Check(answer) ? PyLong_AsLongLong(answer) : -2;
+        s->highest = PyLong_Check(answer) ? PyLong_AsLongLong(answer) : HEAD_UNREAD;
         if (s->highest < -1 || s->highest > MB_MAX_INTEGER) {
             PyErr_Clear();
             result = raise_shown(s->state, PyExc_TypeError,
@@ -224,7 +224,7 @@ int find_highest_clock(sync_state *s, const store *app, int64_t from)
 {
     if (ask_highest_clock(s, app) < 0)
         return -1;
-    if (s->highest >= -1)
+    if (s->highest != HEAD_UNREAD)
         return 0;
     diff_list rows = {.json = NULL};
     const int result = read_log(s, app, from, -1, LOG_ROWS, &rows);

@@ -9,6 +9,8 @@ int read_window(sync_state *s, const store *app, int64_t first, int64_t end)
 {
     diff_list_clear(&s->window);
     s->window_from = end < 0 ? first : -1;
+    if (s->highest != HEAD_UNREAD && s->highest < first)
+        return 0; /* the log ends before it */
     const log_part part = s->request.diffs.count == 0 ? LOG_UNTIMED : LOG_ROWS;
     return read_log(s, app, first, end, part, &s->window);
 }
@@ -140,17 +142,17 @@ static int load_page(sync_state *s, const store *app)
     return read_piece(s, app, first, -1);
 }
 
-/* Finds the owner's highest clock after the window was read. The last diffs of a log that is read
- * from its beginning may have been folded away: then only the store knows the clock. */
+/* Finds the owner's highest clock after the window was read. The last diffs of the log may have been
+ * folded away: then only the store knows the clock. */
 int find_highest(sync_state *s, const store *app, int64_t read_from)
 {
     const int64_t last = highest_of(&s->window.diffs);
-    s->highest = -1;
-    if ((s->client_clock == 0 || resets(s)) && ask_highest_clock(s, app) < 0)
+    if (s->highest == HEAD_UNREAD && ask_highest_clock(s, app) < 0)
         return -1;
+    const bool is_known = s->highest != HEAD_UNREAD || last >= 0 || read_from == 0;
     if (s->highest < last)
         s->highest = last;
-    return s->highest >= 0 || read_from == 0 ? 0 : find_highest_clock(s, app, read_from - 1);
+    return is_known ? 0 : find_highest_clock(s, app, read_from - 1);
 }
 
 /* Reads what the device has not seen. If a window is sent in pages, only the last page goes
@@ -163,6 +165,8 @@ int load_window(sync_state *s, const store *app)
         return 0;
     const int64_t first = s->page.first_clock;
     const int64_t read_from = s->request.diffs.count == 0 ? first : s->client_clock;
+    if (s->highest == HEAD_UNREAD && ask_highest_clock(s, app) < 0)
+        return -1;
     if (s->window_from != read_from && read_window(s, app, read_from, -1) < 0)
         return -1;
     if (find_highest(s, app, read_from) < 0)

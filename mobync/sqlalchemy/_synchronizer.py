@@ -703,8 +703,6 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         model = self._model(where)
         owner: Any = None
         if self._open is not None:
-            if model is self._log and _is_after(self._open.clock, filters):
-                return []
             owner_id = self._open.owner_id
             owner = model.owner_value(owner_id, self._open.connection.dialect)
             filters = [f for f in filters if not (_on_owner(model, f) and f.data == owner_id)]
@@ -724,8 +722,6 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
     def read_log(self, where: str, filters: Sequence[ReadFilter]) -> Iterable[Sequence[Any]]:
         """Read rows of the log as values, one by one."""
         assert self._open is not None
-        if _is_after(self._open.clock, filters):
-            return []
         owner_id = self._open.owner_id
         filters = [f for f in filters if not (_on_owner(self._log, f) and f.data == owner_id)]
         with self._reading() as connection:
@@ -1008,15 +1004,6 @@ def _on_owner(model: Model, f: ReadFilter) -> bool:
         and f.filter_by is FilterType.equal
         and f.data is not None
     )
-
-
-def _is_after(clock: int, filters: Sequence[ReadFilter]) -> bool:
-    """Whether filters ask for nothing but what comes after a clock."""
-    for f in filters:  # not any(...), which makes a generator for two filters
-        is_after = f.field_name == Diff.LOGICAL_CLOCK and f.filter_by is FilterType.majorOrEqual
-        if is_after and isinstance(f.data, int) and f.data > clock:
-            return True
-    return False
 
 
 def _find_log(models: Mapping[str, Table | type[Any]]) -> Table:
