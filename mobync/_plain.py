@@ -1,8 +1,10 @@
-"""Checks that functions of the app are not async, because nobody would await them."""
+"""Checks of functions of the app: they are not async, because nobody would await them, and they
+take what they are called with."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 _PLAIN = "{} must be a plain function, not a coroutine ({}): make it a def; it runs in a thread"
 _NEVER_AWAITABLE = frozenset((type(None), bool, int, str, bytes, list, tuple, dict))
@@ -28,6 +30,27 @@ def check_plain(name: str, function: object, *, may_yield: bool = False) -> None
     )
     if waits:
         raise TypeError(_PLAIN.format(name, "async def"))
+
+
+def check_takes(
+    name: str, function: Callable[..., object], *given: object, **named: object
+) -> None:
+    """Refuse a function that cannot be called with these arguments.
+
+    Raises:
+        TypeError: it cannot; it says how the function is called.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some that are written in C do not say what they take
+        return
+    try:
+        signature.bind(*given, **named)
+    except TypeError as error:
+        called = ", ".join([*map(str, given), *named])
+        raise TypeError(
+            f"{name} is called with ({called}), but takes {signature}: {error}"
+        ) from None
 
 
 def refuse_awaitable(name: str, answer: object) -> None:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from ._plain import check_plain, refuse_awaitable
+from ._plain import check_plain, check_takes, refuse_awaitable
 from ._waiting import IN_A_THREAD, Waiting
 from .errors import InvalidDiffError
 from .types import FIELD_TIMES, LOG_FIELDS, Diff, FilledModel, LogRow, ReadFilter
@@ -528,6 +528,7 @@ def _write_each(
             raise
 
 
+_DIFF = dict.fromkeys(LOG_FIELDS)
 _MAY_YIELD = ("read", "owned_rows", "find_owned_rows", "owned_models", "read_parts")
 
 
@@ -535,7 +536,8 @@ def check_synchronizer(given: object, diffs_model_name: str) -> None:
     """Check the synchronizer and the name of the log for a ``Mobync``.
 
     Raises:
-        TypeError: it is not a Synchronizer, or one of its methods is an ``async def``.
+        TypeError: it is not a Synchronizer, one of its methods is an ``async def``, or a rule does
+            not take the fields of a diff.
         ValueError: it has another name for its log.
     """
     if not isinstance(given, Synchronizer):
@@ -550,6 +552,9 @@ def check_synchronizer(given: object, diffs_model_name: str) -> None:
                 getattr(given, name),
                 may_yield=name in _MAY_YIELD,
             )
+        if name.startswith("validate_"):
+            rule = getattr(given, name)
+            check_takes(f"{type(given).__name__}.{name}", rule, "owner_id", **_DIFF)
     kept = given.diffs_model_name
     if kept is not None and kept != diffs_model_name:
         raise ValueError(

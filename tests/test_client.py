@@ -173,6 +173,23 @@ def test_values_are_kept_as_they_were_written(world: World) -> None:
     assert kept == f'{{"id": "x", {values}, "e": 1}}'
 
 
+def test_an_update_cannot_change_the_id(world: World) -> None:
+    with world.device() as phone:
+        phone.create("tasks", {"id": "t"})
+        with pytest.raises(ValueError, match=r"^the id of tasks 't' cannot become 'u'$"):
+            phone.update("tasks", "t", {"id": "u", "name": "milk"})
+        phone.update("tasks", "t", {"id": "t", "name": "milk"})
+        assert phone.rows("tasks") == [{"id": "t", "name": "milk"}]
+
+
+def test_a_file_that_cannot_be_opened_is_named(world: World, tmp_path: Path) -> None:
+    other = tmp_path / "a.txt"
+    other.write_text("no database " * 100)
+    for path, said in ((other, "not a database"), (tmp_path / "no" / "a.db", "unable to open")):
+        with pytest.raises(sqlite3.Error, match=f"^{path}: .*{said}"):
+            world.device(path)
+
+
 def test_a_device_is_there_again_after_it_was_closed(world: World, tmp_path: Path) -> None:
     with world.device(tmp_path / "a.db") as phone:
         phone.create("tasks", {"id": "t"})
@@ -799,6 +816,15 @@ def test_what_no_waiting_helps_against_is_an_error_and_loses_nothing(
         phone.sync()
         assert phone.waiting == 0
     assert pauses == []
+
+
+def test_a_url_without_the_sync_route_is_told_what_it_must_be() -> None:
+    wrong = scripted(answer(404, detail="Not Found"))
+    with (
+        wrong as phone,
+        pytest.raises(ServerError, match=r"^404: .*Not Found.* the sync route, as"),
+    ):
+        phone.sync()
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,37 @@ def test_an_async_generator_of_a_synchronizer_is_refused_at_construction(
         Mobync(store)
 
 
+def knows_no_fields(store: Any, owner_id: str, diff: Any) -> bool:
+    return True
+
+
+def knows_too_few(store: Any, owner_id: str, *, model: str, json_data: str) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("rule", [knows_no_fields, knows_too_few])
+@pytest.mark.parametrize("name", ["validate_create", "validate_update", "validate_delete"])
+def test_a_rule_that_does_not_take_a_diff_is_refused_at_construction(name: str, rule: Any) -> None:
+    store = type("Own", (MemorySynchronizer,), {name: rule})()
+    with pytest.raises(
+        TypeError, match=rf"^Own\.{name} is called with \(owner_id, id, owner, .*but"
+    ):
+        Mobync(store)
+
+
+def test_a_rule_may_name_the_fields_that_it_uses_or_all() -> None:
+    class Own(MemorySynchronizer):
+        def validate_create(self, who: str, *, model: str, **rest: Any) -> bool:
+            return True
+
+        def validate_update(
+            self, owner_id, id, owner, logical_clock, utc_timestamp, type, model, json_data
+        ) -> bool:
+            return True
+
+    Mobync(Own())
+
+
 def yielding(*given: Any, **more: Any) -> Any:
     yield True
 
@@ -487,6 +518,18 @@ def test_missing_tables_are_named_with_what_makes_them(database: Database, use: 
 
     with pytest.raises(NoSuchTableError, match=r"no table 'changes(_heads)?':.*create_tables"):
         FIRST_USES[use](mobync, store)
+
+
+def test_tables_made_before_the_synchronizer_lack_those_of_mobync(database: Database) -> None:
+    metadata = MetaData()
+    tasks = task_table(metadata)
+    create_tables(database.engine, metadata)
+    mobync = Mobync(SQLAlchemySynchronizer(database.engine, {"tasks": tasks}))
+
+    with pytest.raises(NoSuchTableError, match="or once the Synchronizer is made"):
+        mobync.apply(0, [], "anna")
+    create_tables(database.engine, metadata)
+    mobync.apply(0, [], "anna")
 
 
 def test_a_model_without_a_table_is_named(database: Database) -> None:

@@ -208,6 +208,13 @@ def test_an_authenticate_that_is_async_is_told_at_once_what_to_do() -> None:
         new_endpoint(later)
 
 
+def test_an_authenticate_with_other_arguments_is_refused_at_construction() -> None:
+    with pytest.raises(
+        TypeError, match=r"^authenticate is called with \(token, headers\), but takes"
+    ):
+        new_endpoint(lambda token: "anna")
+
+
 def test_an_authenticate_that_answers_a_coroutine_is_told_what_to_do() -> None:
     endpoint = new_endpoint(bound_later, live=InProcessLive())
 

@@ -138,14 +138,17 @@ class Database:
 
     def __init__(self, path: str | Path, tables: str) -> None:
         self._lock = threading.RLock()
-        self.connection = sqlite3.connect(
-            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
         try:
-            self._make(tables)
-        except BaseException:
-            self.connection.close()
-            raise
+            self.connection = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._make(tables)
+            except BaseException:
+                self.connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise type(error)(f"{path}: {error}") from error
 
     def _make(self, tables: str) -> None:
         self.execute("PRAGMA journal_mode = WAL")

@@ -123,7 +123,10 @@ class Device:
         Raises:
             KeyError: there is no such row.
             InvalidDiffError, sqlite3.IntegrityError, TypeError, ValueError: as in :meth:`create`.
+            ValueError: the fields have another ``id``.
         """
+        if fields.get("id", row_id) != row_id:
+            raise ValueError(f"the id of {model} {row_id!r} cannot become {fields['id']!r}")
         self._edit("update", model, {**fields, "id": row_id})
 
     def delete(self, model: str, row_id: str) -> None:

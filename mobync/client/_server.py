@@ -17,6 +17,7 @@ Token: TypeAlias = str | Callable[[], str] | None
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 LONGEST_ECHO = 200  # characters of an answer that an error repeats
+EXAMPLE_URL = "https://example.org/sync"
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may change after a pause
 
 
@@ -139,6 +140,8 @@ def error_of(answer: Answer) -> ClientError:
     """The error for an answer that the device cannot handle."""
     code = answer.json().get("code")
     message = f"{answer.status}: {shown(answer)}"
+    if code is None and answer.status in (404, 405):
+        message += f" - the URL must be that of the sync route, as {EXAMPLE_URL}"
     return ServerError(message, answer.status, code if isinstance(code, str) else "")
 
 

@@ -18,7 +18,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Generic, TypeVar
 
 from .. import _core
-from .._plain import check_plain, refuse_awaitable
+from .._plain import check_plain, check_takes, refuse_awaitable
 from .._sync.known_devices import LONGEST_NAME, clock_of_listener, is_name
 from .._sync.owner_locks import OwnerLocks
 from .._sync.parts import HOLDS
@@ -190,7 +190,7 @@ class Endpoint:
         waiting: how its methods wait: in the thread that calls them, or in a task.
 
     Raises:
-        TypeError: an argument has the wrong type.
+        TypeError: an argument has the wrong type, or ``authenticate`` takes other arguments.
         ValueError: a number of bytes is not positive, or does not fit the others; or a client is
             given twice.
     """
@@ -214,6 +214,7 @@ class Endpoint:
         self.waiting: Waiting = mobync.synchronizer._waiting
         if not self.waiting.can_await:
             check_plain("authenticate", authenticate)
+        check_takes("authenticate", authenticate, "token", "headers")
         if live is not None and not isinstance(live, Live):
             raise TypeError(f"live must be one of mobync.live, not {type(live).__name__}")
         self.mobync = mobync

@@ -52,9 +52,10 @@ def create_tables(engine: Engine, metadata: MetaData) -> None:
     """
     if not _is_in_greenlet():
         check_blocking(engine)
-    for name, given, kind in (("engine", engine, Engine), ("metadata", metadata, MetaData)):
+    for name, given, kind in (("an Engine", engine, Engine), ("a MetaData", metadata, MetaData)):
         if not isinstance(given, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, not {type(given).__name__}")
+            parameter = kind.__name__.lower()
+            raise TypeError(f"{parameter} must be {name}, not {type(given).__name__}")
     ours = [table for table in metadata.sorted_tables if _is_ours(table)]
     _check(engine, [])
     missing = _missing(engine, metadata)

@@ -42,5 +42,6 @@ def missing_table(error: DBAPIError, tables: Sequence[Table]) -> NoSuchTableErro
         return None
     return NoSuchTableError(
         f"the database has no table {max(named, key=len)!r}: make it before the first sync, "
-        "with mobync.sqlalchemy.create_tables(engine, metadata) or a migration"
+        "with mobync.sqlalchemy.create_tables(engine, metadata) or a migration. Its metadata knows "
+        "mobync's tables from diffs_table(metadata), or once the Synchronizer is made"
     )
