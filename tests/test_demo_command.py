@@ -17,6 +17,7 @@ import requests
 from server_process import PATIENCE_S, Lines, eventually, mobync
 
 from mobync.client import Device
+from mobync.server._demo import TODO_OF_THE_WHEEL
 from mobync.server.commands import main
 
 
@@ -106,7 +107,7 @@ def complaints(live: Live) -> list[str]:
     return [line for line in live.log.lines if re.search("error|refused|Traceback", line)]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_two_devices_edit_until_it_is_stopped_and_the_server_ends_with_it(stop, tmp_path):
     with living(tmp_path) as live:
         eventually(lambda: live.count("mobync_conflicts_total") > 0)
@@ -246,6 +247,30 @@ def test_it_serves_the_todo_app_and_prints_a_link_with_the_token_of_anna(tmp_pat
         )
         assert synced.json()["success"]
         live.stop()
+
+
+def test_without_the_todo_app_it_says_how_to_build_it(tmp_path):
+    assert not TODO_OF_THE_WHEEL.is_dir()  # the tests run in a checkout
+    with living(tmp_path) as live:
+        live.printed.wait_for(
+            r"^to-do app +is not built here: `make run` in the checkout builds it$"
+        )
+        live.stop()
+
+
+def test_it_ends_when_its_terminal_is_closed(tmp_path):
+    terminal = "import pty, sys; pty.spawn(sys.argv[1:])"
+    demo = [sys.executable, "-m", "mobync.server", "demo", "--port", "0", "--pause", "0.02"]
+    with subprocess.Popen(
+        [sys.executable, "-c", terminal, *demo], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        while not process.stdout.readline().startswith("inspector "):
+            pass
+        (running,) = children_of(process.pid)
+        (server,) = children_of(running)
+        process.kill()
+    eventually(lambda: not Path(f"/proc/{running}").exists())
+    assert not Path(f"/proc/{server}").exists()
 
 
 def children_of(process_id: int) -> list[int]:

@@ -28,6 +28,31 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "databases.md"
 SEVEN = ["id", "owner", "logical_clock", "utc_timestamp", "type", "model", "json_data"]
 
 
+# ---- a rule --------------------------------------------------------------------------------------
+
+
+def test_the_rule_of_the_page_refuses_with_its_reason_and_never_fails():
+    (code,) = re.findall(
+        r"```python\n(import json\n.*?class Items.*?)```", DOCUMENT.read_text(), re.S
+    )
+    names: dict[str, Any] = {"SQLAlchemySynchronizer": SQLAlchemySynchronizer}
+    exec(compile(code, "docs/databases.md: a rule", "exec"), names)
+    metadata = MetaData()
+    own = [Column("owner", String(40)), Column("cents", sa.Integer)]
+    items = Table("items", metadata, Column("id", String(40), primary_key=True), *own)
+    engine = create_engine("sqlite://")
+    mobync = Mobync(names["Items"](engine, {"items": items}), on_refusal="skip")
+    metadata.create_all(engine)
+    values = [150, None, 0, -1.0, "-1", "a", [1], True, {}]
+    diffs = [diff("create", model="items", id=f"i{n}", cents=v) for n, v in enumerate(values)]
+
+    refused = mobync.apply(0, diffs, "anna")["refused"]
+
+    assert len(refused) == len(values) - 2
+    told = [each["message"] for each in refused if each["code"] == "unauthorized"]
+    assert told == ["a price must be positive"] * 2
+
+
 # ---- the tables ---------------------------------------------------------------------------------
 
 

@@ -43,6 +43,8 @@ KINDS = ("oat", "rye", "sea", "green", "brown", "organic", "cheap", "ten", "two"
 MOST_ITEMS = 12  # on the list
 AWAY_PAUSES = (3, 8)  # for how many pauses a device is without a network
 START_TIMEOUT_S = 60
+# A terminal that is closed sends SIGHUP; Windows has no such signal.
+STOPS = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
 SYNCED = re.compile(r"\S+ sync owner=")  # these lines would push the printed links off the screen
 TODO_OF_THE_WHEEL = Path(__file__).with_name("todo")
 
@@ -91,7 +93,7 @@ def demo(port: int, database: Path, todo: Path | None, pause: float) -> None:
         server_ended.set()
         stopped.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPS:
         signal.signal(number, lambda *_: stopped.set())
     url_of_database = f"sqlite:///{quote(str(database.resolve()))}"
     with _served(port, url_of_database, todo, stop_without_server) as inspector:
@@ -104,7 +106,9 @@ def demo(port: int, database: Path, todo: Path | None, pause: float) -> None:
             log = [*MOBYNC, "log", OWNER, "--follow", "-d", url_of_database]
             click.echo(f"{OWNER}'s phone and tablet are editing.  Ctrl-C ends it.\n")
             click.echo(f"log         {shlex.join(log)}")
-            if todo is not None:
+            if todo is None:
+                click.echo("to-do app   is not built here: `make run` in the checkout builds it")
+            else:
                 click.echo(f"to-do app   {urljoin(inspector, '/todo/')}#{token}")
             click.echo(f"inspector   {inspector}   (opens once)")
             stopped.wait()
