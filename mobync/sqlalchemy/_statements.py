@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from inspect import signature
@@ -66,7 +66,7 @@ _MOST_VALUES = 30_000
 _MOST_CHARACTERS = 1_000_000
 _IDS_A_STATEMENT = 500
 
-_PIECE_ROWS = 1000  # of a window, in memory at once
+PIECE_ROWS = 1000  # of a window, in memory at once
 
 # Types of an id whose values PostgreSQL may get as an array of texts: a column of another type, as
 # CITEXT, may compare otherwise.
@@ -328,15 +328,20 @@ def existing_ids(connection: Connection, model: Model, owner: Any, ids: Sequence
 # ---- reading ------------------------------------------------------------------------------------
 
 
-def read_values(
-    connection: Connection, model: Model, owner: Any, filters: Iterable[ReadFilter]
+def in_pieces(
+    connection: Connection, statement: Prepared, values: Mapping[str, Any]
 ) -> Iterable[Sequence[Any]]:
-    """Read what :func:`read_rows` does, as values in the order of the fields, a piece at a time."""
-    encoders = model.encoders(connection.dialect)
-    encode = [encoders.get(field) for field in model.fields]
-    statement, values = _reading(connection, model, owner, filters)
+    """The rows of a select; only a piece of them is in memory."""
     result = statement.execute(connection, values)
-    rows = chain.from_iterable(result.partitions(_PIECE_ROWS))
+    return chain.from_iterable(result.partitions(PIECE_ROWS))
+
+
+def encoded_values(
+    model: Model, rows: Iterable[Sequence[Any]], dialect: Dialect
+) -> Iterable[Sequence[Any]]:
+    """Rows of :func:`rows_select` with values that can be JSON, in the order of the fields."""
+    encoders = model.encoders(dialect)
+    encode = [encoders.get(field) for field in model.fields]
     return map(partial(_encode, encode), rows) if any(encode) else rows
 
 
@@ -358,16 +363,15 @@ def read_rows(
         owner: as the owner column stores it; None if the filters say whose rows.
         filters: conditions on fields, or on the owner.
     """
-    statement, values = _reading(connection, model, owner, filters)
+    statement, values = rows_select(model, owner, filters, connection.dialect)
     result = statement.execute(connection, values)
     return _encoded(model, list(model.fields), result, connection.dialect)
 
 
-def _reading(
-    connection: Connection, model: Model, owner: Any, filters: Iterable[ReadFilter]
+def rows_select(
+    model: Model, owner: Any, filters: Iterable[ReadFilter], dialect: Dialect
 ) -> tuple[Prepared, dict[str, Any]]:
     """The select of an owner's rows that pass all filters, and its values."""
-    dialect = connection.dialect
     filters = list(filters)
     compared = tuple((f.field_name, f.filter_by, f.data is None) for f in filters)
     statement = model.statements.get(

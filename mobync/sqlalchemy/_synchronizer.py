@@ -58,16 +58,19 @@ from ._plain_log import PlainLog, highest_clock, ids
 from ._refusals import Reason, ids_taken, reason_at_commit, reason_in_log, reason_of, write_run
 from ._settings import check_once, is_checked
 from ._statements import (
+    PIECE_ROWS,
     delete_of,
     delete_rows,
+    encoded_values,
     erase_rows,
+    in_pieces,
     insert_of,
     insert_rows,
     read_fields,
     read_owners,
     read_page,
     read_rows,
-    read_values,
+    rows_select,
     update_of,
     update_rows,
 )
@@ -720,13 +723,17 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         return rows
 
     def read_log(self, where: str, filters: Sequence[ReadFilter]) -> Iterable[Sequence[Any]]:
-        """Read rows of the log as values, one by one."""
+        """Read rows of the log as values: all at once if they are few, else one by one."""
         assert self._open is not None
-        owner_id = self._open.owner_id
-        filters = [f for f in filters if not (_on_owner(self._log, f) and f.data == owner_id)]
+        opened, log = self._open, self._with_field_times(self._log)
+        filters = [f for f in filters if not (_on_owner(log, f) and f.data == opened.owner_id)]
+        dialect = opened.connection.dialect
+        statement, values = rows_select(log, opened.owner_in(self._log), filters, dialect)
+        if opened.clock - _first_clock(filters) < PIECE_ROWS:
+            self._source.before_statement()
+            return encoded_values(log, opened.select(statement, values), dialect)
         with self._reading() as connection:
-            owner = self._log.owner_value(owner_id, connection.dialect)
-            return read_values(connection, self._with_field_times(self._log), owner, filters)
+            return encoded_values(log, in_pieces(connection, statement, values), dialect)
 
     def owned_rows(self, owner_id: str, where: str, after: str | None = None) -> Iterator[Row]:
         """Read an owner's rows of a model, a page at a time, in the order of their ids.
@@ -1004,6 +1011,16 @@ def _on_owner(model: Model, f: ReadFilter) -> bool:
         and f.filter_by is FilterType.equal
         and f.data is not None
     )
+
+
+def _first_clock(filters: Sequence[ReadFilter]) -> int:
+    """The clock from which filters ask for diffs."""
+    firsts = [
+        f.data
+        for f in filters
+        if f.field_name == Diff.LOGICAL_CLOCK and f.filter_by is FilterType.majorOrEqual
+    ]
+    return max(firsts, default=0)
 
 
 def _find_log(models: Mapping[str, Table | type[Any]]) -> Table:
