@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,9 @@ class Ready(Synchronizer):
     """A store that costs nothing: its window is there, and what it is given is gone."""
 
     def __init__(self, window: list[Diff] | str) -> None:
+        rows: list[Diff] = json.loads(window) if isinstance(window, str) else window
         self._window = window
+        self._highest = max((row["logical_clock"] for row in rows), default=CLOCK - 1)
 
     @contextmanager
     def transaction(self, owner_id: str) -> Iterator[Synchronizer]:
@@ -27,7 +30,7 @@ class Ready(Synchronizer):
         return self._window
 
     def highest_logical_clock(self, owner_id: str) -> int:
-        return CLOCK - 1
+        return self._highest
 
     def create(self, where: str, data_json: str) -> None:
         pass

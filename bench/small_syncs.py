@@ -45,6 +45,7 @@ def measure(quick: bool) -> list[Table]:
             "commit, without a merge or a check (bench/by_hand.py). Pooled: the same with a "
             "connection from SQLAlchemy's pool, which is given back afterwards, as mobync does. "
             "In memory: mobync on a MemorySynchronizer, without SQL and without converting values.",
+            "Pull: the device sends nothing, and lacks one diff of another device.",
             "Poll: the device sends nothing, and there is nothing new. SELECT of the clock: one "
             "SELECT of the owner's highest clock, as text, with a connection from SQLAlchemy's "
             "pool.",
@@ -219,9 +220,8 @@ def request(owner: str, clock: int, diffs: list[Diff]) -> bytes:
     return json.dumps({"auth_token": owner, "logical_clock": clock, "diffs": diffs}).encode()
 
 
-def _polls(database: TaskDatabase, owner: str, ids: list[str]) -> dict[str, Contender]:
+def _polls(database: TaskDatabase, owner: str) -> dict[str, Contender]:
     sync = partial(database.mobync.apply_json, owner_id=owner)
-    run_once(Pushes(sync, owner, ids, database.mobync.logical_clock(owner)))
     body = request(owner, database.mobync.logical_clock(owner), [])
 
     def select_head() -> None:
@@ -234,21 +234,31 @@ def _polls(database: TaskDatabase, owner: str, ids: list[str]) -> dict[str, Cont
     }
 
 
+def _pulls(database: TaskDatabase, owner: str, syncs: dict[str, Sync]) -> dict[str, Contender]:
+    """A device that lacks the log's last diff."""
+    body = request(owner, database.mobync.logical_clock(owner) - 1, [])
+    return {how: Contender(partial(sync, body)) for how, sync in syncs.items()}
+
+
 @contextmanager
 def _contests(
     kind: str, database: TaskDatabase, ids: dict[str, list[str]]
 ) -> Iterator[dict[str, dict[str, Contender]]]:
     """Who does what, over the database's engine and a connection of its driver."""
     with closing(open_driver(database.engine)) as driver:
-        syncs = {
-            "mobync": partial(database.mobync.apply_json, owner_id="mobync"),
+        by_hand: dict[str, Sync] = {
             "by hand": ByHand(kind, driver).sync,
             "by hand, pooled": partial(ByHand(kind, driver).sync_pooled, database.engine),
         }
+        mobync = database.mobync
+        syncs = {"mobync": partial(mobync.apply_json, owner_id="mobync"), **by_hand}
+        poll = partial(mobync.apply_json, owner_id="poller")
+        run_once(Pushes(poll, "poller", ids["poller"], mobync.logical_clock("poller")))
         yield {
             "push one update": {
-                how: Pushes(sync, how, ids[how], database.mobync.logical_clock(how))
+                how: Pushes(sync, how, ids[how], mobync.logical_clock(how))
                 for how, sync in syncs.items()
             },
-            "poll, nothing new": _polls(database, "poller", ids["poller"]),
+            "pull one diff": _pulls(database, "poller", {"mobync": poll, **by_hand}),
+            "poll, nothing new": _polls(database, "poller"),
         }

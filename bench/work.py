@@ -6,10 +6,10 @@
 
 Counted are the instructions (callgrind) that the core and the binding take for a fixed merge and a
 fixed apply; the calls of Python functions in that apply; and what a fixed sync asks of its
-database: SQL statements, and rows that the Synchronizer reads.  Of a push of one edit and of a poll
-these are counted: statements and round trips, for each database that answers and each driver that
-is awaited, and the calls of mobync's functions.  What Python, cJSON and the C library take is left
-out, as it depends on how they were built.
+database: SQL statements, and rows that the Synchronizer reads.  Of a push of one edit, of a pull and
+of a poll these are counted: statements and round trips, for each database that answers and each
+driver that is awaited, and the calls of mobync's functions.  What Python, cJSON and the C library
+take is left out, as it depends on how they were built.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from mobync.sqlalchemy import SQLAlchemySynchronizer
 
 BASELINE = Path(__file__).with_name("work_baseline.json")
 TOLERANCE = 0.10
+
+_SMALL = {"push one update": "push", "pull one diff": "pull", "poll, nothing new": "poll"}
 
 HISTORY, UNSEEN, PUSHED = 10_000, 50, 100  # diffs of the fixed sync
 
@@ -149,7 +151,7 @@ def _small_syncs() -> Counts:
         with open_tasks(kind) as database:
             ids = small_syncs.make_all_tasks(database)
             sent = small_syncs.traffic_of(kind, database, ids)
-            for work, name in (("push one update", "push"), ("poll, nothing new", "poll")):
+            for work, name in _SMALL.items():
                 traffic = sent[work, "mobync"]
                 counts[f"{name} of one: statements, {kind}"] = traffic.statements
                 if kind != "sqlite":

@@ -192,6 +192,26 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         """
         return None
 
+    def _reading_window(
+        self,
+        reading: AbstractContextManager[Synchronizer],
+        owner_id: str,
+        first_clock: int,
+        highest: int,
+    ) -> AbstractContextManager[Synchronizer]:
+        """The context to read a window in.
+
+        Args:
+            reading: what :meth:`reading` returned; it was not entered.
+            owner_id: the owner.
+            first_clock: from which clock on the log is read.
+            highest: the owner's highest clock a moment ago.
+
+        Returns:
+            ``reading``, the default; or another context with a Synchronizer that has the same.
+        """
+        return reading
+
     def read_devices(self, owner_id: str, names: Sequence[str] | None) -> Mapping[str, str] | None:
         """Return what :meth:`write_devices` last stored for some devices of an owner.
 

@@ -26,7 +26,10 @@ BASE = {"mobync", "mobync._core", "mobync._extras", "mobync._plain", "mobync.err
 BASE |= {"mobync._waiting", "mobync.sync", "mobync.synchronizer", "mobync.types"}
 RELATIONAL = {
     f"mobync._relational.{name}"
-    for name in ("database_errors", "filled", "refused", "rows", "store", "values", "write_order")
+    for name in (
+        *("database_errors", "filled", "read_window", "refused", "rows", "store", "values"),
+        "write_order",
+    )
 } | {"mobync._relational"}
 ALLOWED = {
     "mobync._sync": BASE - {"mobync", "mobync.sync"},

@@ -136,12 +136,22 @@ def test_the_technique_of_reading_json() -> None:
 def test_small_syncs_beside_their_statements() -> None:
     rows = measured("small_syncs", WARM_UPS=7, ROUNDS=1, BUDGET_QUICK_S=0)["small_syncs"]
 
-    by_hand = {row["database"]: row for row in rows if row["how"] == "by hand"}
+    by_hand = {
+        row["database"]: row
+        for row in rows
+        if (row["work"], row["how"]) == ("push one update", "by hand")
+    }
     # BEGIN, lock, window, update, log, head, COMMIT; PyMySQL's transactions begin by themselves.
     statements = {kind: row["statements"] for kind, row in by_hand.items()}
     assert statements == {"sqlite": 7, "postgresql": 7, "mariadb": 6}
     assert by_hand["postgresql"]["round trips"] == 7
-    assert len(rows) == 16  # one of them in memory
+    assert len(rows) == 25  # one of them in memory
+    pulls = {
+        row["database"]: row["round trips"]
+        for row in rows
+        if (row["work"], row["how"]) == ("pull one diff", "mobync")
+    }
+    assert pulls == {"sqlite": None, "postgresql": 2, "mariadb": 2}
 
 
 def test_small_syncs_that_are_awaited_wait_as_often_as_the_driver_must() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import databases
@@ -14,8 +15,9 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 from task_list import TaskList, diff, statements
 
-from mobync import LogicalClockError, Mobync, SyncReport
-from mobync.sqlalchemy import SQLAlchemySynchronizer
+from mobync import FilterType, LogicalClockError, Mobync, ReadFilter, SyncReport
+from mobync._relational.read_window import ReadWindow
+from mobync.sqlalchemy import SQLAlchemySynchronizer, _synchronizer
 
 database = databases.database
 
@@ -147,6 +149,116 @@ def test_a_server_that_is_behind_does_not_make_a_device_drop_its_rows(database, 
     assert mobync.apply(2, [], "bob") == {
         "success": True, "message": "", "logical_clock": 2, "diffs": [],
     }  # fmt: skip
+
+
+# ---- one statement -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many diffs each window had that was read in one statement, without a transaction."""
+    counts: list[int] = []
+    made = _synchronizer.ReadWindow
+
+    def make(highest: int, states: Any, first_clock: int, rows: Sequence[Any]) -> Any:
+        counts.append(len(rows))
+        return made(highest, states, first_clock, rows)
+
+    monkeypatch.setattr(_synchronizer, "ReadWindow", make)
+    return counts
+
+
+def filled(tasks: TaskList, count: int) -> list[dict[str, Any]]:
+    """Log that many creates after the first; returns what a new device then gets."""
+    made = [diff("create", id=f"{n}", name=f"nr {n}") for n in range(count)]
+    Mobync(tasks.store).apply(1, made, "bob")
+    return [{**each, "owner": "bob", "logical_clock": 1 + n} for n, each in enumerate(made)]
+
+
+def test_a_short_window_is_read_in_one_statement(tasks, windows):
+    made = filled(tasks, 3)
+    mobync = Mobync(tasks.store)
+    for clock in (1, 2, 3):
+        reply = mobync.apply(clock, [], "bob")
+        assert (reply["logical_clock"], by_clock(reply)) == (4, made[clock - 1 :])
+    assert windows == [3, 2, 1]
+    listening = tasks.another_store(tasks.database.new_engine())
+    event.listen(listening._source.engine, "before_cursor_execute", lambda *_: None)
+    assert by_clock(Mobync(listening).apply(1, [], "bob")) == made
+    assert windows == [3, 2, 1]
+
+
+def by_clock(reply: Any) -> list[dict[str, Any]]:
+    return sorted(reply["diffs"], key=itemgetter("logical_clock"))
+
+
+def test_so_are_its_pages(tasks, windows):
+    made = filled(tasks, 3)
+    mobync, got, cursor = Mobync(tasks.store), [], None
+    while cursor is not None or not got:
+        reply = mobync.apply(1, [], "bob", limit=1, cursor=cursor)
+        got += reply["diffs"]
+        cursor = reply.get("cursor")
+    assert got == made
+    assert windows == [3, 2, 1]
+
+
+def test_a_long_window_is_read_in_pieces(tasks, windows, monkeypatch):
+    monkeypatch.setattr(_synchronizer, "PIECE_ROWS", 3)
+    made = filled(tasks, 4)
+    assert by_clock(Mobync(tasks.store).apply(1, [], "bob")) == made
+    assert windows == []
+    assert by_clock(Mobync(tasks.store).apply(2, [], "bob")) == made[1:]
+    assert windows == [3]
+
+
+def test_what_was_committed_since_the_poll_is_in_the_window(database, windows):
+    class Overtaken(SQLAlchemySynchronizer):
+        def _reading_window(self, *arguments: Any) -> Any:
+            overtake()
+            return super()._reading_window(*arguments)
+
+    tasks = TaskList(database, Overtaken)
+    mobync, other = Mobync(tasks.store), Mobync(tasks.another_store())
+    other.apply(0, [diff("create", id=id_, name="milk") for id_ in "ab"], "bob")
+    overtake = lambda: other.apply(2, [diff("create", id="c", name="eggs")], "bob")  # noqa: E731
+    reply = mobync.apply(1, [], "bob")
+    assert (reply["logical_clock"], len(reply["diffs"])) == (3, 2)
+    overtake = lambda: other.erase("bob")  # noqa: E731
+    with pytest.raises(LogicalClockError, match="ahead") as caught:
+        mobync.apply(2, [], "bob")
+    assert caught.value.ahead
+    assert windows == [2]  # there is no head any more
+
+
+def test_a_method_of_the_apps_own_is_read_with(database, windows):
+    class Own(SQLAlchemySynchronizer):
+        def read_log(self, where: str, filters: Sequence[ReadFilter]) -> Any:
+            asked.append(where)
+            return super().read_log(where, filters)
+
+    asked: list[str] = []
+    mobync = Mobync(TaskList(database, Own).store)
+    mobync.apply(0, [diff("create", id="a", name="milk")], "bob")
+    assert len(mobync.apply(0, [], "bob")["diffs"]) == 1
+    assert (asked, windows) == (["diffs"], [])
+
+
+def test_a_window_that_was_read_knows_what_it_lacks():
+    rows = [(str(clock), "bob", clock, 7, "create", "tasks", "{}") for clock in (5, 6, 7)]
+    window = ReadWindow(7, {}, 5, rows)
+    owner = ReadFilter("owner", FilterType.equal, "bob")
+    later = ReadFilter("logical_clock", FilterType.majorOrEqual, 6)
+    assert window.read_log("diffs", [owner, later]) == rows[1:]
+    before = ReadFilter("logical_clock", FilterType.minor, 7)
+    assert window.read_log("diffs", [owner, later, before]) == rows[1:2]
+    deletes = ReadFilter("type", FilterType.equal, "delete")
+    assert window.read_log("diffs", [owner, later, deletes]) == []
+    for filters in ([owner], [owner, ReadFilter("logical_clock", FilterType.majorOrEqual, 4)]):
+        with pytest.raises(RuntimeError, match="from clock 5 on"):
+            window.read_log("diffs", filters)
+    with pytest.raises(RuntimeError, match="only read"):
+        window.write_devices("bob", {})
 
 
 # ---- where it is not offered --------------------------------------------------------------------

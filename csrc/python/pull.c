@@ -34,8 +34,12 @@ static int pull_at_one_moment(sync_state *s, const store *app)
 static int pull_from(sync_state *s, PyObject *reading)
 {
     const bool has_news = s->highest + 1 > s->page.first_clock;
-    if (has_news &&
-        run_attempts(s, PyObject_CallOneArg(s->state->one_moment, reading), pull_at_one_moment) < 0)
+    if (!has_news)
+        return !s->is_behind;
+    PyObject *moment =
+        PyObject_CallFunction(s->state->one_moment, "OOOLL", s->server->synchronizer, reading,
+                              s->owner_id, (long long)s->page.first_clock, (long long)s->highest);
+    if (run_attempts(s, moment, pull_at_one_moment) < 0)
         return -1;
     return !s->is_behind;
 }

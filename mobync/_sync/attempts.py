@@ -116,10 +116,18 @@ def _log_noted(server: Mobync, store: Synchronizer, owner_id: str) -> Any:
 
 
 def one_moment(
+    synchronizer: Synchronizer,
     reading: AbstractContextManager[Synchronizer],
+    owner_id: str,
+    first_clock: int,
+    highest: int,
 ) -> Generator[Synchronizer, None, None]:
-    """Yield the store of ``Synchronizer.reading``, like :func:`attempts`."""
-    with reading as store:
+    """Yield a store to read a window with, like :func:`attempts`.
+
+    The arguments are those of ``Synchronizer._reading_window``.
+    """
+    window = synchronizer._reading_window(reading, owner_id, first_clock, highest)
+    with window as store:
         yield store
 
 

@@ -59,28 +59,37 @@ _COUNTED = (str, bytes)
 _AS_IT_IS = (Kind.LOCKED, Kind.CONFLICT, *OUTAGES)
 
 
-def read_at_once(
-    connection: Connection, statement: Prepared, values: Mapping[str, Any], may_talk: bool
+def read_directly(
+    connection: Connection, statement: Prepared, values: Mapping[str, Any]
 ) -> Sequence[Any] | None:
-    """Read a row on a connection that has not begun, in one round trip if it can.
+    """Read rows on a connection that has not begun, in one round trip.
 
     Then the connection goes back to its pool; closing it does nothing more.
 
     Args:
-        connection: the connection.
+        connection: the connection, of an engine to which nobody listens.
         statement: a select.
         values: its values.
-        may_talk: whether nobody listens to the engine.
+
+    Returns:
+        The rows; None: SQLAlchemy must execute the statement.
     """
+    talk = None if connection.in_transaction() else talk_to(connection, 0)
+    text = talk.text(statement, values) if talk is not None and talk.can_read else None
+    if talk is None or text is None:
+        return None
+    rows = _told(connection, [text], talk.read, text)
+    _give_back(connection)
+    return rows
+
+
+def read_alone(
+    connection: Connection, statement: Prepared, values: Mapping[str, Any]
+) -> Sequence[Any]:
+    """Read rows on a connection that has not begun, in a transaction of its own."""
     if not connection.in_transaction():
-        talk = talk_to(connection, 0) if may_talk else None
-        text = talk.text(statement, values) if talk is not None and talk.can_read else None
-        if talk is not None and text is not None:
-            row: Sequence[Any] | None = _told(connection, [text], talk.read, text)
-            _give_back(connection)
-            return row
         single_statements(connection)
-    return statement.execute(connection, values).first()
+    return statement.execute(connection, values).all()
 
 
 class Direct:

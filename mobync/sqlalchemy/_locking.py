@@ -123,15 +123,19 @@ class Heads:
     Args:
         table: the table of the heads.
         with_state: whether the table has the state of an owner, which is then read too.
+
+    Attributes:
+        columns: what is read of a head, in the order of Head.
+        is_owners: the condition that a head is that of the owner.
     """
 
     def __init__(self, table: Table, with_state: bool = False) -> None:
         owner, clock = bindparam(_OWNER, type_=table.c.owner.type), table.c.logical_clock
-        columns = (clock, table.c.state) if with_state else (clock,)
-        of_owner = select(*columns).where(table.c.owner == owner)
-        locked = of_owner.with_for_update()
         self.table = table
-        self.with_state = with_state
+        self.columns = (clock, table.c.state) if with_state else (clock,)
+        self.is_owners = table.c.owner == owner
+        of_owner = select(*self.columns).where(self.is_owners)
+        locked = of_owner.with_for_update()
         self.read = Prepared(of_owner)
         self.lock = Prepared(locked)
         # PostgreSQL computes the selected values before it waits for the row.
@@ -258,7 +262,7 @@ def head_of(connection: Connection, heads: Heads, row: Sequence[Any]) -> Head:
     Raises:
         UnavailableError: the server is a replica of MariaDB or MySQL.
     """
-    columns = 2 if heads.with_state else 1
+    columns = len(heads.columns)
     if is_mysql(connection.dialect) and str(row[columns]) not in ("0", "OFF"):
         # A replica of MariaDB or MySQL locks a row even if it lags; a replica of PostgreSQL
         # refuses.

@@ -52,6 +52,7 @@ from sqlalchemy.sql import ClauseElement, ColumnElement
 from .._relational.values import DoesNotFit
 from ..errors import InvalidDiffError
 from ..types import Diff, FilterType, ReadFilter
+from ._locking import Heads, head_select
 from ._many import execute_many
 from ._model import VALUE, Model, Row, plain_type
 from ._prepared import Prepared
@@ -376,8 +377,46 @@ def rows_select(
     compared = tuple((f.field_name, f.filter_by, f.data is None) for f in filters)
     statement = model.statements.get(
         ("read", dialect.name, owner is not None, compared),
-        lambda: Prepared(_select_rows(model, owner is not None, filters, dialect)),
+        lambda: Prepared(
+            _select(model, list(model.fields)).where(
+                *_conditions(model, owner is not None, filters, dialect)
+            )
+        ),
     )
+    return statement, _compared_values(model, owner, filters, dialect)
+
+
+def window_select(
+    heads: Heads, log: Model, owner_id: str, owner: Any, first_clock: int, dialect: Dialect
+) -> tuple[Prepared, dict[str, Any]]:
+    """The select of an owner's head, and beside it each diff from a clock on, or nulls.
+
+    Args:
+        heads: the heads.
+        log: the log.
+        owner_id: the owner.
+        owner: the owner as the log's column stores it.
+        first_clock: the clock.
+        dialect: the database.
+    """
+    filters = [ReadFilter(Diff.LOGICAL_CLOCK, FilterType.majorOrEqual, first_clock)]
+
+    def make() -> Prepared:
+        diffs = heads.table.outerjoin(
+            log.table, and_(true(), *_conditions(log, True, filters, dialect))
+        )
+        selected = (_selected(column) for column in log.fields.values())
+        return Prepared(select(*heads.columns, *selected).select_from(diffs).where(heads.is_owners))
+
+    statement = log.statements.get(("window", dialect.name, len(heads.columns)), make)
+    _, of_head = head_select(heads, owner_id)
+    return statement, {**of_head, **_compared_values(log, owner, filters, dialect)}
+
+
+def _compared_values(
+    model: Model, owner: Any, filters: Sequence[ReadFilter], dialect: Dialect
+) -> dict[str, Any]:
+    """The values of _conditions()."""
     values = {
         f"{model.prefix}{VALUE}{number}": _compared_value(model, f, dialect)
         for number, f in enumerate(filters)
@@ -385,12 +424,12 @@ def rows_select(
     }
     if owner is not None and model.owner is not None:
         values[model.prefix + _OWNER] = owner
-    return statement, values
+    return values
 
 
-def _select_rows(
+def _conditions(
     model: Model, owned: bool, filters: Sequence[ReadFilter], dialect: Dialect
-) -> Select[Any]:
+) -> list[Any]:
     conditions = [
         _condition(model, f, f"{model.prefix}{VALUE}{number}", dialect)
         for number, f in enumerate(filters)
@@ -398,7 +437,7 @@ def _select_rows(
     if owned and model.owner is not None:
         owner = bindparam(model.prefix + _OWNER, type_=model.owner.type)
         conditions = [same(model.owner, owner, dialect), *conditions]
-    return _select(model, list(model.fields)).where(*conditions)
+    return conditions
 
 
 def read_fields(

@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import Session, scoped_session
 
 from .._relational.filled import Columns, check_columns, check_models, refuse_fields
+from .._relational.read_window import ReadWindow
 from .._relational.rows import changed_fields, first_of
 from .._relational.store import RelationalSynchronizer, check_arguments
 from .._relational.write_order import write_order
@@ -31,7 +32,7 @@ from ._connections import (
 )
 from ._deferred import Deferred, Write
 from ._devices import OWNER_ITSELF, Devices, check_names
-from ._direct import Statement, read_at_once
+from ._direct import Statement, read_alone, read_directly
 from ._errors import OUTAGES, Kind, is_sqlite_busy, kind_of
 from ._filled import filled_models
 from ._kept_values import kept, owned_models
@@ -73,6 +74,7 @@ from ._statements import (
     rows_select,
     update_of,
     update_rows,
+    window_select,
 )
 from ._tables import diffs_table
 from ._talks import somebody_listens
@@ -82,11 +84,15 @@ from ._values import is_mysql
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..synchronizer import Synchronizer
+
 
 T = TypeVar("T")
 
 PAGE_ROWS = 1000  # of owned_rows, in memory at once
 _UNMARKED = nullcontext()
+# The methods that read a log without its owner's lock.
+_READS = ("transaction", "reading", "read_log", "highest_logical_clock", "read_devices")
 _NONE: Columns = MappingProxyType({})
 
 
@@ -143,10 +149,14 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
     """
 
     _has_plain_copies = True
+    _reads_as_usual = True  # whether no subclass reads a log in another way
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         cls._has_plain_copies = has_plain_copies(cls, SQLAlchemySynchronizer)
+        cls._reads_as_usual = all(
+            getattr(cls, name) is getattr(SQLAlchemySynchronizer, name) for name in _READS
+        )
 
     def __init__(
         self,
@@ -401,27 +411,40 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         if opened is not None and opened.owner_id == owner_id:
             return opened.clock
         if opened is None and isinstance(source, EngineSource):
-            row = self._read_row(source, partial(head_select, self._devices.heads, owner_id))
-            if row is not None:
-                return int(row[0])
+            rows = self._read_alone(source, partial(head_select, self._devices.heads, owner_id))
+            if rows:
+                return int(rows[0][0])
         with self._reading() as connection:
             return self._read_head(connection, owner_id).clock
 
-    def _read_row(
-        self, source: EngineSource, statement_of: Callable[[], Statement]
+    def _read_alone(
+        self,
+        source: EngineSource,
+        statement_of: Callable[[], Statement],
+        only_directly: bool = False,
     ) -> Sequence[Any] | None:
-        """Read one row outside of a transaction, None if it is not there.
+        """Read rows outside of a transaction.
 
         Args:
             source: of a connection.
             statement_of: gives the statement and its values.
+            only_directly: whether to read nothing if SQLAlchemy must execute the statement.
+
+        Returns:
+            The rows; None: nothing was read.
         """
+        is_heard = somebody_listens(source.engine)
+        if is_heard and only_directly:
+            return None
         try:
-            is_heard = somebody_listens(source.engine)
             connection = source.connect() if is_heard else source.connect_unheard()
             try:
                 self._check_settings(connection)
-                return read_at_once(connection, *statement_of(), may_talk=not is_heard)
+                statement = statement_of()
+                rows = None if is_heard else read_directly(connection, *statement)
+                if rows is None and not only_directly:
+                    rows = read_alone(connection, *statement)
+                return rows
             except BaseException as error:
                 drop_if_spoiled(connection, error)
                 raise
@@ -469,6 +492,43 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
 
     def _reads_alone(self) -> bool:
         return type(self).transaction is SQLAlchemySynchronizer.transaction
+
+    def _reading_window(
+        self,
+        reading: AbstractContextManager[Synchronizer],
+        owner_id: str,
+        first_clock: int,
+        highest: int,
+    ) -> AbstractContextManager[Synchronizer]:
+        """A short window and the head are read in one statement, which needs no transaction."""
+        source = self._source
+        is_short = highest - first_clock < PIECE_ROWS
+        if not (is_short and self._reads_as_usual) or not isinstance(source, EngineSource):
+            return reading
+        if self._devices.found is None:
+            return reading
+        statement = partial(self._window_statement, owner_id, first_clock, source.dialect())
+        rows = self._read_alone(source, statement, only_directly=True)
+        if not rows:
+            return reading
+        return nullcontext(self._window_of(rows, first_clock))
+
+    def _window_statement(self, owner_id: str, first_clock: int, dialect: Dialect) -> Statement:
+        log = self._with_field_times(self._log)
+        owner = log.owner_value(owner_id, dialect)
+        return window_select(self._devices.heads, log, owner_id, owner, first_clock, dialect)
+
+    def _window_of(self, rows: Sequence[Sequence[Any]], first_clock: int) -> ReadWindow:
+        """What rows of :meth:`_window_statement` say."""
+        count = len(self._devices.heads.columns)
+        log = self._with_field_times(self._log)
+        head = Head(*rows[0][:count])
+        found = [row[count:] for row in rows if row[count] is not None]
+        diffs = encoded_values(log, found, self._source.dialect())
+        states = {} if head.state is None else {OWNER_ITSELF: head.state}
+        return ReadWindow(
+            head.clock, states if self._devices.are_kept else None, first_clock, [*diffs]
+        )
 
     @contextmanager
     def _reading_at(
@@ -676,16 +736,16 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
             return -1, None
         if isinstance(source, EngineSource) and self._open is None:
             check_names([device], source.dialect())
-            row = self._read_row(source, partial(devices.poll, owner_id, device))
+            rows = self._read_alone(source, partial(devices.poll, owner_id, device))
         else:
             with self._reading() as connection:
                 self._check_settings(connection)
                 check_names([device], connection.dialect)
                 statement, values = devices.poll(owner_id, device)
-                row = statement.execute(connection, values).first()
-        if row is None:
+                rows = statement.execute(connection, values).all()
+        if not rows:
             return None
-        clock, *texts = row
+        clock, *texts = rows[0]
         states = zip((OWNER_ITSELF, device), texts, strict=True)
         return clock, {name: text for name, text in states if text is not None}
 

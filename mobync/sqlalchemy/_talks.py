@@ -73,8 +73,8 @@ class Talk:
         """
         raise NotImplementedError
 
-    def read(self, statement: Text) -> Any:
-        """Execute a select in its own transaction; return its first row, or None."""
+    def read(self, statement: Text) -> Sequence[Any]:
+        """Execute a select in its own transaction; return its rows."""
         raise NotImplementedError
 
     def select(self, statement: Text) -> Sequence[Any]:
@@ -115,12 +115,12 @@ class _OnSQLite(Talk):
         row = cursor.execute(*lock).fetchone()
         return row, [] if select is None else cursor.execute(*select).fetchall()
 
-    def read(self, statement: Text) -> Any:
-        return self.driver.execute(*statement).fetchone()
-
-    def select(self, statement: Text) -> Sequence[Any]:
+    def read(self, statement: Text) -> Sequence[Any]:
         rows: Sequence[Any] = self.driver.execute(*statement).fetchall()
         return rows
+
+    def select(self, statement: Text) -> Sequence[Any]:
+        return _OnSQLite.read(self, statement)
 
     def write(self, statements: Sequence[Text], end: bool) -> None:
         execute = self.driver.cursor().execute
@@ -191,9 +191,8 @@ class _OnPostgreSQL(Talk):
         rows = self._rows(locked)
         return (rows[0] if rows else None), (self._rows(others[0]) if others else [])
 
-    def read(self, statement: Text) -> Any:
-        rows = self.select(statement)
-        return rows[0] if rows else None
+    def read(self, statement: Text) -> Sequence[Any]:
+        return self.select(statement)
 
     def select(self, statement: Text) -> Sequence[Any]:
         return self._rows(self._execute(*statement)[0])
@@ -394,10 +393,10 @@ class _OnMariaDB(Talk):
         )
         return (row[0] if row else None), rows
 
-    def read(self, statement: Text) -> Any:
+    def read(self, statement: Text) -> Sequence[Any]:
         text, values = statement
-        rows, _ = self._execute(f"{text}; ROLLBACK", values, 1)
-        return rows[0] if rows else None
+        rows: Sequence[Any] = self._execute(f"{text}; ROLLBACK", values, 1)[0]
+        return rows
 
     def select(self, statement: Text) -> Sequence[Any]:
         rows: Sequence[Any] = self._execute(*statement, 1)[0]
@@ -452,7 +451,7 @@ class _OnAiosqlite(_OnSQLite):
     def begin(self, lock: Text, select: Text | None) -> tuple[Any, Sequence[Any]]:
         return self._run(partial(super().begin, lock, select))
 
-    def read(self, statement: Text) -> Any:
+    def read(self, statement: Text) -> Sequence[Any]:
         return self._run(partial(super().read, statement))
 
     def select(self, statement: Text) -> Sequence[Any]:

@@ -1,0 +1,67 @@
+"""A short window that was read together with the owner's head, so it needs no transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..synchronizer import Synchronizer
+from ..types import LOG_FIELDS, Diff, FilterType, ReadFilter
+
+
+class ReadWindow(Synchronizer):
+    """Answers a request without diffs from rows that one statement has read.
+
+    Args:
+        highest: the owner's highest clock, -1 for an empty log.
+        states: what is stored for the owner; None: the database stores no devices.
+        first_clock: the clock from which the log was read.
+        rows: the values of its rows, in the order of the log's fields.
+    """
+
+    def __init__(
+        self,
+        highest: int,
+        states: Mapping[str, str] | None,
+        first_clock: int,
+        rows: Sequence[Sequence[Any]],
+    ) -> None:
+        self._highest = highest
+        self._states = states
+        self._first_clock = first_clock
+        self._rows = rows
+
+    def highest_logical_clock(self, owner_id: str) -> int:
+        return self._highest
+
+    def read_log(self, where: str, filters: Sequence[ReadFilter]) -> Sequence[Sequence[Any]]:
+        rows, begins = self._rows, False
+        for f in filters:
+            if f.field_name == Diff.OWNER:
+                continue  # all rows are this owner's
+            place = LOG_FIELDS.index(f.field_name)
+            if f.filter_by is FilterType.majorOrEqual:
+                begins |= place == _CLOCK and f.data >= self._first_clock
+                rows = [row for row in rows if row[place] >= f.data]
+            elif f.filter_by is FilterType.minor:
+                rows = [row for row in rows if row[place] < f.data]
+            else:
+                rows = [row for row in rows if row[place] == f.data]
+        if not begins:
+            raise RuntimeError(f"the log was read from clock {self._first_clock} on")
+        return rows
+
+    def read_devices(self, owner_id: str, names: Sequence[str] | None) -> Mapping[str, str] | None:
+        return self._states
+
+    def write_devices(self, owner_id: str, states: Mapping[str, str | None]) -> None:
+        self._refuse()
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("a window is only read")
+
+    read = create = update = delete = _refuse
+    validate_create = validate_update = validate_delete = _refuse
+
+
+_CLOCK = LOG_FIELDS.index(Diff.LOGICAL_CLOCK)
