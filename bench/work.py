@@ -6,10 +6,10 @@
 
 Counted are the instructions (callgrind) that the core and the binding take for a fixed merge and a
 fixed apply; the calls of Python functions in that apply; and what a fixed sync asks of its
-database: SQL statements, and rows that the Synchronizer reads.  Of a push of one edit, of a pull and
-of a poll these are counted: statements and round trips, for each database that answers and each
-driver that is awaited, and the calls of mobync's functions.  What Python, cJSON and the C library
-take is left out, as it depends on how they were built.
+database: SQL statements, and rows that the Synchronizer reads.  Of a push of one edit, of a pull
+and of a poll these are counted: statements and round trips, for each database that answers and
+each driver that is awaited, and the calls of mobync's functions.  What Python, cJSON and the C
+library take is left out, as it depends on how they were built.
 """
 
 from __future__ import annotations
