@@ -140,6 +140,18 @@ def test_it_opens_and_works_without_a_network(window: Window) -> None:
     expect(page.get_by_role("status")).to_have_text("Online, all synced")
 
 
+def test_a_task_is_kept_that_is_added_before_the_database_is_open(window: Window) -> None:
+    page = window()
+    page.add_init_script(
+        """if (!location.href.endsWith('?')) addEventListener('DOMContentLoaded', () => {
+            document.getElementById('name').value = 'early';
+            document.getElementById('add').requestSubmit();
+        });"""
+    )
+    page.reload()
+    shows(page, "early")
+
+
 def test_a_second_device_is_a_link_away(window: Window) -> None:
     page = window()
     add(page, "milk")
@@ -159,6 +171,31 @@ def test_who_has_no_token_is_asked_for_it(window: Window, url: str, token: str) 
     page.reload()
     shows(page, "milk")
     assert token not in page.url
+
+
+def test_who_has_a_wrong_token_is_told_and_asked_for_another(
+    window: Window, url: str, token: str
+) -> None:
+    page = window(f"{url}#wrong")
+    expect(page.get_by_role("dialog")).to_contain_text("does not accept the token")
+    expect(page.locator("#state")).to_have_text("Not signed in, nothing waits")
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    add(page, "milk")
+    expect(page.get_by_role("status")).to_have_text("Online, all synced")
+
+
+def test_it_does_not_say_that_it_is_synced_while_the_server_is_gone(
+    app: Path, window: Window, tmp_path: Path
+) -> None:
+    arguments = ["-d", "sqlite:///y.db", "--static", f"/todo={app}"]
+    with serving(tmp_path, *arguments) as server:
+        signed = mobync(tmp_path, "token", "anna", "-d", "sqlite:///y.db").stdout.strip()
+        page = window(f"{server.url}/todo/#{signed}")
+        expect(page.get_by_role("status")).to_have_text("Online, all synced")
+    expect(page.get_by_role("status")).to_have_text("Server not reached, nothing waits")
+    add(page, "milk")
+    expect(page.get_by_role("status")).to_have_text("Server not reached, 1 waiting")
 
 
 @pytest.mark.parametrize("width", [390, 1280])

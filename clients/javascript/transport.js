@@ -71,6 +71,24 @@ export function pause(ms, signal) {
     });
 }
 
+/** Wait, but not longer than until a browser says that the network is back; gives whether it is. */
+async function waitedOrOnline(ms, signal) {
+    const ended = new AbortController();
+    let isOnline = false;
+    const end = () => ended.abort();
+    const back = () => {
+        isOnline = true;
+        end();
+    };
+    signal.addEventListener('abort', end);
+    globalThis.addEventListener?.('online', back); // not in Node and React Native
+    if (signal.aborted) end();
+    await pause(ms, ended.signal).catch(() => undefined);
+    signal.removeEventListener('abort', end);
+    globalThis.removeEventListener?.('online', back);
+    return isOnline;
+}
+
 /** Do some work, and again after a transient MobyncError, at most a few times. */
 export async function retrying(work, { signal, tries = TRIES, backoff = new Backoff() } = {}) {
     for (let left = tries - 1; ; left -= 1) {
@@ -142,7 +160,7 @@ export class MobyncTransport {
                 }
                 if (error?.code === 'device_revoked') return onClock(null);
                 onError(error);
-                await pause(backoff.next(error), signal).catch(() => undefined);
+                if (await waitedOrOnline(backoff.next(error), signal)) backoff.reset();
             }
         }
     }

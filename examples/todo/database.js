@@ -24,14 +24,26 @@ export async function openTasks(device) {
     return todos;
 }
 
-/** Replicate the tasks; `network.isOn` is checked before each request. */
+/**
+ * Replicate the tasks. `network.isOn` is checked before each request, and `network.answered` gets the
+ * status of each answer, 0 if none came. `token` is a function.
+ */
 export function replicate(tasks, token, network, onRefused) {
     return replicateWithMobync(tasks, {
         url: new URL('/sync', location.href).href,
         identifier: 'todo',
         token,
         onRefused,
-        fetch: (...request) =>
-            network.isOn ? fetch(...request) : Promise.reject(new TypeError('switched off')),
+        fetch: async (...request) => {
+            if (!network.isOn) throw new TypeError('switched off');
+            try {
+                const response = await fetch(...request);
+                network.answered(response.status);
+                return response;
+            } catch (error) {
+                if (error.name !== 'AbortError') network.answered(0);
+                throw error;
+            }
+        },
     });
 }

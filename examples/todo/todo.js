@@ -17,15 +17,29 @@ const network = {
         if (on) localStorage.removeItem(`offline-${device}`);
         else localStorage.setItem(`offline-${device}`, 'yes');
     },
+    status: 200, // of the last answer; 0: none came
+    answered(status) {
+        this.status = status;
+        showMarks();
+    },
 };
 
 let unsent = new Set();
 const came = new Map(); // id of a task -> the timer that ends its mark
 
+const opening = openTasks(device);
+at('add').addEventListener('submit', async (event) => {
+    event.preventDefault(); // from the start: a browser would load the page again
+    const name = at('name').value.trim();
+    at('name').value = '';
+    const task = { id: crypto.randomUUID(), name, done: false, created: Date.now() };
+    if (name) (await opening).insert(task);
+});
 navigator.serviceWorker?.register('sw.js', { type: 'module' });
-const token = await signedIn();
-const tasks = await openTasks(device);
-const replication = await replicate(tasks, token, network, (refused) =>
+let signingIn = null; // while the user is asked for a token
+let token = signedIn() ?? (await askedForToken());
+const tasks = await opening;
+const replication = await replicate(tasks, currentToken, network, (refused) =>
     refused.forEach(({ message }) => tell('!', `refused: ${message}`)),
 );
 if (!network.isOn) replication.pause();
@@ -54,12 +68,6 @@ at('online').addEventListener('change', ({ target }) => {
     else replication.pause();
     tell(target.checked ? '●' : '○', target.checked ? 'online' : 'offline');
     look();
-});
-at('add').addEventListener('submit', (event) => {
-    event.preventDefault();
-    const name = at('name').value.trim();
-    at('name').value = '';
-    if (name) tasks.insert({ id: crypto.randomUUID(), name, done: false, created: Date.now() });
 });
 at('second').href = `?device=${Number(device) + 1}`;
 
@@ -113,8 +121,11 @@ function showMarks() {
         item.classList.toggle('has-come', came.has(item.dataset.id));
     }
     const on = network.isOn && navigator.onLine;
-    const waits = unsent.size > 0 ? `${unsent.size} waiting` : on ? 'all synced' : 'nothing waits';
-    at('state').textContent = `${on ? 'Online' : 'Offline'}, ${waits}`;
+    const isAnswered = network.status >= 200 && network.status < 300;
+    const trouble = network.status === 401 ? 'Not signed in' : 'Server not reached';
+    const state = !on ? 'Offline' : isAnswered ? 'Online' : trouble;
+    const none = state === 'Online' ? 'all synced' : 'nothing waits';
+    at('state').textContent = `${state}, ${unsent.size > 0 ? `${unsent.size} waiting` : none}`;
     document.body.classList.toggle('is-offline', !on);
 }
 
@@ -137,17 +148,31 @@ function tell(sign, text) {
     while (at('events').children.length > MOST_EVENTS) at('events').lastChild.remove();
 }
 
-/** The token: from the link, from the last visit, or from the user. */
-async function signedIn() {
+/** The token, from the link or from the last visit; null: there is none. */
+function signedIn() {
     const given = location.hash.slice(1);
     if (given) {
         localStorage.setItem('token', given);
         history.replaceState(null, '', location.pathname + location.search);
     }
-    const kept = localStorage.getItem('token');
-    if (kept) return kept;
-    at('sign-in').showModal();
-    await new Promise((resolve) => at('sign-in').addEventListener('close', resolve, { once: true }));
-    localStorage.setItem('token', at('token').value.trim());
     return localStorage.getItem('token');
+}
+
+/** The token for a request; if the server refused the last one, the user is asked for another. */
+async function currentToken({ isRefused }) {
+    at('not-accepted').hidden = !isRefused;
+    if (isRefused) token = await askedForToken();
+    return token;
+}
+
+function askedForToken() {
+    signingIn ??= new Promise((resolve) => {
+        at('sign-in').addEventListener('close', resolve, { once: true });
+        at('sign-in').showModal();
+    }).then(() => {
+        signingIn = null;
+        localStorage.setItem('token', at('token').value.trim());
+        return localStorage.getItem('token');
+    });
+    return signingIn;
 }

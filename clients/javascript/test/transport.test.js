@@ -177,6 +177,27 @@ test('events tell clocks, also after a break', async () => {
     assert.equal(asked[0].path, '/sync/events');
 });
 
+test('events begin at once when the browser is online again', async () => {
+    const network = new EventTarget();
+    globalThis.addEventListener = network.addEventListener.bind(network);
+    globalThis.removeEventListener = network.removeEventListener.bind(network);
+    answers = [cut];
+    const stopping = new AbortController();
+    let failures = 0;
+    const transport = new MobyncTransport({ url, token: 't' });
+    await transport.listen(() => undefined, stopping.signal, {
+        onError: () => {
+            failures += 1;
+            if (failures === 12) return stopping.abort(); // without the event: after minutes
+            setTimeout(() => network.dispatchEvent(new Event('online')));
+        },
+    });
+    delete globalThis.addEventListener;
+    delete globalThis.removeEventListener;
+
+    assert.equal(asked.length, 12);
+});
+
 test('without events the client is told to look, now and then', async () => {
     answers = [json(404, { code: 'no_events', message: 'none' })];
     const stopping = new AbortController();
