@@ -172,7 +172,7 @@ class PartsMissingError(MobyncError):
 
 
 class RequestTooLargeError(MobyncError):
-    """The parts of a request are too long together.
+    """The parts of a request are too long together, or a client's request has too many edits.
 
     The device sends fewer diffs at a time.
     """

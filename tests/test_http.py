@@ -1002,6 +1002,64 @@ def test_an_owner_whose_syncs_wait_keeps_no_thread_from_the_others() -> None:
         assert sorted(sync.result() for sync in syncs) == [200] * 3 + [503] * (MANY - 3)
 
 
+@pytest.mark.parametrize("in_body", [False, True], ids=["token in a header", "token in the body"])
+def test_syncs_that_wait_for_others_of_their_owner_wait_without_a_thread(
+    monkeypatch: pytest.MonkeyPatch, in_body: bool
+) -> None:
+    """Else each of them would hold one, and the other owners would wait behind all of them."""
+    monkeypatch.setattr(_endpoint, "PATIENCE_S", TIMEOUT_S)
+    monkeypatch.setattr(asgi, "TURN_S", TIMEOUT_S)
+    gate = Gate()
+    endpoint = Endpoint(Mobync(gate, lock_timeout_s=TIMEOUT_S), http_app.owner_of)
+
+    def sync(url: str, owner_id: str) -> int:
+        body, headers = json.loads(PULL), as_owner(owner_id)
+        if in_body:
+            body["auth_token"] = headers.pop("Authorization").removeprefix("Bearer ")
+        text = json.dumps(body)
+        return requests.post(f"{url}/sync", text, headers=headers, timeout=TIMEOUT_S).status_code
+
+    came = threading.Semaphore(0)
+    admit = endpoint.admit
+
+    def counting(*args: Any) -> Any:
+        came.release()
+        return admit(*args)
+
+    endpoint.admit = counting  # type: ignore[method-assign]
+    with served(SyncApp(endpoint, threads=4)) as url, ThreadPoolExecutor(MANY + 1) as devices:
+        syncs = [devices.submit(sync, url, "anna") for _ in range(MANY)]
+        try:
+            assert all(came.acquire(timeout=TIMEOUT_S) for _ in syncs)
+            ben = devices.submit(sync, url, "ben")
+            done = {ben, *syncs}
+            assert next(as_completed(done)) is ben
+            assert ben.result() == 200
+        finally:
+            gate.opened.set()
+        assert [each.result() for each in syncs] == [200] * MANY
+
+
+def test_of_an_owner_only_so_many_syncs_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi, "WAITING_PER_OWNER", 2)
+    monkeypatch.setattr(asgi, "TURN_S", TIMEOUT_S)
+    gate = Gate()
+    endpoint = Endpoint(Mobync(gate, lock_timeout_s=TIMEOUT_S), http_app.owner_of)
+
+    def sync(url: str) -> int:
+        answer = requests.post(f"{url}/sync", PULL, headers=as_owner("anna"), timeout=TIMEOUT_S)
+        return answer.status_code
+
+    with served(SyncApp(endpoint)) as url, ThreadPoolExecutor(MANY) as devices:
+        syncs = [devices.submit(sync, url) for _ in range(MANY)]
+        try:
+            refused = [done.result() for done in islice(as_completed(syncs), MANY - 5)]
+        finally:
+            gate.opened.set()
+        assert refused == [503] * (MANY - 5)
+        assert sorted(each.result() for each in syncs) == [200] * 5 + [503] * (MANY - 5)
+
+
 def test_syncs_that_wait_keep_nobody_from_listening() -> None:
     gate = Gate()
     endpoint = Endpoint(Mobync(gate), http_app.owner_of, live=InProcessLive())

@@ -13,7 +13,14 @@ from invoices import SERVER_COLUMNS, create_invoice_triggers, invoice_table, mad
 from sqlalchemy import MetaData
 from task_list import TaskList, diff, statements
 
-from mobync import InvalidDiffError, LogicalClockError, Mobync, PageError, SyncReport
+from mobync import (
+    InvalidDiffError,
+    LogicalClockError,
+    Mobync,
+    PageError,
+    RequestTooLargeError,
+    SyncReport,
+)
 from mobync.clients._documents import Documents, OwnerDocuments
 from mobync.clients.rxdb import RxDB
 from mobync.memory import MemorySynchronizer
@@ -925,3 +932,23 @@ def test_fields_of_the_server_in_a_document_are_no_edit(database: Database) -> N
     server.elsewhere("delete", id="m")
     again = pushed({**second, "title": "c"}, {**second, "_deleted": True})
     assert (again["title"], again["version"], again["gross"]) == ("c", 1, 120)
+
+
+def unanswered(count: int) -> list[Any]:
+    return [{"id": f"e{number}", "newDocumentState": MILK} for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("route", "asked"),
+    [
+        ("push", {"rows": [{"newDocumentState": {**MILK, "id": each}} for each in "abcd"]}),
+        ("push", {"rows": [{"newDocumentState": MILK, "unanswered": unanswered(3)}]}),
+        ("pull", {"have": ["a", "b", "c", "d"]}),
+    ],
+    ids=["rows", "unanswered", "have"],
+)
+def test_a_request_with_too_many_documents_is_refused(route: str, asked: Any) -> None:
+    server = Server(Mobync(MemorySynchronizer(), max_diffs=3))
+    with pytest.raises(RequestTooLargeError, match="more than 3 edits"):
+        server.ask(route, json.dumps({"collection": "tasks", **asked}))
+    assert server.pull_all() == {}

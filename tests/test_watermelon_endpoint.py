@@ -21,10 +21,13 @@ from mobync import (
     LogicalClockError,
     Mobync,
     ReadFilter,
+    RequestTooLargeError,
     SyncReport,
     UnauthorizedError,
 )
 from mobync.clients import Watermelon
+from mobync.clients._documents import Documents, OwnerDocuments
+from mobync.clients.watermelon import MOST_BASES
 from mobync.memory import MemorySynchronizer
 from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables, diffs_table
 
@@ -638,3 +641,84 @@ def test_columns_of_the_server_in_a_record_do_not_reject_it(database: Database) 
     changed["_changed"] = "version"
     assert server.push(now, "invoices", updated=[changed]) == {"invoices": ["m"]}
     assert server.rows("invoices")["m"] == after
+
+
+# ---- what a push may cost ------------------------------------------------------------------------
+
+
+def test_records_that_others_edited_are_compared_with_one_reading_of_the_log(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"m{number}" for number in range(9)]
+    for id_ in ids:
+        server.elsewhere("create", id=id_, name="milk", done=False, rank=1)
+    _, last = server.pull()
+    for id_ in ids:
+        server.elsewhere("update", id=id_, rank=2)
+    readings: list[int] = []
+    as_of = Documents.as_of
+
+    def counting(documents: Documents, owner_id: str, clock: int) -> OwnerDocuments:
+        readings.append(clock)
+        return as_of(documents, owner_id, clock)
+
+    monkeypatch.setattr(Documents, "as_of", counting)
+    assert server.push(last, updated=[updated(None, id=id_, done=True) for id_ in ids]) == {}
+
+    assert len(readings) == 1
+    raw = {"name": "milk", "done": True, "rank": 2}
+    assert server.rows() == {id_: {"id": id_, **raw} for id_ in ids}
+
+
+def after_pulls(count: int, *, same_record: bool) -> list[dict[str, Any]]:
+    """Edits each of which was first sent after another pull."""
+    ids = ["m0" if same_record else f"m{number}" for number in range(count)]
+    return [
+        edit(f"d{at}", "update", id_, columns={"rank": at}, lastPulledAt=at + 1, age=count - at)
+        for at, id_ in enumerate(ids)
+    ]
+
+
+def test_a_push_follows_few_pulls(server: Server) -> None:
+    for number in range(MOST_BASES + 1):
+        server.elsewhere("create", id=f"m{number}", rank=-1)
+    _, last = server.pull()
+    edits = after_pulls(MOST_BASES + 1, same_record=False)
+
+    with pytest.raises(RequestTooLargeError, match="20 different pulls"):
+        server.send(last, *edits)
+    assert {row["rank"] for row in server.rows().values()} == {-1}
+
+    for half in (edits[:10], edits[10:]):  # as the package does
+        assert server.send(last, *half) == {}
+
+
+def test_a_record_may_have_been_sent_after_any_number_of_pulls(server: Server) -> None:
+    for number in range(2 * MOST_BASES):
+        server.elsewhere("create", id=f"m{number}", rank=-1)
+    _, last = server.pull()
+
+    assert server.send(last, *after_pulls(2 * MOST_BASES, same_record=True)) == {}
+
+    assert server.rows()["m0"]["rank"] == 2 * MOST_BASES - 1
+
+
+@pytest.mark.parametrize(
+    "pushed",
+    [
+        {"changes": {"tasks": {"deleted": ["a", "b", "c"]}}},
+        {"changes": {"a": {}, "b": {}, "c": {}, "d": {}}},
+        {"edits": [edit(f"d{number}", "delete") for number in range(4)]},
+    ],
+    ids=["deleted", "tables", "edits"],
+)
+def test_a_push_with_too_many_edits_is_refused_before_they_are_read(pushed: Any) -> None:
+    server = Server(Mobync(MemorySynchronizer(), max_diffs=3))
+    with pytest.raises(RequestTooLargeError, match="more than 3 edits"):
+        server.ask("push", {"lastPulledAt": None, **pushed})
+
+
+def test_a_pull_with_too_many_names_is_refused() -> None:
+    server = Server(Mobync(MemorySynchronizer(), max_diffs=3))
+    with pytest.raises(RequestTooLargeError, match="more than 3 edits"):
+        server.pull(columns={"tasks": ["a", "b"], "lists": ["a", "b"]})

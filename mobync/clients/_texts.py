@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from .. import _core
-from ..errors import InvalidDiffError
+from ..errors import InvalidDiffError, RequestTooLargeError
 from ..types import Diff
 
 MOST_VALUES = 1_000_000  # about, in a request with values that the core refuses
@@ -19,6 +19,31 @@ _SPACE = " \t\r\n"
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _SINGLE = re.compile(rf"{_STRING}|[^\s,\]}}\"]+", re.DOTALL)
 _STEP = re.compile(rf"{_STRING}|[\[\]{{}}\"]", re.DOTALL)
+
+
+class Room:
+    """How many more edits and names a request may have.
+
+    A request may be short and have millions of them, and each takes memory and time.
+
+    Args:
+        most: how many it may have in all.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def take(self) -> None:
+        """Take the room for one.
+
+        Raises:
+            RequestTooLargeError: there is none.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise RequestTooLargeError(
+                f"a request must not have more than {self._most} edits (max_diffs)"
+            )
 
 
 def members_of(body: str | bytes, what: str) -> dict[str, str]:
@@ -178,17 +203,19 @@ def whole_of(text: str, least: int, most: int) -> int | None:
     return None
 
 
-def elements(text: str, what: str) -> Iterator[str]:
+def elements(text: str, what: str, room: Room) -> Iterator[str]:
     """The elements of a JSON array, each as its text. The texts are not checked further.
 
     Raises:
         InvalidDiffError: it is not an array.
+        RequestTooLargeError: the request has too many of them.
     """
     if not text.startswith("["):
         raise InvalidDiffError(f"{what} must be an array, not {text:.100}")
     try:
         place = _past_space(text, 1)
         while text[place] != "]":
+            room.take()
             end = _end_of(text, place)
             yield text[place:end]
             place = _past_space(text, end)

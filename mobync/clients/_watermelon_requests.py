@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ..errors import InvalidDiffError
 from ..types import MAX_LOGICAL_CLOCK, Diff
 from ._texts import (
+    Room,
     elements,
     is_readable,
     is_readable_object,
@@ -46,18 +47,19 @@ class PullRequest:
     migrated: frozenset[str]
 
     @classmethod
-    def of(cls, body: bytes) -> PullRequest:
+    def of(cls, body: bytes, room: Room) -> PullRequest:
         """Read a request.
 
         Raises:
             InvalidDiffError: it is malformed.
+            RequestTooLargeError: it has more names than there is room for.
         """
         request = members_of(body, "a pull")
         columns = {
-            table: tuple(_names(text, f"columns of {table!r:.100}"))
+            table: tuple(_names(text, f"columns of {table!r:.100}", room))
             for table, text in members_of(request.get("columns", "{}"), "columns").items()
         }
-        migrated = frozenset(_migrated(request.get("migration", "null")))
+        migrated = frozenset(_migrated(request.get("migration", "null"), room))
         clock = _clock(request)
         return cls(clock or 0, clock is None, columns, migrated)
 
@@ -110,16 +112,20 @@ class PushRequest:
     edits: list[Edit]
 
     @classmethod
-    def of(cls, body: bytes, owner_id: str, is_synced: Callable[[str], bool]) -> PushRequest:
+    def of(
+        cls, body: bytes, owner_id: str, is_synced: Callable[[str], bool], room: Room
+    ) -> PushRequest:
         """Read a request.
 
         Args:
             body: the request.
             owner_id: the owner.
             is_synced: whether a table of this name may be pushed.
+            room: for its edits.
 
         Raises:
             InvalidDiffError: it is malformed, or has a table that is not synced.
+            RequestTooLargeError: it has more edits than there is room for.
         """
         request = members_around(body, "a push", ("changes", "edits"))
         pulled = _clock(request)
@@ -127,14 +133,14 @@ class PushRequest:
         if "edits" in request:
             if "changes" in request:
                 raise InvalidDiffError("a push has changes or edits, not both")
-            texts = elements(request["edits"], "edits")
+            texts = elements(request["edits"], "edits", room)
             edits = [_edit(text, index, clock) for index, text in enumerate(texts)]
         else:
             changes = members_around(request.get("changes", "null"), "changes")
             edits = [
                 edit
                 for table, text in changes.items()
-                for edit in _edits_of_table(table, text, clock, owner_id)
+                for edit in _edits_of_table(table, text, clock, owner_id, room)
             ]
         for edit in edits:
             if not is_synced(edit.table):
@@ -155,18 +161,18 @@ def _whole(text: str, name: str, least: int = 0) -> int:
     return number
 
 
-def _names(text: str, what: str) -> Iterator[str]:
-    return (string_of(each, f"a name in {what}") for each in elements(text, what))
+def _names(text: str, what: str, room: Room) -> Iterator[str]:
+    return (string_of(each, f"a name in {what}") for each in elements(text, what, room))
 
 
-def _migrated(text: str) -> Iterator[str]:
+def _migrated(text: str, room: Room) -> Iterator[str]:
     """The tables that are new, and those that have new columns."""
     if text == "null":
         return
     migration = members_of(text, "migration")
-    yield from _names(migration.get("tables", "[]"), "tables of the migration")
+    yield from _names(migration.get("tables", "[]"), "tables of the migration", room)
     what = "columns of the migration"
-    for each in elements(migration.get("columns", "[]"), what):
+    for each in elements(migration.get("columns", "[]"), what, room):
         yield text_of(members_of(each, what), "table")
 
 
@@ -201,12 +207,13 @@ def _columns_of(text: str, what: str) -> Members:
     return {name: value for name, value in members_of(text, what).items() if name not in OWN}
 
 
-def _edits_of_table(table: str, text: str, clock: int, owner_id: str) -> Iterator[Edit]:
+def _edits_of_table(table: str, text: str, clock: int, owner_id: str, room: Room) -> Iterator[Edit]:
     """The edits from WatermelonDB's changes of a table."""
+    room.take()
     changes = members_around(text, f"changes of {table!r:.100}")
     for name, kind in KINDS.items():
         what = f"{name} of {table!r:.100}"
-        for each in elements(changes.get(name, "[]"), what):
+        for each in elements(changes.get(name, "[]"), what, room):
             if kind == "delete":
                 id_ = string_of(each, f"an id in {what}")
                 edit = Edit("", kind, table, id_, clock, {}, is_unreadable=not is_readable(id_))

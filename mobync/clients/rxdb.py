@@ -31,6 +31,7 @@ from ._client import ReplicatingClient, Replication
 from ._devices import End, Visit
 from ._documents import Document, Field, OwnerDocuments
 from ._texts import (
+    Room,
     elements,
     is_readable,
     is_readable_object,
@@ -108,6 +109,7 @@ class _Replication(Replication):
 
         Raises:
             InvalidDiffError, PageError: the request is malformed.
+            RequestTooLargeError: ``have`` has more than ``max_diffs`` ids.
             LogicalClockError: the checkpoint is ahead, because the server has lost diffs; or the
                 server cannot know what the client lacks, so the client must start over.
             DeviceRevokedError, TooManyDevicesError: the device may not sync.
@@ -148,7 +150,8 @@ class _Replication(Replication):
 
     def _gone(self, have: str, model: str, owner_id: str, device: str | None) -> bytes:
         """The ids of a client's documents that are not alive here."""
-        ids = [string_of(each, "an id in have") for each in elements(have, "have")]
+        room = Room(self._mobync.max_diffs)
+        ids = [string_of(each, "an id in have") for each in elements(have, "have", room)]
         visit = self._visit(owner_id, device, model, begins=True)
         with self._documents.of(owner_id, 0, visit) as documents:
             there = documents.collection(model).documents
@@ -174,6 +177,7 @@ class _Replication(Replication):
 
         Raises:
             InvalidDiffError: the request is malformed.
+            RequestTooLargeError: it has more than ``max_diffs`` rows and ``unanswered``.
             LogicalClockError: the device must start over, by a pull, before it pushes.
             DeviceRevokedError, TooManyDevicesError: the device may not sync.
             BusyError: another request of this owner took too long.
@@ -181,7 +185,7 @@ class _Replication(Replication):
         """
         request = members_around(body, "a push", ("rows",))
         model = text_of(request, "collection")
-        rows = list(_rows(request.get("rows", "null")))
+        rows = list(_rows(request.get("rows", "null"), Room(self._mobync.max_diffs)))
         end = _end_of(_checkpoint(request.get("checkpoint", "null")))
         now_ms = self._mobync._now_ms()
         latest_ms = now_ms + self._mobync.max_clock_skew_ms
@@ -463,11 +467,11 @@ def _checkpoint(text: str) -> _Checkpoint | None:
     return _Checkpoint(clock, json.loads(id_), began, dead == "true", mark)
 
 
-def _rows(text: str) -> Iterator[Row]:
+def _rows(text: str, room: Room) -> Iterator[Row]:
     seen: set[str] = set()
-    for index, each in enumerate(elements(text, "rows")):
+    for index, each in enumerate(elements(text, "rows", room)):
         try:
-            row = _row(each)
+            row = _row(each, room)
             if row.id in seen:
                 raise InvalidDiffError(f"the document {row.id!r:.100} is also in an earlier row")
         except InvalidDiffError as error:
@@ -476,7 +480,7 @@ def _rows(text: str) -> Iterator[Row]:
         yield row
 
 
-def _row(text: str) -> Row:
+def _row(text: str, room: Room) -> Row:
     members = members_around(text, "a row", ("newDocumentState", "unanswered"))
     new = _new(members.get("newDocumentState", "null"))
     assumed: _State | None = None
@@ -494,13 +498,13 @@ def _row(text: str) -> Row:
         new=new.state,
         diff_id=text_of(members, "id") if "id" in members else None,
         time_ms=None if time_ms == "null" else _whole(time_ms, "time", 0, MAX_LOGICAL_CLOCK),
-        unanswered=list(_unanswered(members.get("unanswered", "[]"), new.id)),
+        unanswered=list(_unanswered(members.get("unanswered", "[]"), new.id, room)),
         unreadable=new.unreadable,
     )
 
 
-def _unanswered(text: str, id_: str) -> Iterator[tuple[str, State]]:
-    for each in elements(text, "unanswered"):
+def _unanswered(text: str, id_: str, room: Room) -> Iterator[tuple[str, State]]:
+    for each in elements(text, "unanswered", room):
         members = members_around(each, "an unanswered push", ("newDocumentState",))
         pushed = _new(members.get("newDocumentState", "null"), "unanswered")
         if pushed.id != id_:

@@ -24,15 +24,17 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..errors import LogicalClockError
+from ..errors import LogicalClockError, RequestTooLargeError
 from ..sync import Mobync
 from ..types import MAX_LOGICAL_CLOCK, Diff, DiffDict, OperationType
 from ._client import ReplicatingClient, Replication
 from ._devices import End, Visit
 from ._documents import Document, OwnerDocuments
-from ._texts import joined, json_of, same
+from ._texts import Room, joined, json_of, same
 from ._watermelon_requests import OWN, Edit, Members, PullRequest, PushRequest
 
+MOST_BASES = 20  # different pulls that the edits of a push follow
+MOST_BASES_OF_RECORD = 10
 ALL = ""  # the key of a phone's pulls, which have all tables
 CREATE, UPDATE, DELETE = (each.name for each in OperationType)
 
@@ -115,7 +117,7 @@ class _Replication(Replication):
             DeviceRevokedError, TooManyDevicesError: the device may not sync.
             Exception: what the Synchronizer raises.
         """
-        asked = PullRequest.of(body)
+        asked = PullRequest.of(body, Room(self._mobync.max_diffs))
         at = None if asked.is_first else End(None, asked.clock)
         visit = self._visit(owner_id, device, ALL, at, begins=asked.is_first)
         clock, tables = asked.clock, []
@@ -169,29 +171,32 @@ class _Replication(Replication):
 
         Raises:
             InvalidDiffError: the request is malformed.
+            RequestTooLargeError: it has more than ``max_diffs`` edits, or they follow too many
+                different pulls.
             LogicalClockError: ``lastPulledAt`` is ahead, because the server has lost diffs; or the
                 phone must start over, by a pull, before it pushes.
             DeviceRevokedError, TooManyDevicesError: the device may not sync.
             BusyError: another request of this owner took too long.
             Exception: what the Synchronizer raises.
         """
-        asked = PushRequest.of(body, owner_id, self._settings.knows)
+        room = Room(self._mobync.max_diffs)
+        asked = PushRequest.of(body, owner_id, self._settings.knows, room)
         at = End(None, asked.clock) if asked.has_pulled else None
         visit = self._visit(owner_id, device, ALL, at)
         with self._documents.of(owner_id, asked.clock, visit) as documents:
             _check_not_ahead(asked.clock, documents)
             read, unread = _without_unreadable(asked.edits)
-            read = [self._of_phone(each) for each in read]
-            edits = [self._with_changes(each, documents, owner_id) for each in read]
+            read = [self._of_phone(each) for each in _from_few_pulls(read)]
+            edits = self._with_changes(read, documents, owner_id, asked.clock)
             made = self._made(edits, documents, visit)
         refused = self._apply(made, owner_id, visit)
         landed = [each for each in edits if each.diff_id not in refused]
         self._restore(landed, asked, owner_id, visit)
-        rejected: dict[str, list[str]] = {}
+        rejected: dict[str, dict[str, None]] = {}
         for each in (*(each for each in edits if each.diff_id in refused), *unread):
-            if each.id not in rejected.setdefault(each.table, []):
-                rejected[each.table].append(each.id)
-        return json.dumps({"experimentalRejectedIds": rejected}).encode()
+            rejected.setdefault(each.table, {})[each.id] = None
+        ids = {table: list(names) for table, names in rejected.items()}
+        return json.dumps({"experimentalRejectedIds": ids}).encode()
 
     def _of_phone(self, edit: Edit) -> Edit:
         """An edit without columns that only the server writes, if the phone sends all columns."""
@@ -204,15 +209,22 @@ class _Replication(Replication):
             edit = edit._replace(members=_without(edit.members, names))
         return edit
 
-    def _with_changes(self, edit: Edit, documents: OwnerDocuments, owner_id: str) -> Edit:
-        """An edit with the changed columns, if the phone sent a record without naming them."""
-        if edit.members is not None:
-            return edit
-        past = _document(edit, documents)
-        if past is not None and past.clock >= edit.base:
-            before = self._documents.as_of(owner_id, edit.base)
-            past = _document(edit, before)
-        return edit._replace(members=_differing(edit.record or {}, past))
+    def _with_changes(
+        self, edits: Sequence[Edit], documents: OwnerDocuments, owner_id: str, clock: int
+    ) -> list[Edit]:
+        """Edits with the changed columns, where the phone sent a record without naming them."""
+        past: OwnerDocuments | None = None  # the documents of the phone's last pull, read once
+        changed: list[Edit] = []
+        for edit in edits:
+            members = edit.members
+            if members is None:
+                before = _document(edit, documents)
+                if before is not None and before.clock >= clock:
+                    past = past or self._documents.as_of(owner_id, clock)
+                    before = _document(edit, past)
+                members = _differing(edit.record or {}, before)
+            changed.append(edit._replace(members=members))
+        return changed
 
     def _made(
         self, edits: Sequence[Edit], documents: OwnerDocuments, visit: Visit | None
@@ -372,6 +384,34 @@ def _without_unreadable(edits: Sequence[Edit]) -> tuple[list[Edit], list[Edit]]:
         else:
             read.append(each)
     return read, list(unread.values())
+
+
+def _from_few_pulls(edits: Sequence[Edit]) -> list[Edit]:
+    """Edits that were first sent after few different pulls, because each pull needs a merge of its
+    own, with a part of the log. Of a record with too many, the earlier edits count as sent after
+    the pull of its first one: what the phone has seen since is compared with them by time.
+
+    Raises:
+        RequestTooLargeError: they are too many for all records. The package sends fewer records.
+    """
+    bases: dict[tuple[str, str], set[int]] = {}
+    for each in edits:
+        bases.setdefault(each.key, set()).add(each.base)
+    few = {key: _few(found) for key, found in bases.items()}
+    made = [each._replace(base=few[each.key].get(each.base, each.base)) for each in edits]
+    if len({each.base for each in made}) > MOST_BASES:
+        raise RequestTooLargeError(
+            f"the edits of a push must not follow more than {MOST_BASES} different pulls"
+        )
+    return made
+
+
+def _few(bases: set[int]) -> dict[int, int]:
+    """What replaces the bases of a record that has too many."""
+    if len(bases) <= MOST_BASES_OF_RECORD:
+        return {}
+    ordered = sorted(bases)
+    return dict.fromkeys(ordered[: 1 - MOST_BASES_OF_RECORD], ordered[0])
 
 
 def _changing(edit: Edit, now: Document | None) -> tuple[str, Members] | None:

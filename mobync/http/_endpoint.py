@@ -565,9 +565,10 @@ class Upload:
         )
         self._holder = (id(endpoint), owner_id)
         self._body = BytesIO()
-        self._guard = threading.Lock()  # of the two below
+        self._content: bytes | None = None
+        self._guard = threading.Lock()  # of the three below
         self._held = 0
-        self._is_answering = False
+        self._is_answering = self._is_left = False
         self._held_of_parts = 0  # only the answer knows it
         self._timing: dict[str, str] = {}
 
@@ -581,6 +582,7 @@ class Upload:
         traceback: TracebackType | None,
     ) -> None:
         with self._guard:
+            self._is_left = True
             if not self._is_answering:
                 self._let_go(self._held)
 
@@ -613,6 +615,50 @@ class Upload:
         """The response if the body does not arrive."""
         return self._refused(_Refusal(408, "too_slow", "the body did not come in time"))
 
+    def too_many(self) -> Response:
+        """The response if too many other syncs of this owner run or wait."""
+        return self._refused(
+            _busy(BusyError("too many syncs of this owner are running or waiting"))
+        )
+
+    @property
+    def owner_id(self) -> str | None:
+        """The owner; None: only the body says who sent it, see :meth:`authenticate`."""
+        return self._owner_id
+
+    def authenticate(self) -> Response | None:
+        """Find the owner by the token in the body, if it was not in the headers. It may block.
+
+        Returns:
+            The response that refuses; else None.
+
+        Raises:
+            Exception: what ``authenticate`` raises.
+        """
+        if self._owner_id is not None:
+            return None
+        with self._guard:
+            self._is_answering = True
+        try:
+            with _KnownAs(self._number):
+                self._find_owner()
+        except _Refusal as refusal:
+            return self._refused(refusal)
+        finally:
+            with self._guard:
+                self._is_answering = False
+                if self._is_left:
+                    self._let_go(self._held)
+        return None
+
+    def _find_owner(self) -> str:
+        if self._content is None:
+            self._content = self._text()
+        if self._owner_id is None:
+            token = _core.text_member(self._content, "auth_token")
+            self._owner_id = self._endpoint._owner(token, self._headers)
+        return self._owner_id
+
     def answer(self) -> Response:
         """Sync with the body. It blocks meanwhile, so an event loop calls it in a thread.
 
@@ -636,11 +682,8 @@ class Upload:
         return _accepted(self._headers, self._number, self._timing, reply)
 
     def _synced(self) -> bytes:
-        text = self._text()
-        owner_id = self._owner_id
-        if owner_id is None:
-            token = _core.text_member(text, "auth_token")
-            owner_id = self._endpoint._owner(token, self._headers)
+        owner_id = self._find_owner()
+        text, self._content = self._content or b"", None
         began = time.perf_counter()
         reset = HOLDS.set(self._hold_parts)
         try:

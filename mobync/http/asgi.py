@@ -7,8 +7,8 @@ With an asyncio Synchronizer, everything runs in the event loop.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +16,7 @@ from .. import http
 from .._extras import needing
 
 with needing("asgi"):
-    from anyio import CapacityLimiter, fail_after, to_thread
+    from anyio import CapacityLimiter, fail_after, move_on_after, to_thread
     from starlette.applications import Starlette
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import Response, StreamingResponse
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
 THREADS = 40
+
+WAITING_PER_OWNER = 100  # syncs; so many devices of an owner may listen, and sync at the same news
+TURN_S = 2.0  # for such a wait
 
 # A body must keep arriving, and must not take longer than this plus one second for each so many
 # bytes.
@@ -110,6 +113,7 @@ class Answers:
         # hold theirs.
         # Each kind of work has its own threads, so checking a token does not wait for a database.
         self._asking, self._syncing, self._opening = (CapacityLimiter(threads) for _ in range(3))
+        self._turns = _Turns()
 
     def to(self, path: str) -> Answer:
         """The function that answers one of ``http.ROUTES``."""
@@ -131,9 +135,19 @@ class Answers:
                 refused = await _read(request, upload)
             except ClientDisconnect:
                 return Response(status_code=400)  # for the access log: nobody gets this answer
+            refused = refused or await self._owner_of(upload)
             if refused is not None:
                 return _response(refused)
-            return _response(await self._run(self._syncing, upload.answer))
+            async with self._turns.of(upload.owner_id) as has_turn:
+                if not has_turn:
+                    return _response(upload.too_many())
+                return _response(await self._run(self._syncing, upload.answer))
+
+    async def _owner_of(self, upload: http.Upload) -> http.Response | None:
+        """Find the owner whose token is in the body; return the response that refuses."""
+        if upload.owner_id is None:
+            return await self._run(self._asking, upload.authenticate)
+        return None
 
     async def events(self, request: Request) -> Response:
         """Hear at once when the log has grown, by Server-Sent Events."""
@@ -156,6 +170,33 @@ class Answers:
             return await to_thread.run_sync(work, *args, limiter=limiter)
         async with limiter:
             return await waiting.run(partial(work, *args))
+
+
+class _Turns:
+    """The syncs of each owner that run or wait. They wait here without a thread, so an owner who
+    sends many requests does not take the threads that other owners need.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[str | None, CapacityLimiter] = {}
+
+    @asynccontextmanager
+    async def of(self, owner_id: str | None) -> AsyncIterator[bool]:
+        """Wait for the owner's turn; yield whether it came in time."""
+        turns = self._of.setdefault(owner_id, CapacityLimiter(http.SYNCS_PER_OWNER))
+        sync = object()
+        has_turn = False
+        try:
+            if turns.statistics().tasks_waiting < WAITING_PER_OWNER:
+                with move_on_after(TURN_S):
+                    await turns.acquire_on_behalf_of(sync)
+                    has_turn = True
+            yield has_turn
+        finally:
+            if has_turn:
+                turns.release_on_behalf_of(sync)
+            if not (turns.borrowed_tokens or turns.statistics().tasks_waiting):
+                self._of.pop(owner_id, None)
 
 
 async def _read(request: Request, upload: http.Upload) -> http.Response | None:
