@@ -198,14 +198,16 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         owner_id: str,
         first_clock: int,
         highest: int,
+        device: str = "",
     ) -> AbstractContextManager[Synchronizer]:
-        """The context to read a window in.
+        """The context to read a window in, and what is stored for the owner and for a device.
 
         Args:
             reading: what :meth:`reading` returned; it was not entered.
             owner_id: the owner.
             first_clock: from which clock on the log is read.
-            highest: the owner's highest clock a moment ago.
+            highest: the owner's highest clock a moment ago, or less.
+            device: the device, if any.
 
         Returns:
             ``reading``, the default; or another context with a Synchronizer that has the same.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
@@ -17,6 +18,7 @@ from task_list import TaskList, diff, statements
 
 from mobync import FilterType, LogicalClockError, Mobync, ReadFilter, SyncReport
 from mobync._relational.read_window import ReadWindow
+from mobync.clients import RxDB
 from mobync.sqlalchemy import SQLAlchemySynchronizer, _synchronizer
 
 database = databases.database
@@ -259,6 +261,38 @@ def test_a_window_that_was_read_knows_what_it_lacks():
             window.read_log("diffs", filters)
     with pytest.raises(RuntimeError, match="only read"):
         window.write_devices("bob", {})
+
+
+def test_a_window_that_was_read_knows_which_devices_it_has():
+    window = ReadWindow(-1, {"": "{}", "phone": None}, 0, [])
+    assert window.read_devices("bob", ["", "phone"]) == {"": "{}"}
+    for names in (None, ["tablet"]):
+        with pytest.raises(RuntimeError, match=r"only \['', 'phone'\]"):
+            window.read_devices("bob", names)
+    assert ReadWindow(-1, None, 0, []).read_devices("bob", [""]) is None
+
+
+def test_documents_of_other_clients_are_followed_in_one_statement(tasks, windows, monkeypatch):
+    made = filled(tasks, 3)
+    replication = RxDB().replicate(Mobync(tasks.store))
+
+    def pull(checkpoint: Any) -> Any:
+        asked = {"collection": "tasks", "checkpoint": checkpoint, "limit": 10}
+        return json.loads(replication.pull(json.dumps(asked).encode(), "bob", "phone"))
+
+    first = pull(None)
+    assert sorted(each["id"] for each in first["documents"]) == ["0", "1", "2", "a"]
+    assert (pull(first["checkpoint"])["documents"], windows) == ([], [4, 1])
+    Mobync(tasks.store).apply(4, [diff("update", id="0", name="new")], "bob")
+    (changed,) = pull(first["checkpoint"])["documents"]
+    assert (changed["id"], changed["name"], windows) == ("0", "new", [4, 1, 2])
+
+    monkeypatch.setattr(_synchronizer, "PIECE_ROWS", 3)
+    again = RxDB().replicate(Mobync(tasks.store))
+    asked = {"collection": "tasks", "checkpoint": None, "limit": 10}
+    whole = json.loads(again.pull(json.dumps(asked).encode(), "bob", "tablet"))
+    assert len(whole["documents"]) == len(made) + 1
+    assert len(windows) == 3  # the log is longer than what one statement may read
 
 
 # ---- where it is not offered --------------------------------------------------------------------

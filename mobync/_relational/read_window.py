@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..synchronizer import Synchronizer
-from ..types import LOG_FIELDS, Diff, FilterType, ReadFilter
+from ..types import FIELD_TIMES, LOG_FIELDS, Diff, FilterType, ReadFilter
 
 
 class ReadWindow(Synchronizer):
@@ -14,7 +14,8 @@ class ReadWindow(Synchronizer):
 
     Args:
         highest: the owner's highest clock, -1 for an empty log.
-        states: what is stored for the owner; None: the database stores no devices.
+        states: what is stored for the owner and for a device, None for nothing; or None: the
+            database stores no devices.
         first_clock: the clock from which the log was read.
         rows: the values of its rows, in the order of the log's fields.
     """
@@ -22,7 +23,7 @@ class ReadWindow(Synchronizer):
     def __init__(
         self,
         highest: int,
-        states: Mapping[str, str] | None,
+        states: Mapping[str, str | None] | None,
         first_clock: int,
         rows: Sequence[Sequence[Any]],
     ) -> None:
@@ -51,8 +52,19 @@ class ReadWindow(Synchronizer):
             raise RuntimeError(f"the log was read from clock {self._first_clock} on")
         return rows
 
-    def read_devices(self, owner_id: str, names: Sequence[str] | None) -> Mapping[str, str] | None:
-        return self._states
+    def read(self, where: str, filters: Sequence[ReadFilter]) -> list[dict[str, Any]]:
+        rows = [dict(zip(_FIELDS, row, strict=False)) for row in self.read_log(where, filters)]
+        for row in rows:
+            if row.get(FIELD_TIMES, "") is None:
+                del row[FIELD_TIMES]
+        return rows
+
+    def read_devices(self, owner_id: str, names: Sequence[str] | None) -> dict[str, str] | None:
+        if self._states is None:
+            return None
+        if names is None or not self._states.keys() >= set(names):
+            raise RuntimeError(f"of the devices only {sorted(self._states)} were read")
+        return {name: text for name in names if (text := self._states[name]) is not None}
 
     def write_devices(self, owner_id: str, states: Mapping[str, str | None]) -> None:
         self._refuse()
@@ -60,8 +72,9 @@ class ReadWindow(Synchronizer):
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("a window is only read")
 
-    read = create = update = delete = _refuse
+    create = update = delete = _refuse
     validate_create = validate_update = validate_delete = _refuse
 
 
 _CLOCK = LOG_FIELDS.index(Diff.LOGICAL_CLOCK)
+_FIELDS = (*LOG_FIELDS, FIELD_TIMES)

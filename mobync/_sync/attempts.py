@@ -207,6 +207,7 @@ def in_transaction(
     work: Callable[[OwnerLog], T],
     *,
     retries: bool = True,
+    device: str | None = None,
     waits: bool = True,
 ) -> T:
     """Do ``work`` alone with the owner's data, all or nothing; it can be called several times.
@@ -216,7 +217,7 @@ def in_transaction(
     Returns:
         The result of ``work`` in the committed attempt.
     """
-    tries = attempts(server, owner_id, retries, waits=waits)
+    tries = attempts(server, owner_id, retries, device, waits=waits)
     store = next(tries)
     while True:
         try:

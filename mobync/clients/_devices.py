@@ -117,6 +117,7 @@ class Visit:
         begins: whether it pulls from the beginning.
 
     Attributes:
+        name: the name of the device.
         counts: whether the database really stores devices. If not, the device counts as one
             without a name.
         may_be_dead: whether an object that the log lacks may have been deleted and folded since
@@ -143,8 +144,8 @@ class Visit:
         self.may_be_dead = False
         self._server = server
         self._owner_id = owner_id
+        self.name = name
         self._client = client
-        self._name = name
         self._key = key
         self._at = at
         self._kept: Kept | None = None
@@ -169,7 +170,7 @@ class Visit:
             LogicalClockError: the device must start over.
         """
         if self.counts and self._kept is None:
-            states = read_states(store, self._owner_id, OWNER, self._name)
+            states = read_states(store, self._owner_id, OWNER, self.name)
             if states is None:
                 check_may_be_nameless(self._server)
                 self.counts = False
@@ -183,7 +184,7 @@ class Visit:
         Raises:
             As :meth:`admit`.
         """
-        known = self._server.synchronizer._poll(self._owner_id, self._name)
+        known = self._server.synchronizer._poll(self._owner_id, self.name)
         if known is None or known[1] is None or self._at is None:
             return False
         clock = known[0] + 1
@@ -193,11 +194,11 @@ class Visit:
         return polled
 
     def _let_in(self, states: Mapping[str, str], clock: int) -> None:
-        kept = Kept(states, self._name, self._client)
+        kept = Kept(states, self.name, self._client)
         if self._at is not None:
             given = (mark for pull in kept.pulls.values() for mark, _ in pull.given)
             known = kept.owner.predecessors
-            check_owner(self._name, self._at.mark, self._owner_id, known, given)
+            check_owner(self.name, self._at.mark, self._owner_id, known, given)
         if not self._begins and self._is_behind(kept, clock):
             self._start_over()
         self.may_be_dead = kept.owner.horizon > 0
@@ -254,7 +255,7 @@ class Visit:
         if not self.counts or (end == self._at and not self._must_note(end)):
             return
         noted = partial(self._noted, end=end, is_whole=is_whole, tells_of_dead=tells_of_dead)
-        in_transaction(self._server, self._owner_id, noted)
+        in_transaction(self._server, self._owner_id, noted, device=self.name)
 
     def _must_note(self, end: End) -> bool:
         assert self._kept is not None
@@ -311,23 +312,23 @@ class Visit:
             are_edits: whether they may come again, in a retry.
         """
         turn = Turn(self, [each["id"] for each in diffs] if are_edits else [])
-        reset = LETS_IN.set(LetIn(merging, self._owner_id, self._name, turn.admit))
+        reset = LETS_IN.set(LetIn(merging, self._owner_id, self.name, turn.admit))
         try:
-            return merging.apply(clock, diffs, self._owner_id, device=self._name, request=1)
+            return merging.apply(clock, diffs, self._owner_id, device=self.name, request=1)
         finally:
             LETS_IN.reset(reset)
 
     def _read(self, store: Synchronizer) -> Kept:
         """Read the stored state, in a transaction, and make room for a new device."""
-        states = read_states(store, self._owner_id, OWNER, self._name)
-        kept = Kept(states or {}, self._name, self._client)
+        states = read_states(store, self._owner_id, OWNER, self.name)
+        kept = Kept(states or {}, self.name, self._client)
         if kept.is_new:
             make_room(self._server, store, self._owner_id)
         return kept
 
     def _write(self, store: Synchronizer, kept: Kept, *, log_is_empty: bool) -> None:
         now_ms = self._server._now_ms()
-        states: dict[str, str | None] = {self._name: kept.note(self._server, self._key, now_ms)}
+        states: dict[str, str | None] = {self.name: kept.note(self._server, self._key, now_ms)}
         if not kept.has_owner:
             states[OWNER] = first_state(now_ms, log_is_empty=log_is_empty).to_text()
         plain_answer("write_devices", store.write_devices(self._owner_id, states))
@@ -376,7 +377,7 @@ class Turn:
         if key not in kept.pulls:
             kept.pulls[key] = Pull(self.seen_clock, folds=kept.owner.folds)
         self._visit._write(self._store, kept, log_is_empty=highest < 0)
-        return self._visit._name
+        return self._visit.name
 
 
 def _latest(given: Sequence[tuple[str | None, int]], *used: End) -> list[tuple[str | None, int]]:

@@ -289,7 +289,11 @@ class Documents:
             plain_answer("reading", synchronizer.reading(owner_id)) if writes_nothing else None
         )
         if reading is not None:
-            with reading as store:
+            device = OWNER if visit is None else visit.name
+            window = synchronizer._reading_window(
+                reading, owner_id, kept.next_read, kept.clock - 1, device
+            )
+            with window as store:
                 log = OwnerLog(store, mobync.diffs_model_name, owner_id)
                 rows, highest = _rows(log, kept.next_read), log.highest_clock()
                 is_followed = kept.follow(rows, highest, _horizon(log))

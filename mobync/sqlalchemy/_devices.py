@@ -17,9 +17,11 @@ from ..errors import InvalidDiffError
 from ..types import FIELD_TIMES
 from ._direct import Statement
 from ._locking import Heads
+from ._model import Model
 from ._parts import Parts
 from ._prepared import Prepared
 from ._settings import schema_of
+from ._statements import window_select
 from ._tables import devices_of, heads_of
 from ._values import is_mysql
 
@@ -78,7 +80,8 @@ class Devices:
             self._update_owner = Prepared(update(heads).where(of_head).values(state=state))
             both = heads.outerjoin(table, and_(*own))
             columns = heads.c.logical_clock, heads.c.state, table.c.state
-            self._poll = Prepared(select(*columns).select_from(both).where(of_head))
+            self._with_head = select(*columns).select_from(both).where(of_head)
+            self._poll = Prepared(self._with_head)
 
     @property
     def are_kept(self) -> bool:
@@ -125,6 +128,16 @@ class Devices:
     def poll(self, owner_id: str, device: str) -> Statement:
         """The statement that reads a head and the state of one device (or null) in one row."""
         return self._poll, {_OWNER: owner_id, _DEVICE: device}
+
+    def window(
+        self, log: Model, owner_id: str, owner: Any, clocks: range, device: str, dialect: Dialect
+    ) -> Statement:
+        """The statement that reads what :meth:`poll` does, and beside it each diff between two
+        clocks (or nulls).  If the database stores no devices, it reads the head and the diffs.
+        """
+        head = self._with_head if self.are_kept else self.heads.of_owner
+        statement, values = window_select(head, log, owner, clocks, dialect)
+        return statement, {_OWNER: owner_id, _DEVICE: device, **values}
 
     def select(self, owner_id: str, device: str) -> Statement:
         """The statement that reads the name and the state of one device, and its values."""

@@ -126,15 +126,14 @@ class Heads:
 
     Attributes:
         columns: what is read of a head, in the order of Head.
-        is_owners: the condition that a head is that of the owner.
+        of_owner: the select of the owner's head.
     """
 
     def __init__(self, table: Table, with_state: bool = False) -> None:
         owner, clock = bindparam(_OWNER, type_=table.c.owner.type), table.c.logical_clock
         self.table = table
         self.columns = (clock, table.c.state) if with_state else (clock,)
-        self.is_owners = table.c.owner == owner
-        of_owner = select(*self.columns).where(self.is_owners)
+        self.of_owner = of_owner = select(*self.columns).where(table.c.owner == owner)
         locked = of_owner.with_for_update()
         self.read = Prepared(of_owner)
         self.lock = Prepared(locked)

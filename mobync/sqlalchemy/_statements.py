@@ -52,7 +52,6 @@ from sqlalchemy.sql import ClauseElement, ColumnElement
 from .._relational.values import DoesNotFit
 from ..errors import InvalidDiffError
 from ..types import Diff, FilterType, ReadFilter
-from ._locking import Heads, head_select
 from ._many import execute_many
 from ._model import VALUE, Model, Row, plain_type
 from ._prepared import Prepared
@@ -387,30 +386,35 @@ def rows_select(
 
 
 def window_select(
-    heads: Heads, log: Model, owner_id: str, owner: Any, first_clock: int, dialect: Dialect
+    head: Select[Any], log: Model, owner: Any, clocks: range, dialect: Dialect
 ) -> tuple[Prepared, dict[str, Any]]:
-    """The select of an owner's head, and beside it each diff from a clock on, or nulls.
+    """The select of a row, and beside it each diff of an owner between two clocks, or nulls.
 
     Args:
-        heads: the heads.
+        head: the select of the row.
         log: the log.
-        owner_id: the owner.
         owner: the owner as the log's column stores it.
-        first_clock: the clock.
+        clocks: the clocks.
         dialect: the database.
+
+    Returns:
+        The statement, and the values of the second part.
     """
-    filters = [ReadFilter(Diff.LOGICAL_CLOCK, FilterType.majorOrEqual, first_clock)]
+    filters = [
+        ReadFilter(Diff.LOGICAL_CLOCK, FilterType.majorOrEqual, clocks.start),
+        ReadFilter(Diff.LOGICAL_CLOCK, FilterType.minor, clocks.stop),
+    ]
 
     def make() -> Prepared:
-        diffs = heads.table.outerjoin(
-            log.table, and_(true(), *_conditions(log, True, filters, dialect))
+        (source,) = head.get_final_froms()
+        diffs = and_(true(), *_conditions(log, True, filters, dialect))
+        both = head.with_only_columns(
+            *head.selected_columns, *(_selected(column) for column in log.fields.values())
         )
-        selected = (_selected(column) for column in log.fields.values())
-        return Prepared(select(*heads.columns, *selected).select_from(diffs).where(heads.is_owners))
+        return Prepared(both.select_from(source.outerjoin(log.table, diffs)))
 
-    statement = log.statements.get(("window", dialect.name, len(heads.columns)), make)
-    _, of_head = head_select(heads, owner_id)
-    return statement, {**of_head, **_compared_values(log, owner, filters, dialect)}
+    shape = ("window", dialect.name, len(head.selected_columns))
+    return log.statements.get(shape, make), _compared_values(log, owner, filters, dialect)
 
 
 def _compared_values(

@@ -74,7 +74,6 @@ from ._statements import (
     rows_select,
     update_of,
     update_rows,
-    window_select,
 )
 from ._tables import diffs_table
 from ._talks import somebody_listens
@@ -92,7 +91,7 @@ T = TypeVar("T")
 PAGE_ROWS = 1000  # of owned_rows, in memory at once
 _UNMARKED = nullcontext()
 # The methods that read a log without its owner's lock.
-_READS = ("transaction", "reading", "read_log", "highest_logical_clock", "read_devices")
+_READS = (*("transaction", "reading", "read", "read_log", "highest_logical_clock", "read_devices"),)
 _NONE: Columns = MappingProxyType({})
 
 
@@ -155,7 +154,7 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         super().__init_subclass__(**arguments)
         cls._has_plain_copies = has_plain_copies(cls, SQLAlchemySynchronizer)
         cls._reads_as_usual = all(
-            getattr(cls, name) is getattr(SQLAlchemySynchronizer, name) for name in _READS
+            getattr(cls, name).__module__.startswith(__package__) for name in _READS
         )
 
     def __init__(
@@ -499,36 +498,40 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         owner_id: str,
         first_clock: int,
         highest: int,
+        device: str = OWNER_ITSELF,
     ) -> AbstractContextManager[Synchronizer]:
-        """A short window and the head are read in one statement, which needs no transaction."""
-        source = self._source
-        is_short = highest - first_clock < PIECE_ROWS
-        if not (is_short and self._reads_as_usual) or not isinstance(source, EngineSource):
+        """A short window, the head and a device are read in one statement, which needs no
+        transaction."""
+        source, clocks = self._source, range(first_clock, first_clock + PIECE_ROWS)
+        if highest >= clocks.stop or not self._reads_as_usual or self._devices.found is None:
             return reading
-        if self._devices.found is None:
+        if not isinstance(source, EngineSource):
             return reading
-        statement = partial(self._window_statement, owner_id, first_clock, source.dialect())
+        check_names([device], source.dialect())
+        statement = partial(self._window_statement, owner_id, clocks, device, source.dialect())
         rows = self._read_alone(source, statement, only_directly=True)
-        if not rows:
+        if not rows or rows[0][0] >= clocks.stop:
             return reading
-        return nullcontext(self._window_of(rows, first_clock))
+        return nullcontext(self._window_of(rows, first_clock, device))
 
-    def _window_statement(self, owner_id: str, first_clock: int, dialect: Dialect) -> Statement:
+    def _window_statement(
+        self, owner_id: str, clocks: range, device: str, dialect: Dialect
+    ) -> Statement:
         log = self._with_field_times(self._log)
         owner = log.owner_value(owner_id, dialect)
-        return window_select(self._devices.heads, log, owner_id, owner, first_clock, dialect)
+        return self._devices.window(log, owner_id, owner, clocks, device, dialect)
 
-    def _window_of(self, rows: Sequence[Sequence[Any]], first_clock: int) -> ReadWindow:
+    def _window_of(
+        self, rows: Sequence[Sequence[Any]], first_clock: int, device: str
+    ) -> ReadWindow:
         """What rows of :meth:`_window_statement` say."""
-        count = len(self._devices.heads.columns)
         log = self._with_field_times(self._log)
-        head = Head(*rows[0][:count])
+        count = len(rows[0]) - len(log.fields)
+        clock, *texts = rows[0][:count]
         found = [row[count:] for row in rows if row[count] is not None]
         diffs = encoded_values(log, found, self._source.dialect())
-        states = {} if head.state is None else {OWNER_ITSELF: head.state}
-        return ReadWindow(
-            head.clock, states if self._devices.are_kept else None, first_clock, [*diffs]
-        )
+        states = {device: texts[1], OWNER_ITSELF: texts[0]} if self._devices.are_kept else None
+        return ReadWindow(clock, states, first_clock, [*diffs])
 
     @contextmanager
     def _reading_at(
