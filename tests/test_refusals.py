@@ -534,8 +534,12 @@ def test_what_is_falsy_is_a_no(answer):
         def validate_create(self, owner_id: str, **sent: Any) -> Any:
             return answer
 
-    with pytest.raises(UnauthorizedError):
+    why = "validate_create refused it"
+    if answer is None:  # as of a rule that forgot to return anything
+        why += " (it returned None, not True)"
+    with pytest.raises(UnauthorizedError) as refused:
         Mobync(Odd()).apply(0, [diff("c1", "create", {"id": "t1"})], "anna")
+    assert refused.value.reason == why
 
 
 def test_an_error_that_an_app_raises_again_names_the_diff_of_this_request():

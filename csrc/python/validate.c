@@ -71,10 +71,16 @@ static PyObject *call_rule(sync_state *s, const store *app, PyObject *rule, size
                            : call_rule_with_dict(s, app, rule, index);
 }
 
-/* Only True is a yes. A forgotten call or await is true as well, and so is (False, "why not"). */
-static int is_yes(PyObject *answer, PyObject *rule_name)
+/* The answer of a rule. NOTHING is a no as well, but most often a forgotten `return True`. */
+enum { NO = 0, YES = 1, NOTHING = 2 };
+
+/* Only True is a yes. A forgotten call or await is true as well, and so is (False, "why not"). Returns
+ * the answer, or -1 with an exception. */
+static int take_answer(PyObject *answer, PyObject *rule_name)
 {
-    if (answer == Py_True || answer == Py_False || answer == Py_None)
+    if (answer == Py_None)
+        return NOTHING;
+    if (answer == Py_True || answer == Py_False)
         return answer == Py_True;
     const int is_true = PyObject_IsTrue(answer);
     if (is_true > 0)
@@ -91,9 +97,9 @@ static int ask_rule(sync_state *s, const store *app, size_t index)
         answer = plain_answer(app, answer, rule);
     if (answer == NULL)
         return -1;
-    const int yes = is_yes(answer, rule);
+    const int taken = take_answer(answer, rule);
     Py_DECREF(answer);
-    return yes;
+    return taken;
 }
 
 /* ---- which diff an error means ------------------------------------------------------------- */
@@ -126,11 +132,12 @@ static int place_refusal(sync_state *s, size_t index)
     return 1;
 }
 
-static int raise_unauthorized(sync_state *s, size_t index)
+static int raise_unauthorized(sync_state *s, size_t index, int answer)
 {
     const mb_diff *diff = &s->request.diffs.items[index];
+    const char *why = answer == NOTHING ? " (it returned None, not True)" : "";
     return raise_at(s->state->unauthorized_error, (Py_ssize_t)index, diff->id,
-                    PyUnicode_FromFormat("%U refused it", s->state->rule_names[diff->type]));
+                    PyUnicode_FromFormat("%U refused it%s", s->state->rule_names[diff->type], why));
 }
 
 /* ---- exclusion ----------------------------------------------------------------------------- */
@@ -210,11 +217,11 @@ static int judge(sync_state *s, const store *app, size_t index, PyObject **error
     *error = Py_XNewRef(s->notes[index].misfit);
     if (*error != NULL)
         return 1;
-    const int yes = ask_rule(s, app, index);
-    if (yes > 0)
+    const int answer = ask_rule(s, app, index);
+    if (answer == YES)
         return 0;
-    if (yes == 0)
-        raise_unauthorized(s, index);
+    if (answer >= 0)
+        raise_unauthorized(s, index, answer);
     if (!place_refusal(s, index))
         return -1;
     *error = take_exception();
