@@ -153,9 +153,8 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         cls._has_plain_copies = has_plain_copies(cls, SQLAlchemySynchronizer)
-        cls._reads_as_usual = all(
-            getattr(cls, name).__module__.startswith(__package__) for name in _READS
-        )
+        modules = (getattr(getattr(cls, name), "__module__", None) for name in _READS)
+        cls._reads_as_usual = all(str(each).startswith(__package__) for each in modules)
 
     def __init__(
         self,
