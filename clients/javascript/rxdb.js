@@ -155,7 +155,7 @@ class Handlers {
         let sent;
         let answer;
         try {
-            sent = await this.outbox.taken(rows, times);
+            sent = await this.outbox.taken(rows, times, await this.revisions(ids));
             answer = await this.sendInParts(sent, await this.pulledTo());
         } catch (error) {
             settle();
@@ -186,6 +186,12 @@ class Handlers {
             }
             end();
         };
+    }
+
+    /** Of each document the revision of what RxDB has stored of answers; null: nothing. */
+    async revisions(ids) {
+        const known = await getAssumedMasterState(this.replication.internalReplicationState, ids);
+        return new Map(ids.map((id) => [id, known[id]?.metaDocument._rev ?? null]));
     }
 
     /** When each document was edited, as RxDB has it. */
@@ -348,18 +354,21 @@ class Outbox {
     }
 
     /** Give each row its id, what of it was sent before, and its time; durable when it resolves. */
-    async taken(rows, times) {
+    async taken(rows, times, revisions) {
         this.hasPushed = true;
         const made = rows.map((row) => {
             const id = row.newDocumentState.id;
             const base = textOf(row.assumedMasterState ?? null);
             const state = textOf(row.newDocumentState);
+            const revision = revisions.get(id);
             const before = this.entries.get(id);
-            // A push with another base has been answered.
-            const sent = before?.base === base ? before.sent : [];
+            // RxDB has stored the answer of a push with another base, or at another revision. It may
+            // be long until the entry is forgotten, because other tasks keep RxDB's queue busy.
+            const isAnswered = before?.base !== base || (before.revision ?? revision) !== revision;
+            const sent = isAnswered ? [] : before.sent;
             const same = sent.at(-1)?.state === state;
             const pushes = same ? sent : [...sent, { id: newId(), state }];
-            this.entries.set(id, { base, sent: pushes });
+            this.entries.set(id, { base, revision, sent: pushes });
             return {
                 id: pushes.at(-1).id,
                 time: times.get(id),

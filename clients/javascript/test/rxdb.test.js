@@ -1,0 +1,85 @@
+// RxDB's replication against a server of a few lines, which holds its answers.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { createRxDatabase } from 'rxdb';
+import { getRxStorageMemory } from 'rxdb/plugins/storage-memory';
+
+import { replicateWithMobync } from '../rxdb.js';
+
+const SCHEMA = {
+    version: 0,
+    primaryKey: 'id',
+    type: 'object',
+    properties: { id: { type: 'string', maxLength: 40 }, done: { type: 'boolean' } },
+    required: ['id'],
+};
+
+/** A promise, with what resolves it. */
+function gate() {
+    let open;
+    const opened = new Promise((resolve) => (open = resolve));
+    return { open, opened };
+}
+
+function json(body) {
+    return new Response(JSON.stringify(body), {
+        headers: { 'content-type': 'application/json' },
+    });
+}
+
+test('an edit that repeats one which was just reverted is an edit of its own', async () => {
+    const database = await createRxDatabase({ name: 'repeated', storage: getRxStorageMemory() });
+    const { tasks } = await database.addCollections({
+        tasks: { schema: SCHEMA, localDocuments: true },
+    });
+    const pushed = []; // a gate for each push that has come
+    const rows = [];
+    const arrived = [gate(), gate(), gate()];
+    const reverts = { conflicts: [{ id: 'x', done: false, _deleted: false }], refused: [] };
+    const fetch = async (url, { body }) => {
+        if (new URL(url).pathname.endsWith('/pull')) {
+            return json({ documents: [], checkpoint: { clock: 1, id: '', began: 1 } });
+        }
+        if (!new URL(url).pathname.endsWith('/push')) return new Promise(() => undefined); // events
+        const answer = gate();
+        rows.push(...JSON.parse(body).rows);
+        pushed.push(answer);
+        arrived[pushed.length - 1].open();
+        return json(await answer.opened);
+    };
+    const options = { url: 'http://localhost/sync', token: 't', device: 'd', fetch };
+    const replication = await replicateWithMobync(tasks, { ...options, waitForLeadership: false });
+    await replication.awaitInitialReplication();
+
+    const document = await tasks.insert({ id: 'x', done: false });
+    await arrived[0].opened;
+    pushed[0].open({ conflicts: [], refused: [] });
+    await replication.awaitInSync();
+
+    await document.incrementalPatch({ done: true });
+    await arrived[1].opened;
+    replication.reSync(); // as an event of the server does; RxDB will also look for edits then
+    const meta = replication.internalReplicationState.input.metaInstance;
+    const write = meta.bulkWrite.bind(meta);
+    const isEdited = gate();
+    meta.bulkWrite = async (written, context) => {
+        // RxDB has reverted the document here, and has not stored that it has the answer.
+        if (context === 'replication-up-write-conflict-meta') await isEdited.opened;
+        return write(written, context);
+    };
+    const reverted = gate();
+    document.$.subscribe((now) => now.done || reverted.open());
+    pushed[1].open(reverts);
+    await reverted.opened;
+    await document.getLatest().incrementalPatch({ done: true });
+    isEdited.open();
+
+    await arrived[2].opened;
+    assert.equal(rows[2].newDocumentState.done, true);
+    assert.notEqual(rows[2].id, rows[1].id);
+    pushed[2].open({ conflicts: [], refused: [] });
+    await replication.awaitInSync();
+    assert.equal(document.getLatest().done, true);
+    await database.remove();
+});
