@@ -734,6 +734,8 @@ def test_pauses_grow_and_are_not_the_same_for_all(pauses: list[float]) -> None:
 def test_a_retry_after_that_is_a_date_is_understood(pauses: list[float]) -> None:
     past = {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}
     far = {"retry-after": "Wed, 21 Oct 2995 07:28:00 GMT"}
+    for no_date in (f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT", f"Mon, 01 Jan 2024 0:0:0 -{'9' * 20}"):
+        assert Answer(503, headers={"retry-after": no_date}, body=b"").retry_after_s() is None
     with scripted(answer(503, past), answer(503, {"retry-after": "soon"}), answer(503, far)) as p:
         with pytest.raises(OfflineError):
             p.sync()
@@ -835,6 +837,7 @@ def test_a_url_without_the_sync_route_is_told_what_it_must_be() -> None:
         answer(200, diffs=[], logical_clock="1"),
         answer(200, diffs=[], logical_clock=1, more=True),
         Answer(200, b"[]"),
+        Answer(200, b"[" * 200_000),
     ],
 )
 def test_a_page_of_somebody_else_is_no_reply(pauses: list[float], page: Answer) -> None:

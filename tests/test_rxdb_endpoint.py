@@ -248,6 +248,22 @@ def test_each_owner_and_each_collection_is_alone(server: Server) -> None:
     assert server.ask("pull", other)["documents"] == []
 
 
+def test_the_name_of_a_collection_does_not_fill_the_row_of_a_device(server: Server) -> None:
+    def pull(name: str, checkpoint: Any = None) -> Any:
+        asked = json.dumps({"collection": name, "checkpoint": checkpoint, "limit": 5})
+        return json.loads(server.client.answer("pull", server.mobync, OWNER, asked.encode(), "a"))
+
+    server.elsewhere("create", id="m")
+    long = "é" * 100_000
+    first = pull(long)
+    server.elsewhere("update", id="m", name="milk")
+    assert pull(long, first["checkpoint"])["documents"] == []
+    stored = server.mobync.synchronizer.read_devices(OWNER, ["a"])
+    assert stored is not None
+    assert len(stored["a"]) < 1000
+    assert len(pull("tasks")["documents"]) == 1
+
+
 # ---- push ----------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ class Answer:
         """The JSON object in the body; empty if it is not one, for example a proxy's page."""
         try:
             found = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second one is for deep nesting
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -52,7 +52,7 @@ class Answer:
             return float(text)
         try:
             at = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
         return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())

@@ -146,7 +146,7 @@ class Visit:
         self._owner_id = owner_id
         self.name = name
         self._client = client
-        self._key = key
+        self._key = key if len(key) <= LONGEST_NAME else _short(key)
         self._at = at
         self._kept: Kept | None = None
         self._log_clock = 0
@@ -391,3 +391,8 @@ def _latest(given: Sequence[tuple[str | None, int]], *used: End) -> list[tuple[s
 def _hashed(diff_id: str) -> str:
     digest = hashlib.blake2b(diff_id.encode("utf-8", "surrogatepass"), digest_size=DONE_BYTES)
     return base64.urlsafe_b64encode(digest.digest()).decode()
+
+
+def _short(key: str) -> str:
+    """What is stored instead of the long name of a collection."""
+    return "\1" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
