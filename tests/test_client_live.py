@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import http_app
@@ -18,7 +19,7 @@ from mobync.client import Device, HttpTransport, OfflineError, ServerError, Sync
 from mobync.client import _live as live_module
 from mobync.client._live import fields_of
 from mobync.client._server import Server
-from mobync.client._transport import HttpEvents
+from mobync.client._transport import Answer, HttpEvents
 from mobync.http.asgi import SyncApp
 from mobync.live import InProcessLive
 
@@ -146,6 +147,49 @@ def test_what_the_app_raises_ends_it_and_reaches_the_app() -> None:
         eventually(lambda: live.error)
         with pytest.raises(ZeroDivisionError, match="a bug of the app"):
             live.close()
+
+
+class Refused:
+    """A stream of events that the server refuses, for longer than a thread can wait."""
+
+    answer = Answer(503, b"", {"retry-after": "9" * 400})
+
+    def lines(self) -> Iterator[str]:
+        return iter(())
+
+    def close(self) -> None:
+        pass
+
+
+class Ended(Refused):
+    """One that ends at once, and asks to be begun again as late."""
+
+    answer = Answer(200, b"")
+
+    def lines(self) -> Iterator[str]:
+        return iter((f"retry: {'9' * 5000}",))
+
+
+@pytest.mark.parametrize("stream", [Refused, Ended])
+def test_a_pause_that_no_thread_can_wait_is_cut(
+    monkeypatch: pytest.MonkeyPatch, stream: type[Refused]
+) -> None:
+    pauses: list[float] = []
+
+    class Noting(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if timeout is None:
+                return super().wait()
+            pauses.append(timeout)
+            return super().wait(0.01)
+
+    used = SimpleNamespace(Event=Noting, Lock=threading.Lock, Thread=threading.Thread)
+    monkeypatch.setattr(live_module, "threading", used)
+    with Device(":memory:", Scripted([reply(0)] * 99), "t") as phone:
+        monkeypatch.setattr(phone._server, "listen", lambda *_: stream())
+        with phone.live(poll_s=1e9):
+            eventually(lambda: max(pauses, default=0) > 10_000)
+    assert max(pauses) <= threading.TIMEOUT_MAX
 
 
 @pytest.mark.parametrize("moment", range(4))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RECONNECT_S = 3.0  # until a server has sent ``retry``
 LONGEST_PAUSE_S = 60.0
+MOST_ASKED_S = 86_400.0  # that a server's wish counts; a thread cannot wait for any time
 
 
 class Live:
@@ -110,7 +111,7 @@ class Live:
                 pause_s += events.answer.retry_after_s() or 0.0
         except OfflineError:
             pass
-        self._closed.wait(random.uniform(0.5, 1.5) * pause_s)
+        self._closed.wait(random.uniform(0.5, 1.5) * min(pause_s, MOST_ASKED_S))
 
     def _read(self, events: Events) -> None:
         with self._lock:
@@ -121,7 +122,7 @@ class Live:
         try:
             for name, value in fields_of(events.lines()):
                 if name == "retry":
-                    self._reconnect_s = int(value) / 1000
+                    self._reconnect_s = float(value) / 1000  # int() takes only so many digits
                 elif value != str(self._device.logical_clock):
                     self._woken.set()
         finally:
