@@ -17,7 +17,7 @@ from ._sync.attempts import OwnerLog
 from ._sync.erasing import erase_by_log
 from .errors import IdTakenError, InvalidDiffError
 from .synchronizer import Synchronizer
-from .types import LOG_FIELDS, FilterType, LogRow, ReadFilter
+from .types import _COMPARE, LOG_FIELDS, FilterType, LogRow, ReadFilter
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -497,14 +497,6 @@ def _key(value: object) -> Hashable:
     if isinstance(value, (list, dict)):
         return ("json", json.dumps(value, sort_keys=True))
     return value if isinstance(value, Hashable) else repr(value)
-
-
-_COMPARE: dict[FilterType, Callable[[Any, Any], bool]] = {
-    FilterType.major: lambda a, b: a > b,
-    FilterType.minor: lambda a, b: a < b,
-    FilterType.majorOrEqual: lambda a, b: a >= b,
-    FilterType.minorOrEqual: lambda a, b: a <= b,
-}
 
 
 def _passes(row: Row, f: ReadFilter) -> bool:

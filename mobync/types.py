@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
@@ -33,6 +34,15 @@ class FilterType(enum.Enum):
     minor = 2
     majorOrEqual = 3
     minorOrEqual = 4
+
+
+_COMPARE: Final[dict[FilterType, Callable[[Any, Any], Any]]] = {
+    FilterType.equal: operator.eq,
+    FilterType.major: operator.gt,
+    FilterType.minor: operator.lt,
+    FilterType.majorOrEqual: operator.ge,
+    FilterType.minorOrEqual: operator.le,
+}
 
 
 @dataclass

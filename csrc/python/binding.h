@@ -496,7 +496,7 @@ int find_highest_clock(sync_state *s, const store *app, int64_t from);
 /* The same after the window was read from a clock on. */
 int find_highest(sync_state *s, const store *app, int64_t read_from);
 
-/* Reads the window like read_log. */
+/* Reads the window like read_log, unless the store says that the log ends before it. */
 int read_window(sync_state *s, const store *app, int64_t first, int64_t end);
 
 /* Finds out which diffs of the request are in the window. */

@@ -9,6 +9,8 @@ int read_window(sync_state *s, const store *app, int64_t first, int64_t end)
 {
     diff_list_clear(&s->window);
     s->window_from = end < 0 ? first : -1;
+    if (s->highest == HEAD_UNREAD && ask_highest_clock(s, app) < 0)
+        return -1;
     if (s->highest != HEAD_UNREAD && s->highest < first)
         return 0; /* the log ends before it */
     const log_part part = s->request.diffs.count == 0 ? LOG_UNTIMED : LOG_ROWS;
@@ -147,8 +149,6 @@ static int load_page(sync_state *s, const store *app)
 int find_highest(sync_state *s, const store *app, int64_t read_from)
 {
     const int64_t last = highest_of(&s->window.diffs);
-    if (s->highest == HEAD_UNREAD && ask_highest_clock(s, app) < 0)
-        return -1;
     const bool is_known = s->highest != HEAD_UNREAD || last >= 0 || read_from == 0;
     if (s->highest < last)
         s->highest = last;
@@ -165,8 +165,6 @@ int load_window(sync_state *s, const store *app)
         return 0;
     const int64_t first = s->page.first_clock;
     const int64_t read_from = s->request.diffs.count == 0 ? first : s->client_clock;
-    if (s->highest == HEAD_UNREAD && ask_highest_clock(s, app) < 0)
-        return -1;
     if (s->window_from != read_from && read_window(s, app, read_from, -1) < 0)
         return -1;
     if (find_highest(s, app, read_from) < 0)

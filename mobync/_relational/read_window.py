@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..synchronizer import Synchronizer
-from ..types import FIELD_TIMES, LOG_FIELDS, Diff, FilterType, ReadFilter
+from ..types import _COMPARE, FIELD_TIMES, LOG_FIELDS, Diff, FilterType, ReadFilter
 
 
 class ReadWindow(Synchronizer):
@@ -40,14 +40,10 @@ class ReadWindow(Synchronizer):
         for f in filters:
             if f.field_name == Diff.OWNER:
                 continue  # all rows are this owner's
-            place = LOG_FIELDS.index(f.field_name)
-            if f.filter_by is FilterType.majorOrEqual:
-                begins |= place == _CLOCK and f.data >= self._first_clock
-                rows = [row for row in rows if row[place] >= f.data]
-            elif f.filter_by is FilterType.minor:
-                rows = [row for row in rows if row[place] < f.data]
-            else:
-                rows = [row for row in rows if row[place] == f.data]
+            is_first = (f.field_name, f.filter_by) == (Diff.LOGICAL_CLOCK, FilterType.majorOrEqual)
+            begins |= is_first and f.data >= self._first_clock
+            place, compare = LOG_FIELDS.index(f.field_name), _COMPARE[f.filter_by]
+            rows = [row for row in rows if compare(row[place], f.data)]
         if not begins:
             raise RuntimeError(f"the log was read from clock {self._first_clock} on")
         return rows
@@ -76,5 +72,4 @@ class ReadWindow(Synchronizer):
     validate_create = validate_update = validate_delete = _refuse
 
 
-_CLOCK = LOG_FIELDS.index(Diff.LOGICAL_CLOCK)
 _FIELDS = (*LOG_FIELDS, FIELD_TIMES)

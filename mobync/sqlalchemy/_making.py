@@ -52,10 +52,13 @@ def create_tables(engine: Engine, metadata: MetaData) -> None:
     """
     if not _is_in_greenlet():
         check_blocking(engine)
-    for name, given, kind in (("an Engine", engine, Engine), ("a MetaData", metadata, MetaData)):
+    wanted = (
+        ("engine must be an Engine", engine, Engine),
+        ("metadata must be a MetaData", metadata, MetaData),
+    )
+    for must, given, kind in wanted:
         if not isinstance(given, kind):
-            parameter = kind.__name__.lower()
-            raise TypeError(f"{parameter} must be {name}, not {type(given).__name__}")
+            raise TypeError(f"{must}, not {type(given).__name__}")
     ours = [table for table in metadata.sorted_tables if _is_ours(table)]
     _check(engine, [])
     missing = _missing(engine, metadata)

@@ -8,7 +8,6 @@ foreign keys may need.
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -51,7 +50,7 @@ from sqlalchemy.sql import ClauseElement, ColumnElement
 
 from .._relational.values import DoesNotFit
 from ..errors import InvalidDiffError
-from ..types import Diff, FilterType, ReadFilter
+from ..types import _COMPARE, Diff, FilterType, ReadFilter
 from ._many import execute_many
 from ._model import VALUE, Model, Row, plain_type
 from ._prepared import Prepared
@@ -584,14 +583,6 @@ def _selected(column: Column[Any]) -> ColumnElement[Any]:
     if isinstance(column.type, sql.Numeric) and not isinstance(column.type, sql.Float):
         return type_coerce(column, sql.NullType())  # as the driver gives it: nothing is lost
     return column
-
-
-_COMPARE: dict[FilterType, Callable[[Any, Any], Any]] = {
-    FilterType.major: operator.gt,
-    FilterType.minor: operator.lt,
-    FilterType.majorOrEqual: operator.ge,
-    FilterType.minorOrEqual: operator.le,
-}
 
 
 def _condition(model: Model, f: ReadFilter, name: str, dialect: Dialect) -> Any:

@@ -75,10 +75,10 @@ class Talk:
 
     def read(self, statement: Text) -> Sequence[Any]:
         """Execute a select in its own transaction; return its rows."""
-        raise NotImplementedError
+        return self.select(statement)
 
     def select(self, statement: Text) -> Sequence[Any]:
-        """Execute a select in the transaction that was begun; return its rows."""
+        """Execute a select in the transaction that was begun, if one was; return its rows."""
         raise NotImplementedError
 
     def write(self, statements: Sequence[Text], end: bool) -> None:
@@ -115,12 +115,9 @@ class _OnSQLite(Talk):
         row = cursor.execute(*lock).fetchone()
         return row, [] if select is None else cursor.execute(*select).fetchall()
 
-    def read(self, statement: Text) -> Sequence[Any]:
+    def select(self, statement: Text) -> Sequence[Any]:
         rows: Sequence[Any] = self.driver.execute(*statement).fetchall()
         return rows
-
-    def select(self, statement: Text) -> Sequence[Any]:
-        return _OnSQLite.read(self, statement)
 
     def write(self, statements: Sequence[Text], end: bool) -> None:
         execute = self.driver.cursor().execute
@@ -190,9 +187,6 @@ class _OnPostgreSQL(Talk):
         _, locked, *others = self._execute(f"{_BEGIN}; {text}", values)
         rows = self._rows(locked)
         return (rows[0] if rows else None), (self._rows(others[0]) if others else [])
-
-    def read(self, statement: Text) -> Sequence[Any]:
-        return self.select(statement)
 
     def select(self, statement: Text) -> Sequence[Any]:
         return self._rows(self._execute(*statement)[0])
@@ -450,9 +444,6 @@ class _OnAiosqlite(_OnSQLite):
 
     def begin(self, lock: Text, select: Text | None) -> tuple[Any, Sequence[Any]]:
         return self._run(partial(super().begin, lock, select))
-
-    def read(self, statement: Text) -> Sequence[Any]:
-        return self._run(partial(super().read, statement))
 
     def select(self, statement: Text) -> Sequence[Any]:
         return self._run(partial(super().select, statement))
