@@ -45,7 +45,7 @@ export class MobyncError extends Error {
 export class Backoff {
     constructor(firstMs?: number, mostMs?: number);
     failures: number;
-    /** Milliseconds to wait after one more failure; at least what the server asked for. */
+    /** Milliseconds to wait after one more failure: at least what the server asked for, up to a day. */
     next(error?: unknown): number;
     reset(): void;
 }
@@ -53,7 +53,7 @@ export class Backoff {
 /** A unique id, even without crypto: in React Native, or on a page without TLS. */
 export function newId(): string;
 
-/** Wait; rejects with the signal's reason as soon as it is aborted. */
+/** Wait, for 24.8 days at most; rejects with the signal's reason as soon as it is aborted. */
 export function pause(ms: number, signal?: AbortSignal): Promise<void>;
 
 /** Do some work, and again after a transient MobyncError, at most a few times. */

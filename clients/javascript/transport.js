@@ -9,6 +9,8 @@ const MOST_PAUSE_MS = 30_000;
 const SILENCE_MS = 60_000; // the server says something every 15 s; after four times that it is gone
 const POLL_MS = 30_000; // where there are no events
 const TRIES = 5;
+const MOST_ASKED_MS = 86_400_000; // the longest pause, whatever a server asks for
+const MOST_TIMER_MS = 2 ** 31 - 1; // after a longer time, setTimeout fires at once
 
 /** A request that the server refused, or that did not reach it. */
 export class MobyncError extends Error {
@@ -35,12 +37,13 @@ export class Backoff {
         this.failures = 0;
     }
 
-    /** Milliseconds to wait after one more failure, and no less than the server asked for. */
+    /** Milliseconds to wait after one more failure: no less than the server asked for, up to a day. */
     next(error) {
         const span = Math.min(this.mostMs, this.firstMs * 2 ** this.failures);
         this.failures += 1;
         // Random, so that clients that failed together do not come back together.
-        return (error?.retryAfterMs ?? 0) + span / 2 + (Math.random() * span) / 2;
+        const wait = (error?.retryAfterMs ?? 0) + span / 2 + (Math.random() * span) / 2;
+        return Math.min(wait, MOST_ASKED_MS);
     }
 
     reset() {
@@ -66,7 +69,7 @@ export function pause(ms, signal) {
         const timer = setTimeout(() => {
             signal?.removeEventListener('abort', stop);
             resolve();
-        }, ms);
+        }, Math.min(ms, MOST_TIMER_MS));
         signal?.addEventListener('abort', stop, { once: true });
     });
 }
@@ -228,13 +231,18 @@ async function acceptedOf(response) {
     } catch {
         body = {}; // of a proxy, perhaps
     }
-    const seconds = Number(response.headers.get('Retry-After'));
     throw new MobyncError(body.message ?? `the server answered ${response.status}`, {
         status: response.status,
         code: body.code ?? `http_${response.status}`,
-        retryAfterMs: Number.isFinite(seconds) ? seconds * 1000 : 0,
+        retryAfterMs: msOf(response.headers.get('Retry-After') ?? ''),
         body,
     });
+}
+
+/** The milliseconds of a Retry-After, which has seconds or a date; 0 if it cannot be read. */
+function msOf(text) {
+    const ms = /^\d+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - Date.now();
+    return Math.max(0, ms) || 0;
 }
 
 async function textOf(response, signal) {

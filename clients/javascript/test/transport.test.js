@@ -135,6 +135,26 @@ test('pauses grow, keep below their limit, and keep to what the server asks', ()
     assert.ok(backoff.next() <= 100);
 });
 
+test('a pause that no timer can wait is cut to a day', async () => {
+    const DAY_MS = 86_400_000;
+    const transport = new MobyncTransport({ url, token: 't' });
+    const asksFor = async (text) => {
+        answers = [json(503, { code: 'busy' }, { 'Retry-After': text })];
+        return transport.post('', {}).catch((error) => error);
+    };
+    assert.equal(new Backoff().next(await asksFor('2592000')), DAY_MS);
+    assert.equal(new Backoff().next(await asksFor('9'.repeat(400))), DAY_MS);
+    const date = new Date(Date.now() + 60_000).toUTCString();
+    const { retryAfterMs } = await asksFor(date);
+    assert.ok(retryAfterMs > 50_000 && retryAfterMs <= 60_000, `${retryAfterMs}`);
+    for (const odd of ['soon', '-5', '']) assert.equal((await asksFor(odd)).retryAfterMs, 0);
+
+    const stopping = new AbortController();
+    const waited = pause(1e12, stopping.signal).then(() => 'at once', () => 'aborted');
+    setTimeout(() => stopping.abort(), 20);
+    assert.equal(await waited, 'aborted');
+});
+
 test('an abort ends a request and a pause, with its reason', async () => {
     const transport = new MobyncTransport({ url, token: 't' });
     const reason = new Error('the user left');
