@@ -32,10 +32,11 @@ def measure(quick: bool) -> list[Table]:
         "Beside Accord (accordsync-server), PostgreSQL, in process",
         ["edits at once", "who", "ms", "CPU ms", "spread", "edits/s", "mobync / this"],
         notes=[
-            "The time from the headers and the body of a push to the bytes of the answer, through "
-            "the function for frameworks: mobync.http.Endpoint and AccordServer.handle. "
-            "Each edit sets one field of a task. mobync's answer also has what is new, for which "
-            "Accord's devices send a second request. Accord checks a JWT.",
+            "The table measures the function that a web framework calls: mobync.http.Endpoint.sync "
+            "or AccordServer.handle. The function gets the headers and the body of a push, and "
+            "returns the bytes of the answer. Each edit sets one field of a task. mobync's answer "
+            "also has the new edits of other devices; Accord's devices send a second request for "
+            "them. Accord checks a JWT.",
             "ms, edits/s and the last column are elapsed time. CPU ms is processor time of this "
             "process, and the spread is that of CPU ms.",
         ],

@@ -46,8 +46,8 @@ def _log_sizes(quick: bool) -> Table:
             "seconds to compact",
         ],
         notes=[
-            "A task has six fields, and gets 4 to 12 edits of one field each soon after its "
-            "create. Half of the edits set its tick or its name. A fifth of the tasks are "
+            "A task has six fields. It gets 4 to 12 edits soon after its create, and each edit "
+            "sets one field. Three fifths of the edits set done or name. A fifth of the tasks are "
             f"deleted. A device syncs after {SYNC_EVERY} edits, and a create contains the edits "
             "before its first sync.",
         ],

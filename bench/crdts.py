@@ -44,8 +44,8 @@ NOTES = [
     "Sent: bytes that a device sends for each edit. Stored: bytes that an edit adds to the "
     "stored state; for mobync this is the log, not compacted. A mobync diff is JSON text with a "
     "UUID, owner, model and times.",
-    "Memory: the peak above the process's memory when the first device came; for the core, the "
-    "largest arena.",
+    "Peak MB: the most memory that the process had, minus what it had when the first device came. "
+    "For the core, it is the memory of the largest sync (its arena).",
 ]
 
 

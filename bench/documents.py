@@ -185,7 +185,8 @@ def _memory(table: Table, find: Find) -> None:
     (ours,) = find("pull_memory", what="apply_json")
     (floor,) = find("pull_memory", what="SELECT to dicts")
     size, size_floor = ours["bytes a diff"], floor["bytes a diff"]
-    _add(table, "large pull by apply_json, memory a diff", size, floor["what"], size_floor, "B")
+    what = "large pull by apply_json, memory for each diff"
+    _add(table, what, size, floor["what"], size_floor, "B")
 
 
 def _compaction(table: Table, find: Find) -> None:
@@ -264,8 +265,8 @@ def _planned_disk(table: Table, find: Find) -> None:
     table.add(
         "Disk for the log",
         f"[{shown(size)} bytes for each live row](performance.md#the-log-and-its-compaction) of a "
-        "task app, compacted, if all devices are [named](protocol.md#named-devices)",
-        f"A million tasks need {shown(size)} MB, and about twice that with the index",
+        "task app, in a compacted log. All devices are [named](protocol.md#named-devices)",
+        f"A million tasks need {shown(size)} MB, and about twice that with the indexes",
     )
 
 

@@ -44,7 +44,7 @@ _NEVER_ANALYZED = {
     "postgresql": "ALTER TABLE documents SET (autovacuum_enabled = off)",
     "mariadb": "ALTER TABLE documents STATS_AUTO_RECALC = 0",
 }
-_CLOCK = "Processor time, of this process and of the database's for its connection."
+_CLOCK = "Processor time of this process, and of the database for its connection."
 
 
 def measure(quick: bool) -> list[Table]:
@@ -53,8 +53,9 @@ def measure(quick: bool) -> list[Table]:
         "One edit as the log grows, in a process that began with an empty log",
         ["database", "logged diffs", "edit µs", "spread", "of the shortest", "elapsed µs"],
         notes=[
-            f"{_CLOCK} Each connection pushes {WARM_UPS} edits before its log is filled. The logs "
-            "take turns, and the measured edits are added to them.",
+            f"{_CLOCK} Each connection pushes {WARM_UPS} edits before its log is filled, so a "
+            "database may keep plans that it made for a short log. The logs take turns, and the "
+            "measured edits are added to them.",
         ],
     )
     documents = Table(
@@ -64,7 +65,7 @@ def measure(quick: bool) -> list[Table]:
         notes=[
             f"{_CLOCK} DocumentSynchronizer, each update of another document.",
             "SQLite keeps 2 MB of pages in memory unless PRAGMA cache_size says otherwise, and "
-            "20,000 updates change more.",
+            "20,000 updates change more pages than that.",
         ],
     )
     for kind in answering(KINDS, edits.notes):

@@ -52,9 +52,10 @@ def measure(quick: bool) -> list[Table]:
             "two columns, both versions run once more at each history.",
             f"0.2.0 is left out beyond {old_limit:,} diffs. It reads the whole log as JSON, twice "
             "for each apply, which takes about a second at 100,000 diffs.",
-            "Processor time. With a history of 0 there is nothing to read. With a longer one, a "
-            "second, small read finds the highest clock, because this Synchronizer does not have "
-            f"highest_logical_clock. So compare a long history with a short one, of {SHORT}.",
+            "Processor time. With a history of 0 the log is empty, and one read is enough. With a "
+            "longer history, a second, small read finds the highest clock, because this "
+            "Synchronizer does not have highest_logical_clock. So compare a long history with a "
+            f"short one, of {SHORT}.",
         ],
     )
     with tempfile.TemporaryDirectory() as directory:

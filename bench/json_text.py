@@ -21,9 +21,10 @@ def measure(quick: bool) -> list[Table]:
         ["pushed", "sent back", "how", "ms", "spread", "/ orjson"],
         notes=[
             "Processor time. orjson: only loads of the request's body and dumps of the reply's. "
-            "The store has the window in memory, as dicts or as text, and writes nothing. Its "
-            "rules are Python functions that accept everything. They take **diff; with 'named "
-            "rules' they take the fields by name.",
+            "apply, orjson around it: orjson makes dicts of the request for apply, and JSON of "
+            "apply's reply. The store has the window in memory, as dicts or as text, and writes "
+            "nothing. Its rules are Python functions that accept everything. They take **diff; "
+            "with 'named rules' they take the fields by name.",
         ],
     )
     if not hasattr(Mobync, "apply_json"):

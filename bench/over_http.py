@@ -49,7 +49,7 @@ def measure(quick: bool) -> list[Table]:
             "The app is examples/relational. /read only reads the request and its token. /empty "
             "only answers.",
             "Busy: answers of 503 for each sync, because three syncs of the owner already ran in "
-            "that worker. The device asks again, and its time includes that.",
+            "that worker. The device asks again, and its time includes all its tries.",
         ],
     )
     if not answers("postgresql"):

@@ -70,8 +70,9 @@ def measure(quick: bool) -> list[Table]:
             "turns, in each round over the same connections.",
             "Least served: the answers of the device that got the fewest, divided by those of "
             "the median device. Busy: answers of 503 for each sync. The device asks again, and "
-            "its time includes that. p50, p99 and p99 / by hand: "
-            "the median over the rounds.",
+            "its time includes all its tries. p50, p99 and p99 / by hand are measured in each "
+            "round, and the table has the median over the rounds. So p99 / by hand is not the "
+            "quotient of two cells.",
         ],
     )
     rounds, seconds = (ROUNDS_QUICK, SECONDS_QUICK) if quick else (ROUNDS, SECONDS)

@@ -40,11 +40,12 @@ def measure(quick: bool) -> list[Table]:
         ["database", "work", "how", "µs", "spread", "mobync / this", "statements", "round trips"],
         notes=[
             "The median processor time of this process. The time of the database is not included.",
-            "Push: a device that is up to date sends an update of one field of a task, JSON in "
-            "and out. By hand: the same statements as text, with the driver alone and one "
-            "commit, without a merge or a check (bench/by_hand.py). Pooled: the same with a "
-            "connection from SQLAlchemy's pool, which is given back afterwards, as mobync does. "
-            "In memory: mobync on a MemorySynchronizer, without SQL and without converting values.",
+            "Push: a device that is up to date sends an update of one field of a task. "
+            "Request and reply are JSON. By hand: the same statements as text, with the driver "
+            "alone and one commit, without a merge or a check (bench/by_hand.py). Pooled: the "
+            "same, but it takes a connection from SQLAlchemy's pool and gives it back, as mobync "
+            "does. In memory: mobync on a MemorySynchronizer, without SQL and without converting "
+            "values.",
             "Pull: the device sends nothing, and lacks one diff of another device.",
             "Poll: the device sends nothing, and there is nothing new. SELECT of the clock: one "
             "SELECT of the owner's highest clock, as text, with a connection from SQLAlchemy's "

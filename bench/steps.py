@@ -99,7 +99,8 @@ def _core_functions() -> Table:
         ["function", "share"],
         notes=[
             "callgrind of bench/core_bench.c: requests read from JSON, windows checked, merged, "
-            "replies printed as JSON. The functions that it calls are not included."
+            "replies printed as JSON. The share of a function does not include the functions "
+            "that it calls."
         ],
     )
     hottest = sorted(counts.items(), key=lambda item: -item[1])[:CORE_FUNCTIONS]

@@ -94,8 +94,8 @@ def task_life(rng: random.Random, tasks: int) -> Iterator[Diff]:
     """A year of a task app, in the order of time.
 
     Objects are edited often while they are new and seldom afterwards, as those of the paper's
-    measurement: each task gets four to twelve edits of one field, half of them of its tick or its
-    name; a fifth of the tasks are deleted in the end.
+    measurement: each task gets four to twelve edits of one field, three fifths of them of its tick
+    or its name; a fifth of the tasks are deleted in the end.
     """
     moments: list[tuple[int, str, dict[str, Any]]] = []
     for i in range(tasks):
