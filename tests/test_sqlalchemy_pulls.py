@@ -246,6 +246,21 @@ def test_a_method_of_the_apps_own_is_read_with(database, windows):
     assert (asked, windows) == (["diffs"], [])
 
 
+@pytest.mark.parametrize("level", ["READ UNCOMMITTED", "SERIALIZABLE"])
+def test_what_is_not_committed_is_not_in_it_nor_waited_for(tasks, level):
+    if (tasks.database.engine.dialect.driver, level) == ("asyncpg", "READ UNCOMMITTED"):
+        pytest.skip("asyncpg has no such level")
+    mobync = Mobync(tasks.another_store(tasks.database.new_engine(isolation_level=level)))
+    assert len(mobync.apply(0, [], "bob")["diffs"]) == 1
+    with tasks.store.transaction("bob") as writing:
+        made = {**diff("create", id="b", name="eggs"), "owner": "bob", "logical_clock": 1}
+        writing.create("tasks", made["json_data"])
+        writing.create("diffs", json.dumps(made))
+        reply = mobync.apply(0, [], "bob")
+        assert (reply["logical_clock"], len(reply["diffs"])) == (1, 1)
+    assert len(mobync.apply(1, [], "bob")["diffs"]) == 1
+
+
 def test_a_window_that_was_read_knows_what_it_lacks():
     rows = [(str(clock), "bob", clock, 7, "create", "tasks", "{}") for clock in (5, 6, 7)]
     window = ReadWindow(7, {}, 5, rows)

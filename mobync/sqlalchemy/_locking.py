@@ -63,6 +63,7 @@ _PLAN_FOR_EACH_STATEMENT = func.set_config("plan_cache_mode", "force_custom_plan
 _SET_PLANNING = Prepared(select(_PLAN_FOR_EACH_STATEMENT))
 
 SET_ISOLATION_LEVEL = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"  # of the next one, on MySQL
+SET_ONE_MOMENT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
 
 def isolation_level(dialect_name: str) -> str | None:

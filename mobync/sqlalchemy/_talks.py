@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection, Engine
 
 from ._errors import is_busy
-from ._locking import SET_ISOLATION_LEVEL, statement_for_level
+from ._locking import SET_ISOLATION_LEVEL, SET_ONE_MOMENT, statement_for_level
 from ._prepared import Prepared
 from ._settings import mysql_settings
 from ._tasks import awaited
@@ -389,7 +389,10 @@ class _OnMariaDB(Talk):
 
     def read(self, statement: Text) -> Sequence[Any]:
         text, values = statement
-        rows: Sequence[Any] = self._execute(f"{text}; ROLLBACK", values, 1)[0]
+        # The app or the server may have another level, which sees rows that are not committed or
+        # waits for writers.  It can be set only outside of a transaction.
+        alone = f"ROLLBACK; {SET_ONE_MOMENT}; {text}; ROLLBACK"
+        rows: Sequence[Any] = self._execute(alone, values, 1)[0]
         return rows
 
     def select(self, statement: Text) -> Sequence[Any]:
