@@ -198,6 +198,7 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
         owner_id: str,
         first_clock: int,
         highest: int,
+        limit: int = 0,
         device: str = "",
     ) -> AbstractContextManager[Synchronizer]:
         """The context to read a window in, and what is stored for the owner and for a device.
@@ -207,6 +208,7 @@ class Synchronizer(_core.Synchronizer, metaclass=abc.ABCMeta):
             owner_id: the owner.
             first_clock: from which clock on the log is read.
             highest: the owner's highest clock a moment ago, or less.
+            limit: about how many diffs are wanted; 0: all. More may be left for later pages.
             device: the device, if any.
 
         Returns:

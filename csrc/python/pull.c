@@ -36,9 +36,9 @@ static int pull_from(sync_state *s, PyObject *reading)
     const bool has_news = s->highest + 1 > s->page.first_clock;
     if (!has_news)
         return !s->is_behind;
-    PyObject *moment =
-        PyObject_CallFunction(s->state->one_moment, "OOOLL", s->server->synchronizer, reading,
-                              s->owner_id, (long long)s->page.first_clock, (long long)s->highest);
+    PyObject *moment = PyObject_CallFunction(
+        s->state->one_moment, "OOOLLL", s->server->synchronizer, reading, s->owner_id,
+        (long long)s->page.first_clock, (long long)s->highest, (long long)s->page.limit);
     if (run_attempts(s, moment, pull_at_one_moment) < 0)
         return -1;
     return !s->is_behind;

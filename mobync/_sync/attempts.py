@@ -121,12 +121,13 @@ def one_moment(
     owner_id: str,
     first_clock: int,
     highest: int,
+    limit: int,
 ) -> Generator[Synchronizer, None, None]:
     """Yield a store to read a window with, like :func:`attempts`.
 
     The arguments are those of ``Synchronizer._reading_window``.
     """
-    window = synchronizer._reading_window(reading, owner_id, first_clock, highest)
+    window = synchronizer._reading_window(reading, owner_id, first_clock, highest, limit)
     with window as store:
         yield store
 

@@ -291,7 +291,7 @@ class Documents:
         if reading is not None:
             device = OWNER if visit is None else visit.name
             window = synchronizer._reading_window(
-                reading, owner_id, kept.next_read, kept.clock - 1, device
+                reading, owner_id, kept.next_read, kept.clock - 1, device=device
             )
             with window as store:
                 log = OwnerLog(store, mobync.diffs_model_name, owner_id)

@@ -132,8 +132,8 @@ class Devices:
     def window(
         self, log: Model, owner_id: str, owner: Any, clocks: range, device: str, dialect: Dialect
     ) -> Statement:
-        """The statement that reads what :meth:`poll` does, and beside it each diff between two
-        clocks (or nulls).  If the database stores no devices, it reads the head and the diffs.
+        """The statement that reads what :meth:`poll` does, and below it the diffs between two
+        clocks.  If the database stores no devices, it reads the head and the diffs.
         """
         head = self._with_head if self.are_kept else self.heads.of_owner
         statement, values = window_select(head, log, owner, clocks, dialect)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, Select, String, Text
+from sqlalchemy import BigInteger, CompoundSelect, Integer, Select, String, Text
 from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.engine import Connection, CursorResult, Dialect
 from sqlalchemy.sql import ClauseElement
@@ -175,10 +175,9 @@ def takes_text(connection: Connection) -> bool:
 
 def _gives_rows_as_read(statement: ClauseElement, dialect: Dialect) -> bool:
     """Whether the values of the driver, if any, are already those of the columns' types."""
-    if not isinstance(statement, Select):
-        return True
-    types = (variant_of(column.type, dialect) for column in statement.selected_columns)
-    return all(type(type_) in _AS_READ for type_ in types)
+    selects = statement.selects if isinstance(statement, CompoundSelect) else [statement]
+    columns = (c for each in selects if isinstance(each, Select) for c in each.selected_columns)
+    return all(type(variant_of(column.type, dialect)) in _AS_READ for column in columns)
 
 
 def _needs_sqlalchemy(compiled: SQLCompiler) -> bool:

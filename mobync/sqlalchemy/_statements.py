@@ -387,17 +387,20 @@ def rows_select(
 def window_select(
     head: Select[Any], log: Model, owner: Any, clocks: range, dialect: Dialect
 ) -> tuple[Prepared, dict[str, Any]]:
-    """The select of a row, and beside it each diff of an owner between two clocks, or nulls.
+    """The select of a row and, below it, of an owner's diffs between two clocks.
+
+    A row has the columns of both; those of the other one are null.  So what is stored for a device,
+    which may be long, is read once and not beside each diff.
 
     Args:
-        head: the select of the row.
+        head: the select of the first row.
         log: the log.
         owner: the owner as the log's column stores it.
         clocks: the clocks.
         dialect: the database.
 
     Returns:
-        The statement, and the values of the second part.
+        The statement, whose rows may have any order, and the values of the second part.
     """
     filters = [
         ReadFilter(Diff.LOGICAL_CLOCK, FilterType.majorOrEqual, clocks.start),
@@ -405,15 +408,17 @@ def window_select(
     ]
 
     def make() -> Prepared:
-        (source,) = head.get_final_froms()
-        diffs = and_(true(), *_conditions(log, True, filters, dialect))
-        both = head.with_only_columns(
-            *head.selected_columns, *(_selected(column) for column in log.fields.values())
-        )
-        return Prepared(both.select_from(source.outerjoin(log.table, diffs)))
+        of_log = [_selected(column) for column in log.fields.values()]
+        diffs = select(*_nulls(len(head.selected_columns)), *of_log)
+        own = _conditions(log, True, filters, dialect)
+        return Prepared(head.add_columns(*_nulls(len(of_log))).union_all(diffs.where(*own)))
 
     shape = ("window", dialect.name, len(head.selected_columns))
     return log.statements.get(shape, make), _compared_values(log, owner, filters, dialect)
+
+
+def _nulls(count: int) -> list[ColumnElement[Any]]:
+    return [null().label(f"mobync_null_{number}") for number in range(count)]
 
 
 def _compared_values(

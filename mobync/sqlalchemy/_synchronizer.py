@@ -497,11 +497,14 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         owner_id: str,
         first_clock: int,
         highest: int,
+        limit: int = 0,
         device: str = OWNER_ITSELF,
     ) -> AbstractContextManager[Synchronizer]:
         """A short window, the head and a device are read in one statement, which needs no
         transaction."""
-        source, clocks = self._source, range(first_clock, first_clock + PIECE_ROWS)
+        # What comes after a page is not read with it.
+        most = min(limit or PIECE_ROWS, PIECE_ROWS)
+        source, clocks = self._source, range(first_clock, first_clock + most)
         if highest >= clocks.stop or not self._reads_as_usual or self._devices.found is None:
             return reading
         if not isinstance(source, EngineSource):
@@ -509,9 +512,8 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         check_names([device], source.dialect())
         statement = partial(self._window_statement, owner_id, clocks, device, source.dialect())
         rows = self._read_alone(source, statement, only_directly=True)
-        if not rows or rows[0][0] >= clocks.stop:
-            return reading
-        return nullcontext(self._window_of(rows, first_clock, device))
+        window = None if rows is None else self._window_of(rows, clocks, device)
+        return reading if window is None else nullcontext(window)
 
     def _window_statement(
         self, owner_id: str, clocks: range, device: str, dialect: Dialect
@@ -521,16 +523,19 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         return self._devices.window(log, owner_id, owner, clocks, device, dialect)
 
     def _window_of(
-        self, rows: Sequence[Sequence[Any]], first_clock: int, device: str
-    ) -> ReadWindow:
-        """What rows of :meth:`_window_statement` say."""
+        self, rows: Sequence[Sequence[Any]], clocks: range, device: str
+    ) -> ReadWindow | None:
+        """What rows of :meth:`_window_statement` say; None if they lack the head or later diffs."""
         log = self._with_field_times(self._log)
-        count = len(rows[0]) - len(log.fields)
-        clock, *texts = rows[0][:count]
-        found = [row[count:] for row in rows if row[count] is not None]
+        width = len(log.fields)
+        heads = [row[:-width] for row in rows if row[-width] is None]
+        if not heads or heads[0][0] >= clocks.stop:
+            return None
+        clock, *texts = heads[0]
+        found = [row[-width:] for row in rows if row[-width] is not None]
         diffs = encoded_values(log, found, self._source.dialect())
         states = {device: texts[1], OWNER_ITSELF: texts[0]} if self._devices.are_kept else None
-        return ReadWindow(clock, states, first_clock, [*diffs])
+        return ReadWindow(clock, states, clocks.start, [*diffs])
 
     @contextmanager
     def _reading_at(
