@@ -41,7 +41,8 @@ def async_engine(database: Database, driver: str, **options: Any) -> AsyncEngine
     elif database.kind == "mariadb":
         url = url.set(query={})
     # The default; but SQLAlchemy before 2.0.38 opened each connection to SQLite anew.
-    return create_async_engine(url, poolclass=AsyncAdaptedQueuePool, **options)
+    options = {"poolclass": AsyncAdaptedQueuePool, **options}
+    return create_async_engine(url, **options)
 
 
 class Opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from operator import itemgetter
 from typing import Any
 
@@ -14,12 +15,14 @@ from databases import Database
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 from task_list import TaskList, diff, statements
 
 from mobync import FilterType, LogicalClockError, Mobync, ReadFilter, SyncReport
 from mobync._relational.read_window import ReadWindow
 from mobync.clients import RxDB
 from mobync.sqlalchemy import SQLAlchemySynchronizer, _synchronizer
+from mobync.sqlalchemy._talks import can_read
 
 database = databases.database
 
@@ -157,8 +160,10 @@ def test_a_server_that_is_behind_does_not_make_a_device_drop_its_rows(database, 
 
 
 @pytest.fixture
-def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def windows(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many diffs each window had that was read in one statement, without a transaction."""
+    if not can_read(database.engine):
+        pytest.skip("asyncpg does not read so")
     counts: list[int] = []
     made = _synchronizer.ReadWindow
 
@@ -246,6 +251,25 @@ def test_a_method_of_the_apps_own_is_read_with(database, windows):
     assert (asked, windows) == (["diffs"], [])
 
 
+def test_so_is_one_that_a_decorator_made_of_ours(database, windows):
+    def traced(method: Any) -> Any:
+        @wraps(method)
+        def trace(*arguments: Any) -> Any:
+            asked.append(method.__name__)
+            return method(*arguments)
+
+        return trace
+
+    class Traced(SQLAlchemySynchronizer):
+        read_log = traced(SQLAlchemySynchronizer.read_log)
+
+    asked: list[str] = []
+    mobync = Mobync(TaskList(database, Traced).store)
+    mobync.apply(0, [diff("create", id="a", name="milk")], "bob")
+    assert len(mobync.apply(0, [], "bob")["diffs"]) == 1
+    assert (asked, windows) == (["read_log"], [])
+
+
 @pytest.mark.parametrize("level", ["READ UNCOMMITTED", "SERIALIZABLE"])
 def test_what_is_not_committed_is_not_in_it_nor_waited_for(tasks, level):
     if (tasks.database.engine.dialect.driver, level) == ("asyncpg", "READ UNCOMMITTED"):
@@ -259,6 +283,15 @@ def test_what_is_not_committed_is_not_in_it_nor_waited_for(tasks, level):
         reply = mobync.apply(0, [], "bob")
         assert (reply["logical_clock"], len(reply["diffs"])) == (1, 1)
     assert len(mobync.apply(1, [], "bob")["diffs"]) == 1
+
+
+def test_it_opens_no_connection_that_it_cannot_read_with(tasks, windows):
+    engine = tasks.database.new_engine(poolclass=NullPool)
+    mobync, opened = Mobync(tasks.another_store(engine)), []
+    mobync.apply(1, [], "bob")
+    event.listen(engine.pool, "connect", lambda *_: opened.append(1))
+    assert len(mobync.apply(0, [], "bob")["diffs"]) == 1
+    assert (len(opened), len(windows)) == (2, tasks.database.kind == "sqlite")
 
 
 def test_a_window_that_was_read_knows_what_it_lacks():

@@ -76,7 +76,7 @@ from ._statements import (
     update_rows,
 )
 from ._tables import diffs_table
-from ._talks import somebody_listens
+from ._talks import can_read, somebody_listens
 from ._transactions import Held, Talking, Transaction, copy_of, has_plain_copies, opened_by
 from ._values import is_mysql
 
@@ -153,8 +153,7 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         cls._has_plain_copies = has_plain_copies(cls, SQLAlchemySynchronizer)
-        modules = (getattr(getattr(cls, name), "__module__", None) for name in _READS)
-        cls._reads_as_usual = all(str(each).startswith(__package__) for each in modules)
+        cls._reads_as_usual = all(_is_ours(cls, name) for name in _READS)
 
     def __init__(
         self,
@@ -507,7 +506,7 @@ class SQLAlchemySynchronizer(RelationalSynchronizer[Transaction, Model]):
         source, clocks = self._source, range(first_clock, first_clock + most)
         if highest >= clocks.stop or not self._reads_as_usual or self._devices.found is None:
             return reading
-        if not isinstance(source, EngineSource):
+        if not isinstance(source, EngineSource) or not can_read(source.engine):
             return reading
         check_names([device], source.dialect())
         statement = partial(self._window_statement, owner_id, clocks, device, source.dialect())
@@ -1088,6 +1087,15 @@ def _first_clock(filters: Sequence[ReadFilter]) -> int:
         if f.field_name == Diff.LOGICAL_CLOCK and f.filter_by is FilterType.majorOrEqual
     ]
     return max(firsts, default=0)
+
+
+def _is_ours(cls: type, name: str) -> bool:
+    """Whether a class has a method from a class of this package.
+
+    What the method says of itself does not tell: a decorator may have copied it from another one.
+    """
+    owner = next(each for each in cls.__mro__ if name in vars(each))
+    return owner.__module__.startswith(__package__)
 
 
 def _find_log(models: Mapping[str, Table | type[Any]]) -> Table:

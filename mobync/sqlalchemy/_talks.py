@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.pool import NullPool
 
 from ._errors import is_busy
 from ._locking import SET_ISOLATION_LEVEL, SET_ONE_MOMENT, statement_for_level
@@ -480,6 +481,15 @@ _TALKS: dict[tuple[str, str, bool], type[Talk]] = {
     ("mysql", "asyncmy", True): _OnAsyncMariaDB,
     ("mariadb", "asyncmy", True): _OnAsyncMariaDB,
 }
+
+
+def can_read(engine: Engine) -> bool:
+    """Whether a connection of an engine may be one to read with."""
+    dialect = engine.dialect
+    kind = _TALKS.get((dialect.name, dialect.driver, dialect.is_async))
+    # A new connection is checked first, in a transaction that SQLAlchemy begins.
+    is_always_new = dialect.name != "sqlite" and isinstance(engine.pool, NullPool)
+    return kind is not None and kind.can_read and not is_always_new
 
 
 def talk_to(connection: Connection, timeout_s: float) -> Talk | None:
