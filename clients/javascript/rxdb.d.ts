@@ -32,6 +32,8 @@ export interface ReplicationOptions extends ServerOptions {
     waitForLeadership?: boolean;
     /** Start at once; true by default. */
     autoStart?: boolean;
+    /** As in RxDB: pause while the page is hidden, except in the leading tab; true by default. */
+    toggleOnDocumentVisible?: boolean;
     /** Cancels the replication. */
     signal?: AbortSignal;
     /** Called when a rule refused an edit; by default it warns on the console. */
@@ -57,7 +59,7 @@ export interface ReplicationOptions extends ServerOptions {
  * store the ids of unanswered pushes. Its conflict handler is not changed.
  *
  * @returns RxDB's replication state, which is started unless `autoStart` is false.
- * @throws TypeError, Error: the collection or an option is wrong.
+ * @throws TypeError, Error: the collection or an option is wrong, or an option is unknown.
  */
 export function replicateWithMobync<RxDocType>(
     collection: RxCollection<RxDocType>,

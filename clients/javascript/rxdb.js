@@ -26,7 +26,7 @@ import {
 import { RxDBLocalDocumentsPlugin } from 'rxdb/plugins/local-documents';
 import { replicateRxCollection } from 'rxdb/plugins/replication';
 
-import { Backoff, MobyncTransport, newId } from './transport.js';
+import { Backoff, checkedOptions, KINDS, MobyncTransport, newId } from './transport.js';
 
 addRxPlugin(RxDBLocalDocumentsPlugin);
 
@@ -36,14 +36,29 @@ const BATCH_SIZE = 1000; // documents in a request
 const FROM_THE_DEAD = { clock: 0, id: '', began: 0, dead: undefined, mark: undefined };
 const RXDBS_OWN = ['_attachments', '_meta', '_rev'];
 
+const OPTIONS = {
+    model: KINDS.text,
+    batchSize: KINDS.count,
+    live: KINDS.flag,
+    waitForLeadership: KINDS.flag,
+    autoStart: KINDS.flag,
+    toggleOnDocumentVisible: KINDS.flag,
+    signal: KINDS.signal,
+    onRefused: KINDS.function,
+    onRevoked: KINDS.function,
+    onOtherOwner: KINDS.function,
+    identifier: KINDS.text,
+};
+
 /** See rxdb.d.ts. */
-export async function replicateWithMobync(collection, options) {
+export async function replicateWithMobync(collection, options = {}) {
+    checkCollection(collection);
+    const server = checkedOptions('replicateWithMobync', options, OPTIONS);
     const { model = collection.name, batchSize = BATCH_SIZE, live = true, signal } = options;
     const identifier = options.identifier ?? `mobync ${options.url} ${model}`;
-    checkCollection(collection);
     const outbox = await Outbox.of(collection, identifier);
     const device = options.device === undefined ? await nameOf(collection.database) : options.device;
-    const transport = new MobyncTransport({ ...options, device });
+    const transport = new MobyncTransport({ ...server, device });
     const handlers = new Handlers(collection, model, outbox, transport, options);
     const replication = replicateRxCollection({
         collection,
@@ -53,6 +68,7 @@ export async function replicateWithMobync(collection, options) {
         push: { handler: (rows) => handlers.push(rows), batchSize },
         waitForLeadership: options.waitForLeadership ?? true,
         autoStart: options.autoStart ?? true,
+        toggleOnDocumentVisible: options.toggleOnDocumentVisible ?? true,
     });
     handlers.replication = replication;
     replication.onCancel.push(() => handlers.stopped.abort());
@@ -88,7 +104,8 @@ async function nameOf(database) {
 }
 
 function checkCollection(collection) {
-    const schema = collection.schema.jsonSchema;
+    const schema = collection?.schema?.jsonSchema;
+    if (!schema) throw new TypeError('replicateWithMobync needs a collection of RxDB');
     if (collection.schema.primaryPath !== 'id' || typeof schema.primaryKey !== 'string') {
         throw new TypeError(`${collection.name}: the primary key must be the field "id"`);
     }

@@ -64,6 +64,7 @@ export function retrying<T>(
 
 /** Requests to one server, as one owner. */
 export class MobyncTransport {
+    /** @throws TypeError: an option is wrong or unknown. */
     constructor(options: ServerOptions);
     /** POST JSON to a path below the sync route; returns the reply as an object. */
     post(path: string, body: unknown, signal?: AbortSignal): Promise<any>;

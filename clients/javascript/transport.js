@@ -104,6 +104,63 @@ export async function retrying(work, { signal, tries = TRIES, backoff = new Back
     }
 }
 
+const isText = (value) => typeof value === 'string' && value !== '';
+
+/** Kinds of options: whether a value is one, and what it must be. */
+export const KINDS = {
+    text: [isText, 'a string that is not empty'],
+    flag: [(value) => typeof value === 'boolean', 'true or false'],
+    count: [(value) => Number.isSafeInteger(value) && value > 0, 'a whole number above 0'],
+    function: [(value) => typeof value === 'function', 'a function'],
+    object: [(value) => typeof value === 'object' && value !== null, 'an object'],
+    signal: [
+        (value) => typeof value?.aborted === 'boolean' && Boolean(value.addEventListener),
+        'an AbortSignal',
+    ],
+};
+
+const SERVER_OPTIONS = {
+    url: [
+        (value) => isText(value) && !/[?#]/.test(value),
+        'the URL of the sync route, such as https://example.org/sync, without a query',
+    ],
+    token: [
+        (value) => isText(value) || typeof value === 'function',
+        'a string that is not empty, or a function that returns one',
+    ],
+    device: [(value) => value === null || isText(value), 'a name, or null for no name'],
+    fetch: KINDS.function,
+};
+
+/**
+ * Check what an app gave to a function of this package: the server's options, and its own ones.
+ *
+ * Gives the server's. An option that is undefined counts as left out.
+ */
+export function checkedOptions(name, options, own = {}) {
+    if (!KINDS.object[0](options)) throw new TypeError(`${name}: the options must be an object`);
+    const kinds = { ...SERVER_OPTIONS, ...own };
+    const known = Object.keys(kinds);
+    for (const option of Object.keys(options)) {
+        if (known.includes(option)) continue;
+        throw new TypeError(`${name} has no option ${option}. It has: ${known.join(', ')}`);
+    }
+    for (const [option, [fits, what]] of Object.entries(kinds)) {
+        const value = options[option];
+        const isOptional = option !== 'url' && option !== 'token';
+        if ((value === undefined && isOptional) || fits(value)) continue;
+        throw new TypeError(`${name}: ${option} must be ${what}, not ${shown(value)}`);
+    }
+    const ofServer = Object.keys(SERVER_OPTIONS).map((option) => [option, options[option]]);
+    return Object.fromEntries(ofServer);
+}
+
+/** A wrong value for a message; without a text, which may be a secret. */
+function shown(value) {
+    if (typeof value === 'number' || value == null) return String(value);
+    return value === '' ? 'an empty string' : `this ${typeof value}`;
+}
+
 /**
  * Requests to one server, as one owner.
  *
@@ -112,15 +169,10 @@ export async function retrying(work, { signal, tries = TRIES, backoff = new Back
  * `device` is the name of the device; without it, the device has no name.
  */
 export class MobyncTransport {
-    constructor({ url, token, device, fetch: ownFetch } = {}) {
-        if (typeof url !== 'string' || url === '') {
-            throw new TypeError('url must be that of the sync route, as https://example.org/sync');
-        }
-        if (typeof token !== 'string' && typeof token !== 'function') {
-            throw new TypeError('token must be a string, or a function that gives one');
-        }
-        if (device != null && (typeof device !== 'string' || device === '')) {
-            throw new TypeError('device must be a name, or null for none');
+    constructor(options = {}) {
+        const { url, token, device, fetch: ownFetch } = checkedOptions('MobyncTransport', options);
+        if (!ownFetch && !globalThis.location && !/^https?:\/\//i.test(url)) {
+            throw new TypeError('url must begin with https:// or http://, except in a page');
         }
         this.url = url.replace(/\/+$/, '');
         this.query = device == null ? '' : `?device=${encodeURIComponent(device)}`;

@@ -34,6 +34,7 @@ export interface WatermelonOptions extends ServerOptions {
  * storage, so that they count once, whatever happens to the app.
  *
  * The promise resolves when the sync is done; with `live`, when the first one is. It rejects with a
- * MobyncError of the server or the network, the reason of the signal, or WatermelonDB's own error.
+ * MobyncError of the server or the network, the reason of the signal, WatermelonDB's own error, or a
+ * TypeError if an option is wrong or unknown.
  */
 export function syncWithMobync(database: Database, options: WatermelonOptions): Promise<void>;

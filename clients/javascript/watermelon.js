@@ -13,7 +13,16 @@
 import * as Q from '@nozbe/watermelondb/QueryDescription/index.js';
 import { hasUnsyncedChanges, synchronize } from '@nozbe/watermelondb/sync/index.js';
 
-import { Backoff, MobyncError, MobyncTransport, newId, pause, retrying } from './transport.js';
+import {
+    Backoff,
+    checkedOptions,
+    KINDS,
+    MobyncError,
+    MobyncTransport,
+    newId,
+    pause,
+    retrying,
+} from './transport.js';
 
 const UNANSWERED = 'mobync_unanswered'; // in the local storage
 const DEVICE = 'mobync_device'; // in the local storage
@@ -25,11 +34,26 @@ const SETTLE_MS = 100; // after an edit, in which others of the same moment come
 /** The end of each database's last sync; the next sync waits for it. */
 const lastSync = new WeakMap();
 
+const OPTIONS = {
+    signal: KINDS.signal,
+    live: KINDS.flag,
+    turbo: KINDS.flag,
+    migrationsEnabledAtVersion: KINDS.count,
+    conflictResolver: KINDS.function,
+    log: KINDS.object,
+    tries: KINDS.count,
+    onRejected: KINDS.function,
+    onError: KINDS.function,
+};
+
 /** See watermelon.d.ts. */
-export async function syncWithMobync(database, options) {
+export async function syncWithMobync(database, options = {}) {
+    if (!database?.schema?.tables) {
+        throw new TypeError('syncWithMobync needs a database of WatermelonDB');
+    }
     const { live = false, signal } = options;
-    if (live && !signal) throw new TypeError('live needs a signal, which ends it');
     const sync = new Sync(database, options);
+    if (live && !signal) throw new TypeError('live needs a signal, which ends it');
     if (!live) return inTurn(database, () => sync.run());
     const listening = new Live(sync);
     await listening.once();
@@ -49,7 +73,8 @@ class Sync {
         this.database = database;
         this.options = options;
         this.signal = options.signal;
-        this.transport = new MobyncTransport({ ...options, device: null }); // or it throws now
+        this.server = checkedOptions('syncWithMobync', options, OPTIONS);
+        this.transport = new MobyncTransport({ ...this.server, device: null }); // or it throws now
         this.tables = Object.values(database.schema.tables);
     }
 
@@ -68,7 +93,7 @@ class Sync {
     async connect() {
         if (this.isConnected) return;
         const { device = await nameOf(this.database) } = this.options;
-        this.transport = new MobyncTransport({ ...this.options, device });
+        this.transport = new MobyncTransport({ ...this.server, device });
         this.isConnected = true;
     }
 

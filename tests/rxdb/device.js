@@ -40,14 +40,14 @@ export class Device {
         await this.database.remove();
     }
 
-    async replicate(options) {
+    async replicate({ token, newToken, ...options }) {
         let asked = 0;
         const replication = await replicateWithMobync(this.tasks, {
             ...options,
             token: ({ isRefused }) => {
                 asked += 1;
                 this.asked = asked;
-                return isRefused ? options.newToken : options.token;
+                return isRefused ? newToken : token;
             },
             onRefused: (refused) => this.refused.push(...refused),
             onRevoked: (error) => this.revoked.push(error.code),

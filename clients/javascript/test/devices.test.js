@@ -135,8 +135,8 @@ for (const database of DATABASES) {
 
 test('a name that is none is told at once', () => {
     for (const device of ['', 7, {}]) {
-        assert.throws(() => new MobyncTransport({ url: 'x', token: 'x', device }), /device must be/);
+        assert.throws(() => new MobyncTransport({ url: 'http://x', token: 'x', device }), /device must be/);
     }
-    assert.equal(new MobyncTransport({ url: 'x', token: 'x' }).query, '');
-    assert.equal(new MobyncTransport({ url: 'x', token: 'x', device: 'ä b' }).query, '?device=%C3%A4%20b');
+    assert.equal(new MobyncTransport({ url: 'http://x', token: 'x' }).query, '');
+    assert.equal(new MobyncTransport({ url: 'http://x', token: 'x', device: 'ä b' }).query, '?device=%C3%A4%20b');
 });

@@ -28,6 +28,29 @@ function json(body) {
     });
 }
 
+test('mistakes in the options are told at once', async () => {
+    const database = await createRxDatabase({ name: 'mistakes', storage: getRxStorageMemory() });
+    const { tasks } = await database.addCollections({
+        tasks: { schema: SCHEMA, localDocuments: true },
+    });
+    const right = { url: 'http://localhost/sync', token: 't' };
+    const wrong = (more, message) =>
+        assert.rejects(replicateWithMobync(tasks, { ...right, ...more }), { name: 'TypeError', message });
+    await wrong({ urll: 'x' }, /^replicateWithMobync has no option urll. It has: url, .*identifier$/);
+    await wrong({ pull: {} }, /has no option pull/); // of RxDB's own function
+    await wrong({ url: 7 }, /url must be the URL of the sync route.*, not 7$/);
+    await wrong({ token: undefined }, /token must be a string/);
+    await wrong({ device: '' }, /device must be a name/);
+    await wrong({ model: 7 }, /model must be a string/);
+    await wrong({ batchSize: 1.5 }, /batchSize must be a whole number above 0, not 1.5$/);
+    await wrong({ live: 'no' }, /live must be true or false/);
+    await wrong({ signal: new AbortController() }, /signal must be an AbortSignal/);
+    await wrong({ onRefused: null }, /onRefused must be a function, not null/);
+    await assert.rejects(replicateWithMobync(tasks), /url must be/);
+    await assert.rejects(replicateWithMobync(right), /needs a collection of RxDB/);
+    await database.remove();
+});
+
 test('an edit that repeats one which was just reverted is an edit of its own', async () => {
     const database = await createRxDatabase({ name: 'repeated', storage: getRxStorageMemory() });
     const { tasks } = await database.addCollections({

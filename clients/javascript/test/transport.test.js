@@ -173,6 +173,17 @@ test('mistakes in the options are told at once', () => {
     assert.throws(() => new MobyncTransport({ token: 't' }), /url must be/);
     assert.throws(() => new MobyncTransport({ url }), /token must be/);
     assert.throws(() => new MobyncTransport(), /url must be/);
+    const wrong = (more, message) =>
+        assert.throws(() => new MobyncTransport({ url, token: 't', ...more }), { name: 'TypeError', message });
+    wrong({ urll: url }, 'MobyncTransport has no option urll. It has: url, token, device, fetch');
+    wrong({ toString: 1 }, /has no option toString/);
+    for (const each of [7, '', null, {}, `${url}?tenant=1`]) wrong({ url: each }, /url must be the URL/);
+    for (const each of [7, '', null, {}]) wrong({ token: each }, /token must be a string/);
+    wrong({ token: 7 }, /, not 7$/);
+    wrong({ fetch: {} }, /fetch must be a function, not this object/);
+    wrong({ url: '127.0.0.1:8000/sync' }, /url must begin with https:/); // fetch would not take it
+    assert.throws(() => new MobyncTransport(null), /options must be an object/);
+    new MobyncTransport({ url: '/sync', token: 't', fetch: () => undefined, device: undefined });
 });
 
 test('events tell clocks, also after a break', async () => {

@@ -481,6 +481,19 @@ test('mistakes in the options are told at once', async () => {
         syncWithMobync(database, { url: server.url, token: 'x', live: true }),
         /live needs a signal/,
     );
+    const { signal } = new AbortController();
+    const rest = { url: server.url, token: 'x' };
+    const wrong = (more, message) =>
+        assert.rejects(syncWithMobync(database, { ...rest, ...more }), { name: 'TypeError', message });
+    await wrong({ batchSize: 5 }, /^syncWithMobync has no option batchSize. It has: url, .*tries/);
+    await wrong({ live: 'yes', signal }, /live must be true or false/);
+    await wrong({ signal: new AbortController() }, /signal must be an AbortSignal/);
+    await wrong({ tries: 0 }, /tries must be a whole number above 0, not 0/);
+    await wrong({ onError: 'log' }, /onError must be a function/);
+    await wrong({ device: '' }, /device must be a name/);
+    await assert.rejects(syncWithMobync(rest), /needs a database of WatermelonDB/);
+    await assert.rejects(syncWithMobync(database), /url must be/);
+    assert.deepEqual(server.asked, []);
 });
 
 async function eventually(check) {

@@ -44,6 +44,7 @@ export async function start(signal: AbortSignal, token: () => Promise<string>): 
         live: true,
         waitForLeadership: false,
         autoStart: true,
+        toggleOnDocumentVisible: false,
         signal,
         identifier: 'app',
         onRefused: (refused: Refused[]) => refused.map((each): string => `${each.id} ${each.code}`),
