@@ -158,6 +158,21 @@ def test_a_dropped_connection_is_an_outage_and_the_next_sync_works(database):
     assert set(tasks.rows()) == {"a"}
 
 
+@on_servers
+def test_so_is_one_that_was_dropped_before_a_read_of_one_moment(database):
+    tasks = TaskList(database)
+    engine = database.new_engine(pool_size=1)
+    mobync = Mobync(tasks.another_store(engine))
+    mobync.apply(0, [diff("create", id="a", name="milk")], "bob")
+    with engine.connect() as connection:
+        mine = connection.scalar(text(WHO[database.kind]))
+    with database.engine.connect() as another:
+        another.execute(text(CUT[database.kind] % mine))
+    with pytest.raises(UnavailableError):
+        mobync.devices("bob")
+    assert mobync.devices("bob") == []
+
+
 WHO = {"postgresql": "SELECT pg_backend_pid()", "mariadb": "SELECT connection_id()"}
 CUT = {"postgresql": "SELECT pg_terminate_backend(%d)", "mariadb": "KILL %d"}
 

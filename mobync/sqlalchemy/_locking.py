@@ -426,7 +426,10 @@ def reading_one_moment(connection: Connection) -> Iterator[None]:
     """A transaction whose reads all see what was committed at its first read; it locks nothing."""
     name = connection.dialect.name
     if name != "sqlite":
-        connection.execution_options(isolation_level="REPEATABLE READ")
+        try:
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        except connection.dialect.loaded_dbapi.Error as error:
+            connection._handle_dbapi_exception(error, None, None, None, None)
     if name == "postgresql":
         connection.execution_options(postgresql_readonly=True)
     with connection.begin():
