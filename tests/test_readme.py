@@ -556,7 +556,7 @@ def _(w: World) -> None:
     assert w.log() == before
 
 
-@proof("One has a clock more than five minutes ahead")
+@proof("One has a clock more than five minutes ahead of the server's")
 def _(w: World) -> None:
     a_year_ms = 365 * 24 * 3_600_000
     before_ms = int(time.time() * 1000)
