@@ -13,6 +13,12 @@ export interface ServerOptions {
      * it; null: no name. A transport of your own has no name by default.
      */
     device?: string | null;
+    /**
+     * How long an answer may take to begin, and then to end, in milliseconds; 600,000 by default.
+     * After that, the request counts as one that did not reach the server. Does not hold for the
+     * event stream and for the token.
+     */
+    timeoutMs?: number;
     /** Used instead of the global `fetch`. */
     fetch?: typeof globalThis.fetch;
 }
@@ -72,11 +78,12 @@ export class MobyncTransport {
     postForText(path: string, body: unknown, signal?: AbortSignal): Promise<string>;
     /**
      * Report the clock of the owner's log whenever it has changed, until the signal is aborted.
-     * Without events, report null every `pollMs`. Report null once if the device was revoked.
+     * Without events, report null every `pollMs`. Report null once if the device was revoked. If a
+     * stream is silent for `silenceMs` (60,000 by default), report null, and connect again.
      */
     listen(
         onClock: (clock: number | null) => void,
         signal: AbortSignal,
-        options?: { onError?: (error: unknown) => void; pollMs?: number },
+        options?: { onError?: (error: unknown) => void; pollMs?: number; silenceMs?: number },
     ): Promise<void>;
 }

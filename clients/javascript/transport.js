@@ -6,6 +6,7 @@
 
 const FIRST_PAUSE_MS = 500;
 const MOST_PAUSE_MS = 30_000;
+const TIMEOUT_MS = 600_000; // for an answer to begin, and again for it to end
 const SILENCE_MS = 60_000; // the server says something every 15 s; after four times that it is gone
 const POLL_MS = 30_000; // where there are no events
 const TRIES = 5;
@@ -61,10 +62,10 @@ export function newId() {
 /** Wait; rejects with the signal's reason as soon as it is aborted. */
 export function pause(ms, signal) {
     return new Promise((resolve, reject) => {
-        signal?.throwIfAborted();
+        throwIfAborted(signal);
         const stop = () => {
             clearTimeout(timer);
-            reject(signal.reason);
+            reject(reasonOf(signal));
         };
         const timer = setTimeout(() => {
             signal?.removeEventListener('abort', stop);
@@ -72,6 +73,75 @@ export function pause(ms, signal) {
         }, Math.min(ms, MOST_TIMER_MS));
         signal?.addEventListener('abort', stop, { once: true });
     });
+}
+
+/** Why a signal was aborted. React Native's signals have no reason. */
+function reasonOf(signal) {
+    return signal.reason ?? Object.assign(new Error('aborted'), { name: 'AbortError' });
+}
+
+/** As the method of a signal, which React Native does not have. */
+export function throwIfAborted(signal) {
+    if (signal?.aborted) throw reasonOf(signal);
+}
+
+/** A result, or the reason of a signal as soon as it is aborted, whatever the work does then. */
+function unlessAborted(work, signal) {
+    return new Promise((resolve, reject) => {
+        const stop = () => reject(reasonOf(signal));
+        signal?.addEventListener('abort', stop);
+        if (signal?.aborted) stop();
+        const end = () => signal?.removeEventListener('abort', stop);
+        Promise.resolve(work).then(resolve, reject).finally(end);
+    });
+}
+
+/** A signal that is also aborted, with an error, if nothing is heard for a time. */
+class Watch {
+    #controller = new AbortController();
+    #timer;
+
+    constructor(ms, what, outer) {
+        this.ms = ms;
+        this.what = what;
+        this.outer = outer;
+        this.signal = this.#controller.signal;
+        this.isSilent = false;
+        this.reason = undefined;
+        this.stop = () => this.#abort(reasonOf(outer));
+        outer?.addEventListener('abort', this.stop);
+        if (outer?.aborted) this.stop();
+    }
+
+    heard() {
+        this.rest();
+        if (this.signal.aborted) return;
+        this.#timer = setTimeout(() => {
+            this.isSilent = true;
+            this.#abort(new MobyncError(`${this.what} for ${this.ms / 1000} s`));
+        }, Math.min(this.ms, MOST_TIMER_MS));
+    }
+
+    /** Wait for any time, until something is heard again. */
+    rest() {
+        clearTimeout(this.#timer);
+    }
+
+    /** What an error of a request that this watches is for the caller. */
+    errorOf(error) {
+        if (this.signal.aborted) return this.reason;
+        return new MobyncError(`the server was not reached: ${error.message}`, { cause: error });
+    }
+
+    end() {
+        this.rest();
+        this.outer?.removeEventListener('abort', this.stop);
+    }
+
+    #abort(reason) {
+        this.reason = reason; // React Native's controllers drop it
+        this.#controller.abort(reason);
+    }
 }
 
 /** Wait, but not longer than until a browser says that the network is back; gives whether it is. */
@@ -128,6 +198,7 @@ const SERVER_OPTIONS = {
         (value) => isText(value) || typeof value === 'function',
         'a string that is not empty, or a function that returns one',
     ],
+    timeoutMs: KINDS.count,
     device: [(value) => value === null || isText(value), 'a name, or null for no name'],
     fetch: KINDS.function,
 };
@@ -170,13 +241,15 @@ function shown(value) {
  */
 export class MobyncTransport {
     constructor(options = {}) {
-        const { url, token, device, fetch: ownFetch } = checkedOptions('MobyncTransport', options);
+        const server = checkedOptions('MobyncTransport', options);
+        const { url, token, device, timeoutMs = TIMEOUT_MS, fetch: ownFetch } = server;
         if (!ownFetch && !globalThis.location && !/^https?:\/\//i.test(url)) {
             throw new TypeError('url must begin with https:// or http://, except in a page');
         }
         this.url = url.replace(/\/+$/, '');
         this.query = device == null ? '' : `?device=${encodeURIComponent(device)}`;
         this.token = token;
+        this.timeoutMs = timeoutMs;
         this.fetch = ownFetch ?? ((...request) => globalThis.fetch(...request));
     }
 
@@ -187,12 +260,17 @@ export class MobyncTransport {
 
     /** As `post`, but gives the reply as its text. */
     async postForText(path, body, signal) {
-        const response = await this.#ask(path, signal, {
-            method: 'POST',
-            headers: { 'Content-Type': 'application/json' },
-            body: JSON.stringify(body),
-        });
-        return textOf(response, signal);
+        const watch = new Watch(this.timeoutMs, 'the server did not answer', signal);
+        try {
+            const response = await this.#ask(path, watch, {
+                method: 'POST',
+                headers: { 'Content-Type': 'application/json' },
+                body: JSON.stringify(body),
+            });
+            return await textOf(response, watch);
+        } finally {
+            watch.end();
+        }
     }
 
     /**
@@ -202,11 +280,13 @@ export class MobyncTransport {
      * gives no stream, as in React Native - it tells null every now and then.  Of a device that was
      * revoked it tells null once, and ends.
      */
-    async listen(onClock, signal, { onError = () => undefined, pollMs = POLL_MS } = {}) {
+    async listen(onClock, signal, options = {}) {
+        const { onError = () => undefined, pollMs = POLL_MS, silenceMs = SILENCE_MS } = options;
         const backoff = new Backoff();
+        let toldAt = Date.now();
         while (!signal.aborted) {
             try {
-                await this.#listenOnce(onClock, signal, backoff);
+                await this.#listenOnce(onClock, signal, silenceMs, backoff);
             } catch (error) {
                 if (signal.aborted) return;
                 if (error?.code === 'no_events') {
@@ -215,68 +295,79 @@ export class MobyncTransport {
                 }
                 if (error?.code === 'device_revoked') return onClock(null);
                 onError(error);
+                if (error?.status > 0 && Date.now() - toldAt >= pollMs) {
+                    toldAt = Date.now(); // the server answers, but perhaps never with events
+                    onClock(null);
+                }
                 if (await waitedOrOnline(backoff.next(error), signal)) backoff.reset();
             }
         }
     }
 
-    async #listenOnce(onClock, signal, backoff) {
-        const connection = new AbortController();
-        const stop = () => connection.abort(signal.reason);
-        signal.addEventListener('abort', stop, { once: true });
-        let timer;
-        const heard = () => {
-            clearTimeout(timer);
-            timer = setTimeout(() => connection.abort(), SILENCE_MS);
-        };
+    async #listenOnce(onClock, signal, silenceMs, backoff) {
+        const watch = new Watch(silenceMs, 'the stream of events was silent', signal);
         try {
-            heard();
-            const response = await this.#ask('/events', connection.signal, {
+            const response = await this.#ask('/events', watch, {
                 headers: { Accept: 'text/event-stream' },
             });
             if (!response.body?.getReader) {
-                connection.abort();
                 throw new MobyncError('fetch gives no stream', { code: 'no_events' });
             }
-            for await (const clock of clocksOf(response.body, heard)) {
+            for await (const clock of clocksOf(response.body, watch)) {
                 backoff.reset();
                 onClock(clock);
             }
+        } catch (error) {
+            // As a fetch that gives its answer at the end, or a proxy that holds events back, does.
+            if (watch.isSilent) onClock(null);
+            throw watch.signal.aborted ? watch.reason : error;
         } finally {
-            clearTimeout(timer);
-            signal.removeEventListener('abort', stop);
+            watch.stop(); // ends the request, if it has not ended
+            watch.end();
         }
         throw new MobyncError('the stream of events has ended');
     }
 
-    async #ask(path, signal, request) {
-        const response = await this.#askAs(await this.#currentToken(), path, signal, request);
+    async #ask(path, watch, request) {
+        const first = await this.#tokenFor({ isRefused: false }, watch);
+        const response = await this.#askAs(first, path, watch, request);
         if (response.status !== 401 || typeof this.token !== 'function') {
-            return acceptedOf(response);
+            return acceptedOf(response, watch);
         }
-        await response.body?.cancel?.();
-        const fresh = await this.token({ isRefused: true });
-        return acceptedOf(await this.#askAs(fresh, path, signal, request));
+        response.body?.cancel?.().catch(() => undefined);
+        const fresh = await this.#tokenFor({ isRefused: true }, watch);
+        return acceptedOf(await this.#askAs(fresh, path, watch, request), watch);
     }
 
-    #currentToken() {
-        return typeof this.token === 'function' ? this.token({ isRefused: false }) : this.token;
+    /** A token, however long a person takes to sign in. */
+    #tokenFor(asked, watch) {
+        watch.rest();
+        const token = typeof this.token === 'function' ? this.token(asked) : this.token;
+        return unlessAborted(token, watch.signal);
     }
 
-    async #askAs(token, path, signal, request) {
-        signal?.throwIfAborted();
+    async #askAs(token, path, watch, request) {
+        if (watch.signal.aborted) throw watch.reason;
         const headers = { ...request.headers, Authorization: `Bearer ${token}` };
+        const { signal } = watch;
+        watch.heard();
         try {
-            return await this.fetch(this.url + path + this.query, { ...request, headers, signal });
+            const asked = this.fetch(this.url + path + this.query, { ...request, headers, signal });
+            const response = await unlessAborted(asked, signal);
+            watch.heard();
+            return response;
         } catch (error) {
-            throw unreachable(error, signal);
+            throw watch.errorOf(error);
         }
     }
 }
 
-async function acceptedOf(response) {
+async function acceptedOf(response, watch) {
     if (response.ok) return response;
-    const text = await response.text().catch(() => '');
+    const text = await textOf(response, watch).catch((error) => {
+        if (watch.signal.aborted) throw error;
+        return '';
+    });
     let body;
     try {
         body = JSON.parse(text);
@@ -297,11 +388,11 @@ function msOf(text) {
     return Math.max(0, ms) || 0;
 }
 
-async function textOf(response, signal) {
+async function textOf(response, watch) {
     try {
-        return await response.text();
+        return await unlessAborted(response.text(), watch.signal);
     } catch (error) {
-        throw unreachable(error, signal);
+        throw watch.errorOf(error);
     }
 }
 
@@ -313,21 +404,16 @@ function parsed(text) {
     }
 }
 
-function unreachable(error, signal) {
-    if (signal?.aborted) return signal.reason;
-    return new MobyncError(`the server was not reached: ${error.message}`, { cause: error });
-}
-
-/** The clocks in a stream of Server-Sent Events; `heard` is called for each piece of the stream. */
-async function* clocksOf(body, heard) {
+/** The clocks in a stream of Server-Sent Events. */
+async function* clocksOf(body, watch) {
     const reader = body.getReader();
     const decoder = new TextDecoder();
     let text = '';
     try {
         for (;;) {
-            const { done, value } = await reader.read();
+            const { done, value } = await unlessAborted(reader.read(), watch.signal);
             if (done) return;
-            heard();
+            watch.heard();
             text += decoder.decode(value, { stream: true });
             const events = text.split('\n\n');
             text = events.pop();
@@ -337,6 +423,6 @@ async function* clocksOf(body, heard) {
             }
         }
     } finally {
-        await reader.cancel().catch(() => undefined);
+        reader.cancel().catch(() => undefined); // not awaited: it may wait for the dead connection
     }
 }

@@ -22,6 +22,7 @@ import {
     newId,
     pause,
     retrying,
+    throwIfAborted,
 } from './transport.js';
 
 const UNANSWERED = 'mobync_unanswered'; // in the local storage
@@ -116,7 +117,7 @@ class Sync {
     }
 
     async sync() {
-        this.signal?.throwIfAborted();
+        throwIfAborted(this.signal);
         this.outbox = await Outbox.of(this.database);
         const isFirst = !(await this.database.adapter.getLocal(LAST_PULLED_AT));
         const { migrationsEnabledAtVersion, conflictResolver, log } = this.options;

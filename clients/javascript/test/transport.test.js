@@ -175,7 +175,7 @@ test('mistakes in the options are told at once', () => {
     assert.throws(() => new MobyncTransport(), /url must be/);
     const wrong = (more, message) =>
         assert.throws(() => new MobyncTransport({ url, token: 't', ...more }), { name: 'TypeError', message });
-    wrong({ urll: url }, 'MobyncTransport has no option urll. It has: url, token, device, fetch');
+    wrong({ urll: url }, 'MobyncTransport has no option urll. It has: url, token, timeoutMs, device, fetch');
     wrong({ toString: 1 }, /has no option toString/);
     for (const each of [7, '', null, {}, `${url}?tenant=1`]) wrong({ url: each }, /url must be the URL/);
     for (const each of [7, '', null, {}]) wrong({ token: each }, /token must be a string/);
@@ -243,4 +243,83 @@ test('without events the client is told to look, now and then', async () => {
     );
 
     assert.deepEqual(clocks, [null, null]);
+});
+
+// ---- what never answers --------------------------------------------------------------------------
+
+const never = () => new Promise(() => undefined);
+
+test('a request without an answer ends, and may be tried again', { timeout: 20_000 }, async () => {
+    const transport = new MobyncTransport({ url, token: 't', timeoutMs: 30 });
+    const late = { status: 0, code: 'unreachable', isTransient: true, message: /did not answer for 0.03 s/ };
+    answers = [() => undefined];
+    await assert.rejects(transport.post('', {}), late);
+    answers = [(response) => response.writeHead(200).write('{"a":')]; // and no more
+    await assert.rejects(transport.post('', {}), late);
+    answers = [(response) => response.writeHead(503).write('{')];
+    await assert.rejects(transport.post('', {}), late);
+    // A fetch that does not know signals.
+    const deaf = new MobyncTransport({ url, token: 't', timeoutMs: 30, fetch: never });
+    await assert.rejects(deaf.post('', {}), late);
+
+    answers = [() => undefined, json(200, { ok: 1 })];
+    const work = () => transport.post('', {});
+    assert.deepEqual(await retrying(work, { backoff: quick() }), { ok: 1 });
+});
+
+test('a token may take its time, and an abort ends that', { timeout: 20_000 }, async () => {
+    const slow = () => new Promise((resolve) => setTimeout(() => resolve('t'), 100));
+    const patient = new MobyncTransport({ url, token: slow, timeoutMs: 50 });
+    assert.deepEqual(await patient.post('', {}), { ok: 1 });
+
+    const reason = new Error('the user left');
+    const stopping = new AbortController();
+    const asked = new MobyncTransport({ url, token: never }).post('', {}, stopping.signal);
+    stopping.abort(reason);
+    await assert.rejects(asked, reason);
+});
+
+test('signals of React Native are enough', { timeout: 20_000 }, async () => {
+    // They have no reason and no throwIfAborted.
+    const signal = Object.assign(new EventTarget(), { aborted: false });
+    const transport = new MobyncTransport({ url, token: 't' });
+    assert.deepEqual(await transport.post('', {}, signal), { ok: 1 });
+    answers = [
+        () => {
+            signal.aborted = true;
+            signal.dispatchEvent(new Event('abort'));
+        },
+    ];
+    await assert.rejects(transport.post('', {}, signal), { name: 'AbortError' });
+    await assert.rejects(pause(1, signal), { name: 'AbortError' });
+});
+
+/** What `listen` tells until it has told so much; with the errors. */
+async function told(count, options, more = {}) {
+    const stopping = new AbortController();
+    const [clocks, errors] = [[], []];
+    const transport = new MobyncTransport({ url, token: 't', ...more });
+    const onClock = (clock) => {
+        clocks.push(clock);
+        if (clocks.length === count) stopping.abort();
+    };
+    const onError = (error) => errors.push(error.message);
+    await transport.listen(onClock, stopping.signal, { onError, ...options });
+    return { clocks, errors };
+}
+
+test('a stream that falls silent is begun again', { timeout: 20_000 }, async () => {
+    const began = (response) => response.writeHead(200).write('id: 7\ndata: 7\n\n');
+    answers = [began, began];
+    const { clocks, errors } = await told(3, { silenceMs: 50 });
+    assert.deepEqual(clocks, [7, null, 7]);
+    assert.deepEqual(errors, ['the stream of events was silent for 0.05 s']);
+});
+
+test('where no event can come, the client is told to look', { timeout: 20_000 }, async () => {
+    // As fetch in React Native, which waits for the end of the stream.
+    assert.deepEqual((await told(2, { silenceMs: 10 }, { fetch: never })).clocks, [null, null]);
+    // As a backend without this route.
+    answers = [json(404, { detail: 'Not Found' })];
+    assert.deepEqual((await told(2, { pollMs: 1 })).clocks, [null, null]);
 });

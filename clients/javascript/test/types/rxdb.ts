@@ -49,6 +49,7 @@ export async function start(signal: AbortSignal, token: () => Promise<string>): 
         identifier: 'app',
         onRefused: (refused: Refused[]) => refused.map((each): string => `${each.id} ${each.code}`),
         fetch: globalThis.fetch,
+        timeoutMs: 60_000,
     });
     replication.error$.subscribe((error) => console.error(error.message));
     replication.received$.subscribe((task) => console.log(task.name, task._deleted));

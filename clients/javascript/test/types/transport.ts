@@ -14,7 +14,7 @@ export async function follow(url: string, token: string, signal: AbortSignal): P
     clock = reply.logical_clock;
     const text: string = await transport.postForText('/watermelon/pull', { lastPulledAt: null });
     await pause(backoff.next(new MobyncError(text, { status: 503, retryAfterMs: 20 })), signal);
-    await transport.listen((told) => (clock = told ?? clock), signal, { pollMs: 1_000 });
+    await transport.listen((told) => (clock = told ?? clock), signal, { pollMs: 1_000, silenceMs: 9_000 });
     return clock;
 }
 
