@@ -64,8 +64,8 @@ export async function replicateWithMobync(collection, options = {}) {
         collection,
         replicationIdentifier: identifier,
         live,
-        pull: { handler: (checkpoint, limit) => handlers.pull(checkpoint, limit), batchSize },
-        push: { handler: (rows) => handlers.push(rows), batchSize },
+        pull: { handler: (...asked) => handlers.run('pull', ...asked), batchSize },
+        push: { handler: (...asked) => handlers.run('push', ...asked), batchSize },
         waitForLeadership: options.waitForLeadership ?? true,
         autoStart: options.autoStart ?? true,
         toggleOnDocumentVisible: options.toggleOnDocumentVisible ?? true,
@@ -129,9 +129,23 @@ class Handlers {
         this.onOtherOwner = onOtherOwner ?? ((error) => console.warn('mobync', error.message));
         this.hasEnded = false;
         this.at = undefined; // the end of the last pull; before that it is RxDB's to know
-        this.backoff = new Backoff();
+        // Apart, because a pull that works says nothing of a push that fails.
+        this.backoffs = { pull: new Backoff(), push: new Backoff() };
         this.unsettled = new Map(); // id of a document -> when its push is stored or has failed
         this.seenClock = -1;
+    }
+
+    /** Pull or push; if it fails, set how long RxDB waits before it tries again. */
+    async run(direction, ...asked) {
+        const backoff = this.backoffs[direction];
+        try {
+            const answer = await this[direction](...asked);
+            backoff.reset();
+            return answer;
+        } catch (error) {
+            this.replication.retryTime = backoff.next(error); // RxDB reads it next
+            throw error;
+        }
     }
 
     async pull(checkpoint, limit) {
@@ -186,7 +200,7 @@ class Handlers {
             this.outbox.forget(sent);
             settle();
         });
-        if (answer.refused.length > 0) this.onRefused(answer.refused);
+        if (answer.refused.length > 0) tell(this.onRefused, answer.refused);
         const pushed = new Map(rows.map((row) => [row.newDocumentState.id, row.newDocumentState]));
         const conflicts = answer.conflicts.map((each) => this.shaped(each));
         return conflicts.filter((each) => !deepEqual(each, pushed.get(each.id)));
@@ -308,14 +322,10 @@ class Handlers {
         return Object.fromEntries(Object.entries(document).filter(holds));
     }
 
-    /** Ask the server; what fails sets how long RxDB waits before it tries again. */
     async ask(route, body) {
         try {
-            const answer = await this.transport.post(`/rxdb/${route}`, body, this.stopped.signal);
-            this.backoff.reset();
-            return answer;
+            return await this.transport.post(`/rxdb/${route}`, body, this.stopped.signal);
         } catch (error) {
-            this.replication.retryTime = this.backoff.next(error);
             if (error.code === 'device_revoked' || error.code === 'other_owner') this.end(error);
             throw error;
         }
@@ -329,9 +339,9 @@ class Handlers {
         if (this.hasEnded) return;
         this.hasEnded = true;
         await this.replication.cancel();
-        if (error.code === 'other_owner') return this.onOtherOwner(error);
+        if (error.code === 'other_owner') return tell(this.onOtherOwner, error);
         await this.collection.remove();
-        this.onRevoked(error);
+        tell(this.onRevoked, error);
     }
 
     listen() {
@@ -422,6 +432,15 @@ class Outbox {
                 return this.saving;
             });
         return this.waiting;
+    }
+}
+
+/** Call a function of the app; what it throws must not count as a sync that failed. */
+function tell(appsOwn, what) {
+    try {
+        appsOwn(what);
+    } catch (error) {
+        console.error('mobync', error);
     }
 }
 

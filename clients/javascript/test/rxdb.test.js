@@ -106,3 +106,88 @@ test('an edit that repeats one which was just reverted is an edit of its own', a
     assert.equal(document.getLatest().done, true);
     await database.remove();
 });
+
+/** A collection, and what a server is that answers as `answer(route, count, body)` says. */
+async function served(name, answer, options = {}) {
+    const database = await createRxDatabase({ name, storage: getRxStorageMemory() });
+    const { tasks } = await database.addCollections({
+        tasks: { schema: SCHEMA, localDocuments: true },
+    });
+    const counts = { pull: 0, push: 0, events: 0 };
+    const fetch = async (url, { body }) => {
+        const route = new URL(url).pathname.split('/').at(-1);
+        counts[route] += 1;
+        return answer(route, counts[route], body && JSON.parse(body));
+    };
+    const replication = await replicateWithMobync(tasks, {
+        url: 'http://localhost/sync',
+        token: 't',
+        device: 'd',
+        fetch,
+        waitForLeadership: false,
+        autoStart: false,
+        ...options,
+    });
+    return { database, tasks, replication, counts };
+}
+
+const AT = { clock: 1, id: '', began: 1 };
+const nothing = () => json({ documents: [], checkpoint: AT });
+const busy = () => new Response('{"code": "busy"}', { status: 503 });
+
+test('a pull that works does not shorten the pauses of a push', { timeout: 20_000 }, async () => {
+    const pauses = { pull: [], push: [] };
+    const { open, opened } = gate();
+    const { database, tasks, replication } = await served('pauses', (route, count) => {
+        if (route === 'events') return new Promise(() => undefined);
+        if (route === 'pull') return count === 5 ? busy() : nothing();
+        return count <= 5 ? busy() : json({ conflicts: [], refused: [] });
+    });
+    await tasks.insert({ id: 'x' });
+    replication.error$.subscribe(async ({ parameters: { direction } }) => {
+        pauses[direction].push(replication.retryTime);
+        if (direction === 'push') await replication.pull.handler(AT, 1).catch(() => undefined);
+    });
+    // RxDB waits for what it reads right after the error was told.
+    replication.error$.subscribe(() => (replication.retryTime = 1));
+    replication.sent$.subscribe(open);
+    await replication.start();
+    await opened;
+
+    pauses.push.forEach((each, index) => {
+        assert.ok(each >= 250 * 2 ** index, `${each} after ${index + 1} failures`);
+    });
+    assert.equal(pauses.push.length, 5);
+    await database.remove();
+});
+
+test('an app that throws when it is told of a refusal does not stop the sync', { timeout: 20_000 }, async () => {
+    const said = [];
+    const consoleError = console.error;
+    console.error = (...each) => said.push(each);
+    const { open, opened } = gate();
+    const { database, tasks, replication, counts } = await served(
+        'throws',
+        (route) => {
+            if (route === 'events') return new Promise(() => undefined);
+            if (route === 'pull') return nothing();
+            const refused = [{ id: 'x', code: 'unauthorized', message: 'no' }];
+            return json({ conflicts: [{ id: 'x', _deleted: true }], refused });
+        },
+        {
+            onRefused: () => {
+                throw new Error('of the app');
+            },
+        },
+    );
+    await tasks.insert({ id: 'x' });
+    tasks.findOne('x').$.subscribe((found) => found ?? open());
+    replication.error$.subscribe(open);
+    await replication.start();
+    await opened;
+    console.error = consoleError;
+
+    assert.equal(said[0][1].message, 'of the app');
+    assert.equal(counts.push, 1);
+    await database.remove();
+});
