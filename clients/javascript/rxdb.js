@@ -63,7 +63,7 @@ export async function replicateWithMobync(collection, options = {}) {
     const replication = replicateRxCollection({
         collection,
         replicationIdentifier: identifier,
-        live,
+        live: true, // otherwise RxDB cannot cancel it before it is in sync
         pull: { handler: (...asked) => handlers.run('pull', ...asked), batchSize },
         push: { handler: (...asked) => handlers.run('push', ...asked), batchSize },
         waitForLeadership: options.waitForLeadership ?? true,
@@ -77,8 +77,13 @@ export async function replicateWithMobync(collection, options = {}) {
         if (signal.aborted) cancel();
         signal.addEventListener('abort', cancel, { once: true });
     }
-    if (live) replication.startPromise.then(() => handlers.listen());
+    replication.startPromise.then(() => (live ? handlers.listen() : endInSync(replication)));
     return replication;
+}
+
+async function endInSync(replication) {
+    await replication.awaitInSync().catch(() => undefined); // rejects if the database was closed
+    await replication.cancel();
 }
 
 /** See rxdb.d.ts. */
@@ -190,7 +195,7 @@ class Handlers {
             answer = await this.sendInParts(sent, await this.pulledTo());
         } catch (error) {
             settle();
-            if (error.code === 'clock_ahead') this.replication.reSync(); // to start over
+            if (error.code === 'clock_ahead') this.startOver();
             throw error;
         }
         // RxDB continues when this returns, and its queue is done when it has stored the answer. If
@@ -204,6 +209,12 @@ class Handlers {
         const pushed = new Map(rows.map((row) => [row.newDocumentState.id, row.newDocumentState]));
         const conflicts = answer.conflicts.map((each) => this.shaped(each));
         return conflicts.filter((each) => !deepEqual(each, pushed.get(each.id)));
+    }
+
+    /** Pull at once. RxDB would wait until the push has worked, which needs the pull first. */
+    startOver() {
+        this.replication.reSync();
+        this.replication.internalReplicationState.events.active.up.next(false);
     }
 
     /** Have pulls of these documents wait; gives what ends that. */

@@ -191,3 +191,68 @@ test('an app that throws when it is told of a refusal does not stop the sync', {
     assert.equal(counts.push, 1);
     await database.remove();
 });
+
+async function eventually(check) {
+    for (let tries = 0; tries < 200 && !check(); tries += 1) {
+        await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    assert.ok(check(), 'it never came');
+}
+
+const refusal = (status, code) => new Response(JSON.stringify({ code }), { status });
+const offline = () => {
+    throw new TypeError('offline');
+};
+
+test('a push that is the first to hear of a restored server goes on', { timeout: 20_000 }, async () => {
+    let server = 'new'; // then restored, then followed
+    const { database, tasks, replication } = await served('restored', (route, _, body) => {
+        if (route === 'events') return new Promise(() => undefined);
+        const isAhead = server !== 'new' && body.checkpoint?.clock > 1;
+        if (isAhead) return refusal(409, 'clock_ahead');
+        if (route === 'push') return json({ conflicts: [], refused: [] });
+        return json({ documents: [], checkpoint: { ...AT, clock: server === 'new' ? 9 : 1 } });
+    });
+    const sent = [];
+    replication.sent$.subscribe(({ id }) => sent.push(id));
+    replication.error$.subscribe(() => (replication.retryTime = 1));
+    await replication.start();
+    await replication.awaitInSync();
+    server = 'restored';
+    await tasks.insert({ id: 'x' });
+
+    await eventually(() => sent.includes('x'));
+    await database.remove();
+});
+
+test('a replication that runs once ends when it is in sync', { timeout: 20_000 }, async () => {
+    const { database, tasks, replication, counts } = await served(
+        'once',
+        (route) => (route === 'pull' ? nothing() : json({ conflicts: [], refused: [] })),
+        { live: false },
+    );
+    await tasks.insert({ id: 'x' });
+    await replication.start();
+    await eventually(() => replication.isStopped());
+    assert.deepEqual([counts.push, counts.events], [1, 0]);
+    await database.remove();
+});
+
+test('a replication that runs once ends if it is aborted, or revoked', { timeout: 20_000 }, async () => {
+    const stopping = new AbortController();
+    const aborted = await served('aborted', offline, { live: false, signal: stopping.signal });
+    aborted.replication.start();
+    await eventually(() => aborted.counts.pull > 0);
+    stopping.abort();
+    await eventually(() => aborted.replication.isStopped());
+    await aborted.database.remove();
+
+    const codes = [];
+    const onRevoked = ({ code }) => codes.push(code);
+    const answer = () => refusal(403, 'device_revoked');
+    const revoked = await served('revoked', answer, { live: false, onRevoked });
+    revoked.replication.start();
+    await eventually(() => codes.length > 0);
+    assert.ok(revoked.tasks.closed);
+    await revoked.database.remove();
+});
