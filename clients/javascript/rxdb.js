@@ -26,7 +26,7 @@ import {
 import { RxDBLocalDocumentsPlugin } from 'rxdb/plugins/local-documents';
 import { replicateRxCollection } from 'rxdb/plugins/replication';
 
-import { Backoff, checkedOptions, KINDS, MobyncTransport, newId } from './transport.js';
+import { Backoff, checkedOptions, KINDS, MobyncTransport, newId, tell } from './transport.js';
 
 addRxPlugin(RxDBLocalDocumentsPlugin);
 
@@ -165,8 +165,7 @@ class Handlers {
                 page = await this.ask('pull', { collection: this.model, checkpoint: at, limit: wanted });
             } catch (error) {
                 if (error.code !== 'clock_ahead' || at === null) throw error;
-                documents = error.body.behind ? await this.gone() : [];
-                if (!error.body.behind) await this.sendAll();
+                documents = error.body.behind ? await this.gone() : await this.sendAll();
                 at = FROM_THE_DEAD;
                 continue;
             }
@@ -267,13 +266,17 @@ class Handlers {
         };
     }
 
-    /** Give a server that lost what this client has, from a backup say, all documents again. */
+    /**
+     * Give a server that lost what this client has, from a backup say, all documents again. Gives
+     * what it has of those that it refused, because a pull may not bring them.
+     */
     async sendAll() {
         const storage = this.collection.storageInstance;
+        const undone = [];
         let checkpoint;
         for (;;) {
             const found = await getChangedDocumentsSince(storage, BATCH_SIZE, checkpoint);
-            if (found.documents.length === 0) return;
+            if (found.documents.length === 0) return this.fitting(undone);
             const rows = found.documents.map((each) => ({
                 id: newId(),
                 time: Math.floor(each._meta.lwt),
@@ -281,7 +284,10 @@ class Handlers {
                 // A delete needs something to delete.
                 assumedMasterState: each._deleted ? { ...withoutMeta(each), _deleted: false } : undefined,
             }));
-            await this.sendInParts(rows);
+            const { conflicts, refused } = await this.sendInParts(rows);
+            if (refused.length > 0) tell(this.onRefused, refused);
+            const ids = new Set(refused.map((each) => each.id));
+            undone.push(...conflicts.filter((each) => ids.has(each.id)));
             checkpoint = found.checkpoint;
         }
     }
@@ -443,15 +449,6 @@ class Outbox {
                 return this.saving;
             });
         return this.waiting;
-    }
-}
-
-/** Call a function of the app; what it throws must not count as a sync that failed. */
-function tell(appsOwn, what) {
-    try {
-        appsOwn(what);
-    } catch (error) {
-        console.error('mobync', error);
     }
 }
 

@@ -85,6 +85,15 @@ export function throwIfAborted(signal) {
     if (signal?.aborted) throw reasonOf(signal);
 }
 
+/** Call a function of the app; what it throws must not count as a sync that failed. */
+export function tell(appsOwn, what) {
+    try {
+        appsOwn(what);
+    } catch (error) {
+        console.error('mobync', error);
+    }
+}
+
 /** A result, or the reason of a signal as soon as it is aborted, whatever the work does then. */
 function unlessAborted(work, signal) {
     return new Promise((resolve, reject) => {

@@ -22,6 +22,7 @@ import {
     newId,
     pause,
     retrying,
+    tell,
     throwIfAborted,
 } from './transport.js';
 
@@ -195,7 +196,7 @@ class Sync {
         if (Object.keys(rejected).length > 0) {
             // Refused edits are not in the log; the record is pushed again as it is then.
             this.outbox.forget(rejected);
-            (this.options.onRejected ?? warn)(rejected);
+            tell(this.options.onRejected ?? warn, rejected);
         }
         return { experimentalRejectedIds: rejected };
     }
@@ -325,7 +326,8 @@ class Live {
         this.sync = sync;
         this.stopped = new AbortController(); // with the app's signal, or when the device is revoked
         this.backoff = new Backoff();
-        this.onError = sync.options.onError ?? ((error) => console.warn('mobync', error));
+        const onError = sync.options.onError ?? ((error) => console.warn('mobync', error));
+        this.onError = (error) => tell(onError, error);
         this.isWanted = false;
         this.isRunning = false;
     }

@@ -256,3 +256,34 @@ test('a replication that runs once ends if it is aborted, or revoked', { timeout
     assert.ok(revoked.tasks.closed);
     await revoked.database.remove();
 });
+
+test('what a restored server refuses is told, and taken back', { timeout: 20_000 }, async () => {
+    let server = 'new';
+    const refused = [];
+    const onRefused = (each) => refused.push(...each);
+    const no = { id: 'x', code: 'unauthorized', message: 'no' };
+    const answer = (route, _, body) => {
+        if (route === 'events') return new Promise(() => undefined);
+        if (server !== 'new' && body.checkpoint?.clock > 1) return refusal(409, 'clock_ahead');
+        if (route === 'pull') {
+            // RxDB stores a checkpoint only with a document.
+            const documents = body.checkpoint?.clock > 0 ? [] : [{ id: 'y', _deleted: false }];
+            return json({ documents, checkpoint: { ...AT, clock: server === 'new' ? 9 : 1 } });
+        }
+        if (server === 'new') return json({ conflicts: [], refused: [] });
+        return json({ conflicts: [{ id: 'x', _deleted: true }], refused: [no] });
+    };
+    const { database, tasks, replication } = await served('refuses', answer, { onRefused });
+    await replication.start();
+    await replication.awaitInitialReplication();
+    await tasks.insert({ id: 'x', done: true });
+    await replication.awaitInSync();
+    server = 'restored';
+    replication.reSync();
+    await eventually(() => refused.length > 0);
+    await replication.awaitInSync();
+
+    assert.deepEqual(refused, [no]);
+    assert.deepEqual((await tasks.find().exec()).map(({ id }) => id), ['y']);
+    await database.remove();
+});

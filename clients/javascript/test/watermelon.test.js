@@ -473,6 +473,21 @@ test('live phones converge by themselves, also after a break', async () => {
     await settle(a, b);
 });
 
+test('an app that throws when it is told of something does not stop the sync', async () => {
+    const stopping = new AbortController();
+    const thrown = () => {
+        throw new Error('of the app');
+    };
+    const [a, b] = [phone(), phone()];
+    await a.sync({ live: true, signal: stopping.signal, onError: thrown });
+    server.cutNext('/push');
+    await a.create('m', { name: 'milk' });
+    await eventually(() => complaints.splice(0).join() === 'mobync Error: of the app');
+    await eventually(async () => !(await hasUnsyncedChanges({ database: a.database })));
+    stopping.abort();
+    await settle(a, b);
+});
+
 test('mistakes in the options are told at once', async () => {
     const { database } = phone();
     await assert.rejects(syncWithMobync(database, { token: 'x' }), /url must be/);
