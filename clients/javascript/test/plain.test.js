@@ -4,10 +4,9 @@ import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 
 import { synchronize } from '@nozbe/watermelondb/sync/index.js';
-import { createRxDatabase } from 'rxdb';
 import { replicateRxCollection } from 'rxdb/plugins/replication';
-import { getRxStorageMemory } from 'rxdb/plugins/storage-memory';
 
+import { newDatabase } from './database.js';
 import { Phone } from './phone.js';
 import { Server } from './server.js';
 
@@ -101,7 +100,7 @@ test('a phone with a name and without the package is listed, starts over, and is
 
 test('RxDB with a name and without the package is listed, starts over, and is ended', async () => {
     const owner = 'dave';
-    const database = await createRxDatabase({ name: owner, storage: getRxStorageMemory() });
+    const database = await newDatabase(owner);
     const text = { type: 'string', maxLength: 40 };
     const properties = { id: text, name: text };
     const schema = { version: 0, primaryKey: 'id', type: 'object', properties };

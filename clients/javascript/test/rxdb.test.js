@@ -2,10 +2,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { createRxDatabase } from 'rxdb';
-import { getRxStorageMemory } from 'rxdb/plugins/storage-memory';
 
 import { replicateWithMobync } from '../rxdb.js';
+import { newDatabase } from './database.js';
 
 const SCHEMA = {
     version: 0,
@@ -29,7 +28,7 @@ function json(body) {
 }
 
 test('mistakes in the options are told at once', async () => {
-    const database = await createRxDatabase({ name: 'mistakes', storage: getRxStorageMemory() });
+    const database = await newDatabase('mistakes');
     const { tasks } = await database.addCollections({
         tasks: { schema: SCHEMA, localDocuments: true },
     });
@@ -52,7 +51,7 @@ test('mistakes in the options are told at once', async () => {
 });
 
 test('an edit that repeats one which was just reverted is an edit of its own', async () => {
-    const database = await createRxDatabase({ name: 'repeated', storage: getRxStorageMemory() });
+    const database = await newDatabase('repeated');
     const { tasks } = await database.addCollections({
         tasks: { schema: SCHEMA, localDocuments: true },
     });
@@ -109,7 +108,7 @@ test('an edit that repeats one which was just reverted is an edit of its own', a
 
 /** A collection, and what a server is that answers as `answer(route, count, body)` says. */
 async function served(name, answer, options = {}) {
-    const database = await createRxDatabase({ name, storage: getRxStorageMemory() });
+    const database = await newDatabase(name);
     const { tasks } = await database.addCollections({
         tasks: { schema: SCHEMA, localDocuments: true },
     });
