@@ -20,7 +20,7 @@ from asgiref.sync import async_to_sync
 from django_databases import django_database, django_on
 from sqlalchemy import Column, MetaData, String, Table
 
-from mobync import BusyError, InvalidDiffError, Mobync
+from mobync import BusyError, InvalidDiffError, LogicalClockError, Mobync
 from mobync.live import InProcessLive
 from mobync.sqlalchemy import SQLAlchemySynchronizer, create_tables
 
@@ -503,31 +503,60 @@ def test_adopt_compact_and_erase(store: DjangoSynchronizer, alias: str) -> None:
     assert not Diff.objects.using(alias).exists()
 
 
-def test_a_log_of_the_sqlalchemy_store_is_taken_over(database: databases.Database) -> None:
+def sqlalchemy_store(database: databases.Database) -> SQLAlchemySynchronizer:
+    """A store whose log mobync.django will take over."""
+    metadata = MetaData()
+    columns = [Column(name, String(40)) for name in ("owner", "title")]
+    table = Table("old_tasks", metadata, Column("id", String(40), primary_key=True), *columns)
+    store = SQLAlchemySynchronizer(database.engine, {"tasks": table})
+    create_tables(database.engine, metadata)
+    return store
+
+
+def take_over(database: databases.Database, alias: str) -> None:
+    """Execute the statements of docs/django.md that copy the log."""
     page = Path(__file__).parents[1] / "docs/django.md"
     (statements,) = re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)
     if database.kind == "mariadb":  # as the page says
         statements = statements.replace("utc_timestamp", "`utc_timestamp`")
-    metadata = MetaData()
-    columns = [Column(name, String(40)) for name in ("owner", "title")]
-    table = Table("old_tasks", metadata, Column("id", String(40), primary_key=True), *columns)
-    old = SQLAlchemySynchronizer(database.engine, {"tasks": table})
-    create_tables(database.engine, metadata)
+    with connections[alias].cursor() as cursor:
+        for statement in filter(str.strip, statements.split(";")):
+            cursor.execute(statement)
+
+
+def test_a_log_of_the_sqlalchemy_store_is_taken_over(database: databases.Database) -> None:
+    before = Mobync(sqlalchemy_store(database))
     rows = [{"id": "t1", "title": "A"}, {"id": "t2", "title": "B"}]
-    before = Mobync(old)
     before.push("anna", [("create", "tasks", row) for row in rows])
     clock = before.push("anna", [("update", "tasks", {"id": "t2", "title": "C"})])
     seen = pull(before)
 
     with django_on(database, [Project, Task]) as alias:
-        with connections[alias].cursor() as cursor:
-            for statement in filter(str.strip, statements.split(";")):
-                cursor.execute(statement)
+        take_over(database, alias)
         mobync = Mobync(DjangoSynchronizer({"tasks": Task}, using=alias))
         assert pull(mobync) == seen
         assert mobync.apply(clock, [], "anna")["diffs"] == []
         sync(mobync, "anna", clock, [diff("create", "tasks", id="t3", title="D")])
         assert plain(pull(mobync, clock)) == [("create", {"id": "t3", "title": "D"})]
+
+
+def test_a_log_that_is_taken_over_still_knows_how_far_it_is_folded(
+    database: databases.Database,
+) -> None:
+    before = Mobync(sqlalchemy_store(database))
+    made = [diff("create", "tasks", id=f"t{n}", title="A") for n in range(3)]
+    gone = diff("delete", "tasks", id="t0")
+    reply = before.apply(0, made, "anna", device="phone", request=1)
+    reply = before.apply(3, [gone], "anna", device="phone", request=2, mark=reply["mark"])
+    before.apply(4, [], "anna", device="phone", request=3, mark=reply["mark"])
+    assert before.compact("anna").horizon == 4
+
+    with django_on(database, [Project, Task]) as alias:
+        take_over(database, alias)
+        mobync = Mobync(DjangoSynchronizer({"tasks": Task}, using=alias))
+        with pytest.raises(LogicalClockError) as refused:
+            mobync.apply(3, [], "anna")  # it would not hear of the delete
+        assert refused.value.behind
 
 
 # ---- configuration ------------------------------------------------------------------------------
