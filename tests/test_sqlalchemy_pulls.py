@@ -270,11 +270,14 @@ def test_so_is_one_that_a_decorator_made_of_ours(database, windows):
     assert (asked, windows) == (["read_log"], [])
 
 
+@pytest.mark.parametrize("is_of_the_engine", [False, True])
 @pytest.mark.parametrize("level", ["READ UNCOMMITTED", "SERIALIZABLE"])
-def test_what_is_not_committed_is_not_in_it_nor_waited_for(tasks, level):
+def test_what_is_not_committed_is_not_in_it_nor_waited_for(tasks, level, is_of_the_engine):
     if (tasks.database.engine.dialect.driver, level) == ("asyncpg", "READ UNCOMMITTED"):
         pytest.skip("asyncpg has no such level")
-    mobync = Mobync(tasks.another_store(tasks.database.new_engine(isolation_level=level)))
+    chosen: dict[str, Any] = {"isolation_level": level}
+    options = {"execution_options": chosen} if is_of_the_engine else chosen
+    mobync = Mobync(tasks.another_store(tasks.database.new_engine(**options)))
     assert len(mobync.apply(0, [], "bob")["diffs"]) == 1
     with tasks.store.transaction("bob") as writing:
         made = {**diff("create", id="b", name="eggs"), "owner": "bob", "logical_clock": 1}

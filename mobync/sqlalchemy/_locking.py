@@ -409,9 +409,11 @@ def single_statements(connection: Connection) -> None:
     """Let each read on a connection without a transaction be its own transaction.
 
     So PostgreSQL is not sent a BEGIN and a ROLLBACK around it. On SQLite the driver begins none for
-    a read, and on MariaDB and MySQL the switch costs more than it saves.
+    a read. On MariaDB and MySQL the switch costs more than it saves, but without it a read at
+    SERIALIZABLE waits for writers.
     """
-    if connection.dialect.name != "postgresql":
+    name = connection.dialect.name
+    if name != "postgresql" and not (is_mysql(connection.dialect) and _waits_to_read(connection)):
         return
     try:
         connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -419,6 +421,10 @@ def single_statements(connection: Connection) -> None:
         pass  # the app began a transaction when the connection left the pool
     except connection.dialect.loaded_dbapi.Error as error:
         connection._handle_dbapi_exception(error, None, None, None, None)  # raises SQLAlchemy's
+
+
+def _waits_to_read(connection: Connection) -> bool:
+    return connection.get_execution_options().get("isolation_level") == "SERIALIZABLE"
 
 
 @contextmanager
