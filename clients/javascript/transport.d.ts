@@ -4,7 +4,8 @@ export interface ServerOptions {
     url: string;
     /**
      * The token, or a function that returns it or a promise of it. The function is called before
-     * each request, and once more with `isRefused` if the server did not accept the token.
+     * each request, and once more with `isRefused` if the server did not accept the token, or if the
+     * function returned none. If it returns none then, the request fails with a TypeError.
      */
     token: string | ((asked: { isRefused: boolean }) => string | Promise<string>);
     /**

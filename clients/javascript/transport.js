@@ -245,7 +245,8 @@ function shown(value) {
  * Requests to one server, as one owner.
  *
  * `url` is the URL of the sync route, https://example.org/sync. `token` is the token, or a function
- * that returns it or a promise of it; it gets `{ isRefused: true }` if the last token was refused.
+ * that returns it or a promise of it; it gets `{ isRefused: true }` if the last token was refused,
+ * or if it returned none.
  * `device` is the name of the device; without it, the device has no name.
  */
 export class MobyncTransport {
@@ -339,12 +340,18 @@ export class MobyncTransport {
 
     async #ask(path, watch, request) {
         const first = await this.#tokenFor({ isRefused: false }, watch);
-        const response = await this.#askAs(first, path, watch, request);
-        if (response.status !== 401 || typeof this.token !== 'function') {
-            return acceptedOf(response, watch);
+        if (isText(first)) {
+            const response = await this.#askAs(first, path, watch, request);
+            if (response.status !== 401 || typeof this.token !== 'function') {
+                return acceptedOf(response, watch);
+            }
+            response.body?.cancel?.().catch(() => undefined);
         }
-        response.body?.cancel?.().catch(() => undefined);
         const fresh = await this.#tokenFor({ isRefused: true }, watch);
+        if (!isText(fresh)) {
+            const must = 'the function for the token must return a string that is not empty';
+            throw new TypeError(`${must}, not ${shown(fresh)}`);
+        }
         return acceptedOf(await this.#askAs(fresh, path, watch, request), watch);
     }
 

@@ -58,6 +58,23 @@ test('a 401 gets a new token, and one more try', async () => {
     assert.deepEqual(asked.map((each) => each.token), ['Bearer old', 'Bearer new']);
 });
 
+test('a token function that returns nothing is asked once more, as after a 401', async () => {
+    const told = [];
+    for (const nothing of [undefined, null, '', 7]) {
+        asked = [];
+        const token = async ({ isRefused }) => (isRefused ? 'new' : nothing);
+        await new MobyncTransport({ url, token }).post('', {});
+        assert.deepEqual(asked.map((each) => each.token), ['Bearer new']);
+
+        const never = ({ isRefused }) => (told.push(isRefused), nothing);
+        await assert.rejects(new MobyncTransport({ url, token: never }).post('', {}), {
+            name: 'TypeError', message: /the function for the token must return a string .*, not /,
+        });
+        assert.equal(asked.length, 1);
+    }
+    assert.deepEqual(told, Array(4).fill([false, true]).flat());
+});
+
 test('a second 401 is thrown, and so is the first of a token that is a string', async () => {
     answers = [json(401, { code: 'unauthenticated', message: 'no' })];
 
