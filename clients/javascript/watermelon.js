@@ -180,7 +180,7 @@ class Sync {
     async pullText({ lastPulledAt, schemaVersion, migration }) {
         const columns = Object.fromEntries(this.tables.map((each) => [each.name, namesOf(each)]));
         const asked = { lastPulledAt: lastPulledAt ?? null, schemaVersion, migration, columns };
-        return { syncJson: await this.ask('pull', asked) };
+        return { syncJson: await this.ask('pull', () => asked) };
     }
 
     async push({ changes, lastPulledAt }) {
@@ -215,9 +215,13 @@ class Sync {
     /** Push a part; in halves where the server says that it is too long. */
     async send(records, lastPulledAt) {
         try {
-            const edits = records.flat().map((edit) => onTheWire(edit));
-            const answer = JSON.parse(await this.ask('push', { lastPulledAt, edits }));
-            for (const { id } of edits) this.outbox.fresh.delete(id);
+            const edits = records.flat();
+            const text = await this.ask(
+                'push',
+                () => ({ lastPulledAt, edits: edits.map((edit) => onTheWire(edit)) }),
+                () => this.outbox.sent(edits),
+            );
+            const answer = JSON.parse(text);
             return Object.entries(answer.experimentalRejectedIds);
         } catch (error) {
             if (error.status !== 413 || records.length < 2) throw error;
@@ -227,13 +231,21 @@ class Sync {
         return [...first, ...(await this.send(records.slice(half), lastPulledAt))];
     }
 
-    ask(route, body) {
+    /** Ask until there is an answer. Each try has a body of its own; `onArrival`: one may have arrived. */
+    ask(route, bodyOf, onArrival = () => undefined) {
         const { signal } = this;
         const { tries } = this.options;
-        return retrying(() => this.transport.postForText(`/watermelon/${route}`, body, signal), {
-            signal,
-            ...defined({ tries }),
-        });
+        const once = async () => {
+            try {
+                const text = await this.transport.postForText(`/watermelon/${route}`, bodyOf(), signal);
+                onArrival();
+                return text;
+            } catch (error) {
+                if (!isFinal(error)) onArrival();
+                throw error;
+            }
+        };
+        return retrying(once, { signal, ...defined({ tries }) });
     }
 }
 
@@ -247,7 +259,7 @@ class Outbox {
         const outbox = new Outbox();
         outbox.database = database;
         outbox.tables = (await database.localStorage.get(UNANSWERED)) ?? {};
-        outbox.fresh = new Set(); // ids of edits of this sync that no answer told of
+        outbox.fresh = new Set(); // ids of edits of this sync that cannot have arrived
         return outbox;
     }
 
@@ -288,6 +300,11 @@ class Outbox {
     hasPushed(table, id) {
         const last = this.tables[table]?.[id]?.at(-1);
         return last !== undefined && last.type !== 'delete';
+    }
+
+    /** Note that edits may have arrived, so that they keep their ids. */
+    sent(edits) {
+        for (const { id } of edits) this.fresh.delete(id);
     }
 
     /** Forget records by their ids. */

@@ -330,6 +330,32 @@ test('a server that is busy is asked again', async () => {
     await settle(a);
 });
 
+test('a push that may have arrived keeps its ids, whatever its next try is answered', async () => {
+    const [a, b] = [phone(), phone()];
+    await a.create('m', { name: 'milk', done: false });
+    await settle(a, b);
+    await a.update('m', { done: true });
+    server.rules.push((path) => (path.endsWith('/push') ? 'after' : null));
+    server.rules.push((path) => (path.endsWith('/push') ? 404 : null)); // as a proxy, in a deploy
+    await assert.rejects(a.sync({ tries: 2 }), { status: 404 });
+    await b.sync();
+    await b.update('m', { done: false });
+    assert.equal((await settle(b, a)).m.done, false);
+});
+
+test('a later try of a push says how old its edits are by then', async () => {
+    const ages = [];
+    const fetch = async (url, request) => {
+        if (!url.includes('/push')) return globalThis.fetch(url, request);
+        ages.push(JSON.parse(request.body).edits[0].age);
+        return ages.length > 1 ? globalThis.fetch(url, request) : new Response('{}', { status: 503 });
+    };
+    const a = phone({ tries: 2, fetch });
+    await a.create('m', { name: 'milk' });
+    await a.sync();
+    assert.ok(ages[1] >= ages[0] + 200, `${ages}`);
+});
+
 test('a token is renewed', async () => {
     const a = phone({ token: ({ isRefused }) => (isRefused ? owner : '') });
     await a.create('m', { name: 'milk' });
