@@ -36,6 +36,8 @@ const BATCH_SIZE = 1000; // documents in a request
 const FROM_THE_DEAD = { clock: 0, id: '', began: 0, dead: undefined, mark: undefined };
 const RXDBS_OWN = ['_attachments', '_meta', '_rev'];
 
+const HANDLED = ['clock_ahead', 'device_revoked', 'other_owner']; // codes of errors
+
 const OPTIONS = {
     model: KINDS.text,
     batchSize: KINDS.count,
@@ -138,6 +140,7 @@ class Handlers {
         this.backoffs = { pull: new Backoff(), push: new Backoff() };
         this.unsettled = new Map(); // id of a document -> when its push is stored or has failed
         this.seenClock = -1;
+        this.warned = new Set(); // kinds of errors that the console was told of
     }
 
     /** Pull or push; if it fails, set how long RxDB waits before it tries again. */
@@ -149,8 +152,18 @@ class Handlers {
             return answer;
         } catch (error) {
             this.replication.retryTime = backoff.next(error); // RxDB reads it next
+            this.warn(error);
             throw error;
         }
+    }
+
+    /** Tell the console of an error that stays, once, if the app does not hear of errors. */
+    warn(error) {
+        const kind = error.code ?? error.name;
+        if (error.isTransient || HANDLED.includes(kind) || this.stopped.signal.aborted) return;
+        if (this.warned.has(kind) || this.replication.subjects.error.observed) return;
+        this.warned.add(kind);
+        console.warn(`mobync ${this.collection.name}: ${error.message}`);
     }
 
     async pull(checkpoint, limit) {
@@ -200,14 +213,21 @@ class Handlers {
         // RxDB continues when this returns, and its queue is done when it has stored the answer. If
         // a document with a conflict was edited meanwhile, RxDB stores no answer. Then the next push
         // of the document is already in the queue, and finds what was sent.
-        this.replication.internalReplicationState.streamQueue.up.finally(() => {
-            this.outbox.forget(sent);
-            settle();
-        });
+        this.forgetStored(sent, ids).finally(settle);
         if (answer.refused.length > 0) tell(this.onRefused, answer.refused);
         const pushed = new Map(rows.map((row) => [row.newDocumentState.id, row.newDocumentState]));
         const conflicts = answer.conflicts.map((each) => this.shaped(each));
         return conflicts.filter((each) => !deepEqual(each, pushed.get(each.id)));
+    }
+
+    /** Forget pushes when RxDB has stored their answer. It drops an answer that comes in a pause. */
+    async forgetStored(sent, ids) {
+        try {
+            await this.replication.internalReplicationState.streamQueue.up;
+            this.outbox.forget(sent, await this.revisions(ids));
+        } catch {
+            // Closed. What is forgotten next time does no harm.
+        }
     }
 
     /** Pull at once. RxDB would wait until the push has worked, which needs the pull first. */
@@ -428,11 +448,13 @@ class Outbox {
         return made;
     }
 
-    /** Drop what was sent, but not what was taken for the same documents since. */
-    forget(rows) {
+    /** Drop what was sent and answered, but not what was taken for the same documents since. */
+    forget(rows, revisions) {
         for (const { id, newDocumentState } of rows) {
             const entry = this.entries.get(newDocumentState.id);
-            if (entry?.sent.at(-1).id === id) this.entries.delete(newDocumentState.id);
+            if (entry?.sent.at(-1).id !== id) continue;
+            const isStored = entry.revision !== revisions.get(newDocumentState.id);
+            if (isStored) this.entries.delete(newDocumentState.id);
         }
         this.save().catch(() => undefined); // closed: what is forgotten next time does no harm
     }

@@ -286,3 +286,58 @@ test('what a restored server refuses is told, and taken back', { timeout: 20_000
     assert.deepEqual((await tasks.find().exec()).map(({ id }) => id), ['y']);
     await database.remove();
 });
+
+test('a push that a pause hides from RxDB has the same id when it goes again', { timeout: 20_000 }, async () => {
+    const ids = [];
+    const [arrived, answered] = [gate(), gate()];
+    const { database, tasks, replication } = await served('hidden', async (route, count, body) => {
+        if (route === 'events') return new Promise(() => undefined);
+        if (route === 'pull') return nothing();
+        ids.push(body.rows[0].id);
+        arrived.open();
+        if (count === 1) await answered.opened;
+        return json({ conflicts: [], refused: [] });
+    });
+    await replication.start();
+    await replication.awaitInitialReplication();
+    await tasks.insert({ id: 'x' });
+    await arrived.opened;
+    await replication.pause();
+    answered.open();
+    await replication.internalReplicationState.streamQueue.up;
+    await new Promise((resolve) => setTimeout(resolve, 50)); // for what is stored then
+    await replication.start();
+
+    await eventually(() => ids.length === 2);
+    assert.equal(ids[1], ids[0]);
+    await database.remove();
+});
+
+/** What the console is warned of while some work runs. */
+async function warnings(work) {
+    const said = [];
+    const consoleWarn = console.warn;
+    console.warn = (...each) => said.push(each.join(' '));
+    try {
+        await work();
+    } finally {
+        console.warn = consoleWarn;
+    }
+    return said;
+}
+
+test('an error that stays is told once, unless the app listens', { timeout: 20_000 }, async () => {
+    for (const isHeard of [false, true]) {
+        const { database, replication, counts } = await served(`stays${isHeard}`, (route) =>
+            route === 'events' ? new Promise(() => undefined) : refusal(401, 'unauthenticated'),
+        );
+        if (isHeard) replication.error$.subscribe(() => undefined);
+        const said = await warnings(async () => {
+            await replication.start();
+            await eventually(() => counts.pull === 2);
+            await eventually(() => replication.retryTime >= 500); // the second failure is told
+        });
+        assert.deepEqual(said, isHeard ? [] : ['mobync tasks: the server answered 401']);
+        await database.remove();
+    }
+});
