@@ -26,7 +26,15 @@ import {
 import { RxDBLocalDocumentsPlugin } from 'rxdb/plugins/local-documents';
 import { replicateRxCollection } from 'rxdb/plugins/replication';
 
-import { Backoff, checkedOptions, KINDS, MobyncTransport, newId, tell } from './transport.js';
+import {
+    Backoff,
+    checkedOptions,
+    KINDS,
+    MobyncError,
+    MobyncTransport,
+    newId,
+    tell,
+} from './transport.js';
 
 addRxPlugin(RxDBLocalDocumentsPlugin);
 
@@ -78,6 +86,7 @@ export async function replicateWithMobync(collection, options = {}) {
         const cancel = () => replication.cancel();
         if (signal.aborted) cancel();
         signal.addEventListener('abort', cancel, { once: true });
+        replication.onCancel.push(() => signal.removeEventListener('abort', cancel));
     }
     replication.startPromise.then(() => (live ? handlers.listen() : endInSync(replication)));
     return replication;
@@ -138,6 +147,7 @@ class Handlers {
         this.at = undefined; // the end of the last pull; before that it is RxDB's to know
         // Apart, because a pull that works says nothing of a push that fails.
         this.backoffs = { pull: new Backoff(), push: new Backoff() };
+        this.tooLarge = undefined; // the error of the last push, if it was of one document
         this.unsettled = new Map(); // id of a document -> when its push is stored or has failed
         this.seenClock = -1;
         this.warned = new Set(); // kinds of errors that the console was told of
@@ -151,7 +161,9 @@ class Handlers {
             backoff.reset();
             return answer;
         } catch (error) {
-            this.replication.retryTime = backoff.next(error); // RxDB reads it next
+            // RxDB reads it next, and does not try again while it is stopped or paused.
+            const isOver = this.stopped.signal.aborted || this.replication.isPaused();
+            this.replication.retryTime = isOver ? 1 : backoff.next(error);
             this.warn(error);
             throw error;
         }
@@ -197,6 +209,7 @@ class Handlers {
     }
 
     async push(rows) {
+        if (this.tooLarge && (await this.isOutdated(rows))) await this.pushAnew();
         const times = await this.times(rows);
         const ids = rows.map((row) => row.newDocumentState.id);
         const settle = this.unsettle(ids);
@@ -205,9 +218,11 @@ class Handlers {
         try {
             sent = await this.outbox.taken(rows, times, await this.revisions(ids));
             answer = await this.sendInParts(sent, await this.pulledTo());
+            this.tooLarge = undefined;
         } catch (error) {
             settle();
             if (error.code === 'clock_ahead') this.startOver();
+            if (error.status === 413) this.tooLarge = error;
             throw error;
         }
         // RxDB continues when this returns, and its queue is done when it has stored the answer. If
@@ -234,6 +249,26 @@ class Handlers {
     startOver() {
         this.replication.reSync();
         this.replication.internalReplicationState.events.active.up.next(false);
+    }
+
+    /** Whether the document that was too large has changed since RxDB made these rows. */
+    async isOutdated(rows) {
+        const { document } = this.tooLarge;
+        const row = rows.find((each) => each.newDocumentState.id === document);
+        const storage = this.collection.storageInstance;
+        const [stored] = await storage.findDocumentsById([document], true);
+        return Boolean(row && stored) && !deepEqual(withoutMeta(stored), row.newDocumentState);
+    }
+
+    /** Have RxDB make its rows again, from the documents as they are now: it repeats a failed push. */
+    async pushAnew() {
+        const error = this.tooLarge;
+        this.tooLarge = undefined;
+        await this.replication.pause();
+        const { up } = this.replication.internalReplicationState.streamQueue;
+        const start = () => this.replication.start();
+        up.then(start, start);
+        throw error;
     }
 
     /** Have pulls of these documents wait; gives what ends that. */
@@ -270,20 +305,42 @@ class Handlers {
         return this.at ?? (await getLastCheckpointDoc(state, 'down'));
     }
 
-    /** Send rows; in halves where the server says that they are too many bytes. */
+    /**
+     * Send rows; in halves where the server says that they are too many bytes. Sends all that it
+     * can, even if a document is too large alone.
+     */
     async sendInParts(rows, checkpoint) {
         try {
             return await this.ask('push', { collection: this.model, checkpoint, rows });
         } catch (error) {
-            if (error.status !== 413 || rows.length < 2) throw error;
+            if (error.status !== 413) throw error;
+            if (rows.length < 2) return this.sendTooLarge(rows[0], checkpoint, error);
         }
+        const answer = { conflicts: [], refused: [] };
         const half = rows.length >> 1;
-        const first = await this.sendInParts(rows.slice(0, half), checkpoint);
-        const second = await this.sendInParts(rows.slice(half), checkpoint);
-        return {
-            conflicts: [...first.conflicts, ...second.conflicts],
-            refused: [...first.refused, ...second.refused],
-        };
+        let failed;
+        for (const part of [rows.slice(0, half), rows.slice(half)]) {
+            try {
+                const { conflicts, refused } = await this.sendInParts(part, checkpoint);
+                answer.conflicts.push(...conflicts);
+                answer.refused.push(...refused);
+            } catch (error) {
+                if (error.status !== 413) throw error;
+                failed ??= error;
+            }
+        }
+        if (failed) throw failed;
+        return answer;
+    }
+
+    /** Send a deleted document without its fields, which are not needed; any other fails. */
+    async sendTooLarge(row, checkpoint, error) {
+        const { id, _deleted, ...fields } = row.newDocumentState;
+        if (_deleted && Object.keys(fields).length > 0) {
+            return this.sendInParts([{ ...row, newDocumentState: { id, _deleted } }], checkpoint);
+        }
+        this.outbox.drop(row.id, id);
+        throw tooLargeError(error, id);
     }
 
     /**
@@ -363,7 +420,9 @@ class Handlers {
         try {
             return await this.transport.post(`/rxdb/${route}`, body, this.stopped.signal);
         } catch (error) {
-            if (error.code === 'device_revoked' || error.code === 'other_owner') this.end(error);
+            if (error.code === 'device_revoked' || error.code === 'other_owner') {
+                this.end(error).catch((failed) => console.error('mobync', failed));
+            }
             throw error;
         }
     }
@@ -401,7 +460,7 @@ class Outbox {
         outbox.waiting = null;
         try {
             const kept = (await collection.getLocal(outbox.name))?.toJSON().data;
-            outbox.entries = new Map(kept ? structuredClone(kept.entries) : []);
+            outbox.entries = new Map(kept ? JSON.parse(JSON.stringify(kept.entries)) : []);
             outbox.hasPushed = kept?.hasPushed ?? false;
         } catch (error) {
             throw new Error(
@@ -459,6 +518,15 @@ class Outbox {
         this.save().catch(() => undefined); // closed: what is forgotten next time does no harm
     }
 
+    /** Drop a push that cannot have arrived, because the server did not read it. */
+    drop(push, document) {
+        const entry = this.entries.get(document);
+        if (entry?.sent.at(-1).id !== push) return;
+        entry.sent.pop();
+        if (entry.sent.length === 0) this.entries.delete(document);
+        this.save().catch(() => undefined);
+    }
+
     /** Write the entries as they are by then; one write at a time, and one for all who wait. */
     save() {
         this.waiting ??= this.saving
@@ -472,6 +540,14 @@ class Outbox {
             });
         return this.waiting;
     }
+}
+
+/** The error of a document that the server does not take even alone. */
+function tooLargeError(cause, document) {
+    const { message, status, code, retryAfterMs, body } = cause;
+    const what = `the document "${document}" is too large for the server: ${message}`;
+    const error = new MobyncError(what, { status, code, retryAfterMs, body, cause });
+    return Object.assign(error, { document });
 }
 
 /** JSON with sorted members, because storages return them in different orders. */

@@ -3,14 +3,14 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 
-import { replicateWithMobync } from '../rxdb.js';
+import { replicateWithMobync, waiting } from '../rxdb.js';
 import { newDatabase } from './database.js';
 
 const SCHEMA = {
     version: 0,
     primaryKey: 'id',
     type: 'object',
-    properties: { id: { type: 'string', maxLength: 40 }, done: { type: 'boolean' } },
+    properties: { id: { type: 'string', maxLength: 40 }, done: { type: 'boolean' }, text: { type: 'string' } },
     required: ['id'],
 };
 
@@ -340,4 +340,95 @@ test('an error that stays is told once, unless the app listens', { timeout: 20_0
         assert.deepEqual(said, isHeard ? [] : ['mobync tasks: the server answered 401']);
         await database.remove();
     }
+});
+
+for (const way of ['smaller', 'removed']) {
+    test(`a document that is too large is named, and not tried when it is ${way}`, { timeout: 20_000 }, async () => {
+        const stored = new Map();
+        const { database, tasks, replication } = await served(`large${way}`, (route, _, body) => {
+            if (route === 'events') return new Promise(() => undefined);
+            if (route === 'pull') return nothing();
+            if (JSON.stringify(body).length > 5000) return refusal(413, 'too_large');
+            for (const { newDocumentState: each } of body.rows) stored.set(each.id, each);
+            return json({ conflicts: [], refused: [] });
+        });
+        const errors = [];
+        replication.error$.subscribe(({ parameters }) => {
+            replication.retryTime = 1;
+            errors.push(parameters.errors[0].message);
+        });
+        await replication.start();
+        await replication.awaitInitialReplication();
+        await tasks.bulkInsert([{ id: 'a', text: 'x'.repeat(5000) }, { id: 'b' }, { id: 'c' }]);
+        await eventually(() => errors.length > 2);
+        assert.match(errors[0], /^the document "a" is too large for the server/);
+        assert.deepEqual([...stored.keys()], ['b', 'c']);
+        assert.deepEqual((await waiting(replication)).sort(), ['a', 'b', 'c']);
+
+        const large = await tasks.findOne('a').exec();
+        await (way === 'smaller' ? large.incrementalPatch({ text: 'x' }) : large.incrementalRemove());
+        await tasks.insert({ id: 'd' });
+        await eventually(() => stored.has('a') && stored.has('d'));
+        await replication.awaitInSync();
+        assert.deepEqual(await waiting(replication), []);
+        assert.equal(replication.isPaused(), false);
+        await database.remove();
+    });
+}
+
+test('a cancelled replication leaves no timer and no listener', { timeout: 20_000 }, async () => {
+    const stopping = new AbortController();
+    const listeners = new Set();
+    const { signal } = stopping;
+    const [add, remove] = [signal.addEventListener.bind(signal), signal.removeEventListener.bind(signal)];
+    signal.addEventListener = (name, listener, more) => (listeners.add(listener), add(name, listener, more));
+    signal.removeEventListener = (name, listener) => (listeners.delete(listener), remove(name, listener));
+    const never = () => new Promise(() => undefined);
+    const { database, tasks, replication, counts } = await served('quiet', never, { signal });
+    await replication.start();
+    await eventually(() => counts.pull > 0);
+    await replication.cancel();
+    await eventually(() => tasks.timeouts.size === 0);
+    assert.equal(listeners.size, 0);
+    await database.remove();
+});
+
+test('a device that is revoked while its database closes rejects nothing', { timeout: 20_000 }, async () => {
+    const unhandled = [];
+    const note = (error) => unhandled.push(error);
+    process.on('unhandledRejection', note);
+    const consoleError = console.error;
+    console.error = () => undefined;
+    const { database, tasks, replication } = await served('closing', () =>
+        refusal(403, 'device_revoked'),
+    );
+    let isAsked = false;
+    tasks.remove = async () => {
+        isAsked = true;
+        throw new Error('closed');
+    };
+    await replication.start();
+    await eventually(() => isAsked);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    process.off('unhandledRejection', note);
+    console.error = consoleError;
+    assert.deepEqual(unhandled, []);
+    await database.close();
+});
+
+test('what waits is read without structuredClone, which React Native may lack', async () => {
+    const { structuredClone } = globalThis;
+    const stuck = await served('plain', (route) => (route === 'pull' ? nothing() : busy()));
+    await stuck.tasks.insert({ id: 'x' });
+    await stuck.replication.start();
+    await eventually(() => stuck.counts.push > 0);
+    await stuck.replication.cancel();
+    delete globalThis.structuredClone;
+    try {
+        const options = { url: 'http://localhost/sync', token: 't', device: 'd', autoStart: false };
+        await replicateWithMobync(stuck.tasks, options);
+    } finally {
+        globalThis.structuredClone = structuredClone;
+    }
+    await stuck.database.remove();
 });
