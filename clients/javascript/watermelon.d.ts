@@ -21,7 +21,10 @@ export interface WatermelonOptions extends ServerOptions {
     log?: SyncLog;
     /** How many times to send a request that gets no answer, or a 503; 5 by default. */
     tries?: number;
-    /** Called with the records that a rule refused, by table; by default it warns on the console. */
+    /**
+     * Called with the records that a rule refused, or that are too large for the server even alone,
+     * by table; by default it warns on the console.
+     */
     onRejected?: (ids: { [table: string]: string[] }) => void;
     /** Called with errors while `live`; by default it warns on the console. */
     onError?: (error: unknown) => void;

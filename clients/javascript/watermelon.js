@@ -186,6 +186,7 @@ class Sync {
     async push({ changes, lastPulledAt }) {
         const records = this.outbox.take(changes, lastPulledAt, this.database.schema);
         await this.outbox.save();
+        this.tooLarge = {}; // ids of records that the server does not take even alone, by table
         let rejected;
         try {
             rejected = await this.sendParts(records, lastPulledAt);
@@ -193,11 +194,12 @@ class Sync {
             if (isFinal(error)) this.outbox.forgetNew();
             throw error;
         }
-        if (Object.keys(rejected).length > 0) {
-            // Refused edits are not in the log; the record is pushed again as it is then.
-            this.outbox.forget(rejected);
-            tell(this.options.onRejected ?? warn, rejected);
+        // Refused edits are not in the log; the record is pushed again as it is then.
+        this.outbox.forget(rejected);
+        for (const [table, ids] of Object.entries(this.tooLarge)) {
+            rejected[table] = [...(rejected[table] ?? []), ...ids];
         }
+        if (Object.keys(rejected).length > 0) tell(this.options.onRejected ?? warn, rejected);
         return { experimentalRejectedIds: rejected };
     }
 
@@ -224,7 +226,13 @@ class Sync {
             const answer = JSON.parse(text);
             return Object.entries(answer.experimentalRejectedIds);
         } catch (error) {
-            if (error.status !== 413 || records.length < 2) throw error;
+            if (error.status !== 413) throw error;
+        }
+        if (records.length < 2) {
+            const [{ table, record }] = records[0];
+            this.outbox.forgetNewOf(table, record);
+            this.tooLarge[table] = [...(this.tooLarge[table] ?? []), record];
+            return [];
         }
         const half = records.length >> 1;
         const first = await this.send(records.slice(0, half), lastPulledAt);
@@ -316,11 +324,14 @@ class Outbox {
 
     /** Forget what was made in this sync, and was refused for sure. */
     forgetNew() {
-        for (const records of Object.values(this.tables)) {
-            for (const [id, edits] of Object.entries(records)) {
-                records[id] = edits.filter((edit) => !this.fresh.has(edit.id));
-            }
+        for (const [table, records] of Object.entries(this.tables)) {
+            for (const id of Object.keys(records)) this.forgetNewOf(table, id);
         }
+    }
+
+    forgetNewOf(table, id) {
+        const records = this.tables[table];
+        records[id] = records[id].filter((edit) => !this.fresh.has(edit.id));
     }
 
     /** Forget what WatermelonDB has marked as synced: that was answered. */

@@ -393,13 +393,36 @@ test('a push that is long goes in parts, and one that is too long in halves', as
     await settle(a);
 });
 
-test('a record that alone is too long is refused, and the sync says so', async () => {
-    const a = phone();
+test('a record that alone is too long is rejected, stays, and can be changed', async () => {
+    const told = [];
+    const a = phone({ onRejected: (ids) => told.push(ids) });
     await a.create('m', { name: 'x'.repeat(5_000_000) });
-    server.rules.push((path) => (path.endsWith('/push') ? 413 : null));
-    await assert.rejects(a.sync(), { name: 'MobyncError', status: 413 });
+    for (const id of ['n', 'o']) await a.create(id, { name: 'bread' });
+    for (let n = 0; n < 2; n += 1) {
+        await a.sync();
+        assert.deepEqual(told.splice(0), [{ tasks: ['m'] }]);
+        assert.deepEqual(Object.keys(await server.rows(owner)), ['n', 'o']);
+        assert.deepEqual(await a.unanswered(), {});
+    }
     await a.update('m', { name: 'milk' });
     assert.equal((await settle(a)).m.name, 'milk');
+});
+
+test('an edit that is too long loses no id of one that may have arrived before', async () => {
+    const [a, b] = [phone({ onRejected: () => undefined }), phone()];
+    await a.create('m', { name: 'milk', done: false });
+    await settle(a, b);
+    await a.update('m', { done: true });
+    server.cutNext('/push');
+    await assert.rejects(a.sync(), unreachable);
+    await b.sync();
+    await b.update('m', { done: false });
+    await b.sync();
+    await a.update('m', { name: 'x'.repeat(5_000_000) });
+    await a.sync();
+    await a.update('m', { name: 'oat milk' });
+    const rows = await settle(a, b);
+    assert.deepEqual(rows.m, { id: 'm', name: 'oat milk', done: false, rank: null });
 });
 
 test('5,000 records go up and down', async () => {
