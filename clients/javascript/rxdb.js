@@ -218,11 +218,12 @@ class Handlers {
         try {
             sent = await this.outbox.taken(rows, times, await this.revisions(ids));
             answer = await this.sendInParts(sent, await this.pulledTo());
-            this.tooLarge = undefined;
+            this.tooLarge = answer.tooLarge;
+            if (this.tooLarge) throw this.tooLarge;
         } catch (error) {
             settle();
             if (error.code === 'clock_ahead') this.startOver();
-            if (error.status === 413) this.tooLarge = error;
+            if (this.tooLarge) this.letPull();
             throw error;
         }
         // RxDB continues when this returns, and its queue is done when it has stored the answer. If
@@ -245,9 +246,14 @@ class Handlers {
         }
     }
 
-    /** Pull at once. RxDB would wait until the push has worked, which needs the pull first. */
+    /** Pull at once: the push needs the pull first. */
     startOver() {
         this.replication.reSync();
+        this.letPull();
+    }
+
+    /** Have RxDB pull, although a push has not worked yet. */
+    letPull() {
         this.replication.internalReplicationState.events.active.up.next(false);
     }
 
@@ -306,8 +312,8 @@ class Handlers {
     }
 
     /**
-     * Send rows; in halves where the server says that they are too many bytes. Sends all that it
-     * can, even if a document is too large alone.
+     * Send rows; in halves where the server says that they are too many bytes. `tooLarge` of the
+     * answer is the error of a document that is too large alone, if there is one.
      */
     async sendInParts(rows, checkpoint) {
         try {
@@ -316,36 +322,30 @@ class Handlers {
             if (error.status !== 413) throw error;
             if (rows.length < 2) return this.sendTooLarge(rows[0], checkpoint, error);
         }
-        const answer = { conflicts: [], refused: [] };
         const half = rows.length >> 1;
-        let failed;
-        for (const part of [rows.slice(0, half), rows.slice(half)]) {
-            try {
-                const { conflicts, refused } = await this.sendInParts(part, checkpoint);
-                answer.conflicts.push(...conflicts);
-                answer.refused.push(...refused);
-            } catch (error) {
-                if (error.status !== 413) throw error;
-                failed ??= error;
-            }
-        }
-        if (failed) throw failed;
-        return answer;
+        const first = await this.sendInParts(rows.slice(0, half), checkpoint);
+        const second = await this.sendInParts(rows.slice(half), checkpoint);
+        return {
+            conflicts: [...first.conflicts, ...second.conflicts],
+            refused: [...first.refused, ...second.refused],
+            tooLarge: first.tooLarge ?? second.tooLarge,
+        };
     }
 
-    /** Send a deleted document without its fields, which are not needed; any other fails. */
+    /** Send a deleted document without its fields, which are not needed; any other cannot be sent. */
     async sendTooLarge(row, checkpoint, error) {
         const { id, _deleted, ...fields } = row.newDocumentState;
         if (_deleted && Object.keys(fields).length > 0) {
             return this.sendInParts([{ ...row, newDocumentState: { id, _deleted } }], checkpoint);
         }
         this.outbox.drop(row.id, id);
-        throw tooLargeError(error, id);
+        return { conflicts: [], refused: [], tooLarge: tooLargeError(error, id) };
     }
 
     /**
      * Give a server that lost what this client has, from a backup say, all documents again. Gives
-     * what it has of those that it refused, because a pull may not bring them.
+     * what it has of those that it refused, because a pull may not bring them. A document that is
+     * too large is left to RxDB's push.
      */
     async sendAll() {
         const storage = this.collection.storageInstance;

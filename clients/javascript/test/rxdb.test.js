@@ -376,6 +376,30 @@ for (const way of ['smaller', 'removed']) {
     });
 }
 
+test('a restored server is followed past a document that is too large', { timeout: 20_000 }, async () => {
+    let server = 'new';
+    const { database, tasks, replication } = await served('past', (route, _, body) => {
+        if (route === 'events') return new Promise(() => undefined);
+        if (JSON.stringify(body).length > 5000) return refusal(413, 'too_large');
+        if (server !== 'new' && body.checkpoint?.clock > 1) return refusal(409, 'clock_ahead');
+        if (route === 'push') return json({ conflicts: [], refused: [] });
+        const id = server === 'new' ? 'y' : 'z';
+        const documents = body.checkpoint?.clock > 0 ? [] : [{ id, _deleted: false }];
+        return json({ documents, checkpoint: { ...AT, clock: server === 'new' ? 9 : 1 } });
+    });
+    replication.error$.subscribe(() => (replication.retryTime = 1));
+    await replication.start();
+    await replication.awaitInitialReplication();
+    await tasks.insert({ id: 'a', text: 'x'.repeat(5000) });
+    server = 'restored';
+    replication.reSync();
+    let isThere = false;
+    tasks.findOne('z').$.subscribe((found) => (isThere = Boolean(found)));
+    await eventually(() => isThere);
+    assert.deepEqual(await waiting(replication), ['a']);
+    await database.remove();
+});
+
 test('a cancelled replication leaves no timer and no listener', { timeout: 20_000 }, async () => {
     const stopping = new AbortController();
     const listeners = new Set();
